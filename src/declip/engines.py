@@ -1,0 +1,109 @@
+"""Engines: normalised pictures → logits, by ONNX Runtime (the light core) or torch.
+
+`open_engine` picks by the file's suffix. Both are thread-safe and give the same numbers (export is checked to 1e-4).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from declip.errors import MissingExtraError, SpecError, WeightsError
+from declip.types import Engine, ModelSpec
+from declip.weights import sha256_of
+
+__all__ = ["OnnxEngine", "TorchEngine", "open_engine"]
+
+SPEC_KEY = "declip"
+
+
+class OnnxEngine:
+    """An exported .onnx on ONNX Runtime; the ModelSpec travels in its metadata.
+
+    threads: within one run (None = ONNX Runtime's choice, all cores). providers: None = the CPU.
+    """
+
+    def __init__(self, path: Path, *, threads: int | None = None, providers: list[str] | None = None) -> None:
+        import onnxruntime
+
+        if not path.is_file():
+            raise WeightsError(f"no ONNX file at {path}")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # its warnings are about graph clean-ups, not about results
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        content = path.read_bytes()
+        try:
+            self._session = onnxruntime.InferenceSession(
+                content, options, providers=providers or ["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's exceptions share no public base class
+            raise WeightsError(f"{path} cannot be opened by ONNX Runtime: {error}") from error
+        text = self._session.get_modelmeta().custom_metadata_map.get(SPEC_KEY)
+        if text is None:
+            raise WeightsError(f"{path} has no declip model description; make it with `declip export`")
+        try:
+            self.spec: ModelSpec = ModelSpec.from_json(text)
+        except SpecError as error:
+            raise WeightsError(f"{path}: {error}") from error
+        self.model = path.stem
+        self.sha256 = hashlib.sha256(content).hexdigest()
+
+    def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """{"image": (N, 3, S, S) float32} → (N, T, T) float32."""
+        (logits,) = self._session.run(["logits"], dict(inputs))
+        result: NDArray[np.float32] = logits
+        return result
+
+
+class TorchEngine:
+    """A .safetensors checkpoint on torch, in fp32.
+
+    device: "cpu", "cuda", "cuda:1", "mps"…; None = CUDA where there is one, else the CPU. threads is torch's own
+    setting, which is global to the process; None leaves it.
+    """
+
+    def __init__(self, path: Path, *, threads: int | None = None, device: str | None = None) -> None:
+        try:
+            import torch
+
+            from declip.nn import checkpoint
+        except ImportError as error:
+            raise MissingExtraError(error.name or "torch", "torch") from error
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._torch = torch
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        net, self.spec = checkpoint.load(path)
+        self._net = net.to(self._device).eval()
+        self.model = path.stem
+        self.sha256 = sha256_of(path)
+
+    def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """{"image": (N, 3, S, S) float32} → (N, T, T) float32."""
+        with self._torch.inference_mode():
+            images = self._torch.from_numpy(np.ascontiguousarray(inputs["image"])).to(self._device)
+            logits: NDArray[np.float32] = self._net(images).float().cpu().numpy()
+        return logits
+
+
+def open_engine(path: str | Path, *, threads: int | None = None, device: str | None = None) -> Engine:
+    """Open a weight file: .onnx with ONNX Runtime, .safetensors with torch.
+
+    Raises WeightsError for another suffix or a bad file, MissingExtraError if torch is needed and absent.
+    """
+    path = Path(path)
+    match path.suffix.lower():
+        case ".onnx":
+            providers = ["CUDAExecutionProvider", "CPUExecutionProvider"] if (device or "").startswith("cuda") else None
+            return OnnxEngine(path, threads=threads, providers=providers)
+        case ".safetensors":
+            return TorchEngine(path, threads=threads, device=device)
+        case ".pth" | ".pt":
+            raise WeightsError(f"{path} is a pickle; turn it into .safetensors with `declip convert {path} --out …`")
+    raise WeightsError(f"{path}: expected a .onnx or .safetensors file")

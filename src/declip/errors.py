@@ -1,0 +1,85 @@
+"""Every exception declip raises on purpose, as a tree.
+
+DeclipError
+├── ImageError         a picture cannot be read, or is outside the limits
+├── SpecError          a model description is wrong or contradicts itself
+├── WeightsError       a weight file is missing, damaged, or does not fit
+├── DatasetError       a data set or manifest is not as described
+├── ExportError        an exported file does not compute what its source computes
+└── MissingExtraError  an optional dependency is not installed (says the pip line)
+
+Each message says what came, what was expected, and what to do.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "DatasetError",
+    "DeclipError",
+    "ExportError",
+    "ImageError",
+    "MissingExtraError",
+    "SpecError",
+    "WeightsError",
+]
+
+
+class DeclipError(Exception):
+    """Base of every error declip raises on purpose."""
+
+
+class ImageError(DeclipError):
+    """A picture that cannot be read or is outside the limits.
+
+    `image` is its path or a short description; `kind` is a stable word for machines:
+    "missing", "format", "corrupt", "too-large", "exists" or "input".
+    """
+
+    def __init__(self, image: str, kind: str, message: str) -> None:
+        super().__init__(f"{image}: {message}")
+        self.image = image
+        self.kind = kind
+
+
+class SpecError(DeclipError):
+    """A model description that is wrong or contradicts itself."""
+
+
+class WeightsError(DeclipError):
+    """A weight file that is missing, damaged, or does not fit the model."""
+
+
+class DatasetError(DeclipError):
+    """A data set or manifest that is not as described."""
+
+
+class ExportError(DeclipError):
+    """An exported file that does not compute what its source computes; the file is not kept."""
+
+
+class MissingExtraError(DeclipError, ImportError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"this needs the package '{package}', which is not installed: pip install 'declip[{extra}]'")
+        self.package = package
+        self.extra = extra
+
+    @classmethod
+    def behind(cls, error: ModuleNotFoundError) -> MissingExtraError | None:
+        """The extra whose absence this failed import shows; None if the package belongs to no extra."""
+        package = (error.name or "").partition(".")[0]
+        extra = _EXTRA_OF.get(package)
+        return None if extra is None else cls(package, extra)
+
+
+# Packages as they are imported → the extra that installs them.
+_EXTRA_OF = {
+    **dict.fromkeys(
+        ("torch", "torchvision", "timm", "safetensors", "accelerate", "onnxscript", "tensorboard", "matplotlib"),
+        "torch",
+    ),
+    **dict.fromkeys(("cv2", "skimage", "pypatchmatch", "patchmatch", "diffusers"), "synthesis"),
+    **dict.fromkeys(("imagehash", "sklearn", "datasets", "jpeglib"), "data"),
+    "pillow_heif": "heif",
+}

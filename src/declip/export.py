@@ -1,0 +1,73 @@
+"""Export to ONNX, checked against torch before the file is kept."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+
+from declip.engines import SPEC_KEY, OnnxEngine
+from declip.errors import ExportError
+from declip.nn import checkpoint
+
+__all__ = ["to_onnx"]
+
+TOLERANCE = 1e-4
+
+
+def to_onnx(source: str | Path, out: str | Path) -> Path:
+    """Export a .safetensors checkpoint to ONNX: image (N, 3, S, S) float32 → logits (N, T, T) float32, N free.
+
+    The ModelSpec goes into the metadata; normalisation stays outside (`image.to_input`), sigmoid too. The file is
+    kept only if its logits for N = 1 and 3 differ from torch's by at most 1e-4 × max(1, their largest magnitude);
+    otherwise ExportError.
+    """
+    out = Path(out)
+    net, spec = checkpoint.load(Path(source))
+    example = torch.randn(2, 3, spec.input_size, spec.input_size, generator=torch.Generator().manual_seed(0))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".part.onnx")
+    try:
+        with warnings.catch_warnings(), torch.inference_mode():
+            # The exporter warns of its own internals (deprecated copies, opset steps), not of results.
+            warnings.simplefilter("ignore")
+            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+            program = torch.onnx.export(
+                net,
+                (example,),
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
+                input_names=["image"],
+                output_names=["logits"],
+                opset_version=18,
+                verbose=False,
+            )
+        if program is None:
+            raise ExportError(f"torch.onnx gave no program for {source}")
+        model = program.model_proto
+        entry = model.metadata_props.add()
+        entry.key, entry.value = SPEC_KEY, spec.to_json()
+        onnx.save_model(model, str(partial))
+        _check(net, partial, example)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return out
+
+
+def _check(net: torch.nn.Module, path: Path, example: torch.Tensor) -> None:
+    engine = OnnxEngine(path)
+    for batch in (example[:1], torch.cat([example, example[:1].flip(-1)])):
+        with torch.inference_mode():
+            expected = net(batch).numpy()
+        found = engine.logits({"image": batch.numpy()})
+        difference = float(np.abs(found - expected).max())
+        allowed = TOLERANCE * max(1.0, float(np.abs(expected).max()))
+        if not difference <= allowed:  # not: also catches nan
+            raise ExportError(
+                f"the exported file's logits differ from torch's by {difference:.2e} (allowed {allowed:.2e}); not kept"
+            )

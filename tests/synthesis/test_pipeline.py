@@ -1,0 +1,310 @@
+"""The data set: pairs through one save path, the same bytes from the same seed, runs that resume."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, JpegImagePlugin
+from skimage import data
+
+from declip.datasets import parse_line, read_manifest
+from declip.errors import DatasetError, WeightsError
+from declip.image import read, read_mask
+from declip.synthesis import ALL_GENERATORS, forge, pipeline, synthesize
+from declip.types import Sample
+
+GENERATORS = ("telea", "splice-hard", "copy-move", "noise")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("photos")
+    Image.fromarray(data.chelsea()[40:200, 80:300]).save(folder / "cat.png")
+    Image.fromarray(data.astronaut()[:200, 100:280]).save(folder / "astronaut.jpg", quality=92)
+    Image.fromarray(data.coffee()[100:180, 200:290]).save(folder / "small.png")  # 80 × 90
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def made(photos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _synthesize(photos, tmp_path_factory.mktemp("made"))
+
+
+def _synthesize(photos: list[Path], out: Path, **changes: Any) -> Path:
+    settings: dict[str, Any] = {"generators": GENERATORS, "seed": 7, "size": 112, "per_photo": 8}
+    return synthesize(photos, out, **{**settings, **changes})
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def _records(manifest: Path) -> list[tuple[Sample, dict[str, Any]]]:
+    lines = manifest.read_text(encoding="utf-8").splitlines()
+    return [parse_line(line, manifest.parent, "test") for line in lines]
+
+
+def _cat() -> NDArray[np.uint8]:
+    return np.ascontiguousarray(data.chelsea()[60:188, 100:260])
+
+
+def test_a_pair_for_every_turn(made: Path, photos: list[Path]) -> None:
+    samples = read_manifest(made)
+    assert made.name == "samples.jsonl" and len(samples) == 2 * 8 * len(photos)
+    fakes, reals = samples[::2], samples[1::2]
+    assert [sample.source for sample in fakes] == list(GENERATORS) * 6
+    assert {sample.source for sample in reals} == {"real"}
+    assert {sample.label for sample in fakes} == {"fake"} and {sample.label for sample in reals} == {"real"}
+    assert [fake.group for fake in fakes] == [real.group for real in reals]
+    assert {sample.group for sample in samples} == {"cat", "astronaut", "small"}
+    assert {sample.split for sample in samples} == {"train"}
+    assert all(sample.image.is_file() for sample in samples)
+    assert all(real.mask is None for real in reals)
+    assert sorted(path.name for path in made.parent.iterdir()) == ["images", "masks", "samples.jsonl", "synthesis.json"]
+
+
+def test_fakes_differ_from_their_twins_inside_the_mask_only(made: Path) -> None:
+    samples = read_manifest(made)
+    lossless = 0
+    for fake, real in zip(samples[::2], samples[1::2], strict=True):
+        one, other, mask = read(fake.image).pixels, read(real.image).pixels, read_mask(fake)
+        assert one.shape == other.shape and mask.shape == one.shape[:2] and max(mask.shape) <= 112
+        assert 0 < mask.mean() < 0.6
+        difference = np.abs(one.astype(int) - other).max(axis=2)
+        assert difference[mask].mean() > 2 * difference[~mask].mean()
+        if fake.image.suffix == ".png":
+            lossless += 1
+            assert difference[~mask].max() == 0
+            assert (difference[mask] >= 2).mean() >= 0.5
+    assert 6 <= lossless <= 18
+
+
+def test_twins_share_the_save_path(made: Path) -> None:
+    qualities = set()
+    records = _records(made)
+    for (fake, made_of), (real, twin_of) in zip(records[::2], records[1::2], strict=True):
+        assert made_of["saved"] == twin_of["saved"]
+        assert {key: made_of[key] for key in ("photo", "seed", "crop", "scale")} == {
+            key: twin_of[key] for key in ("photo", "seed", "crop", "scale")
+        }
+        assert made_of.get("before") == twin_of.get("before")
+        assert fake.image.suffix == real.image.suffix == (".png" if made_of["saved"]["format"] == "png" else ".jpg")
+        if fake.image.suffix == ".jpg":
+            with Image.open(fake.image) as one, Image.open(real.image) as other:
+                assert one.quantization == other.quantization  # type: ignore[attr-defined]
+                chroma = {"4:4:4": 0, "4:2:0": 2}[made_of["saved"]["chroma"]]
+                assert JpegImagePlugin.get_sampling(one) == JpegImagePlugin.get_sampling(other) == chroma
+            qualities.add(made_of["saved"]["quality"])
+    assert len(qualities) > 4 and min(qualities) >= 60 and max(qualities) <= 95
+
+
+def test_provenance_leads_back_to_the_photo(made: Path, photos: list[Path]) -> None:
+    by_name = {path.name: read(path).pixels for path in photos}
+    compared = 0
+    for sample, provenance in _records(made):
+        if sample.label == "fake":
+            assert provenance["generator"] == sample.source
+            assert provenance["area"] == pytest.approx(read_mask(sample).mean(), abs=1e-5)
+            assert ("donor" in provenance) == (sample.source == "splice-hard")
+            if "donor" in provenance:
+                assert provenance["donor"]["photo"] != provenance["photo"]
+            continue
+        x0, y0, x1, y1 = provenance["crop"]
+        if sample.image.suffix == ".png" and provenance["scale"] == 1 and "before" not in provenance:
+            assert np.array_equal(read(sample.image).pixels, by_name[provenance["photo"]][y0:y1, x0:x1])
+            compared += 1
+        if provenance["photo"] == "small.png":
+            assert (x0, y0, x1, y1) == (0, 0, 90, 80)  # smaller than the size: used whole
+    assert compared >= 4
+
+
+def test_large_photos_are_sometimes_downscaled(photos: list[Path]) -> None:
+    whole = read(photos[1]).pixels
+    rng = np.random.default_rng(0)
+    crops = [pipeline._crop(whole, 64, rng) for _ in range(200)]
+    scales = [taken["scale"] for _, taken in crops]
+    assert 20 <= sum(scale < 1 for scale in scales) <= 60
+    assert min(scales) >= 0.4 and all(crop.shape == (64, 64, 3) for crop, _ in crops)
+
+
+def test_the_seed_decides_the_bytes(made: Path, photos: list[Path], tmp_path: Path) -> None:
+    _synthesize(photos, tmp_path / "same")
+    assert _files(tmp_path / "same") == _files(made.parent)
+    other = _synthesize(photos, tmp_path / "other", seed=8)
+    assert other.read_bytes() != made.read_bytes()
+
+
+@pytest.mark.slow
+def test_workers_change_nothing(made: Path, photos: list[Path], tmp_path: Path) -> None:
+    _synthesize(photos, tmp_path / "two", workers=2)
+    assert _files(tmp_path / "two") == _files(made.parent)
+
+
+def test_an_interrupted_run_resumes(
+    made: Path, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+    make = pipeline._Maker.make
+
+    def stop_at_nine(maker: pipeline._Maker, index: int, cache: dict[Path, NDArray[np.uint8]]) -> list[str]:
+        tried.append(index)
+        if index == 9 and 8 in tried:
+            raise KeyboardInterrupt
+        return make(maker, index, cache)
+
+    monkeypatch.setattr(pipeline._Maker, "make", stop_at_nine)
+    with pytest.raises(KeyboardInterrupt):
+        _synthesize(photos, tmp_path)
+    assert not (tmp_path / "samples.jsonl").exists()
+    # As after a power cut: half a line, half a picture, and a picture that is gone.
+    with (tmp_path / "samples.jsonl.part").open("a") as stream:
+        stream.write('{"image": "images/0000')
+    (tmp_path / "images" / "000009-splice-hard.png.tmp").write_bytes(b"half")
+    next((tmp_path / "images").glob("000003-noise.*")).unlink()
+    tried.clear()
+    _synthesize(photos, tmp_path)
+    assert tried == [3, *range(9, 24)]
+    files = _files(tmp_path)
+    files.pop("images/000009-splice-hard.png.tmp", None)
+    assert files == _files(made.parent)
+    tried.clear()
+    _synthesize(photos, tmp_path)
+    assert tried == []
+    assert (tmp_path / "samples.jsonl").read_bytes() == made.read_bytes()
+
+
+def test_a_bad_photo_is_left_out(photos: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_text("no picture")
+    with caplog.at_level(logging.WARNING):
+        manifest = _synthesize([photos[0], bad], tmp_path / "out", generators=["telea", "noise"], per_photo=2)
+    assert {sample.group for sample in read_manifest(manifest)} == {photos[0].stem}
+    assert len(read_manifest(manifest)) == 4
+    assert "sample 2 is left out: ImageError" in caplog.text and "2 of 4 samples were left out" in caplog.text
+
+
+def test_nothing_invisible_gets_a_mask(tmp_path: Path) -> None:
+    """A blurred flat picture is the same picture."""
+    Image.fromarray(np.full((96, 96, 3), 90, dtype=np.uint8)).save(tmp_path / "flat.png")
+    with pytest.raises(DatasetError, match=r"not one of 1 samples.*only 0% of the masked pixels changed visibly"):
+        synthesize([tmp_path / "flat.png"], tmp_path / "out", generators=["blur"], seed=0)
+
+
+def test_other_settings_are_refused(made: Path, photos: list[Path]) -> None:
+    before = _files(made.parent)
+    with pytest.raises(DatasetError, match=r"other settings \(seed, size\)"):
+        _synthesize(photos, made.parent, seed=8, size=96)
+    assert _files(made.parent) == before
+
+
+def test_a_foreign_data_set_is_refused(photos: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "samples.jsonl").write_text("")
+    with pytest.raises(DatasetError, match="was not synthesized"):
+        _synthesize(photos, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"generators": ["telea", "inpaint"]}, "unknown generators inpaint; expected some of telea"),
+        ({"generators": []}, "no generators"),
+        ({"masks": ["face"]}, "masks are face; expected some of random, object"),
+        ({"masks": []}, "masks are none"),
+        ({"seed": -1}, "seed is -1"),
+        ({"size": 16}, "size is 16; expected at least 32"),
+        ({"per_photo": 0}, "per_photo is 0"),
+        ({"workers": 0}, "workers is 0"),
+        ({"jpeg_share": 1.5}, "jpeg_share is 1.5"),
+        ({"jpeg_quality": (90, 60)}, "lowest <= highest"),
+        ({"generators": ["regenerate-local"]}, "need an autoencoder"),
+    ],
+)
+def test_wrong_settings_are_named(changes: dict[str, Any], message: str, photos: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=message):
+        _synthesize(photos, tmp_path / "out", **changes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_photos_and_no_donors(photos: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no photos"):
+        _synthesize([], tmp_path)
+    with pytest.raises(DatasetError, match="two photos or more"):
+        _synthesize(photos[:1], tmp_path)
+
+
+def test_sets_of_generators(photos: list[Path], tmp_path: Path) -> None:
+    manifest = _synthesize(photos[:2], tmp_path, generators=["splice", "splice-hard", "copy-move"], per_photo=5)
+    fakes = [sample for sample in read_manifest(manifest) if sample.label == "fake"]
+    names = ["splice-hard", "splice-feathered", "splice-poisson", "splice-colour", "copy-move"]
+    assert [sample.source for sample in fakes] == names * 2
+    assert json.loads((tmp_path / "synthesis.json").read_text())["generators"] == names
+    assert set(pipeline.SETS["all-classical"]) == set(ALL_GENERATORS) - set(pipeline.SETS["regenerate"])
+
+
+@pytest.mark.parametrize("generator", [name for name in ALL_GENERATORS if not name.startswith("regenerate")])
+def test_forge(generator: str) -> None:
+    pixels, donor = _cat(), np.ascontiguousarray(data.astronaut()[:200, 100:280])
+    result, mask = forge(pixels, generator, np.random.default_rng(1), donor)
+    same, _ = forge(pixels, generator, np.random.default_rng(1), donor)
+    assert np.array_equal(result, same)
+    assert np.array_equal(result[~mask], pixels[~mask])
+    assert (np.abs(result[mask].astype(int) - pixels[mask]).max(axis=1) >= 2).mean() >= 0.5
+
+
+def test_forge_says_what_it_needs(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(DatasetError, match="needs a donor"):
+        forge(_cat(), "splice-hard", rng)
+    with pytest.raises(DatasetError, match="unknown generators splices"):
+        forge(_cat(), "splices", rng)
+    with pytest.raises(DatasetError, match="at least 32 px"):
+        forge(np.zeros((20, 90, 3), dtype=np.uint8), "telea", rng)
+    pytest.importorskip("torch")
+    with pytest.raises(WeightsError, match="is missing"):
+        forge(_cat(), "regenerate-global", rng, autoencoder=tmp_path)
+
+
+def test_regenerations_with_random_weights(photos: list[Path], tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from declip.synthesis import neural
+
+    torch.manual_seed(0)
+    model = neural.Autoencoder()
+    for part, name in zip((model.encoder, model.decoder), neural.FILES, strict=True):
+        torch.save(part.state_dict(), tmp_path / name)
+    threads = torch.get_num_threads()
+    manifest = synthesize(
+        photos[:1], tmp_path / "out", generators=["regenerate"], seed=0, size=64, per_photo=2, autoencoder=tmp_path
+    )
+    assert torch.get_num_threads() == threads
+    (local, _), _, (whole, made_of), _ = _records(manifest)
+    assert (local.source, whole.source) == ("regenerate-local", "regenerate-global")
+    assert 0 < read_mask(local).mean() < 0.5 and read_mask(whole).all()
+    assert (made_of["family"], made_of["mask"]) == ("regeneration", "whole")
+    assert len(json.loads((tmp_path / "out" / "synthesis.json").read_text())["autoencoder"][0]) == 64
+
+
+def test_classical_work_needs_no_torch(photos: list[Path], tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from declip.errors import MissingExtraError\n"
+        "from declip.synthesis import synthesize\n"
+        f"photos = {[str(path) for path in photos]!r}\n"
+        f"print(synthesize(photos, {str(tmp_path / 'a')!r}, generators=['telea'], seed=0, size=64))\n"
+        "try:\n"
+        f"    synthesize(photos, {str(tmp_path / 'b')!r}, generators=['regenerate'], seed=0, autoencoder='.')\n"
+        "except MissingExtraError as error:\n"
+        "    print(error)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    path, message = result.stdout.splitlines()
+    assert len(read_manifest(path)) == 6
+    assert message.endswith("pip install 'declip[torch]'")

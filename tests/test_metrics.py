@@ -1,0 +1,185 @@
+"""Metrics against the official values, scikit-learn, and small cases worked by hand."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from declip import metrics
+
+GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden" / "metrics_golden.json"
+# The official code gives an empty mask AP −0 and F1s of 1e-32; here they are undefined.
+EMPTY = {9, 19, 29, 39}
+
+
+def golden_pair(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The scores and the mask of a golden value, by the recipe that comes with them."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    h, w = rng.integers(48, 200), rng.integers(48, 200)
+    cy, cx = rng.integers(0, h), rng.integers(0, w)
+    ry, rx = rng.integers(8, h // 2 + 9), rng.integers(8, w // 2 + 9)
+    y, x = np.mgrid[:h, :w]
+    mask = ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 <= 1
+    if seed % 10 == 9:
+        mask[:] = False
+    noise = rng.standard_normal((h, w)).astype(np.float32)
+    logits = (2 * mask.astype(np.float32) - 1) * np.float32(0.3 + 0.1 * (seed % 7)) + noise
+    scores = (1 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.float32)
+    if seed % 13 == 12:
+        scores = np.round(8 * scores) / 8
+    return scores, mask
+
+
+@pytest.mark.skipif(not GOLDEN.exists(), reason="the shared golden values are not here")
+@pytest.mark.parametrize("seed", range(40))
+def test_golden(seed: int) -> None:
+    expected = json.loads(GOLDEN.read_text())[seed]
+    scores, mask = golden_pair(seed)
+    assert (*mask.shape, np.count_nonzero(mask)) == (expected["h"], expected["w"], expected["positives"])
+    assert metrics.iou(scores > 0.5, mask) == pytest.approx(expected["iou_percent"] / 100, abs=1e-6)
+    if seed in EMPTY:
+        assert np.isnan(metrics.f1(scores, mask, 0.5))
+        assert np.isnan(metrics.best_f1(scores, mask))
+        assert np.isnan(metrics.average_precision(scores, mask))
+        return
+    assert metrics.f1(scores, mask, 0.5) == pytest.approx(expected["f1_fixed"], abs=1e-6)
+    # The official search drops its last threshold; in none of these pairs is that the best one.
+    assert metrics.best_f1(scores, mask) == pytest.approx(expected["f1_best"], abs=1e-6)
+    assert metrics.average_precision(scores, mask) == pytest.approx(expected["ap"], abs=1e-6)
+
+
+@pytest.mark.parametrize("levels", [2, 5, 1000])
+@pytest.mark.parametrize("share", [0.01, 0.3, 1.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_average_precision_is_sklearns(levels: int, share: float, seed: int) -> None:
+    sklearn = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(seed)
+    mask = rng.random((40, 50)) < share
+    scores = (rng.integers(0, levels, mask.shape) / levels).astype(np.float32)
+    expected = sklearn.average_precision_score(mask.ravel(), scores.ravel())
+    assert metrics.average_precision(scores, mask) == pytest.approx(expected, abs=1e-12)
+
+
+def test_average_precision_by_hand() -> None:
+    mask = np.array([True, False, True, False])
+    # Precision 1 at the first positive, 2/3 at the second.
+    assert metrics.average_precision(np.array([0.9, 0.8, 0.7, 0.1]), mask) == pytest.approx((1 + 2 / 3) / 2)
+    # All equal: one threshold, precision = the share of positives.
+    assert metrics.average_precision(np.full(4, 0.5), mask) == 0.5
+
+
+def test_average_precision_takes_soft_masks_at_one_half() -> None:
+    scores = np.array([0.9, 0.8, 0.7, 0.1])
+    soft = np.array([0.51, 0.5, 1.0, 0.0])
+    assert metrics.average_precision(scores, soft) == metrics.average_precision(scores, soft > 0.5)
+    assert metrics.average_precision(scores, soft) == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_iou_by_hand() -> None:
+    empty = np.zeros((4, 4), dtype=bool)
+    half = empty.copy()
+    half[:2] = True
+    assert metrics.iou(empty, empty) == 1.0
+    assert metrics.iou(half, empty) == 0.0
+    assert metrics.iou(half, ~half) == 0.0
+    assert metrics.iou(half, ~empty) == 0.5
+    assert metrics.iou(half, half.astype(np.float32)) == 1.0
+
+
+def brute_force_f1(scores: np.ndarray, mask: np.ndarray, threshold: float) -> float:
+    """TruFor's F1 from its words: windows around each pixel, borders mirrored."""
+    positives = np.zeros_like(mask)
+    negatives = np.zeros_like(mask)
+    eroding, dilating = np.pad(mask, 7, "symmetric"), np.pad(mask, 5, "symmetric")
+    for i, j in np.ndindex(mask.shape):
+        positives[i, j] = eroding[i : i + 15, j : j + 15].all()
+        negatives[i, j] = not dilating[i : i + 11, j : j + 11].any()
+    flagged = scores > threshold
+    tp, fp = (flagged & positives).sum(), (flagged & negatives).sum()
+    return 2 * tp / (2 * tp + fp + (~flagged & positives).sum())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_f1_and_best_f1_against_brute_force(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((36, 44), dtype=bool)
+    top, left = rng.integers(0, 12, 2)
+    mask[top : top + 21, left : left + 25] = True
+    scores = (rng.integers(0, 12, mask.shape) / 12 + 0.3 * mask).astype(np.float32)
+    thresholds = [-1.0, *np.unique(scores)]
+    values = [brute_force_f1(scores, mask, t) for t in thresholds]
+    assert metrics.f1(scores, mask, 0.5) == pytest.approx(brute_force_f1(scores, mask, 0.5))
+    assert metrics.best_f1(scores, mask) == pytest.approx(max(values), abs=1e-12)
+
+
+def test_best_f1_tries_the_threshold_that_flags_everything() -> None:
+    # The best that constant scores allow is to flag all of it: the official search drops just that and says nan.
+    mask = np.zeros((60, 60), dtype=bool)
+    mask[:, :30] = True
+    scores = np.full((60, 60), 0.2, dtype=np.float32)
+    positives, negatives = 60 * (30 - 7), 60 * (30 - 5)
+    assert metrics.f1(scores, mask, 0.5) == 0.0
+    assert metrics.best_f1(scores, mask) == pytest.approx(2 * positives / (2 * positives + negatives))
+
+
+def test_f1_ignores_the_band_around_the_border() -> None:
+    mask = np.zeros((60, 60), dtype=bool)
+    mask[20:40, 20:40] = True
+    smaller, larger = np.zeros((60, 60), np.float32), np.zeros((60, 60), np.float32)
+    smaller[27:33, 27:33] = 1
+    larger[15:45, 15:45] = 1
+    assert metrics.f1(smaller, mask) == metrics.f1(larger, mask) == 1.0
+    larger[14, 30] = 1  # one false pixel beyond the band, against 36 true ones
+    assert metrics.f1(larger, mask) == pytest.approx(72 / 73)
+
+
+def test_f1_is_undefined_for_a_mask_thinner_than_the_erosion() -> None:
+    mask = np.zeros((60, 60), dtype=bool)
+    mask[20:34, 5:50] = True
+    scores = mask.astype(np.float32)
+    assert np.isnan(metrics.f1(scores, mask))
+    assert np.isnan(metrics.best_f1(scores, mask))
+    assert metrics.average_precision(scores, mask) == 1.0
+
+
+def test_a_score_equal_to_the_threshold_is_not_flagged() -> None:
+    mask = np.ones((20, 20), dtype=bool)
+    assert metrics.f1(np.full((20, 20), 0.5, np.float32), mask, 0.5) == 0.0
+    assert metrics.f1(np.full((20, 20), 0.5, np.float32), mask, 0.49) == 1.0
+
+
+def test_wrong_inputs_say_what_was_expected() -> None:
+    mask = np.ones((20, 20), dtype=bool)
+    scores = np.zeros((20, 20), np.float32)
+    with pytest.raises(ValueError, match=r"\(20, 20\) and \(20, 21\) differ"):
+        metrics.iou(mask, np.ones((20, 21), dtype=bool))
+    with pytest.raises(ValueError, match="uint8; expected bool"):
+        metrics.average_precision(scores, mask.astype(np.uint8) * 255)
+    with pytest.raises(ValueError, match="none of them nan"):
+        metrics.best_f1(np.full((20, 20), np.nan, np.float32), mask)
+    with pytest.raises(ValueError, match=r"expected \(H, W\)"):
+        metrics.f1(scores.ravel(), mask.ravel())
+
+
+def test_inputs_stay_as_they_were() -> None:
+    scores, mask = golden_pair(4)
+    before = scores.copy(), mask.copy()
+    metrics.f1(scores, mask), metrics.best_f1(scores, mask), metrics.average_precision(scores, mask)
+    assert np.array_equal(scores, before[0]) and np.array_equal(mask, before[1])
+
+
+def test_a_megapixel_takes_a_quarter_of_a_second() -> None:
+    rng = np.random.default_rng(0)
+    mask = np.zeros((1000, 1000), dtype=bool)
+    mask[300:700, 200:800] = True
+    scores = rng.random(mask.shape, dtype=np.float32)
+    for metric in (metrics.best_f1, metrics.average_precision):
+        # CPU time of this thread and the best of three: other processes do not count.
+        times = []
+        for _ in range(3):
+            start = time.thread_time()
+            metric(scores, mask)
+            times.append(time.thread_time() - start)
+        assert min(times) < 0.25
