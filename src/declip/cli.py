@@ -87,7 +87,9 @@ def localize(
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON per image.")] = False,
     tile: Annotated[bool | None, typer.Option("--tile/--whole", help="Native resolution, or squashed.")] = None,
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Of the mask.")] = None,
-    precision: Annotated[Precision, typer.Option(help="fast: lower precision, no verdict.")] = Precision.exact,
+    precision: Annotated[
+        Precision, typer.Option(help="exact is fp32; fast, where a release has it, is lower.")
+    ] = Precision.exact,
     batch_size: Annotated[int, typer.Option(min=1, help="Photos or tiles computed at once.")] = 8,
     offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
     force: Force = False,

@@ -98,4 +98,5 @@ def cache(
 
 
 def _tensor(array: NDArray[np.float16]) -> Tensor:
-    return torch.from_numpy(np.asarray(array, np.float32))
+    tensor = torch.from_numpy(np.asarray(array, np.float32))
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor

@@ -9,7 +9,8 @@ What `read` does to a picture, beyond decoding it:
 - Transparency is composited on white. This is the network's view only: `Photo.data` keeps the file as it was.
 - 16-bit grey keeps its high byte, as Pillow does for 16-bit colour. Floats carry no scale of their own: see `_grey8`.
 - Colour profiles are not applied, and of several frames or pages the first one counts.
-- Damaged files are refused, also where Pillow would fill the missing part with grey (`_jpeg_fault`, `_png_fault`).
+- CMYK JPEGs are read with Adobe's polarity (inverted), as every reader does.
+- Damaged files are refused, also where Pillow would fill the missing part with grey (see "damaged files").
 
 Everything here is thread-safe.
 """
@@ -176,7 +177,7 @@ def _decode(data: bytes, name: str, max_pixels: int) -> tuple[Image.Image, int]:
     kind = _format_of(data, name)
     image = _open(data, kind, name, max_pixels)
     _check_pixels(image, name, max_pixels)
-    fault = _fault(data, kind)
+    fault = _fault(data, kind) if kind != "TIFF" else _tiff_fault(image)
     upright, orientation = image, 1
     if fault is None:
         upright, orientation = _load(image, name)
@@ -535,6 +536,14 @@ def _png_fault(data: bytes) -> str | None:
             return None
         at = end
     return "it ends without an end chunk"
+
+
+def _tiff_fault(image: Image.Image) -> str | None:
+    """Pillow leaves black what no strip or tile covers. (Compressed files have one tile here, whatever they hold.)"""
+    boxes = [tile[1] for tile in getattr(image, "tile", [])]
+    if sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes) < image.width * image.height:
+        return "its strips or tiles do not cover the picture"
+    return None
 
 
 def _zeros_fault(data: bytes, kind: Format) -> str | None:

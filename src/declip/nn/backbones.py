@@ -11,7 +11,7 @@ import pickle
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import timm
 import torch
@@ -71,12 +71,13 @@ class Backbone(nn.Module):
         self.name = name
         self.layers = list(layers)
         self.input_size = input_size
-        self.model: Any = timm.create_model(name, pretrained=False, **options)
+        model: Any = timm.create_model(name, pretrained=False, **options)
+        self.model: Any = model
         if not hasattr(self.model, "forward_intermediates"):
             raise SpecError(f"timm's {name} has no forward_intermediates, so it cannot be cut at a layer")
         # Transformers count blocks, convolutional networks the stages of feature_info.
-        is_transformer = hasattr(self.model, "blocks") and hasattr(self.model, "patch_embed")
-        depth = len(self.model.blocks if is_transformer else self.model.feature_info)
+        is_transformer = hasattr(model, "blocks") and hasattr(model, "patch_embed")
+        depth = len(model.blocks if is_transformer else model.feature_info)
         if not self.layers or max(self.layers) >= depth:
             raise SpecError(f"{name} has layers 0-{depth - 1}; asked for {self.layers}")
         self.has_cls = getattr(self.model, "cls_token", None) is not None
@@ -113,50 +114,49 @@ class Backbone(nn.Module):
 class ResidualStatistics(nn.Module):
     """Statistics of high-pass residuals: what noise, resampling and compression leave; nothing is learnt.
 
-    Luma in 0-255 is filtered by `FILTERS`; per residual the logarithm of its mean magnitude and the share of
-    near-zero values are taken over 4×4 blocks, the first also over 12×12: (N, C, S/4, S/4). The same maps minus
-    their mean over the window follow: a manipulated part shows by differing from the rest of its own picture.
+    The picture in 0-255 is filtered by `FILTERS` (on luma and chroma); per residual the logarithm of its mean
+    magnitude and the share of near-zero values are taken over 4×4 px, the first also over 12×12: (N, C, S/4, S/4).
+    The same maps minus their mean over the window follow: a manipulated part differs from the rest of its picture.
     """
 
-    # Differences of first, second and third order and two plain smooth predictors (the kinds of residual that
-    # steganalysis' rich models use: Fridrich & Kodovsky 2012).
+    # Plane and taps across and down: differences of first, second and third order and products of them, the kinds
+    # of residual that steganalysis' rich models use (Fridrich & Kodovsky 2012).
     FILTERS = (
-        ((-1, 1, 0), (1,)),
-        ((1,), (-1, 1, 0)),
-        ((1, -2, 1), (1,)),
-        ((1,), (1, -2, 1)),
-        ((1, -2, 1), (1, -2, 1)),
-        ((1, -4, 6, -4, 1), (1,)),
-        ((1,), (1, -4, 6, -4, 1)),
-        ((1, -4, 6, -4, 1), (1, -4, 6, -4, 1)),
+        ("Y", (-1, 1, 0), (1,)),
+        ("Y", (1,), (-1, 1, 0)),
+        ("Y", (1, -2, 1), (1,)),
+        ("Y", (1,), (1, -2, 1)),
+        ("Y", (1, -2, 1), (1, -2, 1)),
+        ("Y", (1, -4, 6, -4, 1), (1,)),
+        ("Y", (1,), (1, -4, 6, -4, 1)),
+        ("Y", (1, -4, 6, -4, 1), (1, -4, 6, -4, 1)),
+        ("Cb", (1, -2, 1), (1, -2, 1)),
+        ("Cr", (1, -2, 1), (1, -2, 1)),
     )
-    LUMA = (0.299, 0.587, 0.114)
-
+    # JPEG's colour planes in terms of RGB.
+    PLANES: ClassVar = {
+        "Y": (0.299, 0.587, 0.114),
+        "Cb": (-0.168736, -0.331264, 0.5),
+        "Cr": (0.5, -0.418688, -0.081312),
+    }
     kernels: Tensor
-    luma: Tensor
 
     def __init__(self, std: tuple[float, float, float]) -> None:
         super().__init__()
-        kernels = torch.zeros(len(self.FILTERS), 1, 5, 5)
-        for kernel, (across, down) in zip(kernels, self.FILTERS, strict=True):
+        kernels = torch.zeros(len(self.FILTERS), 3, 5, 5)
+        for kernel, (plane, across, down) in zip(kernels, self.FILTERS, strict=True):
             taps = torch.outer(_centred(down), _centred(across))
-            kernel[0] = taps / taps.abs().sum() * 2
-        # The mean of the normalisation falls out of every zero-sum filter; its scale is undone here.
-        luma = torch.tensor([255 * weight * s for weight, s in zip(self.LUMA, std, strict=True)]).view(1, 3, 1, 1)
+            # The mean of the normalisation falls out of every zero-sum filter; its scale is undone here.
+            weights = torch.tensor(self.PLANES[plane]) * torch.tensor(std) * 255
+            kernel += weights.view(3, 1, 1) * taps / taps.abs().sum() * 2
         self.register_buffer("kernels", kernels, persistent=False)
-        self.register_buffer("luma", luma, persistent=False)
-
-    @property
-    def channels(self) -> int:
-        return 2 * 3 * len(self.FILTERS)
 
     def forward(self, images: Tensor) -> Features:
-        """images (N, 3, S, S), normalised → Features with one map (N, channels, S/4, S/4)."""
-        luma = F.conv2d(images, self.luma)  # (N, 1, S, S)
-        residuals = F.conv2d(F.pad(luma, (2, 2, 2, 2), mode="reflect"), self.kernels).abs()  # (N, F, S, S)
+        """images (N, 3, S, S), normalised → Features with one map (N, 6 · filters, S/4, S/4)."""
+        residuals = F.conv2d(F.pad(images, (2, 2, 2, 2), mode="reflect"), self.kernels).abs()  # (N, F, S, S)
         fine = F.avg_pool2d(residuals, 4)  # (N, F, S/4, S/4)
         coarse = F.avg_pool2d(fine, 3, stride=1, padding=1, count_include_pad=False)
-        # A smooth stand-in for "below half a grey level", so that it stays differentiable and exports plainly.
+        # A smooth stand-in for the share of residuals below a grey level.
         quiet = F.avg_pool2d(torch.exp(-residuals), 4)
         local = torch.cat([torch.log(fine + 0.1), torch.log(coarse + 0.1), 2 * quiet], dim=1)
         contrast = local - local.mean(dim=(2, 3), keepdim=True)
