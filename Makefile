@@ -1,0 +1,69 @@
+# One virtual environment, .venv, for everything. It is made on first use, and installed into again only when
+# pyproject.toml has changed. Another interpreter: make demo PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# More arguments for the target's script: make examples ARGS="…"
+ARGS ?=
+# Without --no-compile pip compiles every module of every package, which takes longer than installing them.
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable
+
+.PHONY: help demo test test-slow check mini model-card examples readme clean
+
+help:
+	@echo "make demo        localize the example photos; installs the light core only"
+	@echo "make test        the default tests; installs all extras (torch among them)"
+	@echo "make test-slow   the other tests"
+	@echo "make check       format, lint, types"
+	@echo "make mini        synthesize, train, calibrate and export the embedded model"
+	@echo "make model-card  measure the embedded model: the numbers of docs/models.md"
+	@echo "make examples    make examples/photos and examples/masks anew"
+	@echo "make readme      write the table of models in README.md from the catalogue"
+	@echo "make clean       remove .venv and the caches of the tools; results stay"
+
+demo: $(VENV)/.core
+	$(BIN)/python examples/demo.py $(ARGS)
+
+test: $(VENV)/.all
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.all
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+check: $(VENV)/.all
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+mini: $(VENV)/.all
+	$(BIN)/python tools/make_mini.py $(ARGS)
+
+model-card: $(VENV)/.all
+	$(BIN)/python tools/model_card.py $(ARGS)
+
+examples: $(VENV)/.all
+	$(BIN)/python tools/make_examples.py $(ARGS)
+
+readme: $(VENV)/.core
+	$(BIN)/python tools/readme_models.py --write
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests examples tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "declip needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." >&2; \
+		echo "Name another interpreter: make $(firstword $(MAKECMDGOALS)) PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.core: pyproject.toml | $(VENV)/.made
+	$(INSTALL) .
+	@touch $@
+
+# torch and torchvision in one call: pip then takes two that belong together.
+$(VENV)/.all: pyproject.toml | $(VENV)/.made
+	$(INSTALL) '.[all,dev]'
+	@touch $(VENV)/.core $@

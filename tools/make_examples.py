@@ -1,0 +1,158 @@
+"""Make examples/photos and examples/masks: manipulated photos whose manipulation is known, for `make demo`.
+
+    python tools/make_examples.py --autoencoder FOLDER
+
+The photos are those that scikit-image and scikit-learn carry in their wheels and whose terms are clear: public domain,
+CC0 and CC BY (examples/README.md). Every manipulation is one of `declip.synthesis`, at a place chosen by hand, with a
+fixed seed: another run gives the same files. FOLDER holds the weights of the autoencoder (TAEF2, see
+`declip.synthesis.neural`). Its round trip is computed in bfloat16 where the processor can: there, a pixel may differ by
+a level from one machine to another.
+
+Needs `pip install 'declip[all]'`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import shutil
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+from declip import image
+from declip.synthesis import classical, masks, neural
+
+Pixels = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+Points = tuple[tuple[int, int], ...]
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+JPEG_QUALITY = 90
+PASTED = 0
+COPIED = 0
+
+# Outlines as (x, y) px.
+TOWER: Points = (
+    (441, 119), (452, 119), (454, 187), (460, 190), (462, 230), (468, 290), (475, 345), (479, 388),
+    (436, 388), (436, 300), (437, 195), (442, 188),
+)  # fmt: skip
+SHUTTLE: Points = (
+    (394, 0), (434, 0), (446, 25), (460, 60), (462, 260), (482, 266), (486, 288), (362, 292),
+    (364, 258), (350, 234), (350, 205), (372, 180), (374, 90), (384, 34), (391, 20),
+)  # fmt: skip
+
+
+def main() -> None:
+    """Write everything anew."""
+    parser = argparse.ArgumentParser(description="Make the photos and masks of the demo.")
+    parser.add_argument("--autoencoder", type=Path, required=True, help="folder of TAEF2's two weight files")
+    parser.add_argument("--out", type=Path, default=EXAMPLES, help="the examples folder")
+    arguments = parser.parse_args()
+
+    photos, known = arguments.out / "photos", arguments.out / "masks"
+    for folder in (photos, known):
+        folder.mkdir(parents=True, exist_ok=True)
+    made = {
+        "rocket-telea.jpg": tower_removed(),
+        "astronaut-patchmatch.jpg": shuttle_removed(),
+        "chelsea-regenerate-local.png": eye_regenerated(arguments.autoencoder),
+        "coffee-splice-hard.jpg": flower_pasted(),
+        "flower-copy-move.png": flower_copied(),
+    }
+    for name, (pixels, mask) in made.items():
+        _save(photos / name, pixels)
+        image.write_mask(known / f"{Path(name).stem}.png", mask)
+    shutil.copyfile(_source("china"), photos / "china-untouched.jpg")
+    _save(photos / "coffee-untouched.jpg", _read("coffee"), quality=80)
+
+
+def tower_removed() -> tuple[Pixels, Mask]:
+    """One of the lightning towers beside the rocket, by fast marching."""
+    pixels = _read("rocket")
+    mask = _polygon(pixels, TOWER)
+    return classical.GENERATORS["telea"].apply(pixels, mask, np.random.default_rng(0), None)
+
+
+def shuttle_removed() -> tuple[Pixels, Mask]:
+    """The model of the space shuttle, filled with patches of the backdrop."""
+    pixels = _read("astronaut")
+    mask = _polygon(pixels, SHUTTLE)
+    return classical.GENERATORS["patchmatch"].apply(pixels, mask, np.random.default_rng(0), None)
+
+
+def eye_regenerated(autoencoder: Path) -> tuple[Pixels, Mask]:
+    """The cat's face around its left eye, sent through a latent generator's autoencoder."""
+    pixels = _read("chelsea")
+    mask = _ellipse(pixels, (115, 60, 265, 190))
+    return neural.regenerate_local(pixels, mask, np.random.default_rng(0), neural.load(autoencoder))
+
+
+def flower_pasted() -> tuple[Pixels, Mask]:
+    """A dahlia of another photo on the table, beside the cup."""
+    pixels, flower = _read("coffee"), _read("flower")
+    size = (round(flower.shape[1] * 0.42), round(flower.shape[0] * 0.42))
+    bloom = np.asarray(Image.fromarray(_bloom(flower)).resize(size)) > 0
+    flower = np.asarray(Image.fromarray(flower).resize(size, Image.Resampling.LANCZOS))
+    rows, columns = ndimage.find_objects(bloom.astype(np.uint8))[0]
+    mask = np.zeros(pixels.shape[:2], dtype=bool)
+    mask[245 : 245 + rows.stop - rows.start, 458 : 458 + columns.stop - columns.start] = bloom[rows, columns]
+    # A donor as large as the window around the mask is taken as it is, in place.
+    margin = max(8, round(0.2 * float(np.sqrt(mask.sum()))))
+    donor = flower[rows.start - margin : rows.stop + margin, columns.start - margin : columns.stop + margin]
+    return classical.GENERATORS["splice-hard"].apply(pixels, mask, np.random.default_rng(PASTED), donor)
+
+
+def flower_copied() -> tuple[Pixels, Mask]:
+    """The dahlia a second time, smaller, to the right."""
+    pixels = _read("flower")
+    return classical.GENERATORS["copy-move"].apply(pixels, _bloom(pixels), np.random.default_rng(COPIED), None)
+
+
+def _bloom(flower: Pixels) -> Mask:
+    """The dahlia in the middle of its photo: what is warm there, without holes, a little eroded."""
+    warm = flower[..., 0].astype(int) - flower[..., 2] > 40
+    warm[352:] = False
+    part = ndimage.binary_fill_holes(masks.largest_part(ndimage.binary_opening(warm, iterations=2)))
+    return np.asarray(ndimage.binary_erosion(part, iterations=1), dtype=bool)
+
+
+def _polygon(pixels: Pixels, outline: Points) -> Mask:
+    canvas = Image.new("L", (pixels.shape[1], pixels.shape[0]))
+    ImageDraw.Draw(canvas).polygon(outline, fill=255)
+    return np.asarray(canvas) > 0
+
+
+def _ellipse(pixels: Pixels, box: tuple[int, int, int, int]) -> Mask:
+    canvas = Image.new("L", (pixels.shape[1], pixels.shape[0]))
+    ImageDraw.Draw(canvas).ellipse(box, fill=255)
+    return np.asarray(canvas) > 0
+
+
+def _source(name: str) -> Path:
+    """The file of a photo inside its package."""
+    if name in ("china", "flower"):
+        return Path(str(files("sklearn.datasets") / "images" / f"{name}.jpg"))
+    suffix = ".jpg" if name == "rocket" else ".png"
+    return Path(str(files("skimage") / "data" / f"{name}{suffix}"))
+
+
+def _read(name: str) -> Pixels:
+    return image.read(_source(name)).pixels
+
+
+def _save(path: Path, pixels: Pixels, quality: int = JPEG_QUALITY) -> None:
+    buffer = io.BytesIO()
+    if path.suffix == ".png":
+        Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    else:
+        Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, optimize=True)
+    path.write_bytes(buffer.getvalue())
+
+
+if __name__ == "__main__":
+    main()

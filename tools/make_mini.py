@@ -1,0 +1,106 @@
+"""Make the embedded model, from photos to src/declip/assets/mini.onnx: data → training → calibration → export.
+
+    python tools/make_mini.py --data ../shared/data --work data/mini
+
+--data is a folder as photos/{train,valid,calibrate} and weights/ (the autoencoder); --work holds the data set, the run
+and its checkpoints. Each step resumes: run it again after an interruption. Seeded throughout (recipes/mini.toml).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import random
+import sys
+from pathlib import Path
+
+from declip import datasets, export, image, training
+from declip.calibration import image_thresholds, mask_threshold
+from declip.engines import open_engine
+from declip.localizer import Localizer
+from declip.nn import checkpoint
+from declip.synthesis import synthesize
+from declip.types import Calibration, Sample
+
+sys.path.insert(0, str(Path(__file__).parent))
+import model_card
+
+ROOT = Path(__file__).resolve().parents[1]
+GENERATORS = ("all-classical", "regenerate-local")
+RATES = (0.01, 0.05)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=ROOT / "../shared/data")
+    parser.add_argument("--work", type=Path, default=ROOT / "data/mini")
+    parser.add_argument("--run", default="run", help="name of the run's folder in --work")
+    parser.add_argument("--out", type=Path, default=ROOT / "src/declip/assets/mini.onnx")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe")
+    arguments = parser.parse_args()
+    logging.basicConfig(level="WARNING", format="%(message)s")
+
+    samples = {part: make_data(arguments.data, arguments.work, part) for part in ("train", "valid")}
+    # The other half of the valid photos is the model card's to report on: it chooses nothing, epochs neither.
+    choosing = {p.stem for p in (arguments.data / "photos/valid").iterdir() if model_card.half_of(p.name) == "choose"}
+    samples["valid"] = [sample for sample in samples["valid"] if sample.group in choosing]
+    config = training.TrainConfig.from_toml(ROOT / "recipes/mini.toml", arguments.set)
+    out = arguments.work / arguments.run
+    run = training.train(config, train=samples["train"], valid=samples["valid"], out=out, resume=True)
+    print(f"best epoch {run.epoch}: IoU {run.iou:.3f}, AP {run.ap:.3f} on crops of the valid photos")
+    calibrated = calibrate(run.best, arguments.data, out / "mini.safetensors")
+    print(export.to_onnx(calibrated, arguments.out))
+
+
+def make_data(data: Path, work: Path, part: str) -> list[Sample]:
+    """The manipulated pictures of one part of the photos, and their untouched twins."""
+    photos = pictures(data / "photos" / part)
+    # In another order than by source, so that an interrupted data set is a fair part of the whole.
+    random.Random(0).shuffle(photos)
+    manifest = synthesize(
+        photos,
+        work / part,
+        generators=GENERATORS,
+        seed={"train": 1, "valid": 2}[part],
+        size=384,
+        per_photo=14,
+        workers=2,
+        autoencoder=data / "weights",
+        split=part,
+        progress=sys.stderr.isatty(),
+    )
+    return datasets.read_manifest(manifest)
+
+
+def calibrate(best: Path, data: Path, out: Path) -> Path:
+    """Put the thresholds into the checkpoint.
+
+    Mask threshold: on the model card's choosing half of photos/valid, its forgeries and its untouched photos. Image
+    thresholds: on photos/calibrate, as the files are.
+    """
+    net, spec = checkpoint.load(best)
+    localizer = Localizer(open_engine(export.to_onnx(best, best.with_suffix(".onnx"))))
+    photos = [p for p in pictures(data / "photos/valid") if model_card.half_of(p.name) == "choose"]
+    cases = model_card.forgeries(photos, model_card.KINDS, data / "weights")
+    fakes = ((localizer(case.pixels).scores, case.mask) for case in cases if case is not None)
+    reals = (localizer(case.pixels).scores for case in model_card.untouched(photos))
+    threshold = mask_threshold(fakes, reals, area=model_card.FLAGGED)
+    scores = [localizer(path).score for path in pictures(data / "photos/calibrate")]
+    calibration = Calibration(
+        mask_threshold=threshold,
+        image_thresholds=image_thresholds(scores, RATES),
+        photos=len(scores),
+        mode=localizer.mode,
+        precision=localizer.precision,
+    )
+    print(f"mask threshold {threshold:.2f}; image thresholds {calibration.image_thresholds} on {len(scores)} photos")
+    return checkpoint.save(net, dataclasses.replace(spec, calibration=calibration), out)
+
+
+def pictures(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in image.EXTENSIONS)
+
+
+if __name__ == "__main__":
+    main()
