@@ -33,8 +33,9 @@ Points = tuple[tuple[int, int], ...]
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 JPEG_QUALITY = 90
+# Seeds, chosen by eye: the flower as it was cut out; its copy beside it rather than on top.
 PASTED = 0
-COPIED = 0
+COPIED = 27
 
 # Outlines as (x, y) px.
 TOWER: Points = (
@@ -45,6 +46,8 @@ SHUTTLE: Points = (
     (394, 0), (434, 0), (446, 25), (460, 60), (462, 260), (482, 266), (486, 288), (362, 292),
     (364, 258), (350, 234), (350, 205), (372, 180), (374, 90), (384, 34), (391, 20),
 )  # fmt: skip
+# Corners (x0, y0, x1, y1) px of the box around an ellipse.
+BLOOM = (163, 76, 451, 362)
 
 
 def main() -> None:
@@ -95,12 +98,12 @@ def eye_regenerated(autoencoder: Path) -> tuple[Pixels, Mask]:
 def flower_pasted() -> tuple[Pixels, Mask]:
     """A dahlia of another photo on the table, beside the cup."""
     pixels, flower = _read("coffee"), _read("flower")
-    size = (round(flower.shape[1] * 0.42), round(flower.shape[0] * 0.42))
+    size = (round(flower.shape[1] * 0.48), round(flower.shape[0] * 0.48))
     bloom = np.asarray(Image.fromarray(_bloom(flower)).resize(size)) > 0
     flower = np.asarray(Image.fromarray(flower).resize(size, Image.Resampling.LANCZOS))
     rows, columns = ndimage.find_objects(bloom.astype(np.uint8))[0]
     mask = np.zeros(pixels.shape[:2], dtype=bool)
-    mask[245 : 245 + rows.stop - rows.start, 458 : 458 + columns.stop - columns.start] = bloom[rows, columns]
+    mask[238 : 238 + rows.stop - rows.start, 434 : 434 + columns.stop - columns.start] = bloom[rows, columns]
     # A donor as large as the window around the mask is taken as it is, in place.
     margin = max(8, round(0.2 * float(np.sqrt(mask.sum()))))
     donor = flower[rows.start - margin : rows.stop + margin, columns.start - margin : columns.stop + margin]
@@ -114,11 +117,10 @@ def flower_copied() -> tuple[Pixels, Mask]:
 
 
 def _bloom(flower: Pixels) -> Mask:
-    """The dahlia in the middle of its photo: what is warm there, without holes, a little eroded."""
+    """The dahlia in the middle of its photo: what is warm there, without holes and without the blossom below it."""
     warm = flower[..., 0].astype(int) - flower[..., 2] > 40
-    warm[352:] = False
-    part = ndimage.binary_fill_holes(masks.largest_part(ndimage.binary_opening(warm, iterations=2)))
-    return np.asarray(ndimage.binary_erosion(part, iterations=1), dtype=bool)
+    warm &= _ellipse(flower, BLOOM)
+    return np.asarray(ndimage.binary_fill_holes(masks.largest_part(ndimage.binary_opening(warm, iterations=3))))
 
 
 def _polygon(pixels: Pixels, outline: Points) -> Mask:

@@ -24,7 +24,7 @@ def table() -> str:
 
 
 def _ious(card: ModelCard) -> tuple[str, str]:
-    """Mean IoU in percent on the Dolos set a model was trained on, and on the others; dashes where none is published."""
+    """Mean IoU in percent on the Dolos set a model was trained on, and on the others; dashes where there is none."""
     ious = {name.removesuffix(" iou"): value for name, value in card.numbers if name.endswith(" iou")}
     own = ious.pop(f"dolos-{card.name.rpartition('-')[2]}", None)
     if own is None or not ious:

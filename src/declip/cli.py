@@ -44,6 +44,14 @@ class Precision(StrEnum):
     fast = "fast"
 
 
+class Tower(StrEnum):
+    """What an official checkpoint's decoder stands on."""
+
+    vit = "vit"
+    rn50 = "rn50"
+    fusion = "fusion"
+
+
 Model = Annotated[str, typer.Option("--model", help="A name of `declip models`, a .onnx or a .safetensors file.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what exists.")]
 
@@ -127,13 +135,14 @@ def models() -> None:
 def convert(
     official: Annotated[Path, typer.Argument(metavar="OFFICIAL.pth", help="A checkpoint of the authors' code.")],
     out: Annotated[Path, typer.Option("--out", help="The .safetensors file to write.")],
+    tower: Annotated[Tower | None, typer.Option(help="The backbone, where the file leaves it open.")] = None,
     force: Force = False,
 ) -> None:
     """Turn an official .pth checkpoint into a .safetensors file."""
     _check_free(out, force)
     from declip.nn import checkpoint
 
-    spec = checkpoint.convert(official, out)
+    spec = checkpoint.convert(official, out, tower=tower.value if tower else None)
     _line(f"{out}: {' + '.join(f'{b.name} layer {b.layer}' for b in spec.backbones)}, {spec.decoder.kind}")
 
 

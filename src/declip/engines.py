@@ -25,12 +25,17 @@ SPEC_KEY = "declip"
 class OnnxEngine:
     """An exported .onnx on ONNX Runtime; the ModelSpec travels in its metadata.
 
-    threads: within one run (None = ONNX Runtime's choice, all cores). providers: None = the CPU.
+    threads: within one run (None = ONNX Runtime's choice, all cores). device: "cpu" or "cuda"; None = the CPU.
     """
 
-    def __init__(self, path: Path, *, threads: int | None = None, providers: list[str] | None = None) -> None:
+    def __init__(self, path: Path, *, threads: int | None = None, device: str | None = None) -> None:
         import onnxruntime
 
+        provider = {None: "CPUExecutionProvider", "cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+        if provider.get(device) not in onnxruntime.get_available_providers():
+            raise SpecError(
+                f"this ONNX Runtime cannot use device {device!r}; expected 'cpu', or 'cuda' with onnxruntime-gpu"
+            )
         if not path.is_file():
             raise WeightsError(f"no ONNX file at {path}")
         options = onnxruntime.SessionOptions()
@@ -40,7 +45,7 @@ class OnnxEngine:
         content = path.read_bytes()
         try:
             self._session = onnxruntime.InferenceSession(
-                content, options, providers=providers or ["CPUExecutionProvider"]
+                content, options, providers=list(dict.fromkeys((provider[device], "CPUExecutionProvider")))
             )
         except Exception as error:  # onnxruntime's exceptions share no public base class
             raise WeightsError(f"{path} cannot be opened by ONNX Runtime: {error}") from error
@@ -65,22 +70,29 @@ class TorchEngine:
     """A .safetensors checkpoint on torch, in fp32.
 
     device: "cpu", "cuda", "cuda:1", "mps"…; None = CUDA where there is one, else the CPU. threads is torch's own
-    setting, which is global to the process; None leaves it.
+    setting, which is global to the process; None leaves it. offline: never download a backbone's weights.
     """
 
-    def __init__(self, path: Path, *, threads: int | None = None, device: str | None = None) -> None:
+    def __init__(
+        self, path: Path, *, threads: int | None = None, device: str | None = None, offline: bool = False
+    ) -> None:
         try:
             import torch
 
             from declip.nn import checkpoint
-        except ImportError as error:
-            raise MissingExtraError(error.name or "torch", "torch") from error
+        except ModuleNotFoundError as error:
+            if missing := MissingExtraError.behind(error):
+                raise missing from error
+            raise
         if threads is not None:
             torch.set_num_threads(threads)
         self._torch = torch
-        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        net, self.spec = checkpoint.load(path)
-        self._net = net.to(self._device).eval()
+        net, self.spec = checkpoint.load(path, offline=offline)
+        try:
+            self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            self._net = net.to(self._device).eval()
+        except (RuntimeError, AssertionError) as error:  # an unknown word, or a device this machine or torch lacks
+            raise SpecError(f"torch cannot use device {device!r}: {error}") from error
         self.model = path.stem
         self.sha256 = sha256_of(path)
 
@@ -92,18 +104,20 @@ class TorchEngine:
         return logits
 
 
-def open_engine(path: str | Path, *, threads: int | None = None, device: str | None = None) -> Engine:
+def open_engine(
+    path: str | Path, *, threads: int | None = None, device: str | None = None, offline: bool = False
+) -> Engine:
     """Open a weight file: .onnx with ONNX Runtime, .safetensors with torch.
 
-    Raises WeightsError for another suffix or a bad file, MissingExtraError if torch is needed and absent.
+    Raises WeightsError for another suffix or a bad file, MissingExtraError if torch is needed and absent, SpecError
+    for a device that cannot be had.
     """
     path = Path(path)
     match path.suffix.lower():
         case ".onnx":
-            providers = ["CUDAExecutionProvider", "CPUExecutionProvider"] if (device or "").startswith("cuda") else None
-            return OnnxEngine(path, threads=threads, providers=providers)
+            return OnnxEngine(path, threads=threads, device=device)
         case ".safetensors":
-            return TorchEngine(path, threads=threads, device=device)
+            return TorchEngine(path, threads=threads, device=device, offline=offline)
         case ".pth" | ".pt":
             raise WeightsError(f"{path} is a pickle; turn it into .safetensors with `declip convert {path} --out …`")
     raise WeightsError(f"{path}: expected a .onnx or .safetensors file")

@@ -31,14 +31,18 @@ class DeclipError(Exception):
 class ImageError(DeclipError):
     """A picture that cannot be read or is outside the limits.
 
-    `image` is its path or a short description; `kind` is a stable word for machines:
-    "missing", "format", "corrupt", "too-large", "exists" or "input".
+    `image` is its path or a short description; `message` says what is wrong without naming it; `kind` is a stable word
+    for machines: "missing", "format", "corrupt", "too-large", "exists" or "input".
     """
 
     def __init__(self, image: str, kind: str, message: str) -> None:
         super().__init__(f"{image}: {message}")
         self.image = image
         self.kind = kind
+        self.message = message
+
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str, str]]:
+        return type(self), (self.image, self.kind, self.message)  # as it is made: it travels between processes
 
 
 class SpecError(DeclipError):
@@ -64,6 +68,9 @@ class MissingExtraError(DeclipError, ImportError):
         super().__init__(f"this needs the package '{package}', which is not installed: pip install 'declip[{extra}]'")
         self.package = package
         self.extra = extra
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        return type(self), (self.package, self.extra)
 
     @classmethod
     def behind(cls, error: ModuleNotFoundError) -> MissingExtraError | None:

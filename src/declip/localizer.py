@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -38,9 +39,10 @@ def load(
     if precision != "exact":
         raise SpecError(f"precision is {precision!r}; this release computes 'exact' (fp32) only")
     path = weights.embedded_path() if model is None else weights.resolve(model, offline=offline)
-    if path.suffix == ".pth":
+    if path.suffix == ".pth" and path.parent == weights.cache_dir():
         path = _converted(path)
-    return Localizer(open_engine(path, threads=threads, device=device), mode=mode, threshold=threshold)
+    engine = open_engine(path, threads=threads, device=device, offline=offline)
+    return Localizer(engine, mode=mode, threshold=threshold)
 
 
 def _converted(path: Path) -> Path:
@@ -49,8 +51,10 @@ def _converted(path: Path) -> Path:
     if not out.exists():
         try:
             from declip.nn import checkpoint
-        except ImportError as error:
-            raise MissingExtraError(error.name or "torch", "torch") from error
+        except ModuleNotFoundError as error:
+            if missing := MissingExtraError.behind(error):
+                raise missing from error
+            raise
         checkpoint.convert(path, out)
     return out
 
@@ -59,8 +63,9 @@ class Localizer:
     """Pictures → Localizations with one engine. Thread-safe.
 
     mode: "whole" squashes the photo to the network's square input, "tiled" slides over it at native resolution;
-    None = the model's. threshold: of the mask; None = the model's calibrated one, or its default. precision: how the
-    engine computes; a verdict is given only where mode and precision are those of the calibration.
+    None = the model's (one made for "whole" is tiled with a quarter of overlap). threshold: of the mask; None = the
+    model's calibrated one, or its default. precision: how the engine computes; a verdict is given only where mode and
+    precision are those of the calibration.
     """
 
     def __init__(
@@ -75,6 +80,7 @@ class Localizer:
         self.mode: Mode = mode or engine.spec.mode
         self.threshold = engine.spec.mask_threshold if threshold is None else threshold
         self.precision: Precision = precision
+        self.overlap = engine.spec.overlap if engine.spec.mode == "tiled" else engine.spec.input_size // 4
         if not 0 <= self.threshold <= 1:
             raise SpecError(f"threshold is {self.threshold}; expected in [0, 1], as scores are")
         if self.mode == "tiled" and self.spec.input_size % self.spec.output_size:
@@ -148,10 +154,10 @@ class Localizer:
         height, width = padded.shape[:2]
         corners = [
             (y, x)
-            for y in _offsets(height, size, self.spec.overlap, ratio)
-            for x in _offsets(width, size, self.spec.overlap, ratio)
+            for y in _offsets(height, size, self.overlap, ratio)
+            for x in _offsets(width, size, self.overlap, ratio)
         ]
-        window = _window(self.spec.output_size, self.spec.overlap // ratio)
+        window = _window(self.spec.output_size, self.overlap // ratio)
         total = np.zeros((height // ratio, width // ratio), np.float32)
         logit_total = np.zeros_like(total) if self.spec.image_score == "mean-logit" else None
         weight = np.zeros_like(total)
@@ -182,7 +188,8 @@ class Localizer:
         match self.spec.image_score:
             case "mean-logit":
                 assert logits is not None
-                return float(image.to_scores(np.asarray(logits.mean(dtype=np.float64), np.float32)))
+                mean = np.asarray(logits.mean(dtype=np.float64), np.float32)
+                return float(image.to_scores(mean, self.spec.temperature))
             case "mean":
                 return float(scores.mean(dtype=np.float64))
             case "top":
@@ -235,11 +242,14 @@ def _pad(pixels: NDArray[np.uint8], size: int, ratio: int) -> NDArray[np.uint8]:
 
 
 def _offsets(length: int, size: int, overlap: int, ratio: int) -> list[int]:
-    """Evenly spread starts of windows that cover `length`, neighbours overlapping by at least `overlap`; multiples of
-    8 where they can be (JPEG's grid keeps its phase), the last one flush with the end."""
+    """Starts of windows that cover `length`, neighbours overlapping by at least `overlap`: multiples of `ratio`, and
+    of 8 where that leaves a step (JPEG's grid keeps its phase); the last one is flush with the end."""
     if length <= size:
         return [0]
-    step = max(ratio, (size - overlap) // 8 * 8)
+    unit = math.lcm(8, ratio)
+    if size - overlap < unit:
+        unit = ratio
+    step = max(unit, (size - overlap) // unit * unit)
     return [*range(0, length - size, step), length - size]
 
 

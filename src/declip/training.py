@@ -87,6 +87,9 @@ class TrainConfig:
         ):
             if value not in get_args(alias):
                 raise SpecError(f"{field} is {value!r}; expected one of {', '.join(map(repr, get_args(alias)))}")
+        for field in ("seed", "epochs", "batch_size", "patience", "phases", "views"):
+            if not isinstance(getattr(self, field), int):
+                raise SpecError(f"{field} is {getattr(self, field)!r}; expected a whole number")
         for field in ("epochs", "batch_size", "lr", "patience", "phases", "views"):
             if not getattr(self, field) > 0:
                 raise SpecError(f"{field} is {getattr(self, field)}; expected > 0")
@@ -105,7 +108,7 @@ class TrainConfig:
                 _merge(fields, _parse_change(change))
         except OSError as error:
             raise SpecError(f"the recipe {path} cannot be read: {error}") from error
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SpecError(f"the recipe {path} is no TOML: {error}") from error
         try:
             return cls(**{**fields, "model": ModelSpec.from_json(json.dumps(fields.get("model", {})))})
@@ -151,7 +154,7 @@ def train(
     if resume and (out / "state.pt").exists():
         state.restore(out / "state.pt")
     while not state.finished:
-        start = time.perf_counter()
+        start, rate, phase = time.perf_counter(), state.rate(), state.phase
         loss = _epoch(config, net, state, data["train"])
         iou, ap = _validate(config, state.averaged, data["valid"])
         improved = state.close_epoch(iou if config.select == "iou" else ap)
@@ -160,13 +163,13 @@ def train(
             checkpoint.save(best, config.model, out / "best.safetensors")
             state.best_numbers = (state.epoch, iou, ap)
         state.save(out / "state.pt")
-        row = {"epoch": state.epoch, "loss": loss, "iou": iou, "ap": ap, "lr": state.rate(), "phase": state.phase}
+        row = {"epoch": state.epoch, "loss": loss, "iou": iou, "ap": ap, "lr": rate, "phase": phase}
         row |= {"best": improved, "seconds": round(time.perf_counter() - start, 2)}
         with (out / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
         console.print(
             f"epoch {state.epoch:3d}  loss {loss:.4f}  valid IoU {iou:.4f}  AP {ap:.4f}  "
-            f"rate {state.rate():.1e}  {row['seconds']:.0f} s{'  best' if improved else ''}"
+            f"rate {rate:.1e}  {row['seconds']:.0f} s{'  best' if improved else ''}"
         )
     epoch, iou, ap = state.best_numbers
     return Run(best=out / "best.safetensors", last=out / "state.pt", epoch=epoch, iou=iou, ap=ap)
@@ -325,6 +328,8 @@ def _validate(config: TrainConfig, decoder: nn.Module, data: features.CachedFeat
                 if mask.any():
                     ious.append(metrics.iou(scores >= 0.5, mask))
                     aps.append(metrics.average_precision(scores, mask))
+    if not ious:
+        raise DatasetError("no crop of the validation samples holds anything manipulated: are their masks right?")
     return float(np.mean(ious)), float(np.mean(aps))
 
 

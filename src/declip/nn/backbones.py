@@ -7,6 +7,7 @@ own is any `nn.Module` that takes (N, 3, S, S) and returns `Features`.
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import pickle
 from collections.abc import Sequence
 from itertools import groupby
@@ -31,7 +32,7 @@ class Features(NamedTuple):
     """What backbones give and decoders take.
 
     maps: one (N, C_i, h_i, w_i) per backbone layer, in the order of the spec.
-    cls: (N, 1, C) class token of a single Vision Transformer, else None.
+    cls: (N, 1, C) class token beside the single map of a Vision Transformer, else None.
     """
 
     maps: tuple[Tensor, ...]
@@ -65,13 +66,10 @@ class Backbone(nn.Module):
         if not timm.is_model(name):
             close = ", ".join(timm.list_models(f"*{name[:12]}*")[:5]) or "see timm.list_models()"
             raise SpecError(f"timm has no model named {name!r}; did you mean: {close}?")
-        config = timm.get_pretrained_cfg(name)
-        # Vision Transformers fix their grid at construction (DINOv2's is 518 px); CNNs know no img_size.
-        options: dict[str, Any] = {"img_size": input_size} if config is not None and config.fixed_input_size else {}
         self.name = name
         self.layers = list(layers)
         self.input_size = input_size
-        model: Any = timm.create_model(name, pretrained=False, **options)
+        model: Any = timm.create_model(name, pretrained=False, **_size_option(name, input_size))
         self.model: Any = model
         if not hasattr(self.model, "forward_intermediates"):
             raise SpecError(f"timm's {name} has no forward_intermediates, so it cannot be cut at a layer")
@@ -80,7 +78,9 @@ class Backbone(nn.Module):
         depth = len(model.blocks if is_transformer else model.feature_info)
         if not self.layers or max(self.layers) >= depth:
             raise SpecError(f"{name} has layers 0-{depth - 1}; asked for {self.layers}")
-        self.has_cls = getattr(self.model, "cls_token", None) is not None
+        # A few Transformers (CaiT, XCiT) join their class token only behind the blocks: it is no feature of a block.
+        gives_prefix = "return_prefix_tokens" in inspect.signature(model.forward_intermediates).parameters
+        self.has_cls = gives_prefix and getattr(model, "cls_token", None) is not None
         self.freeze()
 
     def freeze(self) -> None:
@@ -90,7 +90,10 @@ class Backbone(nn.Module):
 
     def prune(self) -> None:
         """Drop every block, norm and head behind the last wanted layer. Weights must be loaded before."""
-        self.model.prune_intermediate_layers(self.layers, prune_norm=True, prune_head=True)
+        try:
+            self.model.prune_intermediate_layers(self.layers, prune_norm=True, prune_head=True)
+        except AssertionError as error:  # timm's own count of layers (Hiera counts stages, not blocks)
+            raise SpecError(f"timm cannot cut {self.name} at layers {self.layers}: {error}") from error
 
     def train(self, mode: bool = True) -> Backbone:
         """Stays in eval whatever `mode` says: in train mode BatchNorm would move its statistics although nothing
@@ -169,25 +172,36 @@ def _centred(taps: Sequence[int]) -> Tensor:
     return F.pad(torch.tensor(taps, dtype=torch.float32), (side, side))
 
 
+def neighbours(specs: Sequence[BackboneSpec]) -> list[list[BackboneSpec]]:
+    """Runs of specs that differ in their layer only; each becomes one module."""
+    return [list(group) for _, group in groupby(specs, key=lambda s: (s.name, s.weights, s.sha256))]
+
+
 def build_backbones(
-    specs: Sequence[BackboneSpec], *, input_size: int, std: tuple[float, float, float], load_weights: bool = True
+    specs: Sequence[BackboneSpec],
+    *,
+    input_size: int,
+    std: tuple[float, float, float],
+    load_weights: bool = True,
+    offline: bool = False,
 ) -> list[nn.Module]:
     """Build the backbones of a ModelSpec; neighbours of the same name and weights become one that runs once.
 
-    load_weights=False leaves published weights out (for shapes, or when a state dict follows).
+    load_weights=False leaves published weights out (for shapes, or when a state dict follows). offline: take them
+    from this machine or fail.
     Raises SpecError for an unknown name or layer, WeightsError for weights that are missing or do not fit.
     """
     modules: list[nn.Module] = []
-    for (name, weights, sha256), group in groupby(specs, key=lambda s: (s.name, s.weights, s.sha256)):
-        layers = [spec.layer for spec in group]
+    for group in neighbours(specs):
+        name, weights, layers = group[0].name, group[0].weights, [spec.layer for spec in group]
+        if layers != sorted(set(layers)):
+            raise SpecError(f"layers of {name} are {layers}; list them once each, in rising order")
         if name == RESIDUAL_STATISTICS:
             modules.append(ResidualStatistics(std))
             continue
-        if layers != sorted(set(layers)):
-            raise SpecError(f"layers of {name} are {layers}; list them once each, in rising order")
         backbone = Backbone(name, layers, input_size)
         if load_weights and weights is not None:
-            load_pretrained(backbone, weights, sha256)
+            load_pretrained(backbone, weights, group[0].sha256, offline=offline)
         backbone.prune()
         backbone.freeze()
         modules.append(backbone)
@@ -198,8 +212,11 @@ def probe(backbones: Sequence[nn.Module], input_size: int) -> FeatureShape:
     """Sizes of the features of these backbones, without computing them (fake tensors)."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        features = extract(backbones, torch.zeros(1, 3, input_size, input_size))
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            features = extract(backbones, torch.zeros(1, 3, input_size, input_size))
+    except (RuntimeError, AssertionError) as error:
+        raise SpecError(f"a backbone cannot take pictures of {input_size}×{input_size} px: {error}") from error
     for m in features.maps:
         if m.ndim != 4 or m.shape[-1] != m.shape[-2]:
             raise SpecError(f"a backbone gave features of shape {tuple(m.shape)}; expected (N, C, h, h)")
@@ -211,56 +228,68 @@ def probe(backbones: Sequence[nn.Module], input_size: int) -> FeatureShape:
 
 
 def extract(backbones: Sequence[nn.Module], images: Tensor) -> Features:
-    """Run all backbones on images (N, 3, S, S): their maps in order; the class token only of a single backbone."""
+    """Run all backbones on images (N, 3, S, S): their maps in order; the class token only beside a single map."""
     parts = [backbone(images) for backbone in backbones]
     maps = tuple(m for part in parts for m in part.maps)
-    return Features(maps, parts[0].cls if len(parts) == 1 else None)
+    return Features(maps, parts[0].cls if len(maps) == 1 else None)
 
 
-def load_pretrained(backbone: Backbone, weights: str, sha256: str | None = None) -> None:
+def load_pretrained(backbone: Backbone, weights: str, sha256: str | None = None, *, offline: bool = False) -> None:
     """Load published weights into a whole (not yet pruned) backbone, strictly.
 
     weights: a timm tag, "package:NAME" or a path (see BackboneSpec).
     """
-    path = _weights_file(backbone.name, weights, sha256)
+    path = _weights_file(backbone.name, weights, sha256, offline)
     tensors = read_tensors(path)
     if weights.startswith("package:"):
         # Such a file names the same tensors, in the same order, differently.
         tensors = _in_order(tensors, backbone.model.state_dict(), path)
-    load_tensors(backbone, tensors, str(path))
+    # Tags of one model may differ in their head (1,000 classes or 21,841).
+    tagged = f"{backbone.name}.{weights}"
+    load_tensors(backbone, tensors, str(path), name=tagged if timm.get_pretrained_cfg(tagged) else None)
 
 
-def load_tensors(backbone: Backbone, tensors: dict[str, Tensor], source: str) -> None:
-    """Load a state dict into a whole backbone, strictly; timm translates the formats it knows (OpenAI's CLIP keys)."""
-    config = timm.get_pretrained_cfg(backbone.name)
-    options: dict[str, Any] = (
-        {"img_size": backbone.input_size} if config is not None and config.fixed_input_size else {}
-    )
+def load_tensors(backbone: Backbone, tensors: dict[str, Tensor], source: str, *, name: str | None = None) -> None:
+    """Load a state dict into a whole backbone, strictly; timm translates the formats it knows (OpenAI's CLIP keys).
+
+    name: the model with its tag, where the tensors are those of a tag.
+    """
     try:
-        backbone.model = timm.create_model(
-            backbone.name, pretrained=True, pretrained_cfg_overlay={"state_dict": tensors}, **options
+        model: Any = timm.create_model(
+            name or backbone.name,
+            pretrained=True,
+            pretrained_cfg_overlay={"state_dict": tensors},
+            **_size_option(backbone.name, backbone.input_size),
         )
     except (RuntimeError, KeyError, ValueError) as error:
         raise WeightsError(f"{source} does not fit timm's {backbone.name}: {error}") from error
+    model.pretrained_cfg.pop("state_dict")  # timm keeps a second copy of every tensor there
+    backbone.model = model
     backbone.freeze()
 
 
-def _weights_file(name: str, weights: str, sha256: str | None) -> Path:
+def _size_option(name: str, input_size: int) -> dict[str, Any]:
+    """Vision Transformers fix their grid at construction (DINOv2's is 518 px); CNNs know no img_size."""
+    config = timm.get_pretrained_cfg(name)
+    return {"img_size": input_size} if config is not None and config.fixed_input_size else {}
+
+
+def _weights_file(name: str, weights: str, sha256: str | None, offline: bool) -> Path:
     """The verified local file of a backbone's weights; downloads a timm tag from its hub on first use."""
     if weights.startswith("package:"):
         path = _package_file(weights.removeprefix("package:"))
-    elif Path(weights).suffix or Path(weights).exists():
+    elif Path(weights).suffix or Path(weights).is_file():
         path = Path(weights)
         if not path.is_file():
             raise WeightsError(f"no weights of {name} at {path}")
     else:
-        path = _hub_file(name, weights)
+        path = _hub_file(name, weights, offline)
     if sha256 is not None and (found := sha256_of(path)) != sha256:
         raise WeightsError(f"{path} has sha256 {found}; the model was made with {sha256}: fetch the right file")
     return path
 
 
-def _hub_file(name: str, tag: str) -> Path:
+def _hub_file(name: str, tag: str, offline: bool) -> Path:
     config = timm.get_pretrained_cfg(f"{name}.{tag}")
     if config is None or not config.hf_hub_id:
         raise WeightsError(f"timm has no weights {name}.{tag} on its hub; give a path as BackboneSpec.weights instead")
@@ -268,7 +297,7 @@ def _hub_file(name: str, tag: str) -> Path:
 
     filename = config.hf_hub_filename or "model.safetensors"
     try:
-        return Path(hf_hub_download(config.hf_hub_id, filename))
+        return Path(hf_hub_download(config.hf_hub_id, filename, local_files_only=offline))
     except (OSError, ValueError) as error:
         raise WeightsError(
             f"the weights of {name}.{tag} are not on this machine and could not be fetched: {error}. "

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from declip.errors import SpecError, WeightsError
-from declip.nn.backbones import Backbone, load_tensors
+from declip.nn.backbones import Backbone, load_tensors, neighbours
 from declip.nn.model import DeclipNet, build
 from declip.types import BackboneSpec, DecoderSpec, ModelSpec
 
@@ -32,7 +32,7 @@ Tower = Literal["vit", "rn50", "fusion"]
 
 def save(net: DeclipNet, spec: ModelSpec, path: Path) -> Path:
     """Write net and spec as .safetensors; published backbones' tensors stay out. Returns path."""
-    published = _published(net, spec)
+    published = _published(spec)
     tensors = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items() if not k.startswith(published)}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
@@ -46,21 +46,22 @@ def read_spec(path: Path) -> ModelSpec:
     return _read(path, tensors=False)[0]
 
 
-def load(path: Path) -> tuple[DeclipNet, ModelSpec]:
-    """Open a .safetensors file: the network, in eval mode, and its spec.
+def load(path: Path, *, offline: bool = False) -> tuple[DeclipNet, ModelSpec]:
+    """Open a .safetensors file: the network, in eval mode, and its spec. offline: never download a backbone.
 
     Raises WeightsError for a missing or damaged file, or tensors that are not exactly those of the spec.
     """
     spec, tensors = _read(path, tensors=True)
-    net = build(spec)
-    _fill(net, tensors, _published(net, spec), str(path))
+    net = build(spec, offline=offline)
+    _fill(net, tensors, _published(spec), str(path))
     return net, spec
 
 
 def convert(official: Path, out: Path, *, tower: Tower | None = None) -> ModelSpec:
     """Read an official DeCLIP checkpoint (.pth) and write it as .safetensors; returns its spec.
 
-    Layer and decoder are read from the file, the backbone from its tensors; `tower` settles what they leave open.
+    Layer and decoder are read from the file, the backbone from its tensors; `tower` settles what they leave open (a
+    decoder alone, for RN50's layer4 or a fusion with ViT's).
     Backbone tensors in the file (`model.*`) are kept inside the result (it then needs no other download);
     without them the result refers to OpenAI's published weights.
     """
@@ -74,7 +75,7 @@ def convert(official: Path, out: Path, *, tower: Tower | None = None) -> ModelSp
     layer = re.fullmatch(r"layer(\d+)", str(content.get("feature_layer")))
     if layer is None:
         raise WeightsError(f"{official} says feature_layer={content.get('feature_layer')!r}; expected 'layerK'")
-    tower = tower or _guess_tower(official, learnt, int(layer[1]))
+    tower = tower or _guess_tower(official, learnt, frozen, int(layer[1]))
     spec = _official_spec(tower, int(layer[1]), kind)
     if frozen:
         if tower == "fusion":
@@ -98,10 +99,10 @@ def _whole_backbones(spec: ModelSpec) -> list[Backbone]:
     return [Backbone(b.name, [b.layer], spec.input_size) for b in spec.backbones]
 
 
-def _published(net: DeclipNet, spec: ModelSpec) -> tuple[str, ...]:
+def _published(spec: ModelSpec) -> tuple[str, ...]:
     """Prefixes of the state dict whose tensors are published elsewhere."""
-    groups = dict.fromkeys((b.name, b.weights, b.sha256) for b in spec.backbones)
-    return tuple(f"backbones.{i}." for i, (_, weights, _) in enumerate(groups) if weights is not None)
+    groups = neighbours(spec.backbones)
+    return tuple(f"backbones.{i}." for i, group in enumerate(groups) if group[0].weights is not None)
 
 
 def _fill(net: nn.Module, tensors: dict[str, Tensor], published: tuple[str, ...], source: str) -> None:
@@ -146,14 +147,21 @@ def _read_official(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise WeightsError(f"{path} cannot be opened as a checkpoint of plain tensors: {error}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-        raise WeightsError(f"{path} is no official DeCLIP checkpoint: expected a dict with the key 'model'")
-    return content
+    model = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(model, dict) or not all(isinstance(value, Tensor) for value in model.values()):
+        raise WeightsError(f"{path} is no official DeCLIP checkpoint: expected a dict with tensors under 'model'")
+    odd = [key for key in model if not re.match(r"model\.|att[12]\.|fc\.\d+\.", key)]
+    if odd:
+        raise WeightsError(f"{path}: unexpected tensors {odd[:4]}; expected those of model.*, att1.*, att2.* and fc.*")
+    return dict(content)
 
 
-def _guess_tower(path: Path, learnt: dict[str, Tensor], layer: int) -> Tower:
-    """Which backbone the decoder was made for: by its channels, and by the number of its last convolution, which a
-    resize layer in front (RN50, fusion) makes one larger."""
+def _guess_tower(path: Path, learnt: dict[str, Tensor], frozen: dict[str, Tensor], layer: int) -> Tower:
+    """Which backbone the decoder was made for: by the backbone's own tensors where there are any, else by the
+    decoder's channels and the number of its last convolution, which a resize layer in front (RN50, fusion) makes one
+    larger."""
+    if frozen:
+        return "vit" if "visual.class_embedding" in frozen else "rn50"
     first = learnt.get("fc.0.weight")
     if first is None:
         raise WeightsError(f"{path} has no decoder: expected tensors named fc.*")
@@ -171,7 +179,7 @@ def _guess_tower(path: Path, learnt: dict[str, Tensor], layer: int) -> Tower:
             return "fusion"
     raise WeightsError(
         f"{path}: a decoder of {channels} channels at layer{layer} leaves the backbone open; "
-        "say which: vit, rn50 or fusion"
+        "say which (--tower): vit, rn50 or fusion"
     )
 
 
@@ -212,9 +220,6 @@ def _rename_decoder(learnt: dict[str, Tensor], decoder: nn.Module, path: Path) -
         raise WeightsError(f"{path}: the decoder has {len(modules)} layers with weights; expected {len(ours_in_order)}")
     ours = dict(zip(modules, ours_in_order, strict=True))
     for key, value in learnt.items():
-        prefix, _, rest = key.partition(".")
-        if prefix != "fc":
-            raise WeightsError(f"{path}: unexpected tensor {key}")
-        index, _, field = rest.partition(".")
+        _, index, field = key.split(".", 2)
         renamed[f"decoder.{ours[int(index)]}.{field}"] = value
     return renamed

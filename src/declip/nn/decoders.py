@@ -69,7 +69,8 @@ class AttentionBlock(nn.Module):
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         tokens = tokens + self.proj(attended.transpose(1, 2).reshape(n, length, width))
         hidden = self.fc1(self.norm2(tokens))
-        return tokens + self.fc2(hidden * torch.sigmoid(1.702 * hidden))
+        out: Tensor = tokens + self.fc2(hidden * torch.sigmoid(1.702 * hidden))
+        return out
 
 
 class AttentionDecoder(LinearDecoder):

@@ -52,14 +52,16 @@ class DeclipNet(nn.Module):
         return self.decoder.parameters()
 
 
-def build(spec: ModelSpec, *, load_weights: bool = True) -> DeclipNet:
+def build(spec: ModelSpec, *, load_weights: bool = True, offline: bool = False) -> DeclipNet:
     """Build the network a spec describes, decoder at random.
 
-    load_weights: fetch the backbones' published weights; False when only shapes matter.
+    load_weights: fetch the backbones' published weights; False when only shapes matter. offline: never download.
     Raises SpecError if the spec cannot be built, WeightsError if weights are missing.
     """
     if spec.architecture != "declip":
         raise SpecError(f"architecture {spec.architecture!r} is not in this release; expected 'declip'")
-    backbones = build_backbones(spec.backbones, input_size=spec.input_size, std=spec.std, load_weights=load_weights)
+    backbones = build_backbones(
+        spec.backbones, input_size=spec.input_size, std=spec.std, load_weights=load_weights, offline=offline
+    )
     shape = probe(backbones, spec.input_size)
     return DeclipNet(backbones, build_decoder(spec.decoder, shape, spec.output_size)).eval()

@@ -1,0 +1,68 @@
+"""The core install localizes: no torch, nor anything else that belongs to an extra."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import declip
+from declip import errors
+
+ROOT = Path(__file__).resolve().parents[2]
+MINI = Path(declip.__file__).parent / "assets" / "mini.onnx"
+PHOTOS = ROOT / "examples" / "photos"
+
+# As if nothing of any extra were installed.
+BLOCK = f"import sys; sys.modules.update(dict.fromkeys({sorted(errors._EXTRA_OF)!r}))\n"
+
+
+def run(code: str) -> str:
+    """Run code in a fresh interpreter without the extras; its stdout."""
+    result = subprocess.run([sys.executable, "-c", BLOCK + code], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.skipif(not MINI.is_file(), reason="the embedded model is not built")
+def test_the_embedded_model_localizes() -> None:
+    photo = min(PHOTOS.iterdir())
+    code = (
+        "import declip\n"
+        f"result = declip.load(threads=2)({str(photo)!r})\n"
+        "assert result.scores.dtype == 'float32' and 0 <= result.scores.min() and result.scores.max() <= 1\n"
+        "assert sys.modules['torch'] is None\n"
+        "print(*result.scores.shape, result.model, result.verdict)\n"
+    )
+    height, width, model, *verdict = run(code).split()
+    assert (int(height), int(width)) == declip.image.read(photo).size
+    assert model == "mini"
+    assert " ".join(verdict) in ("manipulated", "inconclusive", "nothing found")
+
+
+def test_what_needs_torch_says_the_pip_line() -> None:
+    code = (
+        "import declip\n"
+        "for name in ('training', 'export'):\n"
+        "    try:\n"
+        "        getattr(declip, name)\n"
+        "    except declip.MissingExtraError as error:\n"
+        "        print(error)\n"
+        "try:\n"
+        "    declip.synthesis\n"
+        "except declip.MissingExtraError as error:\n"
+        "    print(error)\n"
+    )
+    lines = run(code).splitlines()
+    assert [line.partition(": ")[2] for line in lines] == [
+        "pip install 'declip[torch]'",
+        "pip install 'declip[torch]'",
+        "pip install 'declip[synthesis]'",
+    ]
+
+
+def test_importing_declip_imports_next_to_nothing() -> None:
+    code = "import declip; print([name for name in ('numpy', 'scipy', 'PIL', 'onnxruntime') if name in sys.modules])"
+    assert run(code) == "[]\n"

@@ -1,0 +1,68 @@
+"""The built wheel, installed alone into an empty environment, localizes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import declip
+
+ROOT = Path(__file__).resolve().parents[2]
+MINI = Path(declip.__file__).parent / "assets" / "mini.onnx"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not MINI.is_file(), reason="the embedded model is not built"),
+]
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """Run a command outside of the repository and without its paths; its stdout."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    result = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=cwd, env=environment)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "build", "--wheel", "--outdir", folder, ROOT, cwd=folder)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def test_what_is_in_it(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        info = f"declip-{declip.__version__}.dist-info"
+        for name in ("LICENSE", "NOTICE"):
+            assert archive.read(f"{info}/licenses/{name}") == (ROOT / name).read_bytes()
+        assert archive.read("declip/assets/mini.onnx") == MINI.read_bytes()
+        assert {"declip/py.typed", f"{info}/entry_points.txt"} <= names
+        assert {name.partition("/")[0] for name in names} == {"declip", info}
+    assert wheel.stat().st_size <= 14_000_000
+
+
+def test_it_localizes(wheel: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "env", with_pip=True)
+    bin_ = tmp_path / "env" / ("Scripts" if os.name == "nt" else "bin")
+    run(bin_ / "python", "-m", "pip", "install", "--quiet", "--no-compile", wheel, cwd=tmp_path)
+    photo = min((ROOT / "examples" / "photos").iterdir())
+    stdout = run(bin_ / "declip", "localize", photo, "--out", "out", "--json", "--offline", cwd=tmp_path)
+    (line,) = stdout.splitlines()
+    row = json.loads(line)
+    assert (row["height"], row["width"]) == declip.image.read(photo).size
+    assert (row["image"], row["model"]) == (str(photo), "mini") and 0 <= row["score"] <= 1
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == [f"{photo.name}.{kind}.png" for kind in ("mask", "overlay", "scores")]
+    code = "import importlib.util as u, declip; print(u.find_spec('torch'), declip.__file__)"
+    torch, _, file = run(bin_ / "python", "-c", code, cwd=tmp_path).strip().partition(" ")
+    assert torch == "None" and Path(file).is_relative_to(tmp_path)
