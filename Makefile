@@ -4,9 +4,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# More arguments for the target's script: make examples ARGS="…"
+# More arguments for the target's script: make demo ARGS="--out elsewhere"
 ARGS ?=
-# Without --no-compile pip compiles every module of every package, which takes longer than installing them.
+# Compiling every module of every package takes longer than installing them; instead, each is compiled when it is first
+# imported, for which Python must be allowed to write.
+export PYTHONDONTWRITEBYTECODE :=
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable
 
 .PHONY: help demo test test-slow check mini model-card examples readme clean
@@ -16,9 +18,9 @@ help:
 	@echo "make test        the default tests; installs all extras (torch among them)"
 	@echo "make test-slow   the other tests"
 	@echo "make check       format, lint, types"
-	@echo "make mini        synthesize, train, calibrate and export the embedded model"
-	@echo "make model-card  measure the embedded model: the numbers of docs/models.md"
-	@echo "make examples    make examples/photos and examples/masks anew"
+	@echo "make mini        synthesize, train, calibrate and export the embedded model (ARGS=\"--data FOLDER\")"
+	@echo "make model-card  measure the embedded model: the numbers of docs/models.md (ARGS=\"--data FOLDER\")"
+	@echo "make examples    make examples/photos and examples/masks anew (ARGS=\"--autoencoder FOLDER\")"
 	@echo "make readme      write the table of models in README.md from the catalogue"
 	@echo "make clean       remove .venv and the caches of the tools; results stay"
 

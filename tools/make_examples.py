@@ -1,6 +1,6 @@
 """Make examples/photos and examples/masks: manipulated photos whose manipulation is known, for `make demo`.
 
-    python tools/make_examples.py --autoencoder FOLDER
+    python tools/make_examples.py --autoencoder FOLDER        (default: ../shared/data/weights)
 
 The photos are those that scikit-image and scikit-learn carry in their wheels and whose terms are clear: public domain,
 CC0 and CC BY (examples/README.md). Every manipulation is one of `declip.synthesis`, at a place chosen by hand, with a
@@ -31,7 +31,7 @@ Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 Points = tuple[tuple[int, int], ...]
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+ROOT = Path(__file__).resolve().parents[1]
 JPEG_QUALITY = 90
 # Seeds, chosen by eye: the flower as it was cut out; its copy beside it rather than on top.
 PASTED = 0
@@ -53,8 +53,13 @@ BLOOM = (163, 76, 451, 362)
 def main() -> None:
     """Write everything anew."""
     parser = argparse.ArgumentParser(description="Make the photos and masks of the demo.")
-    parser.add_argument("--autoencoder", type=Path, required=True, help="folder of TAEF2's two weight files")
-    parser.add_argument("--out", type=Path, default=EXAMPLES, help="the examples folder")
+    parser.add_argument(
+        "--autoencoder",
+        type=Path,
+        default=ROOT.parent / "shared" / "data" / "weights",
+        help="folder of TAEF2's two weight files",
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "examples", help="the examples folder")
     arguments = parser.parse_args()
 
     photos, known = arguments.out / "photos", arguments.out / "masks"

@@ -13,7 +13,9 @@ import dataclasses
 import logging
 import random
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from declip import datasets, export, image, training
 from declip.calibration import image_thresholds, mask_threshold
@@ -27,8 +29,34 @@ sys.path.insert(0, str(Path(__file__).parent))
 import model_card
 
 ROOT = Path(__file__).resolve().parents[1]
-GENERATORS = ("all-classical", "regenerate-local")
 RATES = (0.01, 0.05)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One data set to synthesize: from which photos, with what."""
+
+    photos: Literal["train", "valid"]
+    generators: tuple[str, ...] = ("all-classical", "regenerate-local")
+    seed: int
+    per_photo: int = 14
+    jpeg_share: float = 0.5
+    jpeg_quality: tuple[int, int] = (60, 95)
+
+
+PARTS = {
+    "train": Part(photos="train", seed=1),
+    # More of the two kinds whose traces are faint, and milder compression, which hides them first.
+    "faint": Part(
+        photos="train",
+        generators=("regenerate-local", "patchmatch"),
+        seed=3,
+        per_photo=4,
+        jpeg_share=0.3,
+        jpeg_quality=(75, 95),
+    ),
+    "valid": Part(photos="valid", seed=2),
+}
 
 
 def main() -> None:
@@ -41,33 +69,35 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level="WARNING", format="%(message)s")
 
-    samples = {part: make_data(arguments.data, arguments.work, part) for part in ("train", "valid")}
+    data = {name: make_data(arguments.data, arguments.work / name, part) for name, part in PARTS.items()}
     # The other half of the valid photos is the model card's to report on: it chooses nothing, epochs neither.
     choosing = {p.stem for p in (arguments.data / "photos/valid").iterdir() if model_card.half_of(p.name) == "choose"}
-    samples["valid"] = [sample for sample in samples["valid"] if sample.group in choosing]
+    valid = [sample for sample in data["valid"] if sample.group in choosing]
     config = training.TrainConfig.from_toml(ROOT / "recipes/mini.toml", arguments.set)
     out = arguments.work / arguments.run
-    run = training.train(config, train=samples["train"], valid=samples["valid"], out=out, resume=True)
+    run = training.train(config, train=data["train"] + data["faint"], valid=valid, out=out, resume=True)
     print(f"best epoch {run.epoch}: IoU {run.iou:.3f}, AP {run.ap:.3f} on crops of the valid photos")
     calibrated = calibrate(run.best, arguments.data, out / "mini.safetensors")
     print(export.to_onnx(calibrated, arguments.out))
 
 
-def make_data(data: Path, work: Path, part: str) -> list[Sample]:
-    """The manipulated pictures of one part of the photos, and their untouched twins."""
-    photos = pictures(data / "photos" / part)
+def make_data(data: Path, out: Path, part: Part) -> list[Sample]:
+    """The manipulated pictures of one part and their untouched twins."""
+    photos = pictures(data / "photos" / part.photos)
     # In another order than by source, so that an interrupted data set is a fair part of the whole.
     random.Random(0).shuffle(photos)
     manifest = synthesize(
         photos,
-        work / part,
-        generators=GENERATORS,
-        seed={"train": 1, "valid": 2}[part],
+        out,
+        generators=part.generators,
+        seed=part.seed,
         size=384,
-        per_photo=14,
+        per_photo=part.per_photo,
         workers=2,
         autoencoder=data / "weights",
-        split=part,
+        jpeg_share=part.jpeg_share,
+        jpeg_quality=part.jpeg_quality,
+        split=part.photos,
         progress=sys.stderr.isatty(),
     )
     return datasets.read_manifest(manifest)

@@ -39,6 +39,36 @@ def formula_state(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
     return {key: formula_tensor(key, shape) for key, shape in shapes.items()}
 
 
+def openai_rn50_shapes() -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of CLIP's RN50 image tower as OpenAI's files have them (`visual.…`)."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def layer(conv: str, norm: str, shape: tuple[int, ...]) -> None:
+        shapes[f"visual.{conv}.weight"] = shape
+        for field in ("weight", "bias", "running_mean", "running_var"):
+            shapes[f"visual.{norm}.{field}"] = shape[:1]
+        shapes[f"visual.{norm}.num_batches_tracked"] = ()
+
+    for i, (inputs, width) in enumerate([(3, 32), (32, 32), (32, 64)], start=1):
+        layer(f"conv{i}", f"bn{i}", (width, inputs, 3, 3))
+    inputs = 64
+    for stage, blocks in enumerate([3, 4, 6, 3], start=1):
+        width = 32 * 2**stage
+        for block in range(blocks):
+            name = f"layer{stage}.{block}"
+            layer(f"{name}.conv1", f"{name}.bn1", (width, inputs, 1, 1))
+            layer(f"{name}.conv2", f"{name}.bn2", (width, width, 3, 3))
+            layer(f"{name}.conv3", f"{name}.bn3", (4 * width, width, 1, 1))
+            if block == 0:
+                layer(f"{name}.downsample.0", f"{name}.downsample.1", (4 * width, inputs, 1, 1))
+            inputs = 4 * width
+    shapes["visual.attnpool.positional_embedding"] = (50, 2048)
+    for field, width in (("k_proj", 2048), ("q_proj", 2048), ("v_proj", 2048), ("c_proj", 1024)):
+        shapes[f"visual.attnpool.{field}.weight"] = (width, 2048)
+        shapes[f"visual.attnpool.{field}.bias"] = (width,)
+    return shapes
+
+
 def golden_input() -> Tensor:
     """(2, 3, 224, 224) float32, fed as the normalised batch."""
     rng = np.random.Generator(np.random.PCG64(0))

@@ -41,7 +41,10 @@ def towers(keys: dict, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
     """OpenAI-format files of the towers; those of the fusion are drawn by keys without the prefix `model.`."""
     folder = tmp_path_factory.mktemp("towers")
     paths = {}
-    for name, group in (("vit_large_patch14_clip_quickgelu_224", "vit_l14_visual"), ("resnet50_clip_gap", "rn50_visual")):
+    for name, group in (
+        ("vit_large_patch14_clip_quickgelu_224", "vit_l14_visual"),
+        ("resnet50_clip_gap", "rn50_visual"),
+    ):
         for fused in (False, True):
             shapes = {key.removeprefix("model.") if fused else key: shape for key, shape in keys[group].items()}
             state = {key.removeprefix("model."): value for key, value in formula_state(shapes).items()}

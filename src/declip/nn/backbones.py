@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.models import is_model_pretrained
 from torch import Tensor, nn
 
 from declip.errors import SpecError, WeightsError
@@ -246,7 +247,7 @@ def load_pretrained(backbone: Backbone, weights: str, sha256: str | None = None,
         tensors = _in_order(tensors, backbone.model.state_dict(), path)
     # Tags of one model may differ in their head (1,000 classes or 21,841).
     tagged = f"{backbone.name}.{weights}"
-    load_tensors(backbone, tensors, str(path), name=tagged if timm.get_pretrained_cfg(tagged) else None)
+    load_tensors(backbone, tensors, str(path), name=tagged if is_model_pretrained(tagged) else None)
 
 
 def load_tensors(backbone: Backbone, tensors: dict[str, Tensor], source: str, *, name: str | None = None) -> None:
@@ -290,9 +291,10 @@ def _weights_file(name: str, weights: str, sha256: str | None, offline: bool) ->
 
 
 def _hub_file(name: str, tag: str, offline: bool) -> Path:
-    config = timm.get_pretrained_cfg(f"{name}.{tag}")
+    config = timm.get_pretrained_cfg(f"{name}.{tag}") if is_model_pretrained(f"{name}.{tag}") else None
     if config is None or not config.hf_hub_id:
-        raise WeightsError(f"timm has no weights {name}.{tag} on its hub; give a path as BackboneSpec.weights instead")
+        known = ", ".join(timm.list_pretrained(f"{name}.*")) or "none"
+        raise WeightsError(f"timm has no weights {name}.{tag} (known: {known}); or give a path as BackboneSpec.weights")
     from huggingface_hub import hf_hub_download
 
     filename = config.hf_hub_filename or "model.safetensors"

@@ -1,0 +1,273 @@
+"""docs/models.md, written from the figures that tools/model_card.py measured. Used by that script only."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from declip.catalog import MODELS
+from declip.types import RESIDUAL_STATISTICS, ModelSpec
+
+__all__ = ["page"]
+
+Figures = Mapping[str, Any]
+
+SETS = {
+    "casia1_subset": "splices and copy–moves made in Photoshop, 384 × 256 px (CASIA 1)",
+    "cmh_copymove": "copy–move; source and target are both in the mask (CMH)",
+    "copymove_baheesa_rot_scale": "copy–move, turned or scaled; source and target are both in the mask",
+    "crfill_places256": "in-painting by a GAN (CRFill), 256 px",
+    "inpaintanything_lama": "objects removed by LaMa",
+    "inpaintanything_sd2": "in-painting by Stable Diffusion 2",
+    "pixelhacker_celebahq": "in-painting by latent diffusion (PixelHacker), faces, half of the picture",
+    "psbattles_mantranet": "edits by amateurs (PS-Battles)",
+}
+DOLOS = ("dolos-ldm", "dolos-repaint", "dolos-lama", "dolos-pluralistic")
+
+
+def page(record: Figures, attribution: Path) -> str:
+    """The whole page. record: what docs/models.json holds; attribution: the list of the training photos (CSV)."""
+    spec = ModelSpec.from_json(json.dumps(record["spec"]))
+    parts = (
+        _head(record),
+        _what_it_is(record, spec),
+        _how(record),
+        _kinds(record),
+        _untouched(record),
+        _forged(record),
+        _time(record),
+        _limits(record),
+        _training(attribution),
+        _official(),
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _head(record: Figures) -> str:
+    return f"""# Models
+
+This page is written by `make model-card`, which measures the embedded model; all of its figures are in
+[models.json](models.json). `declip models` lists the models with what lies on your machine.
+
+## mini, the embedded model
+
+declip {record["declip"]}, sha256 `{record["sha256"][:16]}…`, {record["size_bytes"] / 1e6:.1f} MB, Apache-2.0."""
+
+
+def _what_it_is(record: Figures, spec: ModelSpec) -> str:
+    lines = ["### What it is", ""]
+    for backbone in spec.backbones:
+        if backbone.name == RESIDUAL_STATISTICS:
+            lines.append("- residual statistics: fixed high-pass filters and the local strength of what they leave")
+    learnt: dict[str, list[int]] = {}
+    for backbone in spec.backbones:
+        if backbone.name != RESIDUAL_STATISTICS:
+            learnt.setdefault(f"`{backbone.name}` ({backbone.weights})", []).append(backbone.layer)
+    for name, layers in learnt.items():
+        lines.append(f"- {name}, frozen, stages {', '.join(map(str, layers))}")
+    widths = "" if spec.decoder.widths is None else f" of widths {', '.join(map(str, spec.decoder.widths))}"
+    lines.append(
+        f"- decoder `{spec.decoder.kind}`{widths}: the only part that is trained; it sees all of the above, fused"
+    )
+    lines += [
+        "",
+        f"Runs {spec.mode}"
+        + (" at native resolution" if spec.mode == "tiled" else "")
+        + f": {spec.input_size} × {spec.input_size} px in, {spec.output_size} × {spec.output_size} logits out"
+        + (f", neighbouring tiles overlap by {spec.overlap} px." if spec.mode == "tiled" else "."),
+    ]
+    if spec.calibration is not None:
+        pairs = " and ".join(f"{threshold:.3f} ({rate:.0%})" for rate, threshold in spec.calibration.image_thresholds)
+        lines.append(
+            f"Scores of {spec.calibration.mask_threshold:g} and more are in the mask. The verdict's thresholds on "
+            f"the image score, and their false-alarm rates, are {pairs}; they come from {spec.calibration.photos} "
+            "untouched photos."
+        )
+    return "\n".join(lines)
+
+
+def _how(record: Figures) -> str:
+    choose, report = record["photos"]["choose"], record["photos"]["report"]
+    return f"""### How it is measured
+
+{choose + report} photos that it was not trained on are split into two halves by a hash of their names. Each photo is
+manipulated once in each of the ways below (`declip synthesize` has them), in a crop of at most 512 px at its own
+resolution, with fixed seeds; half of the results are saved as JPEG of quality 75–95. The mask threshold is chosen on
+one half ({choose} photos), such that few of its untouched photos are flagged; all that follows is measured on the other
+half ({report} photos).
+
+AP is the area under the precision–recall curve of the pixels, and IoU the overlap of the mask with the known one; both
+for each picture, then averaged. In brackets: the 95 % interval of a bootstrap over photos. "Flag all" is what a mask of
+the whole picture would reach, in AP as in IoU."""
+
+
+def _kinds(record: Figures) -> str:
+    rows = [(kind, _cells(figures)) for kind, figures in record["kinds"].items()]
+    rows.append(("**mean over kinds**", _cells(record["mean"])))
+    rows += [
+        (f"… saved as {name}" if "JPEG" in name else f"… {name}", _cells(f)) for name, f in record["saved"].items()
+    ]
+    header = ("manipulation", "pictures", "flag all", "AP", "IoU", "of these pictures, the verdict is")
+    best = record["mean"]["iou_best"]["mean"]
+    return "\n\n".join(
+        (
+            "### What it finds",
+            _table(header, [(name, *cells) for name, cells in rows]),
+            f"If false alarms did not matter, a threshold of {record['threshold']['best']:.2f}, chosen on the other "
+            f"half as well, would reach a mean IoU of {best:.3f}.",
+            _goals(record),
+        )
+    )
+
+
+def _goals(record: Figures) -> str:
+    rows = [
+        (row["goal"], row["wanted"], f"{row['measured']:g}", "yes" if row["met"] else "**no**")
+        for row in record["goals"]
+    ]
+    return "What was wanted of it, and what it reaches:\n\n" + _table(("", "wanted", "measured", "met"), rows)
+
+
+def _untouched(record: Figures) -> str:
+    rows = [
+        (f"{half} half, {kind}", str(f["pictures"]), f"{f['flagged']:.1%}", f"{f['mean_area']:.2%}", _verdicts(f))
+        for half, name in (("reporting", "report"), ("choosing", "choose"))
+        for kind, f in record["untouched"][name].items()
+    ]
+    rows += [
+        (f"originals of {name}", str(f["pictures"]), f"{f['flagged']:.1%}", f"{f['mean_area']:.2%}", _verdicts(f))
+        for name, f in record["originals"].items()
+    ]
+    return (
+        "### Untouched photos\n\nWhole files, as they are and saved again as JPEG 75.\n\n"
+        + _table(("photos", "count", "more than 2 % flagged", "mean area flagged", "verdicts"), rows)
+        + "\n\nThe thresholds of the verdict come from other photos than these, which check them, if only by a few."
+    )
+
+
+def _forged(record: Figures) -> str:
+    rows = []
+    for name, saved in record["forged"].items():
+        first, again = saved["as they are"], saved["JPEG 90"]
+        cells = (_range(first["ap"]), _range(first["iou"]), _range(again["ap"]), _range(again["iou"]))
+        rows.append(
+            (SETS.get(name, name), str(first["pictures"]), f"{first['prevalence']:.2f}", *cells, _verdicts(first))
+        )
+    header = ("set", "pictures", "flag all", "AP", "IoU", "AP, JPEG 90", "IoU, JPEG 90", "verdicts")
+    return (
+        "### Pictures that others manipulated\n\nNone of these was used in training or for a threshold. They are "
+        "measured as they are, and saved again as JPEG 90: where a PNG holds a photo that was a JPEG before, what was "
+        "painted into it lacks the traces of compression, which flatters a detector.\n\n" + _table(header, rows)
+    )
+
+
+def _time(record: Figures) -> str:
+    large, small = record["timings"]["large"], record["timings"]["small"]
+    return f"""### Time and memory
+
+On {record["timings"]["cores"]} processor cores, `declip localize` in a fresh process with all files written:
+
+- {large["width"]} × {large["height"]} px: {large["seconds"]:.1f} s ({large["network_share"]:.0%} of it in the network),
+  at most {large["peak_bytes"] / 1e9:.2f} GB of memory
+- {small["width"]} × {small["height"]} px: {small["seconds"]:.2f} s from start to end (median of 5)"""
+
+
+def _limits(record: Figures) -> str:
+    groups: dict[str, list[str]] = {"well": [], "in part": [], "hardly": []}
+    for kind, figures in record["kinds"].items():
+        value = figures["iou"]["mean"]
+        groups["well" if value >= 0.5 else "in part" if value >= 0.2 else "hardly"].append(kind)
+    bounds = {"well": "IoU of 0.5 and more", "in part": "0.2 to 0.5", "hardly": "below 0.2"}
+    found = "; ".join(f"{word} ({bounds[word]}): {', '.join(kinds)}" for word, kinds in groups.items() if kinds)
+    return f"""### Limits
+
+- What it finds of the kinds above – {found}.
+- It knows the manipulations it was trained on, and they were made by programs. The sets made by others show how much of
+  that carries over to real edits and to other generators; a low figure there means that such edits stay unseen.
+- It sees traces in the pixels, not content. Scaling a photo down, strong compression, filters and screenshots remove
+  them; a photo that passed through a messenger may show nothing, whatever was done to it.
+- A picture that was generated or processed as a whole has no part that differs from the rest. Sharp text, overlays,
+  out-of-focus areas, panoramas and pictures put together by a phone may be flagged although nobody meant to deceive.
+- The figures stand on few photos: their intervals are wide, and the two halves are of the same sources.
+- "nothing found" is no proof that a photo is genuine, and no verdict is a proof of intent."""
+
+
+def _training(attribution: Path) -> str:
+    with attribution.open(encoding="utf-8", newline="") as file:
+        lines = [(row["file"].partition("/")[0], row["source"], row["licence"]) for row in csv.DictReader(file)]
+    names = {"train": "training", "valid": "choosing and reporting", "calibrate": "verdict thresholds"}
+    counts = Counter(lines)
+    rows = [
+        (
+            names[part],
+            str(counts[part, source, licence]),
+            source,
+            f"<{licence}>" if licence.startswith("http") else licence,
+        )
+        for part, source, licence in sorted(counts, key=lambda line: (list(names).index(line[0]), -counts[line], line))
+    ]
+    return f"""### What it was trained on
+
+Untouched photographs, manipulated by `declip synthesize`. They are not part of this repository.
+
+{_table(("used for", "photos", "source", "licence"), rows)}
+
+The frozen part was trained on ImageNet by others (see NOTICE). The photos for the verdict's thresholds have research
+licences; nothing but these two numbers was derived from them.
+
+To make it again – data, training, calibration, export; seeded, and it goes on where it was interrupted:
+
+```sh
+make mini
+make model-card
+```
+
+The settings are in [recipes/mini.toml](../recipes/mini.toml), the steps in
+[tools/make_mini.py](../tools/make_mini.py)."""
+
+
+def _official() -> str:
+    rows = []
+    for card in MODELS:
+        if card.urls:
+            numbers = dict(card.numbers)
+            cells = (f"{100 * numbers[f'{name} iou']:.1f}" if f"{name} iou" in numbers else "–" for name in DOLOS)
+            rows.append((f"`{card.name}`", card.trained_on, *cells))
+    return f"""## The authors' checkpoints
+
+Nine decoders that the authors of DeCLIP published, all `conv-20` on CLIP ViT-L/14, the `fusion` ones on ResNet-50 as
+well; CC BY-NC-SA 4.0, so not for commercial use. Each is downloaded when it is first asked for. They squash a photo to
+224 px and need torch (`pip install 'declip[torch]'`), or an export to ONNX.
+
+Mean IoU in percent on the four test sets of Dolos: for the two trained on LDM as an independent group measured it again
+with the released weights, for the others as the authors published it. These are not measurements of this repository.
+
+{_table(("model", "trained on", "LDM", "RePaint", "LaMa", "Pluralistic"), rows)}"""
+
+
+def _cells(figures: Figures) -> tuple[str, ...]:
+    ap, iou = _range(figures["ap"]), _range(figures["iou"])
+    return str(figures["pictures"]), f"{figures['prevalence']:.2f}", ap, iou, _verdicts(figures)
+
+
+def _range(figure: Mapping[str, float]) -> str:
+    return f"{figure['mean']:.2f} ({figure['low']:.2f}–{figure['high']:.2f})"
+
+
+def _verdicts(figures: Figures) -> str:
+    """ "manipulated" 40 %, "inconclusive" 10 %; a dash where the model gives none."""
+    counts = {name: count for name, count in figures["verdicts"].items() if name not in ("none", "nothing found")}
+    if "none" in figures["verdicts"]:
+        return "–"
+    total = figures["pictures"]
+    named = [f"{name} {counts[name] / total:.0%}" for name in ("manipulated", "inconclusive") if name in counts]
+    return ", ".join(named) or "nothing found"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
