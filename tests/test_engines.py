@@ -130,5 +130,7 @@ def test_an_onnx_file_needs_its_description(tiny_model: tuple[Path, Path], tmp_p
         open_engine(path)
     del model.metadata_props[:]
     onnx.save_model(model, str(path))
-    with pytest.raises(WeightsError, match=r"other\.onnx has no declip model description; make it with `declip export`"):
+    with pytest.raises(
+        WeightsError, match=r"other\.onnx has no declip model description; make it with `declip export`"
+    ):
         open_engine(path)

@@ -100,7 +100,9 @@ def test_a_file_that_computes_something_else_is_not_kept(
         assert export.to_onnx(tiny_model[0], out) == out
         assert OnnxEngine(out).spec == checkpoint.read_spec(tiny_model[0])
     else:
-        with pytest.raises(ExportError, match=r"logits differ from torch's by (nan|1\.00e-02) \(allowed \d\.\d\de-04\)"):
+        with pytest.raises(
+            ExportError, match=r"logits differ from torch's by (nan|1\.00e-02) \(allowed \d\.\d\de-04\)"
+        ):
             export.to_onnx(tiny_model[0], out)
         assert out.read_bytes() == b"what was here before"
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]

@@ -30,7 +30,7 @@ def tiny_spec(*backbones: BackboneSpec, **fields: Any) -> ModelSpec:
 
 
 def tiled_spec(**fields: Any) -> ModelSpec:
-    """As the embedded model: residual statistics and a frozen backbone, one narrow decoder, tiled, a map of half size."""
+    """As the embedded model: residual statistics and a frozen backbone, a narrow decoder, tiled, a map of half size."""
     given: dict[str, Any] = {
         "decoder": DecoderSpec(kind="dilated", widths=(8, 8, 8)),
         "mode": "tiled",

@@ -179,7 +179,7 @@ def test_openai_keys_are_translated() -> None:
     official = {}
     for key, value in source.state_dict().items():
         for ours, theirs in swaps:
-            key = key.replace(ours, theirs)  # noqa: PLW2901
+            key = key.replace(ours, theirs)
         match key:
             case "cls_token":
                 official["visual.class_embedding"] = value[0, 0]

@@ -70,7 +70,9 @@ def test_published_backbones_stay_out_of_the_file(tmp_path: Path) -> None:
     net = tiny_net(spec)
     assert isinstance(net.backbones[1], ResidualStatistics)
     path = checkpoint.save(net, spec, tmp_path / "model.safetensors")
-    assert {key.split(".")[0] + "." + key.split(".")[1] for key in load_file(path) if "backbones" in key} == {"backbones.3"}
+    assert {key.split(".")[0] + "." + key.split(".")[1] for key in load_file(path) if "backbones" in key} == {
+        "backbones.3"
+    }
     loaded, _ = checkpoint.load(path)
     with torch.inference_mode():
         assert torch.equal(loaded(pictures()), net(pictures()))
@@ -232,7 +234,9 @@ def test_an_rn50_in_the_file_is_kept_in_the_result(layer: int, tmp_path: Path) -
     """With `model.*` the result needs no other file, and the tower is no question; the text tower stays behind."""
     visual = formula_state(openai_rn50_shapes())
     text = {"model.logit_scale": torch.tensor(4.6), "model.transformer.resblocks.0.ln_1.weight": torch.ones(8)}
-    tensors = {f"model.{key}": value for key, value in visual.items()} | text | conv4((512, 1024, 2048)[layer - 2], "layer4")
+    tensors = (
+        {f"model.{key}": value for key, value in visual.items()} | text | conv4((512, 1024, 2048)[layer - 2], "layer4")
+    )
     out = tmp_path / "out.safetensors"
     spec = checkpoint.convert(official(tmp_path / "rn50.pth", tensors, f"layer{layer}"), out)
     assert spec.backbones == (BackboneSpec(name="resnet50_clip_gap", layer=layer),)
@@ -265,7 +269,9 @@ def test_a_tensor_missing_from_the_backbone_or_the_decoder_is_named(tmp_path: Pa
 def test_a_fusion_file_holds_no_backbone(tmp_path: Path) -> None:
     tensors = {"model.visual.class_embedding": torch.zeros(1024)} | conv4(2048, "fusion")
     with pytest.raises(WeightsError, match="holds one backbone's tensors; a fusion file was expected to hold none"):
-        checkpoint.convert(official(tmp_path / "f.pth", tensors, "layer20"), tmp_path / "out.safetensors", tower="fusion")
+        checkpoint.convert(
+            official(tmp_path / "f.pth", tensors, "layer20"), tmp_path / "out.safetensors", tower="fusion"
+        )
 
 
 @pytest.mark.parametrize(
@@ -280,12 +286,17 @@ def test_a_fusion_file_holds_no_backbone(tmp_path: Path) -> None:
     ],
 )
 def test_the_tower_is_told_by_the_decoder(
-    kind: str, tensors: dict[str, Tensor] | None, layer: int, channels: int, expected: str, monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    tensors: dict[str, Tensor] | None,
+    layer: int,
+    channels: int,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
     """Without building CLIP's ViT-L (the slow tests do): what the file is taken for."""
 
-    class Enough(Exception):
+    class EnoughError(Exception):
         pass
 
     def stop(spec: ModelSpec, **_: object) -> None:
@@ -293,7 +304,7 @@ def test_the_tower_is_told_by_the_decoder(
 
     monkeypatch.setattr(checkpoint, "build", stop)
     content = tensors or conv4(channels, expected)
-    with pytest.raises(Enough) as caught:
+    with pytest.raises(EnoughError) as caught:
         checkpoint.convert(official(tmp_path / "a.pth", content, f"layer{layer}", kind), tmp_path / "out.safetensors")
     backbones, decoder = caught.value.args
     vit, rn50 = ("vit_large_patch14_clip_quickgelu_224", layer), ("resnet50_clip_gap", 3)

@@ -91,8 +91,17 @@ def test_conv_20_on_1024_channels_has_52_2_million_parameters() -> None:
 
 @pytest.mark.parametrize(
     ("grid", "doublings", "resized"),
-    [(16, 4, False), (14, 4, True), (7, 4, True), (28, 3, True), (56, 2, True), (64, 2, False), (100, 1, True)]
-    + [(256, 0, False), (300, 0, True)],
+    [
+        (16, 4, False),
+        (14, 4, True),
+        (7, 4, True),
+        (28, 3, True),
+        (56, 2, True),
+        (64, 2, False),
+        (100, 1, True),
+        (256, 0, False),
+        (300, 0, True),
+    ],
 )
 def test_conv_keeps_the_doublings_that_fit_and_drops_them_from_level_1_on(
     grid: int, doublings: int, resized: bool
@@ -107,8 +116,17 @@ def test_conv_keeps_the_doublings_that_fit_and_drops_them_from_level_1_on(
 
 @pytest.mark.parametrize(
     ("kind", "grid", "last"),
-    [("conv-4", 16, 16), ("conv-4", 14, 17), ("conv-12", 16, 40), ("conv-12", 14, 41), ("conv-20", 16, 64)]
-    + [("conv-20", 14, 65), ("conv-20", 7, 65), ("conv-20", 28, 64), ("conv-20", 56, 63)],
+    [
+        ("conv-4", 16, 16),
+        ("conv-4", 14, 17),
+        ("conv-12", 16, 40),
+        ("conv-12", 14, 41),
+        ("conv-20", 16, 64),
+        ("conv-20", 14, 65),
+        ("conv-20", 7, 65),
+        ("conv-20", 28, 64),
+        ("conv-20", 56, 63),
+    ],
 )
 def test_conv_is_numbered_as_the_official_state_dict(kind: str, grid: int, last: int) -> None:
     decoder = on_meta(kind, 32, grid)

@@ -109,8 +109,7 @@ def test_a_calibrated_model_is_measured_at_its_own_threshold(card: Any) -> None:
         outcome(card, [0.6, 0.55, 0.3, 0.1], [True, False, False, False], half=half) for half in ("choose", "report")
     ]
     clean = [
-        outcome(card, [0.1, 0.1, 0.1, 0.1], [False] * 4, kind="as they are", half=half)
-        for half in ("choose", "report")
+        outcome(card, [0.1, 0.1, 0.1, 0.1], [False] * 4, kind="as they are", half=half) for half in ("choose", "report")
     ]
     own = card.summarise(forged, clean, [], [], calibrated=True)
     assert own["threshold"]["used"] == 0.5 and own["kinds"]["telea"]["iou"]["mean"] == 0.5
