@@ -188,8 +188,8 @@ class Localizer:
         match self.spec.image_score:
             case "mean-logit":
                 assert logits is not None
-                mean = np.asarray(logits.mean(dtype=np.float64), np.float32)
-                return float(image.to_scores(mean, self.spec.temperature))
+                mean = np.array([logits.mean(dtype=np.float64)], np.float32)
+                return float(image.to_scores(mean, self.spec.temperature)[0])
             case "mean":
                 return float(scores.mean(dtype=np.float64))
             case "top":

@@ -134,7 +134,7 @@ def test_a_file_without_or_with_a_wrong_description_is_refused(tmp_path: Path) -
 def test_a_pickle_under_our_suffix_is_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     torch.save({"model": {}}, path)
-    with pytest.raises(WeightsError, match="is no readable .safetensors file"):
+    with pytest.raises(WeightsError, match=r"is no readable \.safetensors file"):
         checkpoint.load(path)
 
 
@@ -300,7 +300,7 @@ def test_the_tower_is_told_by_the_decoder(
         pass
 
     def stop(spec: ModelSpec, **_: object) -> None:
-        raise Enough([(b.name, b.layer) for b in spec.backbones], spec.decoder)
+        raise EnoughError([(b.name, b.layer) for b in spec.backbones], spec.decoder)
 
     monkeypatch.setattr(checkpoint, "build", stop)
     content = tensors or conv4(channels, expected)
