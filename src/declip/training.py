@@ -137,14 +137,14 @@ def train(
     """
     out = Path(out)
     console = Console(stderr=True)
+    parts = {"train": _chosen(train, config), "valid": [s for s in valid if s.label == "fake"]}
+    if not all(parts.values()):
+        raise DatasetError("training needs manipulated samples in both parts, train and valid")
     _claim(config, out, resume)
     torch.manual_seed(config.seed)
     net = build(config.model)
     if config.init_std:
         _initialise(net.decoder, config.init_std)
-    parts = {"train": _chosen(train, config), "valid": [s for s in valid if s.label == "fake"]}
-    if not all(parts.values()):
-        raise DatasetError("training needs manipulated samples in both parts, train and valid")
     data = {}
     for part, samples in parts.items():
         crops = SampleCrops(samples, config, augmented=part == "train")

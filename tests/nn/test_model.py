@@ -61,7 +61,7 @@ def test_the_two_halves_make_the_whole() -> None:
     net = tiny_net(tiny_spec(*BACKBONES["vit+stage3"]))
     with torch.inference_mode():
         features = net.features(pictures())
-        assert [m.shape for m in features.maps] == [(2, 64, 4, 4), (2, 64, 4, 4)]
+        assert [m.shape for m in features.maps] == [(2, 64, 4, 4), (2, 192, 4, 4)]
         assert torch.equal(net.decode(features), net(pictures()))
 
 

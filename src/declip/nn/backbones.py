@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import pickle
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any, ClassVar, NamedTuple
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import is_model_pretrained
 from torch import Tensor, nn
@@ -327,7 +325,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
+    except Exception as error:  # of damaged files torch's unpickler raises whatever it stumbles over, IndexError say
         raise WeightsError(f"{path} cannot be read as weights: {error}") from error
     if not isinstance(content, dict):
         raise WeightsError(f"{path} holds a {type(content).__name__}; expected a dict of tensors")

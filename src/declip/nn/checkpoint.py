@@ -7,7 +7,6 @@ opened. The spec is JSON under the key "declip" of the safetensors header. Loads
 from __future__ import annotations
 
 import dataclasses
-import pickle
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -145,7 +144,7 @@ def _read_official(path: Path) -> dict[str, Any]:
         raise WeightsError(f"no file at {path}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # of damaged files torch's unpickler raises whatever it stumbles over, IndexError say
         raise WeightsError(f"{path} cannot be opened as a checkpoint of plain tensors: {error}") from error
     model = content.get("model") if isinstance(content, dict) else None
     if not isinstance(model, dict) or not all(isinstance(value, Tensor) for value in model.values()):
