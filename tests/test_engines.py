@@ -17,6 +17,8 @@ from declip.errors import SpecError, WeightsError
 from declip.nn import checkpoint
 from declip.weights import sha256_of
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 
 def batch(count: int, seed: int = 0) -> dict[str, NDArray[np.float32]]:
     rng = np.random.default_rng(seed)

@@ -19,6 +19,8 @@ from declip.nn import checkpoint
 from declip.types import BackboneSpec, DecoderSpec
 from tests.tiny import RESNET, VIT, save_tiny, tiny_spec
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 
 def test_the_file_is_one_graph_with_a_free_batch_and_its_description(tiny_model: tuple[Path, Path]) -> None:
     source, exported = tiny_model
@@ -86,7 +88,7 @@ def perturbed(path: Path, change: float) -> onnx.ModelProto:
     raise LookupError([t.name for t in model.graph.initializer])
 
 
-@pytest.mark.parametrize(("change", "kept"), [(0.0, True), (2e-5, True), (1e-2, False), (float("nan"), False)])
+@pytest.mark.parametrize(("change", "kept"), [(0.0, True), (8e-5, True), (1e-2, False), (float("nan"), False)])
 def test_a_file_that_computes_something_else_is_not_kept(
     tiny_model: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: float, kept: bool
 ) -> None:
@@ -100,9 +102,7 @@ def test_a_file_that_computes_something_else_is_not_kept(
         assert export.to_onnx(tiny_model[0], out) == out
         assert OnnxEngine(out).spec == checkpoint.read_spec(tiny_model[0])
     else:
-        with pytest.raises(
-            ExportError, match=r"logits differ from torch's by (nan|1\.00e-02) \(allowed \d\.\d\de-04\)"
-        ):
+        with pytest.raises(ExportError, match=r"logits differ from torch's by (nan|1\.00e-02) \(at most 1e-04\)"):
             export.to_onnx(tiny_model[0], out)
         assert out.read_bytes() == b"what was here before"
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]

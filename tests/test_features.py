@@ -14,6 +14,8 @@ from declip import features
 from declip.types import BackboneSpec, DecoderSpec
 from tests.tiny import RESIDUALS, RESNET, VIT, tiny_net, tiny_spec
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 KEY: dict[str, Any] = {"model": "tiny", "seed": 0}
 
 

@@ -1,10 +1,13 @@
-"""The way of a photo: tiles without seams, scores by hand, batches that change nothing, bad files in their place."""
+"""The way of a photo: whole or tiled, one or many; no seams, no grid, no picture in the way of another."""
 
 from __future__ import annotations
 
 import io
-import threading
-from collections.abc import Iterator, Mapping
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,223 +16,484 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from declip import load
-from declip.engines import OnnxEngine
-from declip.errors import ImageError, SpecError
-from declip.localizer import Localizer
-from declip.types import BackboneSpec, Calibration, DecoderSpec, Localization, ModelSpec
+import declip
+from declip import image, weights
+from declip.errors import ImageError, SpecError, WeightsError
+from declip.localizer import Localizer, load
+from declip.types import BackboneSpec, Calibration, DecoderSpec, Localization, ModelSpec, Photo
+
+Compute = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
-def spec(**fields: Any) -> ModelSpec:
+def spec_of(**fields: Any) -> ModelSpec:
+    """Tiled, 256 px in, a map of 64; pictures reach the engine in [0, 1]."""
     given: dict[str, Any] = {
-        "backbones": (BackboneSpec(name="fake", layer=0),),
-        "decoder": DecoderSpec(kind="linear"),
-        "input_size": 64,
-        "output_size": 16,
+        "backbones": (BackboneSpec(name="residual-statistics", layer=0),),
+        "decoder": DecoderSpec(kind="dilated", widths=(8, 8)),
+        "input_size": 256,
+        "output_size": 64,
         "mean": (0.0, 0.0, 0.0),
         "std": (1.0, 1.0, 1.0),
         "mode": "tiled",
-        "overlap": 16,
+        "overlap": 64,
     }
     return ModelSpec(**{**given, **fields})
 
 
 class FakeEngine:
-    """Logits from brightness alone: constant, or the logit of the mean brightness under each output pixel."""
+    """Logits by a plain function of the batch (N, 3, S, S) → (N, T, T); remembers every batch."""
 
     model = "fake"
     sha256 = "0" * 64
 
-    def __init__(self, spec: ModelSpec, constant: float | None = None) -> None:
-        self.spec = spec
-        self.constant = constant
-        self.calls: list[int] = []
+    def __init__(self, compute: Compute, **fields: Any) -> None:
+        self.spec = spec_of(**fields)
+        self.compute = compute
+        self.batches: list[NDArray[np.float32]] = []
+
+    @property
+    def tiles(self) -> int:
+        return sum(len(batch) for batch in self.batches)
 
     def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        images = inputs["image"]
-        assert images.dtype == np.float32
-        self.calls.append(len(images))
-        out = self.spec.output_size
-        if self.constant is not None:
-            return np.full((len(images), out, out), self.constant, np.float32)
-        ratio = images.shape[-1] // out
-        grey = images.mean(axis=1).reshape(len(images), out, ratio, out, ratio).mean(axis=(2, 4))
-        grey = np.clip(grey, 1e-4, 1 - 1e-4)
-        return np.log(grey / (1 - grey)).astype(np.float32)
+        batch = inputs["image"]
+        size, out = self.spec.input_size, self.spec.output_size
+        assert batch.dtype == np.float32
+        assert batch.shape[1:] == (3, size, size)
+        self.batches.append(batch)
+        logits = self.compute(batch)
+        assert logits.shape == (len(batch), out, out)
+        return logits.astype(np.float32)
 
 
-SIZES = [(1, 1), (1, 5000), (5000, 1), (63, 64), (64, 64), (65, 64), (255, 257), (700, 300)]
+def to_logits(scores: NDArray[Any]) -> NDArray[np.float32]:
+    scores = np.clip(scores.astype(np.float64), 1e-6, 1 - 1e-6)
+    return np.log(scores / (1 - scores)).astype(np.float32)
 
 
-@pytest.mark.parametrize("mode", ["whole", "tiled"])
-@pytest.mark.parametrize("size", SIZES)
-def test_a_constant_response_leaves_no_grid(size: tuple[int, int], mode: Any) -> None:
-    engine = FakeEngine(spec(), constant=0.7)
-    result = Localizer(engine, mode=mode)(np.zeros((*size, 3), np.uint8))
+def constant(score: float, out: int = 64) -> Compute:
+    return lambda batch: np.full((len(batch), out, out), to_logits(np.array(score)), np.float32)
+
+
+def brightness(out: int) -> Compute:
+    """Scores that are the mean brightness of the pixels they stand for."""
+
+    def compute(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        ratio = batch.shape[-1] // out
+        return to_logits(batch.mean(1).reshape(len(batch), out, ratio, out, ratio).mean((2, 4)))
+
+    return compute
+
+
+def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def waves(height: int, width: int) -> NDArray[np.uint8]:
+    """A smooth picture, different everywhere."""
+    y, x = np.mgrid[:height, :width]
+    level = 127 + 80 * np.sin(x / 37 + 0.3) * np.cos(y / 53) + 40 * np.sin((x + 2 * y) / 101)
+    return np.repeat(level.astype(np.uint8)[:, :, None], 3, axis=2)
+
+
+SIZES = [(1, 1), (1, 5000), (5000, 1), (2, 3), (255, 255), (256, 256), (257, 257), (256, 257), (449, 450), (700, 300)]
+
+# ── tiled ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_a_constant_model_yields_no_grid(size: tuple[int, int]) -> None:
+    result = Localizer(FakeEngine(constant(0.3)))(noise(*size))
     assert result.scores.shape == size
     assert result.scores.dtype == np.float32
-    expected = 1 / (1 + np.exp(-0.7))
-    assert np.abs(result.scores - expected).max() < 1e-6
-    assert result.score == pytest.approx(expected, abs=1e-6)
+    assert float(np.abs(result.scores - 0.3).max()) < 1e-6
+    assert result.score == pytest.approx(0.3, abs=1e-6)
 
 
-@pytest.mark.parametrize("overlap", [0, 16, 48])
-def test_tiles_reproduce_a_picture_that_passes_through(overlap: int) -> None:
-    y, x = np.mgrid[:203, :331]
-    grey = np.rint(255 * (0.5 + 0.3 * np.sin(x / 41) + 0.15 * np.cos(y / 29))).astype(np.uint8)
-    result = Localizer(FakeEngine(spec(overlap=overlap)))(np.repeat(grey[..., None], 3, axis=2))
-    # Only the 4-px grid of the map is between the two; a seam would show as a step along a tile's edge.
-    assert np.abs(result.scores - grey / 255).max() < 0.02
+@pytest.mark.parametrize(
+    ("size", "tiles"),
+    # Steps of 192 px, the last window flush with the end.
+    [((1, 1), 1), ((256, 256), 1), ((257, 256), 2), ((448, 448), 4), ((449, 448), 6), ((700, 300), 8), ((1, 5000), 26)],
+)
+def test_windows_cover_the_photo_with_the_overlap_they_should(size: tuple[int, int], tiles: int) -> None:
+    engine = FakeEngine(constant(0.3))
+    Localizer(engine)(noise(*size))
+    assert engine.tiles == tiles
 
 
-def test_a_photo_smaller_than_a_tile_is_one_tile() -> None:
-    engine = FakeEngine(spec())
-    Localizer(engine)(np.zeros((20, 30, 3), np.uint8))
-    assert engine.calls == [1]
+@pytest.mark.parametrize(
+    ("size", "out", "overlap"), [(256, 64, 64), (256, 256, 0), (96, 32, 20), (64, 4, 30), (96, 4, 0)]
+)
+def test_every_pixel_lands_where_it_was(size: int, out: int, overlap: int) -> None:
+    """The model that answers with the brightness draws the photo, as if it had been seen in one piece."""
+    ratio = size // out
+    pixels = waves(8 * ratio + 500, 12 * ratio + 333)
+    engine = FakeEngine(brightness(out), input_size=size, output_size=out, overlap=overlap)
+    result = Localizer(engine)(pixels)
+    height, width = pixels.shape[:2]
+    cells = (-(-height // ratio), -(-width // ratio))
+    padded = np.pad(pixels, ((0, cells[0] * ratio - height), (0, cells[1] * ratio - width), (0, 0)), mode="reflect")
+    means = padded.mean(2).reshape(cells[0], ratio, cells[1], ratio).mean((1, 3)).astype(np.float32) / 255
+    expected = image.resize_scores(means, (cells[0] * ratio, cells[1] * ratio))[:height, :width]
+    assert float(np.abs(result.scores - expected).max()) < 1e-5
+    if ratio <= 4:
+        assert float(np.abs(result.scores - pixels[:, :, 0] / 255).max()) < 0.03
+    assert engine.tiles >= 4
 
 
-def test_image_scores_by_hand() -> None:
-    pixels = np.full((64, 64, 3), 51, np.uint8)  # brightness 0.2
-    pixels[:16] = 204  # 0.8 over a quarter
-    mean = 0.25 * 0.8 + 0.75 * 0.2
-    values = {
-        name: Localizer(FakeEngine(spec(image_score=name)))(pixels).score for name in ("mean", "mean-logit", "top")
-    }
-    logit = np.log(0.8 / 0.2)
-    assert values["mean"] == pytest.approx(mean, abs=1e-5)
-    assert values["mean-logit"] == pytest.approx(1 / (1 + np.exp(-(0.25 * logit - 0.75 * logit))), abs=1e-5)
-    # 1 % of 256 values is fewer than 64: the 64 highest are exactly the bright quarter.
-    assert values["top"] == pytest.approx(0.8, abs=1e-5)
+def test_windows_that_disagree_are_blended_smoothly() -> None:
+    """Every second tile says 0.2, the others 0.8: the scores cross over within the overlap, without a step."""
+    turn: Iterator[int] = iter(range(1000))
+
+    def compute(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        levels = np.array([0.2 if next(turn) % 2 else 0.8 for _ in batch])
+        return np.broadcast_to(to_logits(levels)[:, None, None], (len(batch), 64, 64))
+
+    scores = Localizer(FakeEngine(compute))(noise(900, 1100)).scores
+    assert float(scores.min()) == pytest.approx(0.2, abs=1e-4)
+    assert float(scores.max()) == pytest.approx(0.8, abs=1e-4)
+    # The steepest slope of half a cosine of height 0.6 over 64 px.
+    steepest = 0.6 * np.pi / 2 / 64
+    for axis in (0, 1):
+        assert float(np.abs(np.diff(scores, axis=axis)).max()) <= 1.2 * steepest
 
 
-def test_padding_counts_in_no_score() -> None:
-    pixels = np.full((20, 64, 3), 51, np.uint8)
-    assert Localizer(FakeEngine(spec()))(pixels).score == pytest.approx(0.2, abs=1e-5)
+def test_a_small_photo_is_padded_by_reflection_and_the_padding_does_not_count() -> None:
+    def compute(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits = np.full((len(batch), 64, 64), 4.0, np.float32)
+        logits[:, :25, :30] = -2.0  # 100 × 120 px of 4 × 4
+        return logits
+
+    engine = FakeEngine(compute)
+    pixels = noise(100, 120)
+    result = Localizer(engine)(pixels)
+    seen = engine.batches[0][0] * 255
+    np.testing.assert_allclose(seen[:, :100, :120], pixels.transpose(2, 0, 1), atol=1e-4)
+    np.testing.assert_allclose(seen[:, 100:199, :120], pixels.transpose(2, 0, 1)[:, 98::-1], atol=1e-4)
+    np.testing.assert_allclose(seen[:, :100, 120:239], pixels.transpose(2, 0, 1)[:, :, 118::-1], atol=1e-4)
+    assert result.score == pytest.approx(1 / (1 + np.exp(2.0)), abs=1e-6)
+    assert float(result.scores.max()) == pytest.approx(1 / (1 + np.exp(2.0)), abs=1e-6)
 
 
-def test_temperature_divides_the_logits() -> None:
-    calibrated = spec(calibration=Calibration(temperature=2.0, mode="tiled"))
-    result = Localizer(FakeEngine(calibrated, constant=3.0))(np.zeros((64, 64, 3), np.uint8))
-    assert result.scores[0, 0] == pytest.approx(1 / (1 + np.exp(-1.5)), abs=1e-6)
+def test_a_line_of_pixels_is_padded_by_its_edge() -> None:
+    engine = FakeEngine(constant(0.5))
+    pixels = noise(1, 300)
+    Localizer(engine)(pixels)
+    seen = engine.batches[0][0] * 255
+    np.testing.assert_allclose(seen, np.repeat(pixels[:, :256].transpose(2, 0, 1), 256, axis=1), atol=1e-4)
 
 
-def test_verdicts_and_the_rates_they_stand_for() -> None:
-    calibration = Calibration(mask_threshold=0.4, image_thresholds=((0.01, 0.7), (0.05, 0.5)), photos=170, mode="tiled")
-    read = {}
-    for grey in (204, 153, 51):
-        localizer = Localizer(FakeEngine(spec(calibration=calibration)))
-        result = localizer(np.full((64, 64, 3), grey, np.uint8))
-        read[grey] = (result.verdict, result.false_alarm_rate, result.score_threshold, result.threshold)
-    assert read[204] == ("manipulated", 0.01, 0.7, 0.4)
-    assert read[153] == ("inconclusive", 0.05, 0.5, 0.4)
-    assert read[51] == ("nothing found", 0.05, 0.5, 0.4)
+def test_the_overlap_of_a_whole_model_run_tiled_is_a_quarter() -> None:
+    engine = FakeEngine(constant(0.3), mode="whole", overlap=0)
+    Localizer(engine, mode="tiled")(noise(256, 449))
+    assert engine.tiles == 3  # 0, 192, 193
 
 
-def test_no_verdict_outside_the_calibration() -> None:
-    calibration = Calibration(image_thresholds=((0.01, 0.7),), photos=170, mode="tiled")
-    picture = np.full((64, 64, 3), 204, np.uint8)
-    assert Localizer(FakeEngine(spec()))(picture).verdict is None
-    assert Localizer(FakeEngine(spec(calibration=calibration)), mode="whole")(picture).verdict is None
-    assert Localizer(FakeEngine(spec(calibration=calibration)), precision="fast")(picture).verdict is None
-    assert Localizer(FakeEngine(spec(calibration=calibration)))(picture).verdict == "manipulated"
+# ── whole ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_path_bytes_pil_and_array_give_the_same(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8)
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_whole_squashes_the_photo_and_scores_it_at_its_own_size(size: tuple[int, int]) -> None:
+    engine = FakeEngine(constant(0.7), mode="whole")
+    pixels = noise(*size)
+    result = Localizer(engine)(pixels)
+    assert engine.tiles == 1
+    np.testing.assert_array_equal(engine.batches[0][0], image.to_input(pixels, engine.spec))
+    assert result.scores.shape == size
+    assert float(np.abs(result.scores - 0.7).max()) < 1e-6
+
+
+def test_whole_maps_follow_the_photo() -> None:
+    pixels = waves(600, 400)
+    result = Localizer(FakeEngine(brightness(64), mode="whole"))(pixels)
+    assert float(np.abs(result.scores - pixels[:, :, 0] / 255).max()) < 0.05
+
+
+def test_the_temperature_divides_the_logits() -> None:
+    calibration = Calibration(temperature=2.0)
+    compute: Compute = lambda batch: np.full((len(batch), 64, 64), 3.0, np.float32)  # noqa: E731
+    for mode in ("whole", "tiled"):
+        result = Localizer(FakeEngine(compute, mode=mode, calibration=calibration))(noise(80, 90))
+        assert float(result.scores[5, 5]) == pytest.approx(1 / (1 + np.exp(-1.5)), abs=1e-6)
+
+
+# ── the image's score, the threshold, the verdict ───────────────────────────────────────────────────────────────────
+
+
+def fixed(scores: NDArray[Any]) -> Compute:
+    return lambda batch: np.broadcast_to(to_logits(scores), (len(batch), *scores.shape))
+
+
+def with_high(count: int, side: int) -> NDArray[np.float64]:
+    """`count` scores of 0.9 among 0.1."""
+    flat = np.full(side * side, 0.1)
+    flat[:count] = 0.9
+    return flat.reshape(side, side)
+
+
+@pytest.mark.parametrize("mode", ["whole", "tiled"])
+@pytest.mark.parametrize(
+    ("kind", "side", "high", "expected"),
+    [
+        ("mean", 16, 64, 0.3),  # (64 · 0.9 + 192 · 0.1) / 256
+        ("top", 16, 64, 0.9),  # at least 64 values, all of them high
+        ("top", 16, 32, 0.5),  # half of the 64
+        ("top", 16, 0, 0.1),
+        ("top", 128, 82, 0.5),  # 1 % of 16,384 are 164
+        ("top", 128, 164, 0.9),
+        ("mean-logit", 16, 128, 0.5),  # ± the same logit
+        ("mean-logit", 16, 64, 0.25),  # half of logit(0.1): 1 / (1 + 9 ** 0.5)
+    ],
+)
+def test_image_scores_by_hand(mode: str, kind: str, side: int, high: int, expected: float) -> None:
+    fields = {"input_size": 128, "output_size": side, "overlap": 32, "mode": mode, "image_score": kind}
+    result = Localizer(FakeEngine(fixed(with_high(high, side)), **fields))(noise(128, 128))
+    assert result.score == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_score_of_a_photo_of_fewer_than_64_values_is_their_mean() -> None:
+    result = Localizer(FakeEngine(constant(0.3), image_score="top"))(noise(9, 10))
+    assert result.score == pytest.approx(0.3, abs=1e-6)
+
+
+def test_the_mean_logit_is_divided_by_the_temperature_like_every_logit() -> None:
+    logits = np.zeros((1, 16, 16), np.float32)
+    logits[:, :8] = 4.0
+    for mode in ("whole", "tiled"):
+        fields = {"input_size": 64, "output_size": 16, "overlap": 16, "mode": mode, "image_score": "mean-logit"}
+        engine = FakeEngine(lambda _: logits, calibration=Calibration(temperature=4.0), **fields)
+        assert Localizer(engine)(noise(64, 64)).score == pytest.approx(1 / (1 + np.exp(-0.5)), abs=1e-6)
+
+
+CALIBRATION = Calibration(
+    mask_threshold=0.45, image_thresholds=((0.01, 0.8), (0.05, 0.6)), photos=100, mode="tiled", precision="exact"
+)
+
+
+@pytest.mark.parametrize(
+    ("score", "verdict", "rate", "threshold"),
+    [(0.9, "manipulated", 0.01, 0.8), (0.7, "inconclusive", 0.05, 0.6), (0.5, "nothing found", 0.05, 0.6)],
+)
+def test_a_verdict_needs_a_calibration_of_this_very_mode_and_precision(
+    score: float, verdict: str, rate: float, threshold: float
+) -> None:
+    engine = FakeEngine(constant(score), calibration=CALIBRATION)
+    result = Localizer(engine)(noise(80, 80))
+    assert (result.verdict, result.false_alarm_rate, result.score_threshold) == (verdict, rate, threshold)
+    assert (result.threshold, result.model, result.sha256) == (0.45, "fake", "0" * 64)
+    bare = Calibration(mask_threshold=0.45, mode="tiled")
+    for other in (
+        Localizer(engine, mode="whole"),
+        Localizer(engine, precision="fast"),
+        Localizer(FakeEngine(constant(score))),
+        Localizer(FakeEngine(constant(score), calibration=bare)),
+    ):
+        result = other(noise(80, 80))
+        assert (result.verdict, result.false_alarm_rate, result.score_threshold) == (None, None, None)
+        assert result.score == pytest.approx(score, abs=1e-6)
+
+
+def test_a_threshold_of_one_s_own_makes_the_mask() -> None:
+    engine = FakeEngine(brightness(64), calibration=CALIBRATION)
+    pixels = np.zeros((256, 256, 3), np.uint8)
+    pixels[:128] = 140  # 0.549
+    assert Localizer(engine)(pixels).area == pytest.approx(0.5, abs=0.01)
+    assert Localizer(engine, threshold=0.6)(pixels).area == 0
+    assert Localizer(engine, threshold=0.0)(pixels).area == 1
+    for threshold in (-0.1, 1.1, float("nan")):
+        with pytest.raises(SpecError, match="threshold is"):
+            Localizer(engine, threshold=threshold)
+
+
+def test_a_map_that_does_not_divide_its_input_cannot_run_tiled() -> None:
+    engine = FakeEngine(constant(0.5), input_size=224, output_size=256, mode="whole", overlap=0)
+    with pytest.raises(
+        SpecError, match=r"fake cannot run tiled: its map of 256 px does not divide its input of 224 px"
+    ):
+        Localizer(engine, mode="tiled")
+
+
+# ── pictures in, results out ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("mode", ["tiled", "whole"])
+def test_path_bytes_pil_and_array_are_one_picture(tiny_model: tuple[Path, Path], mode: Any, tmp_path: Path) -> None:
+    localizer = load(tiny_model[1], mode=mode)
+    pixels = waves(90, 151)
     path = tmp_path / "photo.png"
     Image.fromarray(pixels).save(path)
-    localizer = Localizer(FakeEngine(spec()))
-    results = [localizer(source) for source in (path, str(path), path.read_bytes(), Image.open(path), pixels)]
+    with Image.open(path) as opened:
+        forms = [path, str(path), path.read_bytes(), opened, Image.fromarray(pixels), pixels, image.read(path)]
+        results = [localizer(form) for form in forms]
+    assert results[0].scores.shape == (90, 151)
+    assert float(results[0].scores.std()) > 0.01
     for result in results[1:]:
-        assert np.array_equal(result.scores, results[0].scores)
+        np.testing.assert_array_equal(result.scores, results[0].scores)
         assert result.score == results[0].score
-    assert results[0].name == str(path)
+    assert [r.name for r in results[:2]] == [str(path)] * 2
 
 
-@pytest.mark.parametrize("mode", ["whole", "tiled"])
-def test_a_bad_file_keeps_its_place(mode: Any, tmp_path: Path) -> None:
-    good = np.zeros((40, 40, 3), np.uint8)
-    results = list(Localizer(FakeEngine(spec()), mode=mode).map([good, tmp_path / "none.jpg", good, b"text"], 3))
-    assert [isinstance(result, Localization) for result in results] == [True, False, True, False]
-    assert isinstance(results[1], ImageError)
-    assert results[1].kind == "missing"
-    with pytest.raises(ImageError, match=r"none\.jpg"):
-        Localizer(FakeEngine(spec()), mode=mode)(tmp_path / "none.jpg")
+@pytest.mark.parametrize("mode", ["tiled", "whole"])
+def test_batch_size_and_order_change_no_score(tiny_model: tuple[Path, Path], mode: Any) -> None:
+    localizer = load(tiny_model[1], mode=mode, threads=1)
+    pictures = [noise(60 + 17 * i, 150 - 11 * i, seed=i) for i in range(7)]
+    alone = [localizer(picture) for picture in pictures]
+    runs = [list(localizer.map(pictures, batch_size=n)) for n in (1, 2, 3, 8)]
+    runs.append(list(localizer.map(pictures[::-1], batch_size=3))[::-1])
+    for run in runs:
+        for result, expected in zip(run, alone, strict=True):
+            assert isinstance(result, Localization)
+            assert float(np.abs(result.scores - expected.scores).max()) <= 1e-6
+            assert abs(result.score - expected.score) <= 1e-6
 
 
-@pytest.mark.parametrize("mode", ["whole", "tiled"])
-def test_map_reads_no_further_than_a_batch(mode: Any) -> None:
+@pytest.mark.parametrize("mode", ["tiled", "whole"])
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_a_bad_file_is_yielded_in_its_place(mode: Any, batch_size: int, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(waves(64, 64)).save(buffer, "JPEG")
+    torn = tmp_path / "torn.jpg"
+    torn.write_bytes(buffer.getvalue()[:-200])
+    (tmp_path / "note.png").write_text("no picture")
+    pictures = [waves(20, 30), tmp_path / "absent.jpg", torn, tmp_path / "note.png", waves(40, 50), 7]
+    localizer = Localizer(FakeEngine(constant(0.3), mode=mode))
+    results = list(localizer.map(pictures, batch_size=batch_size))
+    kinds = [r.kind if isinstance(r, ImageError) else r.scores.shape for r in results]
+    assert kinds == [(20, 30), "missing", "corrupt", "format", (40, 50), "input"]
+    with pytest.raises(ImageError, match=r"torn\.jpg"):
+        localizer(torn)
+
+
+def test_nothing_but_bad_files_reaches_no_engine(tmp_path: Path) -> None:
+    engine = FakeEngine(constant(0.3), mode="whole")
+    results = list(Localizer(engine).map([tmp_path / "a.jpg", tmp_path / "b.jpg"]))
+    assert [isinstance(r, ImageError) for r in results] == [True, True]
+    assert engine.batches == []
+    assert list(Localizer(engine).map([])) == []
+
+
+@pytest.mark.parametrize(("mode", "ahead"), [("tiled", 1), ("whole", 4)])
+def test_map_reads_no_further_than_a_batch(mode: Any, ahead: int) -> None:
     taken = 0
 
-    def pictures() -> Iterator[NDArray[np.uint8]]:
+    def endless() -> Iterator[NDArray[np.uint8]]:
         nonlocal taken
-        for _ in range(100):
+        while True:
             taken += 1
-            yield np.zeros((64, 64, 3), np.uint8)
+            yield noise(30, 30, taken)
 
-    results = Localizer(FakeEngine(spec()), mode=mode).map(pictures(), batch_size=4)
-    for _ in range(5):
+    engine = FakeEngine(constant(0.3), mode=mode)
+    results = Localizer(engine).map(endless(), batch_size=4)
+    assert taken == 0
+    for done in range(1, 11):
         next(results)
-    assert taken <= 8
+        assert taken == -(-done // ahead) * ahead
+    # The engine never sees more than a batch at once either.
+    Localizer(engine)(noise(700, 700))
+    assert max(len(batch) for batch in engine.batches) <= 4
+    with pytest.raises(SpecError, match="batch_size is 0; expected >= 1"):
+        next(Localizer(engine).map([noise(9, 9)], batch_size=0))
 
 
-@pytest.mark.parametrize("mode", ["whole", "tiled"])
-def test_batch_size_and_order_change_no_score(mode: Any, tiny_model: tuple[Path, Path]) -> None:
-    rng = np.random.default_rng(1)
-    pictures = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((50, 80), (130, 64), (64, 64), (200, 90))]
-    localizer = Localizer(OnnxEngine(tiny_model[1]), mode=mode)
-    alone = [localizer(picture) for picture in pictures]
-    for batch_size in (1, 3, 8):
-        together = list(localizer.map(pictures, batch_size=batch_size))
-        backwards = list(localizer.map(pictures[::-1], batch_size=batch_size))[::-1]
-        for one, two, three in zip(alone, together, backwards, strict=True):
-            assert isinstance(two, Localization)
-            assert isinstance(three, Localization)
-            assert np.abs(one.scores - two.scores).max() <= 1e-6
-            assert np.abs(one.scores - three.scores).max() <= 1e-6
-            assert abs(one.score - two.score) <= 1e-6
+@pytest.mark.parametrize("mode", ["tiled", "whole"])
+def test_two_threads_share_a_localizer(tiny_model: tuple[Path, Path], mode: Any) -> None:
+    localizer = load(tiny_model[1], mode=mode, threads=1)
+    pictures = [noise(80 + i, 90, seed=i) for i in range(8)]
+    expected = [localizer(picture) for picture in pictures]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(localizer, pictures * 2))
+    for result, other in zip(found, expected * 2, strict=True):
+        np.testing.assert_array_equal(result.scores, other.scores)
+        assert (result.name, result.score) == (other.name, other.score)
 
 
-def test_two_threads_get_what_one_gets(tiny_model: tuple[Path, Path]) -> None:
-    localizer = Localizer(OnnxEngine(tiny_model[1], threads=1))
-    rng = np.random.default_rng(2)
-    pictures = [rng.integers(0, 256, (100, 100, 3), dtype=np.uint8) for _ in range(4)]
-    expected = [localizer(picture).scores for picture in pictures]
-    found: dict[int, list[NDArray[np.float32]]] = {}
-
-    def work(number: int) -> None:
-        found[number] = [localizer(picture).scores for picture in pictures]
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for scores in found.values():
-        for one, other in zip(scores, expected, strict=True):
-            assert np.abs(one - other).max() <= 1e-6
+def test_the_time_is_that_of_one_photo(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(1000))
+    monkeypatch.setattr("declip.localizer.time.perf_counter", lambda: float(next(clock)))
+    for mode in ("tiled", "whole"):
+        results = list(Localizer(FakeEngine(constant(0.3), mode=mode)).map([noise(9, 9)] * 4, batch_size=4))
+        assert all(isinstance(r, Localization) and 0 < r.seconds < 4 for r in results)
 
 
-def test_wrong_settings_are_refused() -> None:
-    with pytest.raises(SpecError, match=r"threshold is 1\.5"):
-        Localizer(FakeEngine(spec()), threshold=1.5)
-    with pytest.raises(SpecError, match="batch_size is 0"):
-        list(Localizer(FakeEngine(spec())).map([], batch_size=0))
-    whole = spec(mode="whole", overlap=0, output_size=48)
-    with pytest.raises(SpecError, match="cannot run tiled"):
-        Localizer(FakeEngine(whole), mode="tiled")
-    with pytest.raises(SpecError, match="'exact'"):
-        load("whatever.onnx", precision="fast")
+# ── load ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_an_upright_photo_is_what_is_localized(tmp_path: Path) -> None:
+def test_load_opens_either_file_and_passes_its_arguments_on(tiny_model: tuple[Path, Path]) -> None:
+    picture = waves(70, 80)
+    by_torch, by_onnx = (load(path, threads=1, threshold=0.4) for path in tiny_model)
+    assert (by_onnx.mode, by_onnx.threshold, by_onnx.model) == ("tiled", 0.4, "tiny")
+    assert by_onnx.sha256 == weights.sha256_of(tiny_model[1])
+    assert float(np.abs(by_torch(picture).scores - by_onnx(picture).scores).max()) <= 1e-4
+    assert declip.load(tiny_model[1], mode="whole").mode == "whole"
+    with pytest.raises(SpecError, match="precision is 'fast'"):
+        load(tiny_model[1], precision="fast")
+
+
+def test_a_pickle_of_one_s_own_is_neither_opened_nor_converted_unasked(tmp_path: Path) -> None:
+    (tmp_path / "official.pth").write_bytes(b"whatever")
+    with pytest.raises(WeightsError, match=r"is a pickle; turn it into \.safetensors with `declip convert"):
+        load(tmp_path / "official.pth")
+    assert [p.name for p in tmp_path.iterdir()] == ["official.pth"]
+
+
+def test_a_published_pickle_is_converted_once_in_the_cache(
+    tiny_model: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DECLIP_CACHE", str(tmp_path))
+    (tmp_path / "official.pth").write_bytes(b"whatever")
+    asked: list[Path] = []
+
+    def convert(official: Path, out: Path) -> None:
+        asked.append(official)
+        out.write_bytes(tiny_model[0].read_bytes())
+
+    monkeypatch.setattr("declip.nn.checkpoint.convert", convert)
+    for _ in range(2):
+        assert load(tmp_path / "official.pth").model == "official"
+    assert asked == [tmp_path / "official.pth"]
+
+
+def test_without_torch_an_onnx_localizes_and_a_checkpoint_says_what_to_install(
+    tiny_model: tuple[Path, Path], tmp_path: Path
+) -> None:
+    Image.fromarray(waves(70, 80)).save(tmp_path / "photo.png")
+    script = f"""
+import sys
+for name in ("torch", "timm", "safetensors", "torchvision"):
+    sys.modules[name] = None
+import declip
+print(declip.load({str(tiny_model[1])!r})("photo.png").scores.shape)
+try:
+    declip.load({str(tiny_model[0])!r})
+except declip.MissingExtraError as error:
+    print(error)
+"""
+    source = Path(declip.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(source)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == ""
+    message = "this needs the package 'torch', which is not installed: pip install 'declip[torch]'"
+    assert done.stdout.splitlines() == ["(70, 80)", message]
+
+
+def test_a_photo_read_before_is_taken_as_it_is() -> None:
+    photo = Photo(pixels=waves(20, 30), name="from elsewhere")
+    assert Localizer(FakeEngine(constant(0.3)))(photo).name == "from elsewhere"
+
+
+def test_an_upright_photo_is_what_is_localized() -> None:
     pixels = np.zeros((32, 96, 3), np.uint8)
     pixels[:, :48] = 200
     exif = Image.Exif()
     exif[0x0112] = 6  # to be shown turned by 90° clockwise
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG", exif=exif)
-    result = Localizer(FakeEngine(spec()))(stream.getvalue())
+    result = Localizer(FakeEngine(brightness(64)))(stream.getvalue())
     assert result.scores.shape == (96, 32)
-    assert result.scores[:40].mean() > 0.7
-    assert result.scores[56:].mean() < 0.1
+    assert float(result.scores[:40].mean()) > 0.7
+    assert float(result.scores[56:].mean()) < 0.1

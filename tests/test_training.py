@@ -1,271 +1,465 @@
-"""Training: it learns, every random choice is the seed's, a resumed run is bitwise the uninterrupted one."""
+"""Training: it learns, it resumes to the bit, and it does what the recipe says."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
-from declip import features, training
+from declip import image, metrics, training
 from declip.errors import DatasetError, SpecError
-from declip.nn import checkpoint
+from declip.localizer import load
 from declip.nn.model import build
-from declip.types import RESIDUAL_STATISTICS, BackboneSpec, DecoderSpec, ModelSpec, Sample
+from declip.training import SampleCrops, TrainConfig
+from declip.types import BackboneSpec, DecoderSpec, Sample
+from tests.tiny import RESIDUALS, RESNET, tiny_spec
 
-SPEC = ModelSpec(
-    backbones=(BackboneSpec(name=RESIDUAL_STATISTICS, layer=0),),
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+SPEC = tiny_spec(
+    RESIDUALS,
     decoder=DecoderSpec(kind="dilated", widths=(8, 8, 8)),
-    input_size=64,
     output_size=16,
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
     mode="tiled",
     overlap=16,
-)
-CONFIG = training.TrainConfig(
-    model=SPEC, epochs=4, batch_size=8, lr=1e-2, schedule="cosine", init_std=0.0, augment=("flip", "jpeg"), ema=0.5
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
 )
 
 
-def make_samples(folder: Path, count: int, seed: int) -> list[Sample]:
-    """Smooth pictures, 80 × 72, in which a rectangle is noisy."""
-    folder.mkdir()
+def config_of(**fields: Any) -> TrainConfig:
+    given: dict[str, Any] = {
+        "model": SPEC,
+        "epochs": 8,
+        "batch_size": 4,
+        "lr": 1e-2,
+        "schedule": "cosine",
+        "init_std": 0.0,
+    }
+    return TrainConfig(**{**given, **fields})
+
+
+def make_samples(folder: Path, count: int, seed: int, side: int = 64) -> list[Sample]:
+    """Noisy pictures with a smoother rectangle each (as in-painting leaves it), and as many untouched ones."""
+    folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     samples = []
     for i in range(count):
-        pixels = np.full((80, 72, 3), rng.integers(60, 200), np.float64)
-        mask = np.zeros((80, 72), np.uint8)
-        y, x = rng.integers(0, 40, 2)
-        mask[y : y + 36, x : x + 30] = 255
+        pixels = 120 + 12 * rng.standard_normal((side, side, 3))
         real = folder / f"{i}-real.png"
-        Image.fromarray(pixels.astype(np.uint8)).save(real)
-        pixels += rng.normal(0, 12, pixels.shape) * (mask > 0)[..., None]
-        fake = folder / f"{i}.png"
-        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(fake)
-        Image.fromarray(mask).save(folder / f"{i}-mask.png")
-        samples.append(Sample(image=fake, mask=folder / f"{i}-mask.png", label="fake", split="train"))
-        samples.append(Sample(image=real, label="real", split="train"))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(real)
+        mask = np.zeros((side, side), bool)
+        y, x = rng.integers(4, side // 2, 2)
+        h, w = rng.integers(16, 28, 2)
+        mask[y : y + h, x : x + w] = True
+        pixels[mask] = 120 + 2 * rng.standard_normal((int(mask.sum()), 3))
+        fake, path = folder / f"{i}-fake.png", folder / f"{i}-mask.png"
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(fake)
+        image.write_mask(path, mask)
+        samples.append(Sample(image=fake, mask=path, label="fake", group=str(i)))
+        samples.append(Sample(image=real, label="real", group=str(i)))
     return samples
 
 
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Sample], list[Sample]]:
-    folder = tmp_path_factory.mktemp("samples")
-    return make_samples(folder / "train", 24, 0), make_samples(folder / "valid", 6, 1)
-
-
-def rows(out: Path) -> list[dict[str, float]]:
+def rows_of(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_it_learns_and_keeps_its_best(parts: tuple[list[Sample], list[Sample]], tmp_path: Path) -> None:
-    config = dataclasses.replace(CONFIG, epochs=12, ema=0.0, reals=0.5, views=2)
-    run = training.train(config, train=parts[0], valid=parts[1], out=tmp_path / "run")
-    metrics = rows(tmp_path / "run")
-    assert len(metrics) == 12
-    assert metrics[-1]["loss"] < 0.5 * metrics[0]["loss"]
-    assert run.iou > 0.8
-    assert run.ap > 0.9
-    assert run.iou == max(row["iou"] for row in metrics)
-    net, spec = checkpoint.load(run.best)
-    assert spec == SPEC
-    assert not net.training
-    config_file = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config_file["recipe"]["seed"] == 0
-    assert config_file["version"]
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Sample], list[Sample]]:
+    folder = tmp_path_factory.mktemp("data")
+    return make_samples(folder / "train", 16, seed=1), make_samples(folder / "valid", 6, seed=2)
 
 
-def test_a_resumed_run_is_bitwise_the_uninterrupted_one(
-    parts: tuple[list[Sample], list[Sample]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+# ── the loop ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_small_run_learns_and_its_best_checkpoint_localizes(
+    data: tuple[list[Sample], list[Sample]], tmp_path: Path
 ) -> None:
-    whole = training.train(CONFIG, train=parts[0], valid=parts[1], out=tmp_path / "whole")
-    real = training._State.save
-
-    def killed(state: training._State, path: Path) -> None:
-        real(state, path)
-        if state.epoch == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(training._State, "save", killed)
-    with pytest.raises(KeyboardInterrupt):
-        training.train(CONFIG, train=parts[0], valid=parts[1], out=tmp_path / "cut")
-    monkeypatch.undo()
-    torch.manual_seed(999)  # nothing may depend on what else the process has drawn
-    resumed = training.train(CONFIG, train=parts[0], valid=parts[1], out=tmp_path / "cut", resume=True)
-    states = [torch.load(run.last, weights_only=True) for run in (whole, resumed)]
-    for part in ("decoder", "averaged"):
-        assert states[0][part].keys() == states[1][part].keys()
-        for key, value in states[0][part].items():
-            assert torch.equal(value, states[1][part][key]), key
-    assert (whole.epoch, whole.iou, whole.ap) == (resumed.epoch, resumed.iou, resumed.ap)
-
-
-def test_only_the_decoder_changes(parts: tuple[list[Sample], list[Sample]], tmp_path: Path) -> None:
-    model = dataclasses.replace(
-        SPEC, backbones=(*SPEC.backbones, BackboneSpec(name="test_resnet", layer=1)), decoder=SPEC.decoder
-    )
-    config = dataclasses.replace(CONFIG, model=model, epochs=1)
-    run = training.train(config, train=parts[0], valid=parts[1], out=tmp_path / "run")
-    torch.manual_seed(config.seed)
-    before = build(model).state_dict()
-    after = checkpoint.load(run.best)[0].state_dict()
-    changed = {key.split(".")[0] for key, value in after.items() if not torch.equal(value, before[key])}
-    assert changed == {"decoder"}
-
-
-def test_another_seed_gives_other_weights(parts: tuple[list[Sample], list[Sample]], tmp_path: Path) -> None:
-    runs = [
-        training.train(
-            dataclasses.replace(CONFIG, seed=seed, epochs=1), train=parts[0], valid=parts[1], out=tmp_path / n
-        )
-        for n, seed in (("a", 0), ("b", 0), ("c", 1))
+    train, valid = data
+    run = training.train(config_of(), train=train, valid=valid, out=tmp_path / "run")
+    rows = rows_of(tmp_path / "run")
+    assert [row["epoch"] for row in rows] == list(range(1, 9))
+    assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
+    assert run.iou == max(row["iou"] for row in rows) > 0.75
+    assert run.epoch == next(row["epoch"] for row in rows if row["iou"] == run.iou)
+    assert [row["epoch"] for row in rows if row["best"]][-1] == run.epoch
+    assert 0.75 < run.ap <= 1
+    # Cosine: from the recipe's rate towards zero.
+    expected = [1e-2 * 0.5 * (1 + math.cos(math.pi * epoch / 8)) for epoch in range(8)]
+    assert [row["lr"] for row in rows] == pytest.approx(expected)
+    # The file holds the decoder alone, and the way of a photo gives what validation saw.
+    assert {key.split(".")[0] for key in load_file(run.best)} == {"decoder"}
+    localizer = load(run.best)
+    found = [
+        metrics.iou(localizer(sample.image).mask, image.read_mask(sample)) for sample in valid if sample.label == "fake"
     ]
-    heads = [checkpoint.load(run.best)[0].state_dict()["decoder.head.weight"] for run in runs]
-    assert torch.equal(heads[0], heads[1])
-    assert not torch.equal(heads[0], heads[2])
+    assert float(np.mean(found)) > 0.7
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert saved["recipe"] == json.loads(json.dumps(dataclasses.asdict(config_of())))
+    assert saved["version"]
 
 
-def test_a_folder_of_a_run_is_not_overwritten(parts: tuple[list[Sample], list[Sample]], tmp_path: Path) -> None:
-    config = dataclasses.replace(CONFIG, epochs=1)
-    training.train(config, train=parts[0], valid=parts[1], out=tmp_path)
-    with pytest.raises(SpecError, match="--resume"):
-        training.train(config, train=parts[0], valid=parts[1], out=tmp_path)
-    with pytest.raises(SpecError, match="another recipe"):
-        training.train(dataclasses.replace(config, lr=1.0), train=parts[0], valid=parts[1], out=tmp_path, resume=True)
-
-
-def test_empty_parts_are_refused(parts: tuple[list[Sample], list[Sample]], tmp_path: Path) -> None:
-    reals = [sample for sample in parts[0] if sample.label == "real"]
-    for train, valid in (([], parts[1]), (parts[0], reals)):
-        with pytest.raises(DatasetError, match="manipulated samples in both parts"):
-            training.train(CONFIG, train=train, valid=valid, out=tmp_path / str(len(train)))
-
-
-def test_crops_and_targets_belong_together(parts: tuple[list[Sample], list[Sample]]) -> None:
-    crops = training.SampleCrops(parts[0], dataclasses.replace(CONFIG, views=3), augmented=True)
-    assert len(crops) == 3 * len(parts[0])
-    for index in (0, len(parts[0]), 2 * len(parts[0])):  # three views of the first manipulated picture
-        image, target = crops[index]
-        assert image.shape == (3, 64, 64)
-        assert target.shape == (16, 16)
-        grain = (image - image.mean(dim=(1, 2), keepdim=True)).abs().mean(dim=0).reshape(16, 4, 16, 4).mean(dim=(1, 3))
-        assert float(grain[target > 0.99].mean()) > 2 * float(grain[target < 0.01].mean())
-        again = crops[index]
-        assert torch.equal(image, again[0])
-        assert torch.equal(target, again[1])
-    assert not torch.equal(crops[0][0], crops[len(parts[0])][0])
-
-
-def test_whole_mode_squashes_and_keeps_masks_soft(parts: tuple[list[Sample], list[Sample]]) -> None:
-    config = dataclasses.replace(CONFIG, model=dataclasses.replace(SPEC, mode="whole"), augment=())
-    image, target = training.SampleCrops(parts[0], config, augmented=False)[0]
-    assert image.shape == (3, 64, 64)
-    mask = np.asarray(Image.open(parts[0][0].mask)) > 0  # type: ignore[arg-type]
-    assert float(target.mean()) == pytest.approx(mask.mean(), abs=0.01)
-    assert bool(((target > 0.05) & (target < 0.95)).any())
-
-
-def test_the_paper_schedule() -> None:
-    """Patience 5, then ÷ 10, four phases; the first value of a phase always counts as a gain."""
-    config = training.TrainConfig(model=SPEC)
-    state = training._State(config, build(SPEC))
-    rates = []
-    while not state.finished:
-        rates.append(state.rate())
-        state.close_epoch(0.5 if state.epoch == 0 else 0.4)
-    # Each phase: one epoch that sets its mark, five without a gain.
-    assert rates == pytest.approx([1e-3] * 6 + [1e-4] * 6 + [1e-5] * 6 + [1e-6] * 6)
-    assert state.best == 0.5
-
-
-def test_the_paper_initialisation() -> None:
-    decoder = build(dataclasses.replace(SPEC, decoder=DecoderSpec(kind="conv-4", widths=(32, 32, 32, 32)))).decoder
-    torch.manual_seed(0)
-    training._initialise(decoder, 0.02)
-    weights = torch.cat([p.flatten() for name, p in decoder.named_parameters() if name.endswith("weight")]).detach()
-    assert float(weights.std()) == pytest.approx(0.02, rel=0.02)
-    gammas = [m.weight for m in decoder.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    assert all(float(gamma.detach().abs().max()) < 0.2 for gamma in gammas)  # not the usual 1
-
-
-RECIPE = """
-lr = 2e-3
-augment = ["flip"]
-[model]
-input_size = 64
-decoder = { kind = "linear" }
-backbones = [{ name = "test_vit", layer = 1 }]
-"""
-
-
-def test_recipes_and_changes(tmp_path: Path) -> None:
-    path = tmp_path / "r.toml"
-    path.write_text(RECIPE)
-    config = training.TrainConfig.from_toml(path, ["lr=3e-4", "model.input_size=32", "select=ap"])
-    assert (config.lr, config.model.input_size, config.select, config.augment) == (3e-4, 32, "ap", ("flip",))
-    assert (config.batch_size, config.patience, config.phases, config.init_std) == (64, 5, 4, 0.02)
+def tensors_of(value: Any, path: str = "") -> dict[str, torch.Tensor]:
+    """Every tensor of a nested state, by its path."""
+    if isinstance(value, torch.Tensor):
+        return {path: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    return {k: v for key, part in items for k, v in tensors_of(part, f"{path}/{key}").items()}
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    "changes",
     [
-        (["nonsense=1"], "nonsense"),
-        (["lr=-1"], "lr is -1"),
-        (["schedule=linear"], "expected one of 'plateau', 'cosine'"),
-        (["lr"], "expected key=value"),
-        (['augment=["rain"]'], "augment is 'rain'"),
-        (["model.decoder.kind=deep"], "decoder kind"),
+        {"ema": 0.9, "reals": 0.5, "views": 2, "augment": ("flip", "jpeg"), "weight_decay": 0.01, "select": "ap"},
+        {"schedule": "plateau", "patience": 1, "init_std": 0.02, "precision": "bf16"},
+    ],
+    ids=["cosine", "plateau"],
+)
+@pytest.mark.parametrize("stopped_after", [1, 3])
+def test_a_resumed_run_equals_one_that_was_not_stopped(
+    data: tuple[list[Sample], list[Sample]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    stopped_after: int,
+) -> None:
+    train, valid = data[0][:12], data[1][:6]
+    config = config_of(epochs=4, **changes)
+    straight = training.train(config, train=train, valid=valid, out=tmp_path / "straight")
+    validate, epochs = training._validate, 0
+
+    def interrupted(*arguments: Any) -> tuple[float, float]:
+        nonlocal epochs
+        epochs += 1
+        if epochs > stopped_after:
+            raise KeyboardInterrupt
+        return validate(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "_validate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(config, train=train, valid=valid, out=tmp_path / "stopped")
+    assert len(rows_of(tmp_path / "stopped")) == stopped_after
+    torch.manual_seed(99)  # nothing hangs on the global generator
+    resumed = training.train(config, train=train, valid=valid, out=tmp_path / "stopped", resume=True)
+
+    states = [torch.load(run.last, weights_only=True) for run in (straight, resumed)]
+    ours, theirs = map(tensors_of, states)
+    assert ours.keys() == theirs.keys()
+    assert len(ours) > 3 * 10  # decoder, average, two moments
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    assert states[0]["counters"] == states[1]["counters"]
+    assert straight.best.read_bytes() == resumed.best.read_bytes()
+    assert (straight.epoch, straight.iou, straight.ap) == (resumed.epoch, resumed.iou, resumed.ap)
+    timeless = [
+        [{k: v for k, v in row.items() if k != "seconds"} for row in rows_of(run.best.parent)]
+        for run in (straight, resumed)
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_another_seed_gives_another_model(data: tuple[list[Sample], list[Sample]], tmp_path: Path) -> None:
+    train, valid = data[0][:8], data[1][:4]
+    runs = [
+        training.train(config_of(epochs=1, seed=seed), train=train, valid=valid, out=tmp_path / f"{i}")
+        for i, seed in enumerate((0, 0, 1))
+    ]
+    first, again, other = (load_file(run.best) for run in runs)
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not torch.equal(first["decoder.widen.weight"], other["decoder.widen.weight"])
+
+
+def test_a_frozen_backbone_is_not_trained(data: tuple[list[Sample], list[Sample]], tmp_path: Path) -> None:
+    spec = dataclasses.replace(SPEC, backbones=(BackboneSpec(name=RESNET, layer=1),))
+    config = config_of(model=spec, epochs=2, init_std=0.02)
+    torch.manual_seed(config.seed)
+    first = build(spec).state_dict()
+    run = training.train(config, train=data[0][:8], valid=data[1][:4], out=tmp_path / "run")
+    last = load_file(run.best)
+    frozen = [key for key in first if key.startswith("backbones.")]
+    assert any("running_var" in key for key in frozen)
+    assert all(torch.equal(first[key], last[key]) for key in frozen)
+    assert not torch.equal(first["decoder.head.weight"], last["decoder.head.weight"])
+
+
+def test_a_folder_with_a_run_is_not_overwritten(data: tuple[list[Sample], list[Sample]], tmp_path: Path) -> None:
+    train, valid = data[0][:8], data[1][:4]
+    run = training.train(config_of(epochs=1), train=train, valid=valid, out=tmp_path / "run")
+    before = run.last.read_bytes()
+    with pytest.raises(SpecError, match=r"run holds a run; continue it with --resume, or choose another folder"):
+        training.train(config_of(epochs=1), train=train, valid=valid, out=tmp_path / "run")
+    for other in (config_of(epochs=1, lr=1e-3), config_of(epochs=2), config_of(epochs=1, seed=1)):
+        with pytest.raises(SpecError, match="run holds a run of another recipe; choose another folder"):
+            training.train(other, train=train, valid=valid, out=tmp_path / "run", resume=True)
+    assert run.last.read_bytes() == before
+    finished = training.train(config_of(epochs=1), train=train, valid=valid, out=tmp_path / "run", resume=True)
+    assert finished == run
+    assert len(rows_of(tmp_path / "run")) == 1
+
+
+def test_both_parts_need_manipulated_samples(data: tuple[list[Sample], list[Sample]], tmp_path: Path) -> None:
+    train, valid = data
+    reals = [sample for sample in train if sample.label == "real"]
+    for parts in ({"train": train, "valid": []}, {"train": reals, "valid": valid}, {"train": train, "valid": reals}):
+        with pytest.raises(DatasetError, match="needs manipulated samples in both parts"):
+            training.train(config_of(), **parts, out=tmp_path / "run")
+
+
+def test_masks_without_anything_manipulated_are_said(data: tuple[list[Sample], list[Sample]], tmp_path: Path) -> None:
+    empty = tmp_path / "empty.png"
+    image.write_mask(empty, np.zeros((64, 64), bool))
+    valid = [dataclasses.replace(sample, mask=empty) for sample in data[1] if sample.label == "fake"]
+    with pytest.raises(DatasetError, match="no crop of the validation samples holds anything manipulated"):
+        training.train(config_of(epochs=1), train=data[0][:8], valid=valid, out=tmp_path / "run")
+
+
+# ── the schedule ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def plateau() -> Any:
+    config = config_of(schedule="plateau", lr=1e-3, epochs=400)
+    return training._State(config, build(SPEC))
+
+
+def test_the_paper_s_schedule_divides_the_rate_three_times_and_stops() -> None:
+    state, rates = plateau(), []
+    while not state.finished:
+        rates.append(state.rate())
+        state.close_epoch(0.5)
+    # In each phase one epoch to set the mark, then five without a gain.
+    assert rates == pytest.approx([1e-3] * 6 + [1e-4] * 6 + [1e-5] * 6 + [1e-6] * 6)
+
+
+@pytest.mark.parametrize(
+    ("phase", "gain", "counts"),
+    # A gain of 0.001 percent points, 0.002 in later phases; values are shares.
+    [(0, 0.9e-5, False), (0, 1.1e-5, True), (1, 1.9e-5, False), (1, 2.1e-5, True), (3, 1.9e-5, False)],
+)
+def test_a_gain_counts_from_a_thousandth_of_a_percent_point(phase: int, gain: float, counts: bool) -> None:
+    state = plateau()
+    state.phase = phase
+    state.close_epoch(0.5)
+    for _ in range(4):
+        state.close_epoch(0.5)
+    assert (state.waited, state.phase) == (4, phase)
+    assert state.close_epoch(0.5 + gain)  # the best so far, by however little
+    assert (state.waited, state.phase) == ((0, phase) if counts else (0, phase + 1))
+    assert state.epoch == 6
+
+
+def test_the_best_epoch_is_the_highest_value_of_all_phases() -> None:
+    state = plateau()
+    improved = [state.close_epoch(value) for value in (0.2, 0.5, 0.4, 0.5, 0.6, math.nan, 0.1)]
+    assert improved == [True, True, False, False, True, False, False]
+    assert state.best == 0.6
+
+
+def test_cosine_falls_from_the_rate_to_zero() -> None:
+    state = training._State(config_of(lr=0.4, epochs=4), build(SPEC))
+    assert state.rate() == pytest.approx(0.4)
+    assert state.rate(0.5) == pytest.approx(0.2 * (1 + math.cos(math.pi / 8)))
+    state.epoch = 2
+    assert state.rate() == pytest.approx(0.2)
+    state.epoch = 4
+    assert state.rate() == pytest.approx(0)
+    assert state.finished
+
+
+def test_the_average_follows_the_weights_at_the_given_decay() -> None:
+    net = build(SPEC)
+    state = training._State(config_of(ema=0.75), net)
+    weight, mean = net.decoder.head.bias, state.averaged.head.bias  # type: ignore[union-attr]
+    with torch.no_grad():
+        weight.fill_(1.0)  # type: ignore[operator]
+        mean.fill_(0.0)  # type: ignore[operator]
+        net.decoder.norms[0].running_mean.fill_(7.0)  # type: ignore[union-attr, index, operator]
+    state.average()
+    assert float(mean.detach()) == 0.25  # type: ignore[operator]
+    state.average()
+    assert float(mean.detach()) == 0.4375  # type: ignore[operator]
+    assert float(state.averaged.norms[0].running_mean[0]) == 7.0  # type: ignore[union-attr, index]
+
+
+def test_the_paper_s_first_weights_batchnorm_included() -> None:
+    torch.manual_seed(0)
+    decoder = build(tiny_spec(decoder=DecoderSpec(kind="conv-12", widths=(64, 64, 64, 64)))).decoder
+    biases = {k: v.clone() for k, v in decoder.named_parameters() if k.endswith("bias")}
+    training._initialise(decoder, 0.02)
+    weights = {k: v.detach() for k, v in decoder.named_parameters() if k.endswith("weight")}
+    assert len(weights) == 12 + 12 + 1
+    norms = torch.cat([v for v in weights.values() if v.ndim == 1])
+    assert float(norms.mean()) == pytest.approx(0, abs=0.003)  # not 1
+    assert float(norms.std()) == pytest.approx(0.02, rel=0.1)
+    assert float(weights["layers.0.weight"].std()) == pytest.approx(0.02, rel=0.02)
+    assert all(torch.equal(v, biases[k]) for k, v in decoder.named_parameters() if k.endswith("bias"))
+
+
+# ── samples ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_real_samples_are_drawn_by_the_seed(tmp_path: Path) -> None:
+    fakes = [Sample(image=Path(f"f{i}.png"), mask=Path("m.png"), label="fake") for i in range(10)]
+    reals = [Sample(image=Path(f"r{i}.png"), label="real") for i in range(40)]
+    mixed = [sample for pair in zip(reals, fakes, strict=False) for sample in pair] + reals[10:]
+
+    def drawn(seed: int, ratio: float) -> list[str]:
+        chosen = training._chosen(mixed, config_of(seed=seed, reals=ratio))
+        assert [s for s in chosen if s.label == "fake"] == fakes
+        return [s.image.name for s in chosen if s.label == "real"]
+
+    assert [len(drawn(0, ratio)) for ratio in (0.0, 0.5, 1.0, 2.5, 9.0)] == [0, 5, 10, 25, 40]
+    assert drawn(0, 1.0) == drawn(0, 1.0) != drawn(1, 1.0)
+    assert len(set(drawn(0, 2.5))) == 25
+
+
+def mask_as_picture(folder: Path, mask: np.ndarray[Any, Any], polarity: Any = "white") -> Sample:
+    """A picture that is its own mask, so that whatever happens to one must happen to the other."""
+    picture, path = folder / "picture.png", folder / "mask.png"
+    Image.fromarray(mask.astype(np.uint8) * 255).convert("RGB").save(picture)
+    image.write_mask(path, mask if polarity == "white" else ~mask)
+    return Sample(image=picture, mask=path, fake_is=polarity, label="fake")
+
+
+@pytest.mark.parametrize("polarity", ["white", "black"])
+@pytest.mark.parametrize("mode", ["whole", "tiled"])
+def test_picture_and_target_stay_together(mode: Any, polarity: str, tmp_path: Path) -> None:
+    mask = np.zeros((150, 220), bool)
+    mask[30:90, 50:160] = True
+    mask[100:140, 5:30] = True
+    spec = dataclasses.replace(SPEC, mode=mode)
+    crops = SampleCrops(
+        [mask_as_picture(tmp_path, mask, polarity)],
+        config_of(model=spec, views=12, augment=["flip", "jpeg"]),
+        augmented=True,
+    )
+    assert len(crops) == 12
+    means = set()
+    for picture, target in (crops[i] for i in range(12)):
+        assert (picture.shape, target.shape) == ((3, 64, 64), (16, 16))
+        assert (picture.dtype, target.dtype) == (torch.float32, torch.float32)
+        assert 0 <= float(target.min()) <= float(target.max()) <= 1
+        small = image.resize_scores((picture[0].numpy() + 1) / 2, (16, 16))
+        assert float(np.abs(small - target.numpy()).max()) < 0.12  # JPEG, and two ways of resizing
+        means.add(round(float(target[:8].mean()), 3))
+    assert len(means) >= 4  # turned, mirrored and cropped differently
+
+
+def test_whole_pictures_are_squashed_and_masks_stay_soft(tmp_path: Path) -> None:
+    mask = np.zeros((150, 220), bool)
+    mask[31:90, 53:160] = True
+    spec = dataclasses.replace(SPEC, mode="whole")
+    _, target = SampleCrops([mask_as_picture(tmp_path, mask)], config_of(model=spec), augmented=False)[0]
+    assert float(target.mean()) == pytest.approx(mask.mean(), abs=0.005)
+    assert bool(((target > 0.05) & (target < 0.95)).any())
+
+
+def test_a_crop_is_decided_by_seed_view_and_sample(tmp_path: Path) -> None:
+    samples = make_samples(tmp_path, 2, seed=0, side=120)[::2] * 2
+    crops = SampleCrops(samples, config_of(views=2, augment=("flip",)), augmented=True)
+    again = SampleCrops(samples, config_of(views=2, augment=("flip",)), augmented=True)
+    other = SampleCrops(samples, config_of(views=2, augment=("flip",), seed=1), augmented=True)
+    assert len(crops) == 8
+    assert all(torch.equal(crops[i][0], again[i][0]) for i in range(8))
+    assert sum(torch.equal(crops[i][0], other[i][0]) for i in range(8)) == 0
+    assert not torch.equal(crops[0][0], crops[4][0])  # the second view of the first sample
+    assert not torch.equal(crops[0][0], crops[2][0])  # the same picture again, as another sample
+    assert crops.key() == again.key() != other.key()
+    # Validation sees each sample once, as it is.
+    assert len(SampleCrops(samples, config_of(views=2, augment=("flip",)), augmented=False)) == 4
+
+
+def test_a_picture_smaller_than_a_crop_is_reflected(tmp_path: Path) -> None:
+    mask = np.zeros((40, 100), bool)
+    mask[30:40] = True
+    picture, target = SampleCrops([mask_as_picture(tmp_path, mask)], config_of(), augmented=False)[0]
+    assert picture.shape == (3, 64, 64)
+    # Rows 30-39 and their mirror image, 39-48.
+    assert (target.numpy().mean(1) > 0.5).nonzero()[0].tolist() == [8, 9, 10, 11]
+    assert (picture[0].numpy().mean(1) > 0).nonzero()[0].tolist() == list(range(30, 49))
+
+
+def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
+    sample = mask_as_picture(tmp_path, np.ones((40, 50), bool))
+    image.write_mask(tmp_path / "mask.png", np.ones((50, 40), bool))
+    with pytest.raises(DatasetError, match=r"mask\.png is \(50, 40\), its picture \(40, 50\); they must agree"):
+        SampleCrops([sample], config_of(), augmented=False)[0]
+
+
+# ── recipes ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_defaults_are_the_paper_s() -> None:
+    config = TrainConfig(model=tiny_spec())
+    assert (config.lr, config.weight_decay, config.batch_size, config.epochs) == (1e-3, 0.0, 64, 400)
+    assert (config.schedule, config.patience, config.phases, config.init_std) == ("plateau", 5, 4, 0.02)
+    assert (config.augment, config.reals, config.ema, config.select, config.precision) == ((), 0.0, 0.0, "iou", "fp32")
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_recipe_of_this_repository_is_read(recipe: Path) -> None:
+    config = TrainConfig.from_toml(recipe)
+    assert len(config.model.backbones) >= 1
+    changed = TrainConfig.from_toml(
+        recipe, ["lr=3e-4", "epochs=2", "select=iou", "model.threshold=0.4", 'augment=["flip"]', "ema = 0.5"]
+    )
+    assert (changed.lr, changed.epochs, changed.select, changed.augment, changed.ema) == (
+        3e-4,
+        2,
+        "iou",
+        ("flip",),
+        0.5,
+    )
+    assert changed.model == dataclasses.replace(config.model, threshold=0.4)
+    assert changed.batch_size == config.batch_size
+
+
+RECIPE = """
+lr = 1e-2
+[model]
+backbones = [{ name = "residual-statistics", layer = 0 }]
+decoder = { kind = "linear" }
+"""
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "message"),
+    [
+        ("lr = ", [], r"recipe\.toml is no TOML"),
+        (RECIPE, ["lr"], "--set lr: expected key=value"),
+        (RECIPE, ["lr=fast"], r"recipe\.toml: "),
+        (RECIPE, ["momentum=0.9"], r"recipe\.toml: .*unexpected keyword argument 'momentum'"),
+        (RECIPE, ["model.colour=1"], "does not fit this release of declip: .*'colour'"),
+        (RECIPE, ["lr=0"], "lr is 0; expected > 0"),
+        (RECIPE, ["epochs=2.5"], "epochs is 2.5; expected a whole number"),
+        (RECIPE, ["schedule=step"], "schedule is 'step'; expected one of 'plateau', 'cosine'"),
+        (RECIPE, ['augment=["blur"]'], "augment is 'blur'; expected one of 'flip', 'jpeg'"),
+        (RECIPE, ["precision=fp8"], "precision is 'fp8'"),
+        (RECIPE, ["ema=1.0"], "expected 0 <= ema < 1"),
+        (RECIPE, ["model.decoder.kind=conv-8"], "decoder kind is 'conv-8'"),
+        ("lr = 1e-2", [], "does not fit this release of declip"),
     ],
 )
-def test_wrong_recipes_say_what_is_wrong(changes: Sequence[str], words: str, tmp_path: Path) -> None:
-    path = tmp_path / "r.toml"
-    path.write_text(RECIPE)
-    with pytest.raises(SpecError, match=words):
-        training.TrainConfig.from_toml(path, changes)
+def test_a_wrong_recipe_is_said(recipe: str, changes: list[str], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(recipe)
+    with pytest.raises(SpecError, match=message):
+        TrainConfig.from_toml(path, changes)
 
 
-def test_a_recipe_that_is_no_toml(tmp_path: Path) -> None:
-    (tmp_path / "r.toml").write_text("lr = ")
-    with pytest.raises(SpecError, match="no TOML"):
-        training.TrainConfig.from_toml(tmp_path / "r.toml")
-    with pytest.raises(SpecError, match="cannot be read"):
-        training.TrainConfig.from_toml(tmp_path / "none.toml")
-
-
-def test_the_shipped_recipe_is_valid() -> None:
-    config = training.TrainConfig.from_toml(Path(__file__).resolve().parents[1] / "recipes" / "mini.toml")
-    assert config.model.mode == "tiled"
-    assert config.model.decoder.kind == "dilated"
-
-
-def test_cached_features_are_those_of_the_network(parts: tuple[list[Sample], list[Sample]], tmp_path: Path) -> None:
-    net = build(SPEC)
-    crops = training.SampleCrops(parts[1], CONFIG, augmented=False)
-    cached = features.cache(net, crops, tmp_path / "f", crops.key(), batch_size=5)
-    maps, targets = cached.batch(np.array([0, 7]))
-    images = torch.stack([crops[0][0], crops[7][0]])
-    with torch.inference_mode():
-        expected = net.features(images).maps[0]
-    assert torch.allclose(maps.maps[0], expected, atol=5e-3, rtol=1e-3)  # half precision
-    assert torch.allclose(targets[0], crops[0][1], atol=1e-3)
-
-
-def test_a_cache_is_reused_for_its_key_only(parts: tuple[list[Sample], list[Sample]], tmp_path: Path) -> None:
-    net = build(SPEC)
-    crops = training.SampleCrops(parts[1], CONFIG, augmented=False)
-    runs = []
-    hook = net.backbones[0].register_forward_hook(lambda *_: runs.append(1))
-    features.cache(net, crops, tmp_path / "f", {"a": 1})
-    first = len(runs)
-    assert first >= 1
-    features.cache(net, crops, tmp_path / "f", {"a": 1})
-    assert len(runs) == first
-    features.cache(net, crops, tmp_path / "f", {"a": 2})
-    assert len(runs) == 2 * first
-    hook.remove()
+def test_a_recipe_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"the recipe .*absent\.toml cannot be read"):
+        TrainConfig.from_toml(tmp_path / "absent.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SpecError, match=r"binary\.toml is no TOML"):
+        TrainConfig.from_toml(tmp_path / "binary.toml")

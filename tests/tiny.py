@@ -49,7 +49,8 @@ def randomise(net: nn.Module, seed: int = 0) -> None:
                 continue
             noise = torch.randn(value.shape, generator=generator)
             if value.ndim > 1:
-                value.copy_(noise / max(1, value[0].numel()) ** 0.5)
+                gain = 2 if value.ndim == 4 else 1  # a ReLU behind a convolution halves what passes
+                value.copy_(noise * (gain / value[0].numel()) ** 0.5)
             elif key.endswith(("running_var", "weight")):
                 value.copy_(1 + 0.2 * noise.abs())
             else:

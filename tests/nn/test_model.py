@@ -14,6 +14,8 @@ from declip.nn.model import DeclipNet, build
 from declip.types import BackboneSpec, DecoderSpec
 from tests.tiny import NARROW, RESIDUALS, RESNET, VIT, tiny_net, tiny_spec
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 BACKBONES = {
     "vit": (BackboneSpec(name=VIT, layer=1),),
     **{f"stage{k}": (BackboneSpec(name=RESNET, layer=k),) for k in (1, 2, 3, 4)},
@@ -24,8 +26,8 @@ DECODERS: dict[str, DecoderSpec] = {
     "linear": DecoderSpec(kind="linear"),
     "attention": DecoderSpec(kind="attention"),
     "conv-4": DecoderSpec(kind="conv-4", widths=NARROW),
-    "conv-12": DecoderSpec(kind="conv-12", widths=(4, 4, 4, 4)),
-    "conv-20": DecoderSpec(kind="conv-20", widths=(4, 4, 4, 4)),
+    "conv-12": DecoderSpec(kind="conv-12", widths=NARROW),
+    "conv-20": DecoderSpec(kind="conv-20", widths=NARROW),
     "dilated": DecoderSpec(kind="dilated", widths=(8, 8)),
 }
 
@@ -43,9 +45,8 @@ def test_every_backbone_with_every_decoder_gives_256(backbone: str, decoder: str
     assert logits.shape == (2, 256, 256)
     assert logits.dtype == torch.float32
     assert bool(torch.isfinite(logits).all())
-    if decoder not in ("conv-12", "conv-20"):  # so deep and narrow a net, untrained, may answer nothing at all
-        # The picture arrives: two pictures give two maps.
-        assert float((logits[0] - logits[1]).abs().max()) > 1e-4
+    # The picture arrives: two pictures give two maps.
+    assert float((logits[0] - logits[1]).abs().max()) > 1e-5
 
 
 def test_a_built_net_is_in_eval_and_a_picture_s_map_is_its_own() -> None:
