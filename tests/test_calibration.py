@@ -50,8 +50,20 @@ def test_mask_threshold_leaves_untouched_photos_alone() -> None:
     mask[:5] = True
     scores = np.where(mask, 0.4, 0.1).astype(np.float32)
     assert calibration.mask_threshold([(scores, mask)], []) <= 0.4
-    reals = [np.full((10, 10), 0.6, np.float32)]
+    reals = [("as they are", np.full((10, 10), 0.6, np.float32))]
     assert calibration.mask_threshold([(scores, mask)], reals) == pytest.approx(0.61)
+
+
+def test_mask_threshold_holds_for_each_kind_of_untouched_photo() -> None:
+    """One in thirty flagged is allowed in all, but not one in ten of those re-saved."""
+    mask = np.zeros((10, 10), bool)
+    mask[:5] = True
+    fakes = [(np.where(mask, 0.4, 0.1).astype(np.float32), mask)]
+    quiet, loud = np.zeros((10, 10), np.float32), np.full((10, 10), 0.6, np.float32)
+    alike = [("as they are", s) for s in [quiet] * 29 + [loud]]
+    assert calibration.mask_threshold(fakes, alike) <= 0.4
+    apart = [("as they are", quiet)] * 20 + [("re-saved", s) for s in [quiet] * 9 + [loud]]
+    assert calibration.mask_threshold(fakes, apart) == pytest.approx(0.61)
 
 
 def test_mask_threshold_needs_fakes() -> None:

@@ -10,11 +10,11 @@ from torch import nn
 
 from declip.nn import checkpoint
 from declip.nn.model import DeclipNet, build
-from declip.types import RESIDUAL_STATISTICS, BackboneSpec, DecoderSpec, ModelSpec
+from declip.types import BackboneSpec, DecoderSpec, ModelSpec
 
 VIT = "test_vit"  # 6 blocks, width 64, patches of 16 px, a class token
 RESNET = "test_resnet"  # stem and 4 stages, BatchNorm
-RESIDUALS = BackboneSpec(name=RESIDUAL_STATISTICS, layer=0)
+RESIDUALS = BackboneSpec(name="residual-statistics", layer=0)
 NARROW = (8, 8, 8, 8)
 
 
@@ -51,7 +51,7 @@ def randomise(net: nn.Module, seed: int = 0) -> None:
             if value.ndim > 1:
                 gain = 2 if value.ndim == 4 else 1  # a ReLU behind a convolution halves what passes
                 value.copy_(noise * (gain / value[0].numel()) ** 0.5)
-            elif key.endswith(("running_var", "weight")):
+            elif key.endswith(("_var", "weight")):
                 value.copy_(1 + 0.2 * noise.abs())
             else:
                 value.copy_(0.2 * noise)

@@ -14,7 +14,7 @@ What is measured, always on the same pictures:
 
 The mask threshold is the model's own where it is calibrated (`make mini` calibrates on the choosing half). Otherwise
 the rule of the calibration is applied here: the highest mean IoU on the choosing half of all thresholds that leave 95 %
-of its untouched photos alone.
+of its untouched photos alone, both as they are and re-saved.
 
 Needs `pip install 'declip[all]'`.
 """
@@ -259,16 +259,14 @@ def _at_least(scores: NDArray[np.float32], own: float) -> NDArray[np.int64]:
 def best_threshold(forged: Sequence[Outcome], clean: Sequence[Outcome] = ()) -> int:
     """Index into THRESHOLDS of the highest IoU, averaged over the kinds' means; all outcomes given are used.
 
-    clean: outcomes of untouched photos; of these at most FALSE_ALARMS may then be flagged. Where no threshold keeps
-    that, the highest one.
+    clean: outcomes of untouched photos; of each kind of these at most FALSE_ALARMS may then be flagged. Where no
+    threshold keeps that, the highest one.
     """
     iou = np.mean([np.mean([o.iou()[:-1] for o in kind], axis=0) for kind in _by_kind(forged).values()], axis=0)
-    if clean:
-        flagged = np.mean([outcome.flagged()[:-1] > FLAGGED for outcome in clean], axis=0)
+    for outcomes in _by_kind(clean).values():
+        flagged = np.mean([outcome.flagged()[:-1] > FLAGGED for outcome in outcomes], axis=0)
         iou = np.where(flagged <= FALSE_ALARMS, iou, -1.0)
-        if iou.max() < 0:
-            return len(THRESHOLDS) - 1
-    return int(np.argmax(iou))
+    return int(np.argmax(iou)) if iou.max() >= 0 else len(THRESHOLDS) - 1
 
 
 def _by_kind(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from declip.catalog import MODELS
-from declip.types import RESIDUAL_STATISTICS, ModelSpec
+from declip.types import STATISTICS, ModelSpec
 
 __all__ = ["page"]
 
@@ -25,6 +25,10 @@ SETS = {
     "inpaintanything_sd2": "in-painting by Stable Diffusion 2",
     "pixelhacker_celebahq": "in-painting by latent diffusion (PixelHacker), faces, half of the picture",
     "psbattles_mantranet": "edits by amateurs (PS-Battles)",
+}
+FIXED = {
+    "residual-statistics": "fixed high-pass filters, and the local strength of what they leave",
+    "block-statistics": "the spectrum of JPEG's blocks, the share of coefficients near zero, and grids of 8 and 4 px",
 }
 DOLOS = ("dolos-ldm", "dolos-repaint", "dolos-lama", "dolos-pluralistic")
 
@@ -61,11 +65,11 @@ declip {record["declip"]}, sha256 `{record["sha256"][:16]}…`, {record["size_by
 def _what_it_is(record: Figures, spec: ModelSpec) -> str:
     lines = ["### What it is", ""]
     for backbone in spec.backbones:
-        if backbone.name == RESIDUAL_STATISTICS:
-            lines.append("- residual statistics: fixed high-pass filters and the local strength of what they leave")
+        if backbone.name in STATISTICS:
+            lines.append(f"- `{backbone.name}`: {FIXED[backbone.name]}")
     learnt: dict[str, list[int]] = {}
     for backbone in spec.backbones:
-        if backbone.name != RESIDUAL_STATISTICS:
+        if backbone.name not in STATISTICS:
             learnt.setdefault(f"`{backbone.name}` ({backbone.weights})", []).append(backbone.layer)
     for name, layers in learnt.items():
         lines.append(f"- {name}, frozen, stages {', '.join(map(str, layers))}")

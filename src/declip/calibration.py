@@ -41,15 +41,16 @@ def image_thresholds(scores: Sequence[float], rates: Sequence[float] = (0.01, 0.
 
 def mask_threshold(
     fakes: Iterable[tuple[NDArray[np.float32], NDArray[np.bool_]]],
-    reals: Iterable[NDArray[np.float32]],
+    reals: Iterable[tuple[str, NDArray[np.float32]]],
     *,
     area: float = 0.02,
     share: float = 0.05,
 ) -> float:
     """The threshold on scores of the highest mean IoU that leaves untouched photos alone.
 
-    fakes: (scores (H, W) in [0, 1], mask (H, W) bool) of manipulated pictures. reals: scores of untouched ones. At
-    most `share` of these may have more than `area` of their pixels at or above the threshold.
+    fakes: (scores (H, W) in [0, 1], mask (H, W) bool) of manipulated pictures. reals: (kind, scores) of untouched
+    ones, kinds such as "as they are" and "re-saved". At most `share` of each kind may have more than `area` of their
+    pixels at or above the threshold.
     Returns one of 0.02, 0.03, … 0.98; the highest where none keeps the condition. Raises DatasetError without fakes.
     """
     total = np.zeros(len(STEPS))
@@ -60,8 +61,12 @@ def mask_threshold(
         count += 1
     if not count:
         raise DatasetError("choosing a mask threshold needs manipulated pictures with masks")
-    flagged = [_counts(scores.ravel()) / scores.size > area for scores in reals]
-    allowed = np.mean(flagged, axis=0) <= share if flagged else np.ones(len(STEPS), bool)
+    flagged: dict[str, list[NDArray[np.bool_]]] = {}
+    for kind, scores in reals:
+        flagged.setdefault(kind, []).append(_counts(scores.ravel()) / scores.size > area)
+    allowed = np.ones(len(STEPS), bool)
+    for rows in flagged.values():
+        allowed &= np.mean(rows, axis=0) <= share
     if not allowed.any():
         return float(STEPS[-1])
     return float(STEPS[np.argmax(np.where(allowed, total, -1.0))])

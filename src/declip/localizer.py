@@ -150,7 +150,7 @@ class Localizer:
         if isinstance(photo, ImageError):
             return photo
         size, ratio = self.spec.input_size, self.spec.input_size // self.spec.output_size
-        padded = _pad(photo.pixels, size, ratio)
+        padded = _pad(photo.pixels, size, _unit(size, self.overlap, ratio))
         height, width = padded.shape[:2]
         corners = [
             (y, x)
@@ -228,12 +228,19 @@ def _read(picture: PictureLike) -> Photo | ImageError:
         return error
 
 
-def _pad(pixels: NDArray[np.uint8], size: int, ratio: int) -> NDArray[np.uint8]:
-    """Pad below and to the right to at least `size` and a multiple of `ratio`: by reflection, whose noise is the
+def _unit(size: int, overlap: int, ratio: int) -> int:
+    """What the corners of windows are multiples of: `ratio`, and 8 where that leaves a step (JPEG's grid keeps its
+    phase, which a model may have learnt)."""
+    unit = math.lcm(8, ratio)
+    return unit if size - overlap >= unit and size % unit == 0 else ratio
+
+
+def _pad(pixels: NDArray[np.uint8], size: int, unit: int) -> NDArray[np.uint8]:
+    """Pad below and to the right to at least `size` and a multiple of `unit`: by reflection, whose noise is the
     photo's own; by edge where the photo is too small to be reflected."""
     for axis in (0, 1):
         length = pixels.shape[axis]
-        missing = max(size, -(-length // ratio) * ratio) - length
+        missing = max(size, -(-length // unit) * unit) - length
         if missing:
             widths = [(0, 0)] * 3
             widths[axis] = (0, missing)
@@ -242,13 +249,11 @@ def _pad(pixels: NDArray[np.uint8], size: int, ratio: int) -> NDArray[np.uint8]:
 
 
 def _offsets(length: int, size: int, overlap: int, ratio: int) -> list[int]:
-    """Starts of windows that cover `length`, neighbours overlapping by at least `overlap`: multiples of `ratio`, and
-    of 8 where that leaves a step (JPEG's grid keeps its phase); the last one is flush with the end."""
+    """Starts of windows that cover `length`, neighbours overlapping by at least `overlap`: multiples of `_unit`, of
+    which `length` is one; the last window is flush with the end."""
     if length <= size:
         return [0]
-    unit = math.lcm(8, ratio)
-    if size - overlap < unit:
-        unit = ratio
+    unit = _unit(size, overlap, ratio)
     step = max(unit, (size - overlap) // unit * unit)
     return [*range(0, length - size, step), length - size]
 

@@ -352,12 +352,15 @@ def _initialise(decoder: nn.Module, std: float) -> None:
 def _crop(
     pixels: NDArray[np.uint8], mask: NDArray[np.bool_], size: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """A random native crop of size × size; a smaller picture is padded by reflection first, as the localizer does."""
+    """A random native crop of size × size; a smaller picture is padded by reflection first, as the localizer does.
+
+    Corners are multiples of 8, as the localizer's are: JPEG's grid keeps its phase.
+    """
     missing = [(0, max(0, size - side)) for side in mask.shape]
     if any(pad for _, pad in missing):
         pixels = np.pad(pixels, [*missing, (0, 0)], mode="reflect")
         mask = np.pad(mask, missing, mode="reflect")
-    y, x = (int(rng.integers(side - size + 1)) for side in mask.shape)
+    y, x = (8 * int(rng.integers((side - size) // 8 + 1)) for side in mask.shape)
     return pixels[y : y + size, x : x + size], mask[y : y + size, x : x + size]
 
 

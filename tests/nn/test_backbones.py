@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from declip.errors import SpecError, WeightsError
 from declip.nn import backbones as module
-from declip.nn.backbones import Backbone, Features, ResidualStatistics, build_backbones, extract, load_pretrained, probe
+from declip.nn.backbones import Backbone, Features, build_backbones, extract, load_pretrained, probe
+from declip.nn.statistics import ResidualStatistics
 from declip.types import BackboneSpec
 from declip.weights import sha256_of
 from tests.parity.formula import formula_state, openai_rn50_shapes
@@ -178,7 +179,7 @@ def test_neighbours_become_one_module_that_runs_once() -> None:
     assert [m.layers for m in modules if isinstance(m, Backbone)] == [[1, 2], [0], [4]]
     assert [calls(m, type(m), lambda: extract(modules, pictures())) for m in modules] == [1, 1, 1, 1]
     shape = probe(modules, 64)
-    assert shape == ((32, 48, 60, 64, 96), (16, 8, 16, 4, 2), False)
+    assert shape == ((32, 48, 30, 64, 96), (16, 8, 16, 4, 2), False)
     with torch.inference_mode():
         maps = extract(modules, pictures()).maps
     assert [m.shape for m in maps] == [(2, c, g, g) for c, g in zip(shape.channels, shape.grids, strict=True)]
@@ -417,53 +418,3 @@ def test_an_rn50_in_openai_s_format_is_loaded(tmp_path: Path) -> None:
     save_file(tensors, path)
     with pytest.raises(WeightsError, match=r"stages\.1\.1\.conv2_kxk\.conv\.weight"):
         one(RN50, 1, size=224, weights=str(path))
-
-
-# ── residual statistics ─────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def grey(pixels: Tensor, mean: float = 0.5, std: float = 0.5) -> Tensor:
-    """(H, W) grey levels 0-255 → (1, 3, H, W) normalised."""
-    return ((pixels / 255 - mean) / std).expand(1, 3, *pixels.shape)
-
-
-def test_residuals_of_a_flat_picture_are_nil() -> None:
-    (features,) = ResidualStatistics(HALF)(grey(torch.full((32, 32), 77.0))).maps
-    filters = len(ResidualStatistics.FILTERS)
-    assert features.shape == (1, 6 * filters, 8, 8)
-    # The logarithm of 0 + 0.1 (fine and coarse), twice the share of small residuals (all), and no contrast.
-    fine_coarse, quiet, contrast = features.split([2 * filters, filters, 3 * filters], dim=1)
-    assert float((fine_coarse + 2.302585).abs().max()) < 1e-3
-    assert float((quiet - 2).abs().max()) < 1e-3
-    assert float(contrast.abs().max()) < 1e-3
-
-
-def test_residuals_of_a_ramp_are_its_slope() -> None:
-    """3 grey levels per pixel to the right: the first difference across sees 3, all others (and colour) nothing."""
-    (features,) = ResidualStatistics(HALF)(grey(torch.arange(48.0).expand(48, 48) * 3)).maps
-    inner = features[0, : len(ResidualStatistics.FILTERS), 4:8, 4:8]  # away from the reflected border
-    expected = torch.full_like(inner, -2.302585)
-    expected[0] = torch.log(torch.tensor(3.1))
-    torch.testing.assert_close(inner, expected, atol=2e-3, rtol=0)
-
-
-def test_residuals_see_noise_where_it_is() -> None:
-    noisy = torch.full((64, 64), 128.0)
-    noisy[:, 32:] += 12 * torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
-    (features,) = ResidualStatistics(HALF)(grey(noisy)).maps
-    fine = features[0, :8].mean(0)  # of the filters on luma
-    assert float(fine[:, 10:].mean() - fine[:, :6].mean()) > 3  # e-folds
-    contrast = features[0, 3 * len(ResidualStatistics.FILTERS) :]
-    assert float(contrast.mean((1, 2)).abs().max()) < 1e-4  # measured from the picture's own mean
-
-
-def test_residuals_do_not_depend_on_how_the_picture_was_normalised() -> None:
-    pixels = torch.randint(0, 256, (32, 32), generator=torch.Generator().manual_seed(0)).float()
-    (one_way,) = ResidualStatistics(HALF)(grey(pixels)).maps
-    (other,) = ResidualStatistics((0.2, 0.2, 0.2))(grey(pixels, 0.4, 0.2)).maps
-    torch.testing.assert_close(one_way, other, atol=1e-3, rtol=1e-3)
-
-
-def test_residuals_keep_nothing_in_a_checkpoint() -> None:
-    assert ResidualStatistics(HALF).state_dict() == {}
-    assert list(ResidualStatistics(HALF).parameters()) == []

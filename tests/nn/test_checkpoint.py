@@ -18,7 +18,7 @@ from torch import Tensor
 
 from declip.errors import SpecError, WeightsError
 from declip.nn import checkpoint
-from declip.nn.backbones import ResidualStatistics
+from declip.nn.statistics import ResidualStatistics
 from declip.types import BackboneSpec, Calibration, DecoderSpec, ModelSpec
 from declip.weights import sha256_of
 from tests.parity.formula import formula_state, openai_rn50_shapes

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from declip.nn.backbones import Features, FeatureShape
-from declip.nn.decoders import AttentionBlock, AttentionDecoder, ConvDecoder, LinearDecoder, build_decoder
+from declip.nn.decoders import AttentionBlock, AttentionDecoder, ConvDecoder, LinearDecoder, Projection, build_decoder
 from declip.types import DecoderSpec
 from tests.tiny import NARROW, randomise
 
@@ -258,15 +258,49 @@ def test_attention_reads_the_class_token_and_drops_it() -> None:
 # ── dilated ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_dilated_equals_projecting_the_fused_features() -> None:
-    """Each map is projected at its own size and then resized: cheaper than the other way round, and the same."""
+def test_a_projection_sees_the_data_and_the_window() -> None:
+    """Weights on the overall value see every channel standardised by its running statistics; those on the contrast see
+    what is left without the window's own mean. One training batch sets the statistics, at first wholly."""
+    torch.manual_seed(0)
+    projection = Projection(3, 2)
+    scale, offset = torch.tensor([0.1, 1.0, 30.0]).view(3, 1, 1), torch.tensor([5.0, 0.0, -70.0]).view(3, 1, 1)
+    x = torch.randn(16, 3, 12, 12) * scale + offset + 4 * scale * torch.randn(16, 3, 1, 1)
+    projection.train()(x)
+    torch.testing.assert_close(projection.running_mean, x.mean((0, 2, 3)))
+    torch.testing.assert_close(projection.within_var, x.var((2, 3), unbiased=False).mean(0))
+    torch.testing.assert_close(projection.running_var, x.var((0, 2, 3), unbiased=False), rtol=1e-4, atol=0)
+    projection.eval()
+    with torch.no_grad():
+        projection.contrast.zero_()
+        overall = (x - projection.running_mean.view(3, 1, 1)) / (projection.running_var + 1e-4).sqrt().view(3, 1, 1)
+        expected = torch.einsum("oc,nchw->nohw", projection.overall, overall)
+        torch.testing.assert_close(projection(x), expected, atol=1e-4, rtol=1e-4)
+        projection.contrast.normal_()
+        projection.overall.zero_()
+        alone = projection(x)
+        torch.testing.assert_close(alone.mean((2, 3)), torch.zeros(16, 2), atol=1e-4, rtol=0)
+        torch.testing.assert_close(projection(x + 100), alone, atol=1e-3, rtol=1e-3)
+
+
+def test_running_statistics_forget_slowly() -> None:
+    """The mean of the batches so far; from WINDOW on, a moving one."""
+    projection = Projection(1, 1).train()
+    for value in range(4):
+        projection(torch.full((1, 1, 2, 2), float(value)))
+    assert float(projection.running_mean) == pytest.approx(1.5)
+    projection.batches.fill_(10 * Projection.WINDOW)
+    projection(torch.full((1, 1, 2, 2), 1.5 + Projection.WINDOW))
+    assert float(projection.running_mean) == pytest.approx(2.5, rel=1e-3)
+
+
+def test_dilated_projects_each_map_at_its_own_size() -> None:
+    """… and then resizes: cheaper than the other way round, and the same."""
     shape = FeatureShape((10, 6), (32, 8), False)
     decoder: Any = build_decoder(DECODERS["dilated"], shape, 64).eval()
     randomise(decoder)
     features = features_of(shape)
-    normed = Features(tuple(norm(m) for norm, m in zip(decoder.norms, features.maps, strict=True)))
-    weights = torch.cat([p.weight for p in decoder.projections], dim=1)
-    expected = F.relu(F.conv2d(normed.fused(), weights) + decoder.bias)
+    parts = [p(m) for p, m in zip(decoder.projections, features.maps, strict=True)]
+    expected = F.relu(parts[0] + F.interpolate(parts[1], (32, 32), mode="bilinear") + decoder.bias)
     seen: list[Tensor] = []
     decoder.widen.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0]))
     with torch.no_grad():

@@ -1,7 +1,7 @@
 """Frozen backbones: a picture → features at chosen layers.
 
-Any timm model, cut so that no block behind the last wanted layer exists, or `ResidualStatistics`. A backbone of your
-own is any `nn.Module` that takes (N, 3, S, S) and returns `Features`.
+Any timm model, cut so that no block behind the last wanted layer exists, or fixed statistics (`nn/statistics.py`). A
+backbone of your own is any `nn.Module` that takes (N, 3, S, S) and returns `Features`.
 """
 
 from __future__ import annotations
@@ -11,46 +11,24 @@ import inspect
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
 import timm
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
 from timm.models import is_model_pretrained
 from torch import Tensor, nn
 
 from declip.errors import SpecError, WeightsError
-from declip.types import RESIDUAL_STATISTICS, BackboneSpec
+from declip.nn.maps import Features, FeatureShape
+from declip.nn.statistics import BlockStatistics, ResidualStatistics
+from declip.types import BackboneSpec
 from declip.weights import sha256_of
 
-__all__ = ["Backbone", "FeatureShape", "Features", "ResidualStatistics", "build_backbones", "probe"]
+__all__ = ["Backbone", "FeatureShape", "Features", "build_backbones", "probe"]
 
 
-class Features(NamedTuple):
-    """What backbones give and decoders take.
-
-    maps: one (N, C_i, h_i, w_i) per backbone layer, in the order of the spec.
-    cls: (N, 1, C) class token beside the single map of a Vision Transformer, else None.
-    """
-
-    maps: tuple[Tensor, ...]
-    cls: Tensor | None = None
-
-    def fused(self) -> Tensor:
-        """All maps on the first one's grid (bilinear, as the paper's fusion), concatenated: (N, sum C_i, h_0, w_0)."""
-        first, *others = self.maps
-        size = first.shape[-2:]
-        resized = [m if m.shape[-2:] == size else F.interpolate(m, size, mode="bilinear") for m in others]
-        return torch.cat([first, *resized], dim=1) if resized else first
-
-
-class FeatureShape(NamedTuple):
-    """Sizes a decoder is built for: channels and grid sides per map, and whether there is a class token."""
-
-    channels: tuple[int, ...]
-    grids: tuple[int, ...]
-    has_cls: bool
+STATISTICS = {"residual-statistics": ResidualStatistics, "block-statistics": BlockStatistics}
 
 
 class Backbone(nn.Module):
@@ -113,64 +91,6 @@ class Backbone(nn.Module):
         return Features(tuple(m for m, _ in pairs), pairs[-1][1][:, :1])
 
 
-class ResidualStatistics(nn.Module):
-    """Statistics of high-pass residuals: what noise, resampling and compression leave; nothing is learnt.
-
-    The picture in 0-255 is filtered by `FILTERS` (on luma and chroma); per residual the logarithm of its mean
-    magnitude and the share of near-zero values are taken over 4×4 px, the first also over 12×12: (N, C, S/4, S/4).
-    The same maps minus their mean over the window follow: a manipulated part differs from the rest of its picture.
-    """
-
-    # Plane and taps across and down: differences of first, second and third order and products of them, the kinds
-    # of residual that steganalysis' rich models use (Fridrich & Kodovsky 2012).
-    FILTERS = (
-        ("Y", (-1, 1, 0), (1,)),
-        ("Y", (1,), (-1, 1, 0)),
-        ("Y", (1, -2, 1), (1,)),
-        ("Y", (1,), (1, -2, 1)),
-        ("Y", (1, -2, 1), (1, -2, 1)),
-        ("Y", (1, -4, 6, -4, 1), (1,)),
-        ("Y", (1,), (1, -4, 6, -4, 1)),
-        ("Y", (1, -4, 6, -4, 1), (1, -4, 6, -4, 1)),
-        ("Cb", (1, -2, 1), (1, -2, 1)),
-        ("Cr", (1, -2, 1), (1, -2, 1)),
-    )
-    # JPEG's colour planes in terms of RGB.
-    PLANES: ClassVar = {
-        "Y": (0.299, 0.587, 0.114),
-        "Cb": (-0.168736, -0.331264, 0.5),
-        "Cr": (0.5, -0.418688, -0.081312),
-    }
-    kernels: Tensor
-
-    def __init__(self, std: tuple[float, float, float]) -> None:
-        super().__init__()
-        kernels = torch.zeros(len(self.FILTERS), 3, 5, 5)
-        for kernel, (plane, across, down) in zip(kernels, self.FILTERS, strict=True):
-            taps = torch.outer(_centred(down), _centred(across))
-            # The mean of the normalisation falls out of every zero-sum filter; its scale is undone here.
-            weights = torch.tensor(self.PLANES[plane]) * torch.tensor(std) * 255
-            kernel += weights.view(3, 1, 1) * taps / taps.abs().sum() * 2
-        self.register_buffer("kernels", kernels, persistent=False)
-
-    def forward(self, images: Tensor) -> Features:
-        """images (N, 3, S, S), normalised → Features with one map (N, 6 · filters, S/4, S/4)."""
-        residuals = F.conv2d(F.pad(images, (2, 2, 2, 2), mode="reflect"), self.kernels).abs()  # (N, F, S, S)
-        fine = F.avg_pool2d(residuals, 4)  # (N, F, S/4, S/4)
-        coarse = F.avg_pool2d(fine, 3, stride=1, padding=1, count_include_pad=False)
-        # A smooth stand-in for the share of residuals below a grey level.
-        quiet = F.avg_pool2d(torch.exp(-residuals), 4)
-        local = torch.cat([torch.log(fine + 0.1), torch.log(coarse + 0.1), 2 * quiet], dim=1)
-        contrast = local - local.mean(dim=(2, 3), keepdim=True)
-        return Features((torch.cat([local, contrast], dim=1),))
-
-
-def _centred(taps: Sequence[int]) -> Tensor:
-    """Taps on five points, the middle one in the middle."""
-    side = (5 - len(taps)) // 2
-    return F.pad(torch.tensor(taps, dtype=torch.float32), (side, side))
-
-
 def neighbours(specs: Sequence[BackboneSpec]) -> list[list[BackboneSpec]]:
     """Runs of specs that differ in their layer only; each becomes one module."""
     return [list(group) for _, group in groupby(specs, key=lambda s: (s.name, s.weights, s.sha256))]
@@ -195,8 +115,8 @@ def build_backbones(
         name, weights, layers = group[0].name, group[0].weights, [spec.layer for spec in group]
         if layers != sorted(set(layers)):
             raise SpecError(f"layers of {name} are {layers}; list them once each, in rising order")
-        if name == RESIDUAL_STATISTICS:
-            modules.append(ResidualStatistics(std))
+        if name in STATISTICS:
+            modules.append(STATISTICS[name](std))
             continue
         backbone = Backbone(name, layers, input_size)
         if load_weights and weights is not None:

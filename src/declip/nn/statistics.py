@@ -1,0 +1,151 @@
+"""Fixed statistics of a picture: backbones without weights that see what cameras, filters and compression leave.
+
+They take the network's input (N, 3, S, S), normalised; its scale is undone, so that they measure grey levels of 0-255.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from declip.nn.maps import Features
+
+__all__ = ["BlockStatistics", "ResidualStatistics"]
+
+# JPEG's colour planes in terms of RGB.
+PLANES = {
+    "Y": (0.299, 0.587, 0.114),
+    "Cb": (-0.168736, -0.331264, 0.5),
+    "Cr": (0.5, -0.418688, -0.081312),
+}
+
+
+def _plane(name: str, std: tuple[float, float, float]) -> Tensor:
+    """Weights (3, 1, 1) that turn normalised RGB into a plane in 0-255, but for a constant."""
+    return (torch.tensor(PLANES[name]) * torch.tensor(std) * 255).view(3, 1, 1)
+
+
+class ResidualStatistics(nn.Module):
+    """Statistics of high-pass residuals: what noise, resampling and compression leave; nothing is learnt.
+
+    The picture in 0-255 is filtered by `FILTERS` (on luma and chroma); per residual the logarithm of its mean
+    magnitude over 4×4 and over 12×12 px, and the share of near-zero values over 4×4: (N, C, S/4, S/4).
+    """
+
+    # Plane and taps across and down: differences of first, second and third order and products of them, the kinds
+    # of residual that steganalysis' rich models use (Fridrich & Kodovsky 2012).
+    FILTERS = (
+        ("Y", (-1, 1, 0), (1,)),
+        ("Y", (1,), (-1, 1, 0)),
+        ("Y", (1, -2, 1), (1,)),
+        ("Y", (1,), (1, -2, 1)),
+        ("Y", (1, -2, 1), (1, -2, 1)),
+        ("Y", (1, -4, 6, -4, 1), (1,)),
+        ("Y", (1,), (1, -4, 6, -4, 1)),
+        ("Y", (1, -4, 6, -4, 1), (1, -4, 6, -4, 1)),
+        ("Cb", (1, -2, 1), (1, -2, 1)),
+        ("Cr", (1, -2, 1), (1, -2, 1)),
+    )
+    kernels: Tensor
+
+    def __init__(self, std: tuple[float, float, float]) -> None:
+        super().__init__()
+        kernels = torch.zeros(len(self.FILTERS), 3, 5, 5)
+        for kernel, (plane, across, down) in zip(kernels, self.FILTERS, strict=True):
+            taps = torch.outer(_centred(down), _centred(across))
+            # The mean of the normalisation falls out of every zero-sum filter.
+            kernel += _plane(plane, std) * taps / taps.abs().sum() * 2
+        self.register_buffer("kernels", kernels, persistent=False)
+
+    def forward(self, images: Tensor) -> Features:
+        """images (N, 3, S, S), normalised → Features with one map (N, 3 · filters, S/4, S/4)."""
+        residuals = F.conv2d(F.pad(images, (2, 2, 2, 2), mode="reflect"), self.kernels).abs()  # (N, F, S, S)
+        fine = F.avg_pool2d(residuals, 4)  # (N, F, S/4, S/4)
+        coarse = _around(fine)
+        # A smooth stand-in for the share of residuals below a grey level.
+        quiet = F.avg_pool2d(torch.exp(-residuals), 4)
+        return Features((torch.cat([torch.log(fine + 0.1), torch.log(coarse + 0.1), 2 * quiet], dim=1),))
+
+
+class BlockStatistics(nn.Module):
+    """Statistics of 8×8 blocks on JPEG's grid, over 3×3 blocks each; nothing is learnt: (N, 172, S/8, S/8).
+
+    Of luma's discrete cosine transform, per frequency, the logarithm of the mean magnitude (63) and the share of
+    near-zero coefficients (63): the spectrum, and what quantization left of it. Of chroma's the magnitudes per
+    diagonal (2 · 7). Of second differences their magnitude by the phase of the column, of the row (8 + 8), and of
+    both modulo 4 (16), against their mean: grids that JPEG blocks, upsampling and transposed convolutions leave.
+    """
+
+    DIAGONALS: ClassVar = range(1, 8)
+    luma: Tensor
+    chroma: Tensor
+    groups: Tensor
+    differences: Tensor
+
+    def __init__(self, std: tuple[float, float, float]) -> None:
+        super().__init__()
+        basis = _cosines()  # (64, 8, 8), rows before columns
+        diagonal = torch.arange(8).view(8, 1) + torch.arange(8)
+        low = [i for i, d in enumerate(diagonal.flatten().tolist()) if d in self.DIAGONALS]
+        groups = torch.stack([(diagonal.flatten()[low] == d).float() for d in self.DIAGONALS])
+        planes = {name: _plane(name, std) for name in PLANES}
+        self.register_buffer("luma", basis[1:, None] * planes["Y"], persistent=False)
+        coloured = [basis[low, None] * planes[name] for name in ("Cb", "Cr")]
+        self.register_buffer("chroma", torch.cat(coloured), persistent=False)
+        weights = torch.block_diag(*[groups / groups.sum(dim=1, keepdim=True)] * 2)
+        self.register_buffer("groups", weights[:, :, None, None], persistent=False)
+        second = torch.tensor([1.0, -2.0, 1.0])
+        middle = torch.tensor([0.0, 1.0, 0.0])
+        taps = [torch.outer(middle, second), torch.outer(second, middle), torch.outer(second, second) / 2]
+        self.register_buffer("differences", torch.stack(taps)[:, None] * planes["Y"], persistent=False)
+
+    def forward(self, images: Tensor) -> Features:
+        """images (N, 3, S, S), normalised, S a multiple of 8 → Features with one map (N, 172, S/8, S/8)."""
+        # Frequencies above zero sum to nought, so the mean of the normalisation falls out here too.
+        luma = F.conv2d(images, self.luma, stride=8).abs()  # (N, 63, S/8, S/8)
+        chroma = F.conv2d(F.conv2d(images, self.chroma, stride=8).abs(), self.groups)
+        spectrum = torch.log(_around(torch.cat([luma, chroma], dim=1)) + 0.1)
+        quiet = _around(torch.exp(-luma * luma))
+        differences = F.conv2d(F.pad(images, (1, 1, 1, 1), mode="reflect"), self.differences).abs()
+        across, down, both = differences.split(1, dim=1)
+        phases = [
+            _columns(across),
+            _columns(down.transpose(2, 3)).transpose(2, 3),
+            F.avg_pool2d(F.pixel_unshuffle(both, 4), 2),
+        ]
+        folded = []
+        for phase in phases:
+            around = torch.log(_around(phase) + 0.1)
+            folded.append(around - around.mean(dim=1, keepdim=True))
+        return Features((torch.cat([spectrum, 2 * quiet, *folded], dim=1),))
+
+
+def _columns(plane: Tensor) -> Tensor:
+    """(N, 1, S, S) → (N, 8, S/8, S/8): the mean of each of the 8 columns of a block."""
+    n, _, height, width = plane.shape
+    rows = F.avg_pool2d(plane, (8, 1))  # (N, 1, S/8, S)
+    return rows.view(n, height // 8, width // 8, 8).permute(0, 3, 1, 2)
+
+
+def _around(maps: Tensor) -> Tensor:
+    """The mean over 3×3 positions, fewer at the border."""
+    return F.avg_pool2d(maps, 3, stride=1, padding=1, count_include_pad=False)
+
+
+def _cosines() -> Tensor:
+    """The orthonormal basis of the 8×8 discrete cosine transform (type II), (64, 8, 8)."""
+    k, x = torch.arange(8.0).view(8, 1), torch.arange(8.0)
+    line = torch.cos(math.pi * k * (2 * x + 1) / 16) * 0.5
+    line[0] /= math.sqrt(2)
+    return torch.einsum("ux,vy->uvxy", line, line).reshape(64, 8, 8)
+
+
+def _centred(taps: Sequence[int]) -> Tensor:
+    """Taps on five points, the middle one in the middle."""
+    side = (5 - len(taps)) // 2
+    return F.pad(torch.tensor(taps, dtype=torch.float32), (side, side))
