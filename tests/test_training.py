@@ -283,12 +283,17 @@ def test_the_average_follows_the_weights_at_the_given_decay() -> None:
     with torch.no_grad():
         weight.fill_(1.0)  # type: ignore[operator]
         mean.fill_(0.0)  # type: ignore[operator]
-        net.decoder.norms[0].running_mean.fill_(7.0)  # type: ignore[union-attr, index, operator]
-    state.average()
+        net.decoder.projections[0].running_mean.fill_(7.0)  # type: ignore[union-attr, index, operator]
+    state.average(1000)
     assert float(mean.detach()) == 0.25  # type: ignore[operator]
-    state.average()
+    state.average(1001)
     assert float(mean.detach()) == 0.4375  # type: ignore[operator]
-    assert float(state.averaged.norms[0].running_mean[0]) == 7.0  # type: ignore[union-attr, index]
+    # At the start it looks back over a tenth of the way, not to the random weights.
+    with torch.no_grad():
+        mean.fill_(0.0)  # type: ignore[operator]
+    state.average(0)
+    assert float(mean.detach()) == pytest.approx(0.9)  # type: ignore[operator]
+    assert float(state.averaged.projections[0].running_mean[0]) == 7.0  # type: ignore[union-attr, index]
 
 
 def test_the_paper_s_first_weights_batchnorm_included() -> None:

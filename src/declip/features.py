@@ -46,11 +46,11 @@ class CachedFeatures:
     def __len__(self) -> int:
         return len(self._targets)
 
-    def batch(self, indices: NDArray[np.int64]) -> tuple[Features, Tensor]:
-        """Features and targets (N, T, T) of some items, in their order."""
-        maps = tuple(_tensor(m[indices]) for m in self._maps)
-        cls = None if self._cls is None else _tensor(self._cls[indices])
-        return Features(maps, cls), _tensor(self._targets[indices])
+    def batch(self, indices: NDArray[np.int64], dtype: torch.dtype = torch.float32) -> tuple[Features, Tensor]:
+        """Features, of this dtype, and targets (N, T, T) float32 of some items, in their order."""
+        maps = tuple(_tensor(m[indices], dtype) for m in self._maps)
+        cls = None if self._cls is None else _tensor(self._cls[indices], dtype)
+        return Features(maps, cls), _tensor(self._targets[indices], torch.float32)
 
 
 def cache(
@@ -97,6 +97,6 @@ def cache(
     return CachedFeatures(folder)
 
 
-def _tensor(array: NDArray[np.float16]) -> Tensor:
-    tensor = torch.from_numpy(np.asarray(array, np.float32))
+def _tensor(array: NDArray[np.float16], dtype: torch.dtype) -> Tensor:
+    tensor = torch.from_numpy(array).to(dtype)
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor

@@ -16,10 +16,11 @@ import math
 import subprocess
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -41,6 +42,8 @@ __all__ = ["Run", "TrainConfig", "train"]
 Schedule = Literal["plateau", "cosine"]
 Selection = Literal["iou", "ap"]
 Augmentation = Literal["flip", "jpeg"]
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +58,7 @@ class TrainConfig:
     reals: real samples per manipulated one (drawn from those there are).
     views: crops (or augmented versions) of each sample; their features are computed once. 1 without augmentation.
     augment: "flip" (and quarter turns) and "jpeg" (half of the views re-saved at quality 60-95), before normalising.
-    ema: decay of the averaged weights that are validated and saved; 0 = none.
+    ema: decay of the averaged weights that are validated and saved, less at the start; 0 = none.
     select: the best epoch is that of the highest validation "iou" (at 0.5) or "ap", both means over manipulated crops.
     precision: of the decoder's passes, "fp32" or "bf16".
     """
@@ -246,13 +249,15 @@ class _State:
         progress = min(1.0, (self.epoch + fraction) / self.config.epochs)
         return self.config.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
-    def average(self) -> None:
-        """Move the averaged weights towards the current ones; buffers are copied."""
+    def average(self, step: int) -> None:
+        """Move the averaged weights towards the current ones; buffers are copied. step: of the run, from 0."""
         if not self.config.ema:
             return
+        # Early on, the average must not look back to the random weights of the start.
+        decay = min(self.config.ema, (step + 1) / (step + 10))
         with torch.no_grad():
             for mean, now in zip(self.averaged.parameters(), self.decoder.parameters(), strict=True):
-                mean.lerp_(now, 1 - self.config.ema)
+                mean.lerp_(now, 1 - decay)
             for kept, latest in zip(self.averaged.buffers(), self.decoder.buffers(), strict=True):
                 kept.copy_(latest)
 
@@ -298,10 +303,10 @@ def _epoch(config: TrainConfig, net: DeclipNet, state: _State, data: features.Ca
     order = np.random.default_rng((config.seed, state.epoch)).permutation(len(data))
     # A last batch of one or two would give BatchNorm statistics of nothing; it joins the epoch's dropped rest.
     steps = max(1, len(order) // config.batch_size)
+    chosen = [np.sort(order[step * config.batch_size : (step + 1) * config.batch_size]) for step in range(steps)]
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     losses = []
-    for step in range(steps):
-        chosen = order[step * config.batch_size : (step + 1) * config.batch_size]
-        inputs, targets = data.batch(np.sort(chosen))
+    for step, (inputs, targets) in enumerate(_ahead(lambda indices: data.batch(indices, dtype), chosen)):
         for group in state.optimizer.param_groups:
             group["lr"] = state.rate(step / steps)
         with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
@@ -310,9 +315,19 @@ def _epoch(config: TrainConfig, net: DeclipNet, state: _State, data: features.Ca
         state.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         state.optimizer.step()
-        state.average()
+        state.average(state.epoch * steps + step)
         losses.append(float(loss.detach()))
     return float(np.mean(losses))
+
+
+def _ahead(load: Callable[[_In], _Out], items: Sequence[_In]) -> Iterator[_Out]:
+    """load(item) of each item in order, the next one loading while the caller works on one."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(load, items[0])
+        for item in items[1:]:
+            ready, coming = coming, pool.submit(load, item)
+            yield ready.result()
+        yield coming.result()
 
 
 def _validate(config: TrainConfig, decoder: nn.Module, data: features.CachedFeatures) -> tuple[float, float]:

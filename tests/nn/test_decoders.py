@@ -282,15 +282,13 @@ def test_a_projection_sees_the_data_and_the_window() -> None:
         torch.testing.assert_close(projection(x + 100), alone, atol=1e-3, rtol=1e-3)
 
 
-def test_running_statistics_forget_slowly() -> None:
-    """The mean of the batches so far; from WINDOW on, a moving one."""
+def test_running_statistics_are_those_of_the_first_batches() -> None:
     projection = Projection(1, 1).train()
-    for value in range(4):
+    for value in range(Projection.BATCHES):
         projection(torch.full((1, 1, 2, 2), float(value)))
-    assert float(projection.running_mean) == pytest.approx(1.5)
-    projection.batches.fill_(10 * Projection.WINDOW)
-    projection(torch.full((1, 1, 2, 2), 1.5 + Projection.WINDOW))
-    assert float(projection.running_mean) == pytest.approx(2.5, rel=1e-3)
+    assert float(projection.running_mean) == pytest.approx((Projection.BATCHES - 1) / 2, rel=1e-4)
+    projection(torch.full((1, 1, 2, 2), 1e6))
+    assert float(projection.running_mean) == pytest.approx((Projection.BATCHES - 1) / 2, rel=1e-4)
 
 
 def test_dilated_projects_each_map_at_its_own_size() -> None:
@@ -300,7 +298,7 @@ def test_dilated_projects_each_map_at_its_own_size() -> None:
     randomise(decoder)
     features = features_of(shape)
     parts = [p(m) for p, m in zip(decoder.projections, features.maps, strict=True)]
-    expected = F.relu(parts[0] + F.interpolate(parts[1], (32, 32), mode="bilinear") + decoder.bias)
+    expected = F.relu(parts[0] + F.interpolate(parts[1], (32, 32), mode="bilinear"))
     seen: list[Tensor] = []
     decoder.widen.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0]))
     with torch.no_grad():

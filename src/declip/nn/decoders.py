@@ -148,12 +148,12 @@ class ResidualBlock(nn.Module):
 class Projection(nn.Module):
     """A map → `width` channels, seen twice: against all training data, and against the rest of its own window.
 
-    A (x − mean) / deviation + B (x − window's mean) / deviation within windows, with learnt A and B: what is
+    A (x − mean) / deviation + B (x − window's mean) / deviation within windows + c, with learnt A, B and c: what is
     manipulated differs from the rest of its picture by far less than pictures differ. Both are one 1×1 convolution, so
     the standardisation costs nothing, where a BatchNorm takes longer than the rest of a small decoder.
     """
 
-    WINDOW = 200  # batches that the running statistics look back
+    BATCHES = 200  # the first of a training, whose statistics are kept: frozen features do not change
     running_mean: Tensor
     running_var: Tensor
     within_var: Tensor
@@ -165,6 +165,7 @@ class Projection(nn.Module):
         self.contrast = nn.Parameter(torch.empty(width, channels))
         for weight in (self.overall, self.contrast):
             nn.init.normal_(weight, 0.0, (2 * channels) ** -0.5)
+        self.bias = nn.Parameter(torch.zeros(width))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
         self.register_buffer("within_var", torch.ones(channels))
@@ -172,26 +173,28 @@ class Projection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) → (N, width, h, w)."""
-        means = x.mean(dim=(2, 3))  # (N, C)
+        means = x.mean(dim=(2, 3), dtype=torch.float32)  # (N, C)
         with torch.autocast(x.device.type, enabled=False):
-            if self.training:
+            if self.training and self.batches < self.BATCHES:
                 self._follow(x, means)
             overall = self.overall / (self.running_var + 1e-4).sqrt()
             contrast = self.contrast / (self.within_var + 1e-4).sqrt()
-            bias = -(overall @ self.running_mean) - means.float() @ contrast.T  # (N, width)
+            bias = self.bias - overall @ self.running_mean - means @ contrast.T  # (N, width)
         y = F.conv2d(x, (overall + contrast)[:, :, None, None])
         return y + bias[:, :, None, None].to(y.dtype)
 
     @torch.no_grad()
     def _follow(self, x: Tensor, means: Tensor) -> None:
-        """Move the running statistics towards this batch's: their plain mean at first, over WINDOW batches later."""
-        within = x.var(dim=(2, 3), unbiased=False).mean(dim=0)
+        """The mean of the statistics of all batches so far."""
+        within = x.float().var(dim=(2, 3), unbiased=False).mean(dim=0)
         between = means.var(dim=0, unbiased=False)
         self.batches += 1
-        share = 1 / self.batches.clamp(max=self.WINDOW)
-        self.running_mean.lerp_(means.mean(dim=0), share)
-        self.within_var.lerp_(within, share)
-        self.running_var.lerp_(within + between, share)
+        for kept, new in (
+            (self.running_mean, means.mean(dim=0)),
+            (self.within_var, within),
+            (self.running_var, within + between),
+        ):
+            kept.lerp_(new, 1 / self.batches)
 
 
 class DilatedDecoder(nn.Module):
@@ -209,7 +212,6 @@ class DilatedDecoder(nn.Module):
         self.output_size = output_size
         self.grid = max(shape.grids)
         self.projections = nn.ModuleList([Projection(channels, fine) for channels in shape.channels])
-        self.bias = nn.Parameter(torch.zeros(fine, 1, 1))
         self.widen = nn.Conv2d(fine, coarse, 1)
         self.blocks = nn.ModuleList([ResidualBlock(coarse, 2 ** (i % 4)) for i in range(depth)])
         self.context = nn.Conv2d(2 * coarse, coarse, 1)
@@ -220,11 +222,9 @@ class DilatedDecoder(nn.Module):
     def forward(self, features: Features) -> Tensor:
         """Features → logits (N, T, T)."""
         size = (self.grid, self.grid)
-        x: Tensor = self.bias
-        for m, projection in zip(features.maps, self.projections, strict=True):
-            part = projection(m)
-            x = x + (part if part.shape[-2:] == size else F.interpolate(part, size, mode="bilinear"))
-        x = F.relu(x)  # (N, fine, grid, grid)
+        parts = [projection(m) for projection, m in zip(self.projections, features.maps, strict=True)]
+        resized = [p if p.shape[-2:] == size else F.interpolate(p, size, mode="bilinear") for p in parts]
+        x = F.relu(sum(resized[1:], start=resized[0]))  # (N, fine, grid, grid)
         y = F.relu(self.widen(F.avg_pool2d(x, 2, ceil_mode=True)))  # (N, coarse, grid/2, grid/2)
         for i, block in enumerate(self.blocks):
             if i == len(self.blocks) // 2:
