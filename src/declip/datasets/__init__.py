@@ -2,7 +2,7 @@
 
 from declip.datasets.hub import hugging_face
 from declip.datasets.layouts import autosplice, coco_sd, dolos, folder, imdl
-from declip.datasets.manifest import format_line, parse_line, read_manifest, write_manifest
+from declip.datasets.manifest import format_line, parse_line, read_manifest, read_records, write_manifest
 
 __all__ = [
     "autosplice",
@@ -14,5 +14,6 @@ __all__ = [
     "imdl",
     "parse_line",
     "read_manifest",
+    "read_records",
     "write_manifest",
 ]
