@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,9 +19,9 @@ import pytest
 from PIL import Image
 
 import declip
-from declip import cli, localizer
+from declip import cli, datasets, localizer
 from declip.localizer import Localizer
-from declip.types import BackboneSpec, Calibration, DecoderSpec, ModelSpec
+from declip.types import BackboneSpec, Calibration, DecoderSpec, ModelSpec, Sample
 
 MINI = Path(declip.__file__).parent / "assets" / "mini.onnx"
 needs_mini = pytest.mark.skipif(not MINI.is_file(), reason="the embedded model is not built yet")
@@ -271,11 +273,242 @@ def test_synthesize_passes_its_settings_on(
     assert (seen["seed"], seen["size"], seen["per_photo"], seen["workers"]) == (3, 256, 2, 2)
 
 
+# --- index ----------------------------------------------------------------------------------------------------------
+
+
+def dolos(root: Path) -> Path:
+    """Two splits of two generators: one picture each, of photo 7 or 8, with its mask and the photo."""
+    for split, name in (("train", "7"), ("test", "8")):
+        for generator in ("lama", "ldm"):
+            for kind in ("images", "masks"):
+                picture(root / "celebahq" / "fake" / generator / kind / split / f"{name}-0.png")
+        picture(root / "celebahq" / "real" / split / f"{name}.png")
+    return root
+
+
+def lines(manifest: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in manifest.read_text().splitlines()]
+
+
+class FakeAudit(ModuleType):
+    """Stands in for declip.audit: a sample of the group "wrong" is an error; one of the group "half" has no remedy."""
+
+    def __init__(self) -> None:
+        super().__init__("declip.audit")
+        self.checked: list[dict[str, Any]] = []
+
+    def check(self, samples: Sequence[Sample], **options: Any) -> Any:
+        self.checked.append(options | {"samples": list(samples)})
+        found = [sample.image.name for sample in samples if sample.group in ("wrong", "half")]
+        return SimpleNamespace(errors=len(found), to_json=lambda: json.dumps({"found": found}), found=found)
+
+    def render(self, report: Any, console: Any) -> None:
+        console.print(f"{report.errors} errors")
+
+    def fix(self, samples: Sequence[Sample], report: Any) -> tuple[list[Sample | None], list[str]]:
+        fixed = [None if sample.group == "wrong" else replace(sample, source="mended") for sample in samples]
+        return fixed, [f"left out {name}" for name in report.found[:1]]
+
+
+@pytest.fixture
+def audit(monkeypatch: pytest.MonkeyPatch) -> FakeAudit:
+    module = FakeAudit()
+    monkeypatch.setitem(sys.modules, "declip.audit", module)
+    monkeypatch.setattr(declip, "audit", module, raising=False)
+    return module
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    """A good sample, one that can be left out, and one that cannot be mended unless it is called otherwise."""
+    groups = {"a": "right", "b": "wrong", "c": "right"}
+    samples = [
+        Sample(image=picture(tmp_path / "data" / f"{name}.png"), label="real", group=group)
+        for name, group in groups.items()
+    ]
+    path = tmp_path / "data" / "samples.jsonl"
+    datasets.write_manifest(path, samples, [{"seed": 1}, {"seed": 2}, None])
+    return path
+
+
+def test_index_writes_a_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    dolos(tmp_path / "dolos")
+    out = tmp_path / "lists" / "samples.jsonl"
+    options = ("--generator", "lama,ldm", "--split", "train", "--reals")
+    assert call(monkeypatch, "index", "dolos", tmp_path / "dolos", "--out", out, *options) == 0
+    assert lines(out) == [
+        {
+            "image": f"../dolos/celebahq/{image}.png",
+            "mask": f"../dolos/celebahq/{mask}.png" if mask else None,
+            "fake_is": "black" if mask else "white",
+            "label": "fake" if mask else "real",
+            "split": "train",
+            "source": source,
+            "group": "7",
+        }
+        for image, mask, source in (
+            ("fake/lama/images/train/7-0", "fake/lama/masks/train/7-0", "lama"),
+            ("real/train/7", None, "celebahq"),
+            ("fake/ldm/images/train/7-0", "fake/ldm/masks/train/7-0", "ldm"),
+        )
+    ]
+    assert capfd.readouterr() == ("", f"declip: {out}: 2 manipulated and 1 real samples\n")
+    before = out.read_bytes()
+    assert call(monkeypatch, "index", "dolos", tmp_path / "dolos", "--out", out, "--generator", "ldm") == 2
+    assert capfd.readouterr().err == f"declip: {out} exists; --force overwrites it\n"
+    assert out.read_bytes() == before
+    assert call(monkeypatch, "index", "dolos", tmp_path / "dolos", "--out", out, "--generator", "ldm", "--force") == 0
+    assert [line["split"] for line in lines(out)] == ["train", "test"]
+
+
+def test_index_of_the_other_layouts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("Forged_JPEG75/5_0.jpg", "Forged_JPEG90/5_0.jpg", "Mask/5_mask.png", "Authentic/5.jpg"):
+        picture(tmp_path / "auto" / name)
+    for name in ("images/test/1-0.png", "masks/test/1-0.png", "images/train/2-0.png", "masks/train/2-0.png"):
+        picture(tmp_path / "coco" / name)
+    for name in ("Tp/1.jpg", "Gt/1_gt.png", "Au/2.jpg"):
+        picture(tmp_path / "casia" / name)
+    (tmp_path / "casia.json").write_text('[["casia/Tp/1.jpg", "casia/Gt/1_gt.png"], ["casia/Au/2.jpg", "Negative"]]')
+
+    def index(*arguments: object) -> list[list[str]]:
+        assert call(monkeypatch, "index", *arguments, "--out", tmp_path / "x.jsonl", "--force") == 0
+        return [
+            [line[key] for key in ("image", "label", "fake_is", "split", "group")]
+            for line in lines(tmp_path / "x.jsonl")
+        ]
+
+    options = ("--quality", 90, "--split", "test")
+    fake, real = ["auto/Forged_JPEG90/5_0.jpg", "fake", "white", "test", "5"], ["auto/Authentic/5.jpg", "real"]
+    assert index("autosplice", tmp_path / "auto", *options, "--no-reals") == [fake]
+    assert index("autosplice", tmp_path / "auto", *options) == [fake, [*real, "white", "test", "5"]]
+    assert index("coco-sd", tmp_path / "coco", "--split", "test") == [
+        ["coco/images/test/1-0.png", "fake", "white", "test", "1"]
+    ]
+    assert index("imdl", tmp_path / "casia") == [["casia/Tp/1.jpg", "fake", "white", "", ""]]
+    assert index("imdl", tmp_path / "casia.json", "--split", "train") == [
+        ["casia/Tp/1.jpg", "fake", "white", "train", ""],
+        ["casia/Au/2.jpg", "real", "white", "train", ""],
+    ]
+    masks = ("--masks", tmp_path / "casia" / "Gt", "--mask-name", "{stem}_gt.png", "--fake-is", "black")
+    assert index("folder", tmp_path / "casia" / "Tp", *masks, "--group", "(.)") == [
+        ["casia/Tp/1.jpg", "fake", "black", "", "1"]
+    ]
+    assert index("folder", tmp_path / "casia" / "Au") == [["casia/Au/2.jpg", "real", "white", "", ""]]
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("dolls ROOT --out x.jsonl", "dolls is neither a manifest (.jsonl) nor a layout; those are dolos, autosplice,"),
+        ("dolos --out x.jsonl", "dolos needs the data set's folder: declip index dolos ROOT --out samples.jsonl"),
+        ("dolos ROOT --out x.jsonl", "'' is no generator of Dolos' celebahq; expected one of lama, ldm,"),
+        ("dolos ROOT --generator lama", "--out is missing"),
+        ("dolos ROOT --generator lama --fix", "--out is missing"),
+        ("dolos ROOT --generator lama --fake-is white --out x.jsonl", "--fake-is is not for dolos"),
+        ("folder ROOT --mask-name {stem}.png --quality 75 --out x.jsonl", "--quality is not for folder"),
+        ("autosplice ROOT --quality 80 --out x.jsonl", "quality is 80; expected 75, 90, 100, or None"),
+        ("imdl gone.json --out x.jsonl", "gone.json: there is no such file or folder"),
+        ("s.jsonl", "s.jsonl is a manifest; add --check, --fix, or both"),
+        ("s.jsonl ROOT --check", "s.jsonl is a manifest; expected nothing after it, got ROOT"),
+        ("s.jsonl --split test --check", "--split is not for a manifest"),
+        ("s.jsonl --check --out x.jsonl", "--out says where --fix writes; add --fix"),
+        ("s.jsonl --fix --json", "--json prints what --check finds; add --check"),
+        ("s.jsonl --check", "s.jsonl: no such manifest"),
+    ],
+)
+def test_index_says_what_does_not_go_together(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    arguments: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, "index", *arguments.split()) == 2
+    stdout, stderr = capfd.readouterr()
+    assert stdout == "" and stderr.startswith(f"declip: {message}") and stderr.count("\n") == 1
+    assert not any(tmp_path.iterdir())
+
+
+def test_index_checks_a_manifest(
+    audit: FakeAudit, manifest: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = manifest.read_bytes()
+    assert call(monkeypatch, "index", manifest, "--check", "--workers", 2) == 1
+    assert capfd.readouterr() == ("1 errors\n", "")
+    assert call(monkeypatch, "index", manifest, "--check", "--json") == 1
+    assert capfd.readouterr() == ('{"found": ["b.png"]}\n', "")
+    assert [sample.image.name for sample in audit.checked[0]["samples"]] == ["a.png", "b.png", "c.png"]
+    assert (audit.checked[0]["workers"], audit.checked[0]["progress"]) == (2, False)
+    assert manifest.read_bytes() == before
+    datasets.write_manifest(manifest, datasets.read_manifest(manifest)[:1])
+    assert call(monkeypatch, "index", manifest, "--check") == 0
+    assert sorted(path.name for path in manifest.parent.iterdir()) == ["a.png", "b.png", "c.png", "samples.jsonl"]
+
+
+def test_index_fixes_a_manifest(
+    audit: FakeAudit, manifest: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = manifest.read_bytes()
+    assert call(monkeypatch, "index", manifest, "--fix") == 2
+    assert capfd.readouterr().err == f"declip: {manifest} exists; --force overwrites it\n"
+    assert audit.checked == []
+    out = manifest.parent / "lists" / "fixed.jsonl"
+    assert call(monkeypatch, "index", manifest, "--check", "--fix", "--out", out) == 0
+    assert capfd.readouterr() == (
+        "1 errors\nleft out b.png\n",
+        f"declip: {out}: 0 manipulated and 2 real samples\n",
+    )
+    assert manifest.read_bytes() == before
+    kept = [(line["image"], line["source"], line.get("provenance")) for line in lines(out)]
+    assert kept == [("../a.png", "mended", {"seed": 1}), ("../c.png", "mended", None)]
+    pictures = {path: path.read_bytes() for path in manifest.parent.glob("*.png")}
+    assert call(monkeypatch, "index", manifest, "--fix", "--force") == 0
+    assert capfd.readouterr().out == "left out b.png\n"
+    kept = [(line["image"], line["source"], line.get("provenance")) for line in lines(manifest)]
+    assert kept == [("a.png", "mended", {"seed": 1}), ("c.png", "mended", None)]
+    assert {path: path.read_bytes() for path in manifest.parent.glob("*.png")} == pictures
+
+
+def test_index_says_what_fix_cannot_mend(
+    audit: FakeAudit, manifest: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    samples = datasets.read_manifest(manifest)
+    datasets.write_manifest(manifest, [*samples[:2], replace(samples[2], group="half")])
+    assert call(monkeypatch, "index", manifest, "--check", "--json", "--fix", "--force") == 1
+    stdout, stderr = capfd.readouterr()
+    assert json.loads(stdout) == {"found": ["b.png", "c.png"]}
+    assert "declip: left out b.png\n" in stderr and "declip: 1 errors are left" in stderr
+    assert [line["image"] for line in lines(manifest)] == ["a.png", "c.png"]
+
+
+def test_index_checks_what_it_writes(
+    tmp_path: Path, audit: FakeAudit, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("wrong", "right"):
+        picture(tmp_path / "photos" / f"{name}.png")
+    arguments = ("index", "folder", tmp_path / "photos", "--group", "(.+)")
+    assert call(monkeypatch, *arguments, "--check") == 1  # only looks
+    assert capfd.readouterr().out == "1 errors\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+    assert call(monkeypatch, *arguments, "--check", "--out", tmp_path / "all.jsonl") == 1
+    assert len(lines(tmp_path / "all.jsonl")) == 2
+    assert call(monkeypatch, *arguments, "--fix", "--out", tmp_path / "good.jsonl") == 0
+    assert [line["group"] for line in lines(tmp_path / "good.jsonl")] == ["right"]
+
+
+# --- verbs that others do the work of -------------------------------------------------------------------------------
+
+
 def test_train_passes_recipe_parts_and_changes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from declip import datasets, training
-    from declip.types import Sample
+    from declip import training
 
     for split in ("train", "valid"):
         sample = Sample(image=picture(tmp_path / f"{split}.png"), label="real", split=split)

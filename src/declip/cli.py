@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -21,7 +21,7 @@ import declip
 from declip.errors import DeclipError, MissingExtraError
 
 if TYPE_CHECKING:
-    from declip.types import Mode
+    from declip.types import Mode, Sample
 
 __all__ = ["app", "main"]
 
@@ -33,6 +33,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+# Which options of `declip index` describe which layout; they mean nothing to the others.
+_LAYOUTS = {
+    "dolos": ("generator", "faces", "split", "reals"),
+    "autosplice": ("quality", "split", "reals"),
+    "coco-sd": ("split",),
+    "folder": ("masks", "mask_name", "fake_is", "group", "split"),
+    "imdl": ("split",),
+}
+
 # A progress bar from this many images on.
 _MANY = 4
 
@@ -42,6 +51,20 @@ class Precision(StrEnum):
 
     exact = "exact"
     fast = "fast"
+
+
+class Polarity(StrEnum):
+    """Which value of a mask file is manipulated."""
+
+    white = "white"
+    black = "black"
+
+
+class Faces(StrEnum):
+    """The two collections of Dolos."""
+
+    celebahq = "celebahq"
+    ffhq = "ffhq"
 
 
 class Tower(StrEnum):
@@ -200,6 +223,67 @@ def synthesize(
 
 
 @app.command()
+def index(
+    context: typer.Context,
+    layout: Annotated[str, typer.Argument(metavar="LAYOUT", help=f"{', '.join(_LAYOUTS)}; or a manifest (.jsonl).")],
+    root: Annotated[Path | None, typer.Argument(metavar="ROOT", help="The data set's folder; imdl: or file.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The manifest to write.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="dolos, coco-sd: only this one. Others: written into the manifest.")
+    ] = None,
+    generator: Annotated[str, typer.Option(help="dolos: names, separated by commas.")] = "",
+    faces: Annotated[Faces, typer.Option(help="dolos.")] = Faces.celebahq,
+    quality: Annotated[int | None, typer.Option(help="autosplice: 75, 90 or 100. [default: all]")] = None,
+    reals: Annotated[
+        bool | None, typer.Option("--reals/--no-reals", help="autosplice (default: yes), dolos (no): untouched photos.")
+    ] = None,
+    masks: Annotated[Path | None, typer.Option(help="folder: the masks. Without them all pictures are real.")] = None,
+    mask_name: Annotated[str, typer.Option(help="folder: of a picture's mask; or with {name}.")] = "{stem}.png",
+    fake_is: Annotated[Polarity, typer.Option(help="folder: what the masks show as manipulated.")] = Polarity.white,
+    group: Annotated[str | None, typer.Option(help="folder: expression whose (…) in a stem is the photo.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Print what is wrong; exit 1 if there are errors.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="Write a corrected manifest; pictures are not touched.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what is wrong as JSON.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that check.")] = 1,
+    force: Force = False,
+) -> None:
+    """Write the manifest of a data set; or check and fix a manifest."""
+    from declip import datasets
+
+    _check_index(context)
+    target = Path(layout) if fix and out is None else out
+    if target is not None:
+        _check_free(target, force)
+    if root is None:
+        rows = datasets.read_records(layout)
+    else:
+        split_ = split or ""
+        match layout:
+            case "dolos":
+                samples = _dolos(root, generator.split(","), split, faces.value, reals or False)
+            case "autosplice":
+                known = cast("Literal[75, 90, 100] | None", quality)  # the library says if it is not
+                samples = datasets.autosplice(root, quality=known, reals=reals is not False, split=split_)
+            case "coco-sd":
+                samples = datasets.coco_sd(root, split=split)
+            case "folder":
+                samples = datasets.folder(
+                    root, masks, fake_is=fake_is.value, mask_name=mask_name, group=group, split=split_
+                )
+            case _:
+                samples = datasets.imdl(root, split=split_)
+        rows = [(sample, {}) for sample in samples]
+    errors = 0
+    if check or fix:
+        rows, errors = _audited(rows, fix=fix, show=check, as_json=as_json, workers=workers)
+    if target is not None:
+        datasets.write_manifest(target, [sample for sample, _ in rows], [extra or None for _, extra in rows])
+        fakes = sum(sample.label == "fake" for sample, _ in rows)
+        _note(f"{target}: {fakes} manipulated and {len(rows) - fakes} real samples")
+    raise typer.Exit(1 if errors else 0)
+
+
+@app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="As in recipes/.")],
     data: Annotated[list[Path], typer.Option("--data", help="Manifest with the splits train and valid; repeatable.")],
@@ -215,6 +299,75 @@ def train(
     parts = {split: [s for s in samples if s.split == split] for split in ("train", "valid")}
     run = training.train(config, train=parts["train"], valid=parts["valid"], out=out, resume=resume)
     _line(str(run.best))
+
+
+# --- what `index` is made of ----------------------------------------------------------------------------------------
+
+
+def _check_index(context: typer.Context) -> None:
+    """Raise DeclipError where the arguments of `index` contradict each other."""
+    layout, root, out = (context.params[name] for name in ("layout", "root", "out"))
+    check, fix = context.params["check"], context.params["fix"]
+    manifest = layout.endswith(".jsonl")
+    if not manifest and layout not in _LAYOUTS:
+        raise DeclipError(f"{layout} is neither a manifest (.jsonl) nor a layout; those are {', '.join(_LAYOUTS)}")
+    for option in {name for names in _LAYOUTS.values() for name in names}.difference(_LAYOUTS.get(layout, ())):
+        source = context.get_parameter_source(option)
+        if source is not None and source.name == "COMMANDLINE":
+            raise DeclipError(f"--{option.replace('_', '-')} is not for {'a manifest' if manifest else layout}")
+    if context.params["as_json"] and not check:
+        raise DeclipError("--json prints what --check finds; add --check")
+    if manifest and root is not None:
+        raise DeclipError(f"{layout} is a manifest; expected nothing after it, got {root}")
+    if manifest and not (check or fix):
+        raise DeclipError(f"{layout} is a manifest; add --check, --fix, or both")
+    if manifest and out is not None and not fix:
+        raise DeclipError("--out says where --fix writes; add --fix")
+    if not manifest and root is None:
+        raise DeclipError(f"{layout} needs the data set's folder: declip index {layout} ROOT --out samples.jsonl")
+    if not manifest and out is None and (fix or not check):
+        raise DeclipError("--out is missing: the manifest to write, samples.jsonl")
+
+
+def _dolos(
+    root: Path, generators: list[str], split: str | None, faces: Literal["celebahq", "ffhq"], reals: bool
+) -> list[Sample]:
+    """Of several generators; the untouched photos, which all share, once."""
+    from declip import datasets
+
+    samples = []
+    for number, generator in enumerate(dict.fromkeys(generators)):
+        samples += datasets.dolos(root, generator, split=split, faces=faces, reals=reals and number == 0)
+    return samples
+
+
+def _audited(
+    rows: list[tuple[Sample, dict[str, Any]]], *, fix: bool, show: bool, as_json: bool, workers: int
+) -> tuple[list[tuple[Sample, dict[str, Any]]], int]:
+    """Print what is wrong with the samples of rows; (the rows, corrected if fix, and how many errors these have)."""
+    from rich.console import Console
+
+    from declip import audit
+
+    progress = sys.stderr.isatty()
+    samples = [sample for sample, _ in rows]
+    report = audit.check(samples, workers=workers, progress=progress)
+    if show and as_json:
+        print(report.to_json(), flush=True)
+    elif show:
+        audit.render(report, Console(width=None if sys.stdout.isatty() else 120))
+    if not fix:
+        return rows, report.errors
+    fixed, changes = audit.fix(samples, report)
+    for change in changes:
+        (_note if as_json else _line)(change)
+    kept = [(sample, extra) for sample, (_, extra) in zip(fixed, rows, strict=True) if sample is not None]
+    if not changes:
+        return kept, report.errors
+    left = audit.check([sample for sample, _ in kept], workers=workers, progress=progress).errors
+    if left:
+        _note(f"{left} errors are left, which --fix cannot mend; --check shows them")
+    return kept, left
 
 
 # --- what the verbs print -------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from declip.datasets import format_line, parse_line, read_manifest, write_manifest
+from declip.datasets import format_line, parse_line, read_manifest, read_records, write_manifest
 from declip.errors import DatasetError
 from declip.types import Sample
 
@@ -50,6 +50,8 @@ def test_provenance_comes_back(tmp_path: Path) -> None:
     sample = _samples(tmp_path)[1]
     assert parse_line(format_line(sample, tmp_path, {"x": [1, 2]}), tmp_path, "here") == (sample, {"x": [1, 2]})
     assert parse_line(format_line(sample, tmp_path), tmp_path, "here") == (sample, {})
+    write_manifest(tmp_path / "samples.jsonl", [sample, sample], [{"seed": 3}, None])
+    assert read_records(tmp_path / "samples.jsonl") == [(sample, {"seed": 3}), (sample, {})]
 
 
 def test_paths_follow_the_manifest(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from declip.errors import DatasetError, SpecError
 from declip.types import Sample
 
-__all__ = ["format_line", "parse_line", "read_manifest", "write_manifest"]
+__all__ = ["format_line", "parse_line", "read_manifest", "read_records", "write_manifest"]
 
 _KEYS = tuple(field.name for field in dataclasses.fields(Sample))
 _PATHS = ("image", "mask")
@@ -34,6 +34,11 @@ def read_manifest(path: str | Path) -> list[Sample]:
     Raises:
         DatasetError: there is no such file, or a line is not a sample (the message names the line).
     """
+    return [sample for sample, _ in read_records(path)]
+
+
+def read_records(path: str | Path) -> list[tuple[Sample, dict[str, Any]]]:
+    """As `read_manifest`, with the provenance of each sample (empty where there is none)."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -42,7 +47,7 @@ def read_manifest(path: str | Path) -> list[Sample]:
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path}: the manifest cannot be read: {error}") from error
     lines = enumerate(text.split("\n"), start=1)
-    return [parse_line(line, path.parent, f"{path}, line {number}")[0] for number, line in lines if line.strip()]
+    return [parse_line(line, path.parent, f"{path}, line {number}") for number, line in lines if line.strip()]
 
 
 def write_manifest(
