@@ -57,6 +57,7 @@ Kind = Literal[
     "inverted-mask",
     "swapped-masks",
     "swapped-labels",
+    "swapped-images",
     "wrong-mask",
     "label-conflict",
     "duplicate",
@@ -75,15 +76,19 @@ TWO_VALUED = 0.98
 FRAME_SHARE = 0.95
 ONE_PIECE = 0.5
 
-# Fake against twin. Levels are of 255. Where at least this share of the pixels is the very same (mean difference of
-# 5 × 5 px below half a level), any change counts from EXACT levels on; else what compression does must be exceeded.
-SAME_SHARE = 0.3
-EXACT_LEVELS, LOSSY_LEVELS = 4, 20
+# Fake against twin. Levels are of 255. Where this share of the textured pixels is the very same (those of a local
+# standard deviation above TEXTURED; the mean difference of 5 × 5 px is below half a level), the two went one way, and
+# any difference counts from EXACT levels on. Else one was compressed by itself: then the means of 9 × 9 px are
+# compared, which compression keeps, and must differ by LOSSY levels.
+SAME_SHARE, TEXTURED = 0.3, 3
+EXACT_LEVELS, LOSSY_LEVELS = 4, 8
 # A change smaller than this share of the picture, or this many pixels, proves nothing.
 CHANGED_SHARE, CHANGED_PIXELS = 0.0005, 64
 # A mask fits if the difference is this much larger inside than outside, and if, within MARGIN px, it holds half of what
-# changed; it is inverted if it is most of the picture and the difference outside is at least twice that inside.
+# changed; it is wrong if it holds less, or, of what may be compression, less than a quarter. It is inverted if it is
+# most of the picture and the difference outside is at least twice that inside.
 LIFT, MARGIN = 1.5, 8
+HELD_EXACT, HELD_LOSSY, HELD_WHOLLY = 0.5, 0.25, 0.95
 # Another sample's mask must overlap the change by this (IoU on a grid of 32 × 32) to be taken for the right one.
 OVERLAP = 0.3
 # Two pictures are versions of one if this share of their 8 × 8 blocks agrees to AGREE levels, and if in those the
@@ -93,6 +98,8 @@ AGREE, AGREE_SHARE, DETAIL = 6, 0.3, 0.6
 MAX_REALS = 1000
 # Among more misfits than this a partner is not searched: then something is wrong that no exchange mends.
 MAX_MISFITS = 2000
+# Of the other fakes of one real picture so many are tried in its place.
+MAX_SIBLINGS = 20
 # Larger pictures are compared on every second, third, … pixel.
 COMPARED_PIXELS = 1_000_000
 
@@ -202,11 +209,19 @@ def check(samples: Sequence[Sample], *, workers: int = 1, progress: bool = False
     facts = list(_map(_inspect, samples, workers, progress, "Reading"))
     findings = [finding for i in range(len(samples)) for finding in _alone(i, samples, facts[i])]
     compared, against_twins = _against_twins(samples, facts, workers, progress)
-    explained = {i for finding in against_twins if finding.kind == "swapped-masks" for i in finding.samples}
-    findings = [f for f in findings if f.kind != "size-mismatch" or not explained & set(f.samples)]
+    labels = _swapped_labels(samples, facts)
+    # What a swap explains is no fault of its own.
+    masks = {i for finding in against_twins if finding.kind == "swapped-masks" for i in finding.samples}
+    swapped = {i for finding in labels for i in finding.samples}
+    findings = [
+        f
+        for f in findings
+        if not (f.kind == "size-mismatch" and f.samples[0] in masks)
+        and not (f.kind in ("masked-real", "missing-mask", "empty-mask") and f.samples[0] in swapped)
+    ]
     findings += against_twins
+    findings += labels
     findings += _by_shape(samples, facts, compared)
-    findings += _swapped_labels(samples, facts)
     findings += _label_conflicts(samples, facts)
     findings += _duplicates(samples, facts)
     findings += _split_groups(samples)
@@ -439,19 +454,27 @@ _Verdict = Literal["fits", "inverted", "misfit", "undecided"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Pair:
-    """A fake, and the real pictures that may be its twin, the likeliest first. with_mask: whether its mask has the
-    picture's size, so that it can be compared."""
+    """A fake, and the real samples that may be its twin, the likeliest first, with their pictures.
+
+    with_mask: whether the fake's mask has the picture's size, so that it can be compared.
+    """
 
     sample: Sample
+    candidates: tuple[int, ...]
     twins: tuple[Path, ...]
     with_mask: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Evidence:
-    """changed, mask: shares on a grid of 32 × 32, 255 = all; only kept where the mask does not fit."""
+    """held: the share of what changed that the mask holds, nan where that is undecided. twin: which of the candidates.
+
+    changed, mask: shares on a grid of 32 × 32, 255 = all; only kept where the mask does not fit.
+    """
 
     verdict: _Verdict
+    held: float = math.nan
+    twin: int = 0
     changed: bytes = b""
     mask: bytes = b""
 
@@ -465,10 +488,14 @@ def _against_twins(
     evidence = {i: one for i, one in zip(pairs, found, strict=True) if one is not None}
     misfits = [i for i, one in evidence.items() if one.verdict in ("inverted", "misfit")]
     partner = _partners(misfits, evidence, facts) if len(misfits) <= MAX_MISFITS else {}
+    posing = _posing_as_real([i for i in misfits if i not in partner], evidence, pairs)
     findings = []
+    for i, real in dict(posing.values()).items():
+        text = "the second, labelled real, is what the first one's mask belongs to: the two pictures are swapped"
+        findings.append(_finding("swapped-images", "error", samples, (i, real), text))
     for i in misfits:
         area = facts[i].mask
-        if area is None:
+        if area is None or i in posing:
             continue
         if i in partner:
             if i < partner[i]:
@@ -500,11 +527,16 @@ def _pairs(samples: Sequence[Sample], facts: Sequence[_Facts]) -> Iterator[tuple
             continue
         if key not in thumbs:
             thumbs = {key: np.array([_thumb(facts[k]) for k in near])}  # samples of a group mostly follow each other
-        agree = (np.abs(thumbs[key] - _thumb(facts[i])) <= AGREE).mean(axis=1)
-        best = [k for k in np.argsort(-agree, kind="stable")[:3] if agree[k] >= AGREE_SHARE / 2]
+        difference = np.abs(thumbs[key] - _thumb(facts[i]))
+        agree = (difference <= AGREE).mean(axis=1)
+        # Of several files of one crop the likeliest is the one with the same traces of compression: the nearest, where
+        # what was changed does not count for more than the rest.
+        nearest = np.argsort(np.minimum(difference, AGREE).mean(axis=1), kind="stable")
+        best = [k for k in nearest[:3] if agree[k] >= AGREE_SHARE / 2]
         if best:
-            twins = tuple(samples[near[k]].image for k in best)
-            yield i, _Pair(sample=sample, twins=twins, with_mask=mask.size == picture.size)
+            found = tuple(near[k] for k in best)
+            twins = tuple(samples[k].image for k in found)
+            yield i, _Pair(sample=sample, candidates=found, twins=twins, with_mask=mask.size == picture.size)
 
 
 def _thumb(facts: _Facts) -> NDArray[np.int16]:
@@ -518,11 +550,12 @@ def _compare(pair: _Pair) -> _Evidence | None:
     fake = image.read(pair.sample.image).pixels
     step = math.ceil(math.sqrt(fake.shape[0] * fake.shape[1] / COMPARED_PIXELS))
     fake = fake[::step, ::step]
-    for path in pair.twins:
+    for twin, path in enumerate(pair.twins):
         real = image.read(path).pixels[::step, ::step]
         if _versions_of_one(fake, real):
             mask = image.read_mask(pair.sample)
-            return _judge(fake, real, mask[::step, ::step] if pair.with_mask else None, mask, MARGIN / step)
+            evidence = _judge(fake, real, mask[::step, ::step] if pair.with_mask else None, mask, MARGIN / step)
+            return dataclasses.replace(evidence, twin=twin)
     return None
 
 
@@ -548,30 +581,41 @@ def _versions_of_one(one: Pixels, other: Pixels) -> bool:
 
 def _judge(fake: Pixels, real: Pixels, mask: Mask | None, whole: Mask, margin: float) -> _Evidence:
     """mask: of the pictures' size, or None if it has another; whole: as it is in the file. margin: px."""
-    difference = np.abs(fake.astype(np.int16) - real).max(axis=2).astype(np.float32)
-    smooth = ndimage.uniform_filter(difference, 5)
-    exact = float((smooth < 0.5).mean()) >= SAME_SHARE
-    changed = smooth > (EXACT_LEVELS if exact else max(LOSSY_LEVELS, 4 * float(np.median(smooth))))
+    difference, least = _difference(fake, real)
+    exact = least == EXACT_LEVELS
+    changed = ndimage.uniform_filter(difference, 5) > least if exact else difference > least
     count = np.count_nonzero(changed)
     if count < max(CHANGED_PIXELS, CHANGED_SHARE * changed.size):
         return _Evidence(verdict="undecided")
     if mask is None:
         return _Evidence(verdict="misfit", changed=_grid(changed), mask=_grid(whole))
     if mask.all():
-        return _Evidence(verdict="fits")
+        return _Evidence(verdict="fits", held=1.0)
     inside, outside = float(difference[mask].mean()), float(difference[~mask].mean())
     near = ndimage.maximum_filter(mask, 2 * max(1, round(margin)) + 1)
     held = np.count_nonzero(changed & near) / count
-    if inside >= LIFT * outside and (held >= 0.5 or not exact):
-        return _Evidence(verdict="fits")
+    if inside >= LIFT * outside and (held >= HELD_EXACT or not exact):
+        return _Evidence(verdict="fits", held=held)
     verdict: _Verdict = "undecided"
     if (mask.mean() >= 0.5 and outside >= 2 * inside) or metrics.iou(changed, ~mask) >= 0.5:
         verdict = "inverted"
-    elif held < 0.5:
+    elif held < (HELD_EXACT if exact else HELD_LOSSY):
         verdict = "misfit"
     if verdict == "undecided":
         return _Evidence(verdict=verdict)
     return _Evidence(verdict=verdict, changed=_grid(changed), mask=_grid(whole))
+
+
+def _difference(fake: Pixels, real: Pixels) -> tuple[NDArray[np.float32], int]:
+    """How much each pixel differs, in levels, and from how many levels on that is a change. See SAME_SHARE."""
+    difference = np.abs(fake.astype(np.int16) - real).max(axis=2).astype(np.float32)
+    grey = real.mean(axis=2, dtype=np.float32)
+    variance = ndimage.uniform_filter(grey**2, 5) - ndimage.uniform_filter(grey, 5) ** 2
+    textured = variance > TEXTURED**2
+    same = ndimage.uniform_filter(difference, 5) < 0.5
+    if np.count_nonzero(textured) and same[textured].mean() >= SAME_SHARE:
+        return difference, EXACT_LEVELS
+    return np.abs(ndimage.uniform_filter(fake.mean(axis=2, dtype=np.float32) - grey, 9)), LOSSY_LEVELS
 
 
 def _grid(mask: Mask) -> bytes:
@@ -605,6 +649,30 @@ def _grids(grids: Iterable[bytes]) -> NDArray[np.float32]:
     return np.array([np.frombuffer(grid, dtype=np.uint8) for grid in grids], dtype=np.float32)
 
 
+def _posing_as_real(
+    misfits: Sequence[int], evidence: dict[int, _Evidence], pairs: dict[int, _Pair]
+) -> dict[int, tuple[int, int]]:
+    """Misfits that are explained by another fake of their photo being the untouched picture: → (that fake, its twin).
+
+    Fake and real picture of one pair cannot be told apart by their difference. Where several fakes share the real
+    picture, all but the swapped one differ from it by two manipulations, and from the swapped one by their own.
+    """
+    siblings: dict[int, list[int]] = defaultdict(list)
+    for i, one in evidence.items():
+        if one.verdict == "fits":
+            siblings[pairs[i].candidates[one.twin]].append(i)
+    found = {}
+    for i in misfits:
+        real = pairs[i].candidates[evidence[i].twin]
+        for other in siblings.get(real, ())[:MAX_SIBLINGS] if pairs[i].with_mask else ():
+            twins = (pairs[other].sample.image,)
+            again = _compare(_Pair(sample=pairs[i].sample, candidates=(other,), twins=twins, with_mask=True))
+            if again is not None and again.verdict == "fits" and again.held >= HELD_WHOLLY:
+                found[i] = (other, real)
+                break
+    return found
+
+
 def _by_shape(samples: Sequence[Sample], facts: Sequence[_Facts], compared: dict[int, _Verdict]) -> list[Finding]:
     """Polarity where no twin settles it: a suspicion only, as a background may well have been replaced."""
     unsettled: dict[str, list[int]] = defaultdict(list)
@@ -634,8 +702,21 @@ def _by_shape(samples: Sequence[Sample], facts: Sequence[_Facts], compared: dict
 
 
 def _swapped_labels(samples: Sequence[Sample], facts: Sequence[_Facts]) -> list[Finding]:
-    """A real sample with a mask and a fake without, two pictures of one photo: their labels are swapped."""
-    return []
+    """A real sample with a mask and a fake without, the only ones of their group and size: their labels are swapped."""
+    masked: dict[tuple[str, tuple[int, int]], list[int]] = defaultdict(list)
+    bare: dict[tuple[str, tuple[int, int]], list[int]] = defaultdict(list)
+    for i, (sample, one) in enumerate(zip(samples, facts, strict=True)):
+        if not sample.group or one.picture is None or one.problem is not None:
+            continue
+        marks = one.mask is not None and one.mask.area > 0
+        if marks == (sample.label == "real"):
+            (masked if marks else bare)[sample.group, one.picture.size].append(i)
+    text = "the first is labelled real and has a mask, the second fake and has none: their labels are swapped"
+    return [
+        _finding("swapped-labels", "error", samples, (found[0], bare[key][0]), text)
+        for key, found in masked.items()
+        if len(found) == 1 and len(bare.get(key, ())) == 1
+    ]
 
 
 def _label_conflicts(samples: Sequence[Sample], facts: Sequence[_Facts]) -> list[Finding]:
@@ -953,6 +1034,16 @@ def fix(samples: Sequence[Sample], report: Report) -> tuple[list[Sample | None],
                         samples[one], mask=samples[other].mask, fake_is=samples[other].fake_is
                     )
                 changes.append(f"{samples[i].image} and {samples[j].image} exchange their masks.")
+            case "swapped-labels":
+                i, j = finding.samples
+                for one, other in ((i, j), (j, i)):
+                    mended[one] = dataclasses.replace(samples[one], label=samples[other].label)
+                changes.append(f"{samples[i].image} and {samples[j].image} exchange their labels.")
+            case "swapped-images":
+                i, j = finding.samples
+                for one, other in ((i, j), (j, i)):
+                    mended[one] = dataclasses.replace(samples[one], image=samples[other].image)
+                changes.append(f"{samples[i].image} and {samples[j].image} change places: the first is the fake.")
             case _:
                 pass
     changes += _keep_in_one_split(samples, report, mended)
