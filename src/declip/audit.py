@@ -494,15 +494,15 @@ def _against_twins(
         text = "the second, labelled real, is what the first one's mask belongs to: the two pictures are swapped"
         findings.append(_finding("swapped-images", "error", samples, (i, real), text))
     for i in misfits:
-        area = facts[i].mask
-        if area is None or i in posing:
+        mask = facts[i].mask
+        if mask is None or i in posing:
             continue
         if i in partner:
             if i < partner[i]:
                 text = "what was changed in each of the two lies inside the other's mask: they are swapped"
                 findings.append(_finding("swapped-masks", "error", samples, (i, partner[i]), text))
         elif evidence[i].verdict == "inverted":
-            text = f"inverted: the mask marks {area.area:.0%}, and what differs from the untouched twin is the rest"
+            text = f"inverted: the mask marks {mask.area:.0%}, and what differs from the untouched twin is the rest"
             findings.append(_finding("inverted-mask", "error", samples, (i,), text))
         elif pairs[i].with_mask:
             text = "most of what differs from the untouched twin lies outside the mask"
@@ -754,10 +754,8 @@ def _duplicates(samples: Sequence[Sample], facts: Sequence[_Facts]) -> list[Find
     for found in _components(len(samples), edges):
         if len({_photo(samples, i) for i in found}) == 1:
             continue
-        pictures = [facts[i].picture for i in found]
-        same = len({picture.digest for picture in pictures if picture is not None}) < len(found)
         kind: Kind = "duplicate" if _shared_by_groups(samples, facts, found) else "near-duplicate"
-        what = "the same picture" if kind == "duplicate" and same else "nearly the same picture"
+        what = "the same picture" if kind == "duplicate" else "nearly the same picture"
         splits = sorted({samples[i].split for i in found})
         if len(splits) > 1:
             text = f"{what} {len(found)} times, across the splits {_names(splits)}"
@@ -1007,6 +1005,11 @@ def fix(samples: Sequence[Sample], report: Report) -> tuple[list[Sample | None],
             mended[i] = None
             changes.append(f"{samples[i].image} is left out: {why}.")
 
+    def change(i: int, **fields: Any) -> None:
+        sample = mended[i]
+        if sample is not None:  # another finding may have left it out
+            mended[i] = dataclasses.replace(sample, **fields)
+
     for finding in report.findings:
         if finding.severity != "error":
             continue
@@ -1020,29 +1023,27 @@ def fix(samples: Sequence[Sample], report: Report) -> tuple[list[Sample | None],
                 (i,) = finding.samples
                 mask = samples[i].mask
                 if mask is not None:
-                    mended[i] = dataclasses.replace(samples[i], image=mask, mask=samples[i].image)
+                    change(i, image=mask, mask=samples[i].image)
                     changes.append(f"{samples[i].image} and {mask} change places: the first is the mask.")
             case "inverted-mask":
                 (i,) = finding.samples
                 polarity: Literal["white", "black"] = "black" if samples[i].fake_is == "white" else "white"
-                mended[i] = dataclasses.replace(samples[i], fake_is=polarity)
+                change(i, fake_is=polarity)
                 changes.append(f"{samples[i].image}: fake_is becomes {polarity!r}, its mask was inverted.")
             case "swapped-masks":
                 i, j = finding.samples
                 for one, other in ((i, j), (j, i)):
-                    mended[one] = dataclasses.replace(
-                        samples[one], mask=samples[other].mask, fake_is=samples[other].fake_is
-                    )
+                    change(one, mask=samples[other].mask, fake_is=samples[other].fake_is)
                 changes.append(f"{samples[i].image} and {samples[j].image} exchange their masks.")
             case "swapped-labels":
                 i, j = finding.samples
                 for one, other in ((i, j), (j, i)):
-                    mended[one] = dataclasses.replace(samples[one], label=samples[other].label)
+                    change(one, label=samples[other].label)
                 changes.append(f"{samples[i].image} and {samples[j].image} exchange their labels.")
             case "swapped-images":
                 i, j = finding.samples
                 for one, other in ((i, j), (j, i)):
-                    mended[one] = dataclasses.replace(samples[one], image=samples[other].image)
+                    change(one, image=samples[other].image)
                 changes.append(f"{samples[i].image} and {samples[j].image} change places: the first is the fake.")
             case _:
                 pass
