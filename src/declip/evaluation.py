@@ -313,7 +313,7 @@ def evaluate(
             scores, mask, row = _measure(sample, result, threshold, score_threshold)
         except (ImageError, DatasetError) as error:
             kind = error.kind if isinstance(error, ImageError) else "input"
-            rows.append(Row(**_identity(sample), error=str(error), kind=kind))
+            rows.append(dataclasses.replace(_blank(sample), error=str(error), kind=kind))
             continue
         rows.append(row)
         gallery.offer(sample, row, scores, mask)
@@ -352,15 +352,10 @@ def check_free(out: str | Path, *, force: bool = False) -> None:
 # --- one picture ----------------------------------------------------------------------------------------------------
 
 
-def _identity(sample: Sample) -> dict[str, str]:
+def _blank(sample: Sample) -> Row:
+    """What is known of a sample before anything is measured."""
     name = str(sample.image)
-    return {
-        "image": name,
-        "label": sample.label,
-        "source": sample.source,
-        "split": sample.split,
-        "group": sample.group or name,
-    }
+    return Row(image=name, label=sample.label, source=sample.source, split=sample.split, group=sample.group or name)
 
 
 def _measure(
@@ -383,8 +378,8 @@ def _measure(
     called = None if result.verdict is None else result.verdict == "manipulated"
     if score_threshold is not None:
         called = result.score >= score_threshold
-    row = Row(
-        **_identity(sample),
+    row = dataclasses.replace(
+        _blank(sample),
         height=mask.shape[0],
         width=mask.shape[1],
         threshold=limit,
