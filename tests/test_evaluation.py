@@ -310,7 +310,7 @@ def test_inverted_masks_are_called_out_everywhere(data: Data, tmp_path: Path) ->
     direction, area = wrong.warnings
     assert "The scores point the wrong way" in direction and "fake_is" in direction
     assert f"inverted map would have {right.mean.auc:.3f}" in direction
-    assert "fake_is" in area and f"{1 - right.mean.manipulated:.0%}" in area
+    assert "fake_is" in area and f"{100 - 100 * right.mean.manipulated:.0f} %" in area
     wrong.save(tmp_path / "out")
     assert "WARNING" in printed(wrong) and "point the wrong way" in printed(wrong)
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["warnings"] == list(wrong.warnings)
@@ -320,9 +320,16 @@ def test_inverted_masks_are_called_out_everywhere(data: Data, tmp_path: Path) ->
 
 
 def test_one_inverted_source_among_others_is_named(data: Data) -> None:
+    for number in range(7, 16):
+        data.add(f"{number}.png", box(), noisy(box(), number), source="b" if number < 11 else "a")
     data.samples = [inverted(sample) if sample.source == "b" else sample for sample in data.samples]
-    warnings = [text for text in data.evaluate().warnings if "wrong way" in text]
+    result = data.evaluate()
+    assert result.high.auc > 0.5 and result.sources["b"].groups == 6
+    warnings = [text for text in result.warnings if "wrong way" in text]
     assert len(warnings) == 1 and "source 'b'" in warnings[0]
+    # Of four groups it would not be clear.
+    data.samples = [sample for sample in data.samples if sample.image.stem not in ("9", "10")]
+    assert not [text for text in data.evaluate().warnings if "wrong way" in text]
 
 
 def test_a_map_that_says_nothing_is_no_warning(data: Data) -> None:

@@ -42,6 +42,8 @@ __all__ = ["FILES", "Evaluation", "Figures", "Maps", "Row", "Summary", "check_fr
 FILES = ("images.csv", "summary.json", "report.html")
 # Share of the area above which an untouched picture counts as a false alarm.
 FLAGGED = 0.02
+# Groups that a source needs before it is said to point the wrong way.
+CLEAR_GROUPS = 5
 # Longer side of the pictures in the report, px.
 THUMBNAIL = 256
 
@@ -546,13 +548,14 @@ def _warnings(
         yield _backwards("over all fakes", overall)
     else:
         for name, summary in sources.items():
-            if _points_backwards(summary):
+            # A few pictures of one source lie below chance together by chance alone.
+            if summary.groups >= CLEAR_GROUPS and _points_backwards(summary):
                 yield _backwards(f"over the fakes of source {name or '-'!r}", summary)
     covered = [row.manipulated for row in rows if row.label == "fake" and 0 < row.manipulated < 1]
     if covered and np.mean(covered) > 0.5:
         yield (
-            f"The masks call {np.mean(covered):.0%} of the fakes' area manipulated. If that is too much, fake_is in "
-            "the manifest names the wrong colour."
+            f"The masks call {100 * np.mean(covered):.0f} % of the fakes' area manipulated. If that is too much, "
+            "fake_is in the manifest names the wrong colour."
         )
     failed = sum(bool(row.error) for row in rows)
     if failed:
@@ -578,7 +581,7 @@ def _points_backwards(summary: Summary) -> bool:
 
 def _backwards(where: str, summary: Summary) -> str:
     return (
-        f"The scores point the wrong way: AUC {_number(summary.mean.auc)} {_interval(summary, 'auc')} {where}, and the "
+        f"The scores point the wrong way: AUC {_number(summary.mean.auc)}{_interval(summary, 'auc')} {where}, and the "
         f"inverted map would have {_number(1 - summary.mean.auc)}. Either the masks are inverted (fake_is in the "
         "manifest names the wrong colour), or the maps are (1.0 must mean manipulated), or the method does worse than "
         "chance here. Do not use these figures before you know which."
@@ -674,8 +677,8 @@ def _score_threshold(spec: Any, rows: Sequence[Row], given: float | None) -> str
         return "the predictor's verdict 'manipulated'"
     rate, limit = calibration.image_thresholds[0]
     return (
-        f"image score ≥ {limit:g} (the model's: the verdict 'manipulated', calibrated to {rate:.0%} false alarms on "
-        f"{calibration.photos} untouched photos)"
+        f"image score ≥ {limit:g} (the model's: the verdict 'manipulated', calibrated to {100 * rate:g} % false "
+        f"alarms on {calibration.photos} untouched photos)"
     )
 
 
@@ -793,4 +796,4 @@ def _number(value: float) -> str:
 
 def _interval(summary: Summary, name: str) -> str:
     low, high = getattr(summary.low, name), getattr(summary.high, name)
-    return "" if math.isnan(low) else f"[{low:.3f}, {high:.3f}]"
+    return "" if math.isnan(low) else f" [{low:.3f}, {high:.3f}]"
