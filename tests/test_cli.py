@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 import declip
-from declip import cli, datasets, localizer
+from declip import cli, datasets, image, localizer
 from declip.localizer import Localizer
 from declip.types import BackboneSpec, Calibration, DecoderSpec, ModelSpec, Sample
 
@@ -70,7 +70,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     def load(model: Any = None, **options: Any) -> Localizer:
         seen.update(options, model=model)
-        kept = {key: options[key] for key in ("mode", "threshold", "precision")}
+        kept = {key: options[key] for key in ("mode", "threshold", "precision") if key in options}
         return Localizer(FakeEngine(), **kept)
 
     monkeypatch.setattr(localizer, "load", load)
@@ -221,6 +221,78 @@ def test_the_bar_never_swallows_results(
     assert [Path(json.loads(line)["image"]).name for line in stdout.splitlines()] == [f"{i}.png" for i in range(6)]
     assert "localizing" in stderr
     assert "6/6" in stderr
+
+
+# --- evaluate -------------------------------------------------------------------------------------------------------
+
+
+def samples(folder: Path, **changes: Any) -> Path:
+    """A manifest of two fakes, of which FakeEngine flags the bright half, and an untouched dark picture."""
+    from declip import datasets
+
+    found = []
+    for name, white in (("a.png", 16), ("b.png", 32), ("c.png", 0)):
+        mask = np.zeros((64, 64), dtype=bool)
+        mask[:, :white] = True
+        path = picture(folder / name, white)
+        image.write_mask(folder / f"{name}.mask.png", mask)
+        fields: dict[str, Any] = {"label": "fake", "mask": folder / f"{name}.mask.png", "split": "test"} | changes
+        found.append(Sample(image=path, **(fields if white else {"label": "real"})))
+    datasets.write_manifest(folder / "samples.jsonl", found)
+    return folder / "samples.jsonl"
+
+
+def test_evaluate_prints_figures_and_protocol_and_writes_them(
+    tmp_path: Path, fake: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    manifest, out = samples(tmp_path), tmp_path / "out"
+    assert call(monkeypatch, "evaluate", manifest, "--out", out, "--threshold", 0.5, "--whole") == 0
+    assert fake == {"model": None, "mode": "whole", "offline": False}
+    stdout, stderr = capfd.readouterr()
+    assert "IoU" in stdout and "oracle" in stdout and "32×32 px" in stdout and "scores > 0.5 (given)" in stdout
+    assert "WARNING" not in stdout and stderr == ""
+    figures = json.loads((out / "summary.json").read_text(encoding="utf-8"))["overall"]["figures"]
+    assert figures["iou"]["mean"] > 0.9 and figures["false_alarm"]["mean"] == 0.0
+    assert (figures["iou"]["defined"], figures["area"]["defined"], figures["accuracy"]["defined"]) == (2, 1, 3)
+    assert call(monkeypatch, "evaluate", manifest, "--out", out) == 2
+    assert "images.csv exists; --force" in capfd.readouterr().err
+    assert call(monkeypatch, "evaluate", manifest, "--out", out, "--force", "--split", "test") == 0
+    assert "2 fakes, 0 reals" in capfd.readouterr().out
+    assert call(monkeypatch, "evaluate", manifest, "--out", out, "--force", "--split", "gone") == 2
+    assert "no samples" in capfd.readouterr().err
+
+
+def test_evaluate_calls_out_an_inverted_manifest(
+    tmp_path: Path, fake: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    manifest = samples(tmp_path, fake_is="black")
+    assert call(monkeypatch, "evaluate", manifest, "--out", tmp_path / "out", "--model", "m.onnx") == 0
+    stdout = capfd.readouterr().out
+    assert stdout.index("WARNING") < stdout.index("IoU") and "wrong way" in stdout and "fake_is" in stdout
+
+
+def test_evaluate_scores_what_localize_wrote(
+    tmp_path: Path, fake: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    manifest, maps = samples(tmp_path / "in"), tmp_path / "maps"
+    photos = [tmp_path / "in" / f"{name}.png" for name in "abc"]
+    assert call(monkeypatch, "localize", *photos, "--out", maps) == 0
+    assert call(monkeypatch, "evaluate", manifest, "--maps", maps, "--out", tmp_path / "by-maps") == 0
+    assert call(monkeypatch, "evaluate", manifest, "--out", tmp_path / "by-model") == 0
+    both = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("by-maps", "by-model")]
+    for name in ("iou", "f1", "ap", "auc", "area"):
+        first, second = (summary["overall"]["figures"][name]["mean"] for summary in both)
+        assert first == pytest.approx(second, abs=1e-4), name
+    capfd.readouterr()
+    (maps / "a.png.scores.png").unlink()
+    assert call(monkeypatch, "evaluate", manifest, "--maps", maps, "--out", tmp_path / "out") == 1
+    stdout, stderr = capfd.readouterr()
+    assert "1 of 3 samples failed" in stdout and "1 fakes, 1 reals, 1 failed" in stdout
+    assert stderr.startswith("declip: missing: ") and "a.png: no map in" in stderr
+    assert "a.png" in (tmp_path / "out" / "images.csv").read_text()
+    assert call(monkeypatch, "evaluate", manifest, "--maps", maps, "--model", "m", "--out", tmp_path / "x") == 2
+    assert call(monkeypatch, "evaluate", manifest, "--maps", tmp_path / "gone", "--out", tmp_path / "x") == 2
+    assert not (tmp_path / "x").exists()
 
 
 # --- the other verbs ------------------------------------------------------------------------------------------------

@@ -27,8 +27,9 @@ from declip.errors import (
 )
 
 if TYPE_CHECKING:
-    from declip import datasets, export, image, metrics, nn, synthesis, training
+    from declip import datasets, evaluation, export, image, metrics, nn, synthesis, training
     from declip.catalog import MODELS
+    from declip.evaluation import Evaluation, evaluate
     from declip.image import overlay
     from declip.localizer import Localizer, load
     from declip.types import (
@@ -55,6 +56,7 @@ __all__ = [
     "DeclipError",
     "DecoderSpec",
     "Engine",
+    "Evaluation",
     "ExportError",
     "ImageError",
     "Localization",
@@ -69,6 +71,8 @@ __all__ = [
     "SpecError",
     "WeightsError",
     "datasets",
+    "evaluate",
+    "evaluation",
     "export",
     "image",
     "load",
@@ -79,8 +83,15 @@ __all__ = [
     "training",
 ]
 
-_MODULES = frozenset({"datasets", "export", "image", "metrics", "nn", "synthesis", "training"})
-_HOME = {"MODELS": "catalog", "Localizer": "localizer", "load": "localizer", "overlay": "image"}
+_MODULES = frozenset({"datasets", "evaluation", "export", "image", "metrics", "nn", "synthesis", "training"})
+_HOME = {
+    "MODELS": "catalog",
+    "Evaluation": "evaluation",
+    "Localizer": "localizer",
+    "evaluate": "evaluation",
+    "load": "localizer",
+    "overlay": "image",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -21,6 +21,7 @@ import declip
 from declip.errors import DeclipError, MissingExtraError
 
 if TYPE_CHECKING:
+    from declip.evaluation import Evaluation
     from declip.types import Mode, Sample
 
 __all__ = ["app", "main"]
@@ -136,6 +137,43 @@ def localize(
     failed = sum(_print_row(row, as_json) for row in _with_bar(rows, len(pairs)))
     _note(f"{len(pairs) - failed} localized to {out}, {failed} failed, {skipped} other files skipped")
     raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def evaluate(
+    manifest: Annotated[Path, typer.Argument(metavar="SAMPLES.jsonl", help="A manifest of samples with known masks.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for images.csv, summary.json and report.html.")],
+    model: Annotated[str | None, typer.Option("--model", help="As for localize; mini if there are no maps.")] = None,
+    maps: Annotated[Path | None, typer.Option("--maps", help="Folder of score maps made elsewhere.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only the samples of this split.")] = None,
+    tile: Annotated[bool | None, typer.Option("--tile/--whole", help="Native resolution, or squashed.")] = None,
+    threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Of the mask.")] = None,
+    score_threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Of the image score.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Photos or tiles computed at once.")] = 8,
+    offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
+    force: Force = False,
+) -> None:
+    """Measure a model, or maps made elsewhere, on samples with known masks."""
+    from declip import datasets, evaluation
+    from declip.localizer import load
+
+    if maps and (model or tile is not None):
+        raise DeclipError("--maps scores what is there: it goes with neither --model nor --tile/--whole")
+    evaluation.check_free(out, force=force)
+    samples = [sample for sample in datasets.read_manifest(manifest) if split in (None, sample.split)]
+    mode: Mode | None = None if tile is None else "tiled" if tile else "whole"
+    source = evaluation.Maps(maps, [s.image for s in samples], root=manifest.parent) if maps else None
+    result = evaluation.evaluate(
+        source or load(model, mode=mode, offline=offline),
+        samples,
+        threshold=threshold,
+        score_threshold=score_threshold,
+        batch_size=batch_size,
+        title=str(manifest),
+        progress=sys.stderr.isatty(),
+    )
+    result.save(out, force=force)
+    raise typer.Exit(_print_evaluation(result))
 
 
 @app.command()
@@ -371,6 +409,16 @@ def _audited(
 
 
 # --- what the verbs print -------------------------------------------------------------------------------------------
+
+
+def _print_evaluation(evaluation: Evaluation) -> int:
+    """Print the tables to stdout and what failed to stderr; the exit code."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 120).print(evaluation.render())
+    for row in evaluation.errors:
+        _note(f"{row.kind}: {row.error}")
+    return 1 if evaluation.errors else 0
 
 
 def _print_row(row: dict[str, Any], as_json: bool) -> bool:

@@ -1,7 +1,12 @@
 """How well scores or a mask agree with the known mask, one picture at a time.
 
-Four pure functions of NumPy and SciPy. Masks are bool, True = manipulated, or floats in [0, 1] (soft masks), which
-count as manipulated above 0.5. A value that is not defined is nan, never 0 or 1: leave it out of a mean, say how many.
+Pure functions of NumPy and SciPy. Masks are bool, True = manipulated, or floats in [0, 1] (soft masks), which count as
+manipulated above 0.5. A value that is not defined is nan, never 0 or 1: leave it out of a mean, say how many. (Two
+functions follow others in this instead, and say so: `iou` the paper, `imdl_f1` the benchmark it is named after.)
+
+The paper's: `iou`, `f1`, `best_f1`, `average_precision`; and `auc`. Other conventions that papers print under the same
+name "F1", each under a name of its own: `pixel_f1`, `imdl_f1`, `either_f1`, `best_either_f1`. For whole pictures, with
+one score and one label each: `average_precision`, `auc`, `best_accuracy`, `equal_error_rate`.
 
 Scores strictly above a threshold count as flagged, as in the paper; `Localization.mask` takes those equal to it too.
 The two differ only where a score is the threshold, to the last bit.
@@ -15,7 +20,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-__all__ = ["average_precision", "best_f1", "f1", "iou"]
+__all__ = [
+    "auc",
+    "average_precision",
+    "best_accuracy",
+    "best_either_f1",
+    "best_f1",
+    "confusion",
+    "either_f1",
+    "equal_error_rate",
+    "f1",
+    "imdl_f1",
+    "iou",
+    "pixel_f1",
+]
 
 # TruFor's F1 leaves out a band around the border of the mask, where annotations are not to be trusted.
 EROSION = 15
@@ -77,6 +95,123 @@ def average_precision(scores: NDArray[np.floating[Any]], mask: NDArray[Any]) -> 
     true, false = _counts(scores[known], scores[~known])
     gained = true - np.append(true[1:], 0)
     return float(np.sum(gained * (true / (true + false))) / true[0])
+
+
+def auc(scores: NDArray[np.floating[Any]], mask: NDArray[Any]) -> float:
+    """Area under the ROC curve: how often a manipulated pixel scores above an untouched one, in [0, 1]; ties half.
+
+    0.5 is chance, and a map or mask turned around gives 1 − AUC. Exact. scores: floats; mask: bool or soft, of the same
+    shape. nan where all or none is manipulated.
+    """
+    known = _mask(mask)
+    _check_scores(scores, known)
+    positives, negatives = np.sort(scores[known]), np.sort(scores[~known])
+    if not positives.size or not negatives.size:
+        return float("nan")
+    below = np.searchsorted(negatives, positives, side="left").sum(dtype=np.float64)
+    not_above = np.searchsorted(negatives, positives, side="right").sum(dtype=np.float64)
+    return float((below + not_above) / 2 / positives.size / negatives.size)
+
+
+# --- other conventions of F1 ----------------------------------------------------------------------------------------
+
+
+def confusion(mask_pred: NDArray[np.bool_], mask: NDArray[Any]) -> tuple[int, int, int, int]:
+    """(true positives, false positives, false negatives, true negatives) over all pixels.
+
+    Summed over pictures they give pixel-pooled figures, in which a large picture counts for more than a small one.
+    """
+    predicted, known = _mask(mask_pred), _mask(mask)
+    _same_shape(predicted, known)
+    true = int(np.count_nonzero(predicted & known))
+    false, missed = int(np.count_nonzero(predicted)) - true, int(np.count_nonzero(known)) - true
+    return true, false, missed, known.size - true - false - missed
+
+
+def pixel_f1(mask_pred: NDArray[np.bool_], mask: NDArray[Any]) -> float:
+    """2 TP / (2 TP + FP + FN) over all pixels, no band left out around the border, in [0, 1].
+
+    nan where the mask is empty.
+    """
+    true, false, missed, _ = confusion(mask_pred, mask)
+    return 2 * true / (2 * true + false + missed) if true + missed else float("nan")
+
+
+def imdl_f1(mask_pred: NDArray[np.bool_], mask: NDArray[Any]) -> float:
+    """The pixel-level F1 of the benchmark IMDL-BenCo, in [0, 1]: `pixel_f1`, but 0 where the mask is empty.
+
+    It is averaged over all pictures, so that every untouched one counts as a complete failure, whatever was flagged.
+    """
+    true, false, missed, _ = confusion(mask_pred, mask)
+    return 2 * true / (2 * true + false + missed) if true else 0.0
+
+
+def either_f1(scores: NDArray[np.floating[Any]], mask: NDArray[Any], threshold: float = 0.5) -> float:
+    """The higher `f1` of the flagged part and of all the rest, as TruFor's evaluation prints it, in [0, 1].
+
+    An oracle: which of the two is meant is chosen by looking at the known mask. nan where the eroded mask is empty.
+    """
+    positives, negatives = _trufor_classes(scores, mask)
+    total = np.count_nonzero(positives)
+    if not total:
+        return float("nan")
+    flagged = scores > threshold
+    true, false = np.count_nonzero(flagged & positives), np.count_nonzero(flagged & negatives)
+    missed, left = total - true, np.count_nonzero(negatives) - false
+    return max(2 * true / (true + false + total), 2 * missed / (missed + left + total))
+
+
+def best_either_f1(scores: NDArray[np.floating[Any]], mask: NDArray[Any]) -> float:
+    """The higher `best_f1` of the scores and of the scores turned around, as TruFor's evaluation prints it, in [0, 1].
+
+    An oracle twice over: threshold and direction are chosen by looking at the known mask.
+    """
+    return max(best_f1(scores, mask), best_f1(-scores, mask))
+
+
+# --- whole pictures -------------------------------------------------------------------------------------------------
+
+
+def best_accuracy(scores: NDArray[np.floating[Any]], labels: NDArray[np.bool_]) -> float:
+    """The highest share of right labels that any threshold on the scores reaches, in [0, 1].
+
+    An oracle: the threshold is chosen by looking at the labels. scores: (N,) floats; labels: (N,) bool, True =
+    manipulated. nan where N is 0.
+    """
+    missed, alarms = _errors(scores, labels)
+    return float(1 - np.min(missed + alarms) / labels.size) if labels.size else float("nan")
+
+
+def equal_error_rate(scores: NDArray[np.floating[Any]], labels: NDArray[np.bool_]) -> float:
+    """The error rate at the threshold where misses and false alarms are equally frequent, in [0, 1].
+
+    Between two thresholds the ROC curve is taken as straight. scores: (N,) floats; labels: (N,) bool, True =
+    manipulated. nan where all labels are the same.
+    """
+    missed, alarms = _errors(scores, labels)
+    if missed[-1] == 0 or alarms[0] == 0:
+        return float("nan")
+    misses, false_alarms = missed / missed[-1], alarms / alarms[0]
+    lead = false_alarms - misses  # falls from 1 to −1
+    right = int(np.argmax(lead <= 0))
+    share = lead[right - 1] / (lead[right - 1] - lead[right])
+    return float(misses[right - 1] + share * (misses[right] - misses[right - 1]))
+
+
+# --- shared ---------------------------------------------------------------------------------------------------------
+
+
+def _errors(
+    scores: NDArray[np.floating[Any]], labels: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Misses and false alarms where everything from a threshold upwards is flagged: at each distinct score, rising,
+    and above them all."""
+    _check_scores(scores, labels)
+    positives, negatives = np.sort(scores[labels]), np.sort(scores[~labels])
+    thresholds = np.unique(scores)
+    missed = np.append(np.searchsorted(positives, thresholds, side="left"), positives.size)
+    alarms = negatives.size - np.append(np.searchsorted(negatives, thresholds, side="left"), negatives.size)
+    return missed, alarms
 
 
 def _counts(

@@ -22,7 +22,7 @@ ROWS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
         ("synthesis.masks", "synthesis.classical", "synthesis.neural", "synthesis.pipeline"),
         "features",
         "engines",
-        "evaluation",
+        ("evaluation_report", "evaluation"),
         "baselines",
     ),
     ("localizer", "calibration"),
