@@ -85,18 +85,34 @@ def _iou(path: Path, out: Path) -> float:
     return metrics.iou(image.read_mask(found), image.read_mask(known))
 
 
-# The sheet: a column per photo; the photo, its known mask, and what was found -----------------------------------------
+# The sheet: a column per photo, five side by side; the photo, its known mask, and what was found ---------------------
 
 CELL, GAP, CAPTION, MARGIN = 150, 10, 44, 124  # px
+ACROSS = 5
 INK, PALE = (30, 30, 30), (110, 110, 110)
 
 
 def _draw_sheet(rows: list[Row], out: Path, target: Path) -> None:
     rows = sorted(rows, key=lambda row: _known(Path(row["image"])) is None)  # the untouched ones last
+    banks = [rows[start : start + ACROSS] for start in range(0, len(rows), ACROSS)]
+    drawn = [_draw_bank(bank, out) for bank in banks]
+    height = drawn[0].height
+    sheet = Image.new("RGB", (max(bank.width for bank in drawn), len(drawn) * height), "white")
+    for number, bank in enumerate(drawn):
+        sheet.paste(bank, (0, number * height))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # A palette makes it a third of the size.
+    palette = sheet.quantize(256, kmeans=2)
+    small_sheet = sheet.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+    small_sheet.putpalette([255 if value > 245 else value for value in small_sheet.getpalette() or []])  # white paper
+    small_sheet.save(target, "PNG", optimize=True)
+
+
+def _draw_bank(rows: list[Row], out: Path) -> Image.Image:
     columns = [_column(Path(row["image"]), out) for row in rows]
     width = MARGIN + sum(cells[0].width + GAP for cells in columns)
-    sheet = Image.new("RGB", (width, CAPTION + 3 * (CELL + GAP)), "white")
-    draw = ImageDraw.Draw(sheet)
+    bank = Image.new("RGB", (width, CAPTION + 3 * (CELL + GAP) + GAP), "white")
+    draw = ImageDraw.Draw(bank)
     large, small = ImageFont.load_default(16), ImageFont.load_default(13)
     for number, title in enumerate(("photo", "known mask", "found")):
         y = CAPTION + number * (CELL + GAP) + CELL // 2
@@ -108,14 +124,9 @@ def _draw_sheet(rows: list[Row], out: Path, target: Path) -> None:
         found = f"{row['area']:.1%} flagged" if _known(path) is None else f"IoU {_iou(path, out):.2f}"
         draw.text((left, 22), found, fill=PALE, font=small)
         for number, cell in enumerate(cells):
-            sheet.paste(cell, (left, CAPTION + number * (CELL + GAP)))
+            bank.paste(cell, (left, CAPTION + number * (CELL + GAP)))
         left += cells[0].width + GAP
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # A palette makes it a third of the size.
-    palette = sheet.quantize(256, kmeans=2)
-    small_sheet = sheet.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
-    small_sheet.putpalette([255 if value > 249 else value for value in small_sheet.getpalette() or []])  # white paper
-    small_sheet.save(target, "PNG", optimize=True)
+    return bank
 
 
 def _column(path: Path, out: Path) -> list[Image.Image]:

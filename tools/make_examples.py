@@ -46,6 +46,7 @@ SHUTTLE: Points = (
     (394, 0), (434, 0), (446, 25), (460, 60), (462, 260), (482, 266), (486, 288), (362, 292),
     (364, 258), (350, 234), (350, 205), (372, 180), (374, 90), (384, 34), (391, 20),
 )  # fmt: skip
+SPOON: Points = ((418, 40), (436, 40), (452, 70), (440, 100), (424, 110), (408, 80))
 # Corners (x0, y0, x1, y1) px of the box around an ellipse.
 BLOOM = (163, 76, 451, 362)
 
@@ -67,7 +68,10 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     made = {
         "rocket-telea.jpg": tower_removed(),
-        "astronaut-patchmatch.jpg": shuttle_removed(),
+        "astronaut-navier-stokes.jpg": shuttle_removed("navier-stokes"),
+        "astronaut-patchmatch.jpg": shuttle_removed("patchmatch"),
+        "astronaut-blur.jpg": name_blurred(),
+        "coffee-biharmonic.jpg": spoon_removed(),
         "chelsea-regenerate-local.png": eye_regenerated(arguments.autoencoder),
         "coffee-splice-hard.jpg": flower_pasted(),
         "flower-copy-move.png": flower_copied(),
@@ -86,11 +90,25 @@ def tower_removed() -> tuple[Pixels, Mask]:
     return classical.GENERATORS["telea"].apply(pixels, mask, np.random.default_rng(0), None)
 
 
-def shuttle_removed() -> tuple[Pixels, Mask]:
-    """The model of the space shuttle, filled with patches of the backdrop."""
+def shuttle_removed(generator: str) -> tuple[Pixels, Mask]:
+    """The model of the space shuttle, filled from its outline inwards or with patches of the backdrop."""
     pixels = _read("astronaut")
     mask = _polygon(pixels, SHUTTLE)
-    return classical.GENERATORS["patchmatch"].apply(pixels, mask, np.random.default_rng(0), None)
+    return classical.GENERATORS[generator].apply(pixels, mask, np.random.default_rng(0), None)
+
+
+def name_blurred() -> tuple[Pixels, Mask]:
+    """The astronaut's name, made illegible."""
+    pixels = _read("astronaut")
+    mask = _ellipse(pixels, (262, 328, 342, 392))
+    return classical.GENERATORS["blur"].apply(pixels, mask, np.random.default_rng(0), None)
+
+
+def spoon_removed() -> tuple[Pixels, Mask]:
+    """The tip of a spoon behind the cup, filled smoothly."""
+    pixels = _read("coffee")
+    mask = _polygon(pixels, SPOON)
+    return classical.GENERATORS["biharmonic"].apply(pixels, mask, np.random.default_rng(0), None)
 
 
 def eye_regenerated(autoencoder: Path) -> tuple[Pixels, Mask]:

@@ -97,7 +97,9 @@ class BlockStatistics(nn.Module):
         self.register_buffer("luma", basis[1:, None] * planes["Y"], persistent=False)
         coloured = [basis[low, None] * planes[name] for name in ("Cb", "Cr")]
         self.register_buffer("chroma", torch.cat(coloured), persistent=False)
-        weights = torch.block_diag(*[groups / groups.sum(dim=1, keepdim=True)] * 2)
+        mean = groups / groups.sum(dim=1, keepdim=True)
+        apart = torch.zeros_like(mean)
+        weights = torch.cat([torch.cat([mean, apart], dim=1), torch.cat([apart, mean], dim=1)])
         self.register_buffer("groups", weights[:, :, None, None], persistent=False)
         second = torch.tensor([1.0, -2.0, 1.0])
         middle = torch.tensor([0.0, 1.0, 0.0])
@@ -112,7 +114,7 @@ class BlockStatistics(nn.Module):
         spectrum = torch.log(_around(torch.cat([luma, chroma], dim=1)) + 0.1)
         quiet = _around(torch.exp(-luma * luma))
         differences = F.conv2d(F.pad(images, (1, 1, 1, 1), mode="reflect"), self.differences).abs()
-        across, down, both = differences.split(1, dim=1)
+        across, down, both = differences[:, :1], differences[:, 1:2], differences[:, 2:]
         phases = [
             _columns(across),
             _columns(down.transpose(2, 3)).transpose(2, 3),
