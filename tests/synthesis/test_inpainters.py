@@ -185,7 +185,7 @@ def test_a_file_on_the_hub(lama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_repaint_keeps_what_is_known(ddpm: Path) -> None:
     pixels, mask = _cat(), _block()
-    paint = load("repaint", str(ddpm), steps=12)
+    paint = load("repaint", str(ddpm), steps=8)
     result = paint(pixels, mask, np.random.default_rng(0))
     assert result.shape == pixels.shape and result.dtype == np.uint8
     # What is known comes back as it was, to the rounding of the last step.
@@ -232,9 +232,10 @@ def test_latent_repaint_passes_the_whole_picture(autoencoder: str, ldm: Path, tm
     assert result.shape == pixels.shape and result.dtype == np.uint8
     assert (result[~mask] != pixels[~mask]).any(axis=1).mean() > 0.9
     # Without a hole, it is the round trip through the autoencoder and nothing else.
-    nothing = paint(pixels, np.zeros_like(mask), np.random.default_rng(0))
+    pixels = _cat(60, 76)
+    nothing = paint(pixels, np.zeros((60, 76), dtype=bool), np.random.default_rng(0))
     trip = paint.autoencoder.regenerate(pixels)  # type: ignore[attr-defined]
-    assert np.abs(nothing.astype(int) - trip).mean() < 0.5
+    assert np.abs(nothing.astype(int) - trip).max() <= 1
     forged, drawn = forge(
         np.ascontiguousarray(data.chelsea()[60:156, 100:228]),
         "ldm",

@@ -112,9 +112,10 @@ def test_grabcut_masks_are_one_part_without_holes() -> None:
         assert mask.shape == pixels.shape[:2] and mask.dtype == np.bool_
         assert ndimage.label(mask)[1] == 1
         assert ndimage.label(~np.pad(mask, 1), structure=np.ones((3, 3)))[1] == 1
-        assert np.array_equal(mask, grabcut_mask(pixels, np.random.default_rng(seed)))
         shares.append(mask.mean())
     assert min(shares) >= AREA[0] / 1.2 and max(shares) <= AREA[1] * 1.2 and len(set(shares)) == 5
+    one, same = (grabcut_mask(pixels, np.random.default_rng(4)) for _ in range(2))
+    assert np.array_equal(one, same)
 
 
 def test_grabcut_cuts_out_what_stands_out() -> None:

@@ -207,7 +207,7 @@ def test_tiles_join_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neural, "_TILE", 128)
     monkeypatch.setattr(neural, "_OVERLAP", 32)
     tiled = neural._regenerate(pixels, 8, halve)
-    assert len(seen) == 1 + 3 * 5 and max(map(max, seen)) == 128
+    assert len(seen) == 1 + 3 * 5 and max(map(max, seen[1:])) == 128
     inside = np.abs(tiled.astype(int) - whole)[:, :448]
     assert inside.max() <= 1
 

@@ -40,8 +40,9 @@ AREA = (0.01, 0.4)
 SMALLEST_SIDE = 32  # px; below it a share of 1 % is no region any more
 
 _ATTEMPTS = 12
-_ANALYSED_SIDE = 256  # px; superpixels and cut-outs are found on a picture no larger than this
-_FACE_SIDE = 320  # px; and faces on one no larger than this,
+_ANALYSED_SIDE = 256  # px; superpixels are found on a picture no larger than this,
+_CUT_SIDE = 160  # cut-outs on one of this side,
+_FACE_SIDE = 320  # and faces on one of this side,
 _SMALLEST_FACE = 32  # px, where this is the smallest side of a face: about 1 % of the picture
 _SLACK = 1.2  # a drawn shape may miss the wanted range by this factor
 
@@ -125,7 +126,7 @@ def grabcut_mask(pixels: Pixels, rng: np.random.Generator, area: tuple[float, fl
     """
     size = pixels.shape[0], pixels.shape[1]
     _check(size, area)
-    height, width = _analysed(size, _ANALYSED_SIDE)
+    height, width = _analysed(size, _CUT_SIDE)
     small = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
     for _ in range(_ATTEMPTS // 4):
         # The foreground fills about half of its box.
