@@ -343,6 +343,20 @@ def test_synthesize_passes_its_settings_on(
     assert seen["photos"] == [tmp_path / "photos" / "1.png", tmp_path / "photos" / "b" / "2.png"]
     assert (seen["generators"], seen["masks"]) == (["telea", "splice"], ["random", "object"])
     assert (seen["seed"], seen["size"], seen["per_photo"], seen["workers"]) == (3, 256, 2, 2)
+    assert (seen["jpeg_share"], seen["webp_share"], seen["resize_share"], seen["social_share"]) == (0.5, 0, 0, 0)
+    assert (seen["models"], seen["layout"], seen["fully_regenerated"]) == ({}, "manifest", False)
+    options = ("--masks", "face", "--weights", "lama=a=b.pt", "--weights", "ldm=o/n", "--steps", 9, "--device", "cuda")
+    more = ("--fully-regenerated", "--autoencoder", "o/vae", "--layout", "dolos", "--webp", 0.2, "--social", 0.1)
+    last = ("--jpeg", 0.4, "--resize", 0.3, "--social-side", 300)
+    assert call(monkeypatch, "synthesize", tmp_path / "photos", "--out", tmp_path / "data", *options, *more, *last) == 0
+    assert seen["models"] == {"lama": "a=b.pt", "ldm": "o/n"} and seen["masks"] == ["face"]
+    assert (seen["steps"], seen["device"], seen["fully_regenerated"]) == (9, "cuda", True)
+    assert (seen["autoencoder"], seen["layout"]) == ("o/vae", "dolos")
+    assert (seen["jpeg_share"], seen["webp_share"], seen["resize_share"]) == (0.4, 0.2, 0.3)
+    assert (seen["social_share"], seen["social_side"]) == (0.1, 300)
+    capfd.readouterr()
+    assert call(monkeypatch, "synthesize", tmp_path / "photos", "--out", tmp_path / "data", "--weights", "lama") == 2
+    assert capfd.readouterr().err == "declip: got lama; expected NAME=SOURCE\n"
 
 
 # --- index ----------------------------------------------------------------------------------------------------------

@@ -76,6 +76,13 @@ class Tower(StrEnum):
     fusion = "fusion"
 
 
+class Layout(StrEnum):
+    """Where synthesized files lie."""
+
+    manifest = "manifest"
+    dolos = "dolos"
+
+
 Model = Annotated[str, typer.Option("--model", help="A name of `declip models`, a .onnx or a .safetensors file.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what exists.")]
 
@@ -193,6 +200,67 @@ def models() -> None:
 
 
 @app.command()
+def synthesize(
+    photos: Annotated[Path, typer.Argument(metavar="PHOTOS", help="Folder of untouched photos.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the data set; continued if it was interrupted.")],
+    generators: Annotated[
+        str, typer.Option(help="Names or sets of generators, separated by commas.")
+    ] = "all-classical",
+    masks: Annotated[
+        str, typer.Option(help="Of random, object, grabcut, face, separated by commas.")
+    ] = "random,object",
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
+    size: Annotated[int, typer.Option(min=32, help="Side of the crops, px.")] = 512,
+    per_photo: Annotated[int, typer.Option(min=1, help="Manipulated pictures per photo.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    autoencoder: Annotated[str | None, typer.Option(help="Its folder or hub id, for what regenerates.")] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--weights", metavar="NAME=SOURCE", help="A path or hub id for a learnt in-painter; repeatable."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Of diffusion; each in-painter has its own.")] = None,
+    device: Annotated[str, typer.Option(help="Of the networks: cpu, cuda, cuda:1.")] = "cpu",
+    fully_regenerated: Annotated[
+        bool, typer.Option("--fully-regenerated", help="Send whole fakes through the autoencoder.")
+    ] = False,
+    jpeg: Annotated[float, typer.Option(min=0, max=1, help="Share of pairs saved as JPEG.")] = 0.5,
+    webp: Annotated[float, typer.Option(min=0, max=1, help="Share saved as WebP; the others are PNG.")] = 0.0,
+    resize: Annotated[float, typer.Option(min=0, max=1, help="Share made smaller before saving.")] = 0.0,
+    social: Annotated[float, typer.Option(min=0, max=1, help="Share saved twice, as a social network does.")] = 0.0,
+    social_side: Annotated[int, typer.Option(min=32, help="Longest side that the network keeps, px.")] = 384,
+    layout: Annotated[Layout, typer.Option(help="Of the files; the manifest is written in either.")] = Layout.manifest,
+    split: Annotated[str, typer.Option(help="Written into the manifest.")] = "train",
+) -> None:
+    """Make manipulated pictures with masks, and their untouched twins, from photos."""
+    from declip import outputs, synthesis
+
+    manifest = synthesis.synthesize(
+        [pair.path for pair in outputs.find_pictures([photos])[0]],
+        out,
+        generators=generators.split(","),
+        masks=masks.split(","),
+        seed=seed,
+        size=size,
+        per_photo=per_photo,
+        workers=workers,
+        autoencoder=autoencoder,
+        models=dict(_pair(given) for given in models or []),
+        steps=steps,
+        device=device,
+        fully_regenerated=fully_regenerated,
+        jpeg_share=jpeg,
+        webp_share=webp,
+        resize_share=resize,
+        social_share=social,
+        social_side=social_side,
+        layout=layout.value,
+        split=split,
+        progress=sys.stderr.isatty(),
+    )
+    _line(str(manifest))
+
+
+@app.command()
 def convert(
     official: Annotated[Path, typer.Argument(metavar="OFFICIAL.pth", help="A checkpoint of the authors' code.")],
     out: Annotated[Path, typer.Option("--out", help="The .safetensors file to write.")],
@@ -224,40 +292,6 @@ def export_(
         checkpoint.convert(source, source.with_suffix(".safetensors"))
         source = source.with_suffix(".safetensors")
     _line(str(export.to_onnx(source, out)))
-
-
-@app.command()
-def synthesize(
-    photos: Annotated[Path, typer.Argument(metavar="PHOTOS", help="Folder of untouched photos.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the data set; continued if it was interrupted.")],
-    generators: Annotated[
-        str, typer.Option(help="Names or sets of generators, separated by commas.")
-    ] = "all-classical",
-    masks: Annotated[str, typer.Option(help="Kinds of mask, separated by commas.")] = "random,object",
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
-    size: Annotated[int, typer.Option(min=32, help="Side of the crops, px.")] = 512,
-    per_photo: Annotated[int, typer.Option(min=1, help="Manipulated pictures per photo.")] = 1,
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
-    autoencoder: Annotated[Path | None, typer.Option(help="Folder of TAEF2's weights, for regenerations.")] = None,
-    split: Annotated[str, typer.Option(help="Written into the manifest.")] = "train",
-) -> None:
-    """Make manipulated pictures with masks, and their untouched twins, from photos."""
-    from declip import outputs, synthesis
-
-    manifest = synthesis.synthesize(
-        [pair.path for pair in outputs.find_pictures([photos])[0]],
-        out,
-        generators=generators.split(","),
-        masks=masks.split(","),
-        seed=seed,
-        size=size,
-        per_photo=per_photo,
-        workers=workers,
-        autoencoder=autoencoder,
-        split=split,
-        progress=sys.stderr.isatty(),
-    )
-    _line(str(manifest))
 
 
 @app.command()
@@ -468,6 +502,14 @@ def _printable(text: str) -> str:
 def _size(published: int | None, path: Path | None) -> str:
     size = path.stat().st_size if path else published
     return "?" if size is None else f"{size / 1e6:.0f} MB"
+
+
+def _pair(text: str) -> tuple[str, str]:
+    """NAME=VALUE, as it is given on the command line."""
+    name, sign, value = text.partition("=")
+    if not (name and sign and value):
+        raise DeclipError(f"got {text}; expected NAME=SOURCE")
+    return name, value
 
 
 def _check_free(out: Path, force: bool) -> None:

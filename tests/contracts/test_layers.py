@@ -19,7 +19,14 @@ ROWS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
     (("nn.maps", "nn.statistics", "nn.backbones", "nn.decoders", "nn.rivals", "nn.model", "nn.checkpoint"),),
     (
         "audit",
-        ("synthesis.masks", "synthesis.classical", "synthesis.neural", "synthesis.pipeline"),
+        (
+            "synthesis.masks",
+            "synthesis.classical",
+            "synthesis.saving",
+            "synthesis.neural",
+            "synthesis.inpainters",
+            "synthesis.pipeline",
+        ),
         "features",
         "engines",
         ("evaluation_report", "evaluation"),

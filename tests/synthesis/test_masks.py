@@ -9,7 +9,16 @@ from scipy import ndimage
 from skimage import data
 
 from declip.errors import DatasetError
-from declip.synthesis.masks import AREA, largest_part, object_mask, random_mask, snap
+from declip.synthesis.masks import (
+    AREA,
+    face_mask,
+    find_faces,
+    grabcut_mask,
+    largest_part,
+    object_mask,
+    random_mask,
+    snap,
+)
 
 
 def _two_halves() -> NDArray[np.uint8]:
@@ -93,3 +102,69 @@ def test_too_small_pictures_and_wrong_ranges() -> None:
     for area in ((0.0, 0.4), (0.5, 0.4), (0.1, 1.0)):
         with pytest.raises(DatasetError, match="area is"):
             random_mask((64, 64), rng, area)
+
+
+def test_grabcut_masks_are_one_part_without_holes() -> None:
+    pixels = data.chelsea()[:256, :256]
+    shares = []
+    for seed in range(5):
+        mask = grabcut_mask(pixels, np.random.default_rng(seed))
+        assert mask.shape == pixels.shape[:2] and mask.dtype == np.bool_
+        assert ndimage.label(mask)[1] == 1
+        assert ndimage.label(~np.pad(mask, 1), structure=np.ones((3, 3)))[1] == 1
+        shares.append(mask.mean())
+    assert min(shares) >= AREA[0] / 1.2 and max(shares) <= AREA[1] * 1.2 and len(set(shares)) == 5
+    one, same = (grabcut_mask(pixels, np.random.default_rng(4)) for _ in range(2))
+    assert np.array_equal(one, same)
+
+
+def test_grabcut_cuts_out_what_stands_out() -> None:
+    """A bright disc on dark noise: what is cut out is the disc, whatever the box."""
+    rows, columns = np.ogrid[:128, :128]
+    disc = (rows - 64) ** 2 + (columns - 64) ** 2 < 30**2  # 17 % of the picture
+    pixels = np.repeat(np.where(disc[..., None], 210, 40).astype(np.uint8), 3, axis=2)
+    pixels = pixels + np.random.default_rng(0).integers(0, 20, pixels.shape, dtype=np.uint8)
+    overlaps = []
+    for seed in range(12):
+        mask = grabcut_mask(pixels, np.random.default_rng(seed), (0.12, 0.25))
+        overlaps.append((mask & disc).sum() / (mask | disc).sum())
+    assert np.median(overlaps) > 0.8
+
+
+def test_grabcut_of_a_flat_picture() -> None:
+    mask = grabcut_mask(np.full((64, 64, 3), 128, dtype=np.uint8), np.random.default_rng(0))
+    assert 0 < mask.mean() < 1
+
+
+def test_faces_are_found_where_they_are() -> None:
+    pixels = data.astronaut()
+    ((x0, y0, x1, y1),) = find_faces(pixels)
+    assert x0 < 222 < x1 and y0 < 115 < y1  # her nose
+    assert 70 <= x1 - x0 <= 140
+    half = find_faces(np.ascontiguousarray(pixels[::2, ::2]))
+    assert np.abs(np.array(half[0]) * 2 - (x0, y0, x1, y1)).max() <= 24
+    assert find_faces(data.coffee()) == []
+    assert find_faces(np.zeros((20, 600, 3), dtype=np.uint8)) == []
+
+
+def test_face_masks_lie_on_the_face() -> None:
+    box = (100, 60, 200, 160)
+    shares = []
+    for seed in range(40):
+        mask = face_mask([box], (256, 300), np.random.default_rng(seed))
+        assert mask is not None and mask.shape == (256, 300) and mask.dtype == np.bool_
+        assert mask[35:190, 80:220].sum() == mask.sum()
+        shares.append(mask.mean())
+    assert min(shares) < 0.02 and max(shares) > 0.09  # an eye; the whole face
+    one, same = (face_mask([box], (256, 300), np.random.default_rng(3)) for _ in range(2))
+    assert one is not None and same is not None and np.array_equal(one, same)
+
+
+def test_face_masks_of_no_fitting_area() -> None:
+    rng = np.random.default_rng(0)
+    assert face_mask([], (256, 256), rng) is None
+    assert face_mask([(10, 10, 20, 20)], (256, 256), rng) is None  # 0.15 % of the picture
+    small = face_mask([(20, 20, 230, 230)], (256, 256), rng, (0.01, 0.08))
+    assert small is not None and small.mean() <= 0.096  # a part of it; all of it would be 58 %
+    with pytest.raises(DatasetError, match="16×16 px"):
+        face_mask([(0, 0, 9, 9)], (16, 16), rng)

@@ -118,16 +118,132 @@ def test_pickles_are_not_run(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "touched").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data")
-def test_published_weights_keep_the_picture() -> None:
+def _save_diffusers(kind: str, folder: Path) -> Path:
+    """A tiny autoencoder of diffusers with random weights, as published ones are laid out."""
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    blocks = {
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "block_out_channels": (8, 8, 8),
+        "norm_num_groups": 4,
+    }
+    match kind:
+        case "AutoencoderTiny":
+            network = diffusers.AutoencoderTiny(
+                encoder_block_out_channels=(8, 8, 8, 8),
+                decoder_block_out_channels=(8, 8, 8, 8),
+                num_encoder_blocks=(1, 1, 1, 1),
+                num_decoder_blocks=(1, 1, 1, 1),
+            )
+        case "AutoencoderKL":
+            network = diffusers.AutoencoderKL(**blocks, latent_channels=4)
+        case _:
+            network = diffusers.VQModel(**blocks, num_vq_embeddings=16)
+    network.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("kind", "stride"), [("AutoencoderTiny", 8), ("AutoencoderKL", 4), ("VQModel", 4)])
+def test_autoencoders_of_diffusers(kind: str, stride: int, tmp_path: Path) -> None:
+    autoencoder = neural.load(_save_diffusers(kind, tmp_path))
+    assert isinstance(autoencoder, neural.LatentAutoencoder)
+    assert (autoencoder.kind, autoencoder.stride) == (kind, stride)
+    latents = autoencoder.encode(torch.rand(1, 3, 32, 64) * 2 - 1)
+    assert tuple(latents.shape[2:]) == (32 // stride, 64 // stride)
+    assert tuple(autoencoder.decode(latents).shape) == (1, 3, 32, 64)
+    for size in ((64, 64), (61, 75), (3, 40)):
+        pixels = _cat(*size)
+        result = autoencoder.regenerate(pixels)
+        assert result.shape == pixels.shape and result.dtype == np.uint8
+        assert np.array_equal(result, autoencoder.regenerate(pixels))
+    mask = np.zeros((96, 128), dtype=bool)
+    mask[40:60, 70:100] = True
+    local, _ = neural.regenerate_local(_cat(), mask, np.random.default_rng(0), autoencoder)
+    assert np.array_equal(local[~mask], _cat()[~mask]) and (local[mask] != _cat()[mask]).any(axis=1).mean() > 0.5
+
+
+def test_autoencoders_of_diffusers_load_strictly(tmp_path: Path) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    from safetensors.torch import load_file, save_file
+
+    diffusers.UNet2DModel(
+        block_out_channels=(8,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), norm_num_groups=4
+    ).save_pretrained(tmp_path / "unet")
+    with pytest.raises(WeightsError, match="is a UNet2DModel; expected an autoencoder: AutoencoderKL"):
+        neural.load(tmp_path / "unet")
+    folder = _save_diffusers("AutoencoderKL", tmp_path / "kl")
+    file = folder / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    del tensors["encoder.conv_in.bias"]
+    save_file(tensors, file)
+    with pytest.raises(WeightsError, match=r"missing keys: encoder\.conv_in\.bias"):
+        neural.load(folder)
+    with pytest.raises(WeightsError, match=r"taef2_encoder\.pth is missing"):
+        neural.load(Path("no/where"))  # a Path is never a hub id
+
+
+def test_locate(tmp_path: Path) -> None:
+    assert neural.locate(str(tmp_path)) == (str(tmp_path), "")
+    assert neural.locate("owner/name") == ("owner/name", "")
+    assert neural.locate("owner/name/vae/x") == ("owner/name", "vae/x")
+    for wrong in ("name", "/no/where", "../up/there", "a b/c"):
+        with pytest.raises(WeightsError, match="no file or folder here, and no hub id"):
+            neural.locate(wrong)
+
+
+def test_tiles_join_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A local filter gives the same by tiles as at once, every tile on the latent grid of the whole picture."""
+    seen: list[tuple[int, int]] = []
+
+    def halve(image: torch.Tensor) -> torch.Tensor:
+        seen.append((image.shape[2], image.shape[3]))
+        small = torch.nn.functional.avg_pool2d(image, 8)
+        return torch.nn.functional.interpolate(small, scale_factor=8)
+
+    pixels = np.ascontiguousarray(data.chelsea()[:296, :451])
+    whole = neural._regenerate(pixels, 8, halve)
+    assert seen == [(296, 456)]
+    monkeypatch.setattr(neural, "_TILE", 128)
+    monkeypatch.setattr(neural, "_OVERLAP", 32)
+    tiled = neural._regenerate(pixels, 8, halve)
+    assert len(seen) == 1 + 3 * 5 and max(map(max, seen[1:])) == 128
+    inside = np.abs(tiled.astype(int) - whole)[:, :448]
+    assert inside.max() <= 1
+
+
+def test_published_weights_leave_their_trace_everywhere() -> None:
+    """The round trip of the whole picture: a trace in every part of it, and still the picture."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the shared data")
+    ratios, differences = _round_trips(sorted((SHARED / "photos" / "valid").iterdir())[6::40])
+    assert len(ratios) == 2
+    assert min(differences) > 0.5
+    assert float(np.mean(ratios)) >= 27
+
+
+def _round_trips(paths: list[Path]) -> tuple[list[float], list[float]]:
+    """PSNR in dB of the whole round trip of 512-px crops; mean difference, in levels, outside a mask in the middle."""
     from declip import image
 
     autoencoder = neural.load(SHARED / "weights")
-    ratios = []
-    for path in sorted((SHARED / "photos" / "valid").iterdir())[::6]:
+    ratios, differences = [], []
+    for path in paths:
         pixels = np.ascontiguousarray(image.read(path).pixels[:512, :512])
-        result = autoencoder.regenerate(pixels)
-        ratios.append(10 * np.log10(255**2 / np.mean((result.astype(float) - pixels) ** 2)))
+        result, mask = neural.regenerate_global(pixels, autoencoder)
+        assert mask.all()
+        error = result.astype(float) - pixels
+        ratios.append(10 * float(np.log10(255**2 / np.mean(error**2))))
+        outside = np.ones(pixels.shape[:2], dtype=bool)
+        outside[128:384, 128:384] = False
+        differences.append(float(np.abs(error[outside]).mean()))
+    return ratios, differences
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data")
+def test_published_weights_keep_the_picture() -> None:
+    ratios, differences = _round_trips(sorted((SHARED / "photos" / "valid").iterdir())[::6])
     assert len(ratios) >= 10
+    assert min(differences) > 0
     assert float(np.mean(ratios)) >= 27

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from declip.datasets import parse_line, read_manifest
 from declip.errors import DatasetError, WeightsError
 from declip.image import read, read_mask
 from declip.synthesis import ALL_GENERATORS, forge, pipeline, synthesize
+from declip.synthesis.inpainters import INPAINTERS
 from declip.types import Sample
 
 GENERATORS = ("telea", "splice-hard", "copy-move", "noise")
@@ -216,7 +219,7 @@ def test_a_foreign_data_set_is_refused(photos: list[Path], tmp_path: Path) -> No
     [
         ({"generators": ["telea", "inpaint"]}, "unknown generators inpaint; expected some of telea"),
         ({"generators": []}, "no generators"),
-        ({"masks": ["face"]}, "masks are face; expected some of random, object"),
+        ({"masks": ["hands"]}, "masks are hands; expected some of random, object, grabcut, face"),
         ({"masks": []}, "masks are none"),
         ({"seed": -1}, "seed is -1"),
         ({"size": 16}, "size is 16; expected at least 32"),
@@ -225,6 +228,14 @@ def test_a_foreign_data_set_is_refused(photos: list[Path], tmp_path: Path) -> No
         ({"jpeg_share": 1.5}, "jpeg_share is 1.5"),
         ({"jpeg_quality": (90, 60)}, "lowest <= highest"),
         ({"generators": ["regenerate-local"]}, "need an autoencoder"),
+        ({"fully_regenerated": True}, "need an autoencoder"),
+        ({"jpeg_share": 0.6, "webp_share": 0.6}, r"webp_share 0\.6; expected at most 1 together"),
+        ({"resize_share": -0.1}, "resize_share is -0.1"),
+        ({"social_share": 2}, "social_share is 2"),
+        ({"social_side": 8}, "social_side is 8; expected at least 32"),
+        ({"layout": "coco"}, "layout is coco; expected manifest or dolos"),
+        ({"models": {"telea": "x.pt"}}, "weights for telea; the generators that take some are lama"),
+        ({"steps": 0}, "steps is 0"),
     ],
 )
 def test_wrong_settings_are_named(changes: dict[str, Any], message: str, photos: list[Path], tmp_path: Path) -> None:
@@ -246,10 +257,11 @@ def test_sets_of_generators(photos: list[Path], tmp_path: Path) -> None:
     names = ["splice-hard", "splice-feathered", "splice-poisson", "splice-colour", "copy-move"]
     assert [sample.source for sample in fakes] == names * 2
     assert json.loads((tmp_path / "synthesis.json").read_text())["generators"] == names
-    assert set(pipeline.SETS["all-classical"]) == set(ALL_GENERATORS) - set(pipeline.SETS["regenerate"])
+    learnt = {*pipeline.SETS["regenerate"], *INPAINTERS}
+    assert set(pipeline.SETS["all-classical"]) == set(ALL_GENERATORS) - learnt
 
 
-@pytest.mark.parametrize("generator", [name for name in ALL_GENERATORS if not name.startswith("regenerate")])
+@pytest.mark.parametrize("generator", pipeline.SETS["all-classical"])
 def test_forge(generator: str) -> None:
     pixels, donor = _cat(), np.ascontiguousarray(data.astronaut()[:200, 100:280])
     result, mask = forge(pixels, generator, np.random.default_rng(1), donor)
@@ -290,6 +302,144 @@ def test_regenerations_with_random_weights(photos: list[Path], tmp_path: Path) -
     assert 0 < read_mask(local).mean() < 0.5 and read_mask(whole).all()
     assert (made_of["family"], made_of["mask"]) == ("regeneration", "whole")
     assert len(json.loads((tmp_path / "out" / "synthesis.json").read_text())["autoencoder"][0]) == 64
+
+
+def test_the_defaults_record_what_they_always_did(made: Path) -> None:
+    """A data set of an earlier version can be continued: its settings and the lines of its samples have not changed."""
+    settings = json.loads((made.parent / "synthesis.json").read_text())
+    first = ["generators", "masks", "seed", "size", "per_photo", "jpeg_share", "jpeg_quality", "split", "photos"]
+    assert list(settings) == first
+    assert settings["masks"] == ["random", "object"]
+    _, made_of = _records(made)[0]
+    assert list(made_of)[:4] == ["generator", "family", "mask", "area"] and list(made_of)[-1] == "saved"
+    assert not any("after" in provenance for _, provenance in _records(made))
+
+
+def test_after_the_manipulation_twins_share_every_step(photos: list[Path], tmp_path: Path) -> None:
+    manifest = _synthesize(
+        photos[:2], tmp_path, jpeg_share=0.3, webp_share=0.4, resize_share=0.5, social_share=0.4, social_side=72
+    )
+    settings = json.loads((tmp_path / "synthesis.json").read_text())
+    assert {key: settings[key] for key in ("webp_share", "resize_share", "social_share", "social_side")} == {
+        "webp_share": 0.4,
+        "resize_share": 0.5,
+        "social_share": 0.4,
+        "social_side": 72,
+    }
+    records = _records(manifest)
+    formats, smaller, social = set(), 0, 0
+    for (fake, made_of), (real, twin_of) in zip(records[::2], records[1::2], strict=True):
+        assert made_of["saved"] == twin_of["saved"] and made_of.get("after") == twin_of.get("after")
+        one, other, mask = read(fake.image).pixels, read(real.image).pixels, read_mask(fake)
+        assert one.shape == other.shape and mask.shape == one.shape[:2]
+        assert made_of["area"] == pytest.approx(mask.mean(), abs=1e-5)
+        with Image.open(fake.image) as opened:
+            assert opened.format == {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}[made_of["saved"]["format"]]
+        formats.add(made_of["saved"]["format"])
+        resized = [step["resized"] for step in made_of.get("after", ()) if "resized" in step]
+        if resized:
+            smaller += 1
+            assert tuple(resized[-1]) == mask.shape
+        if any(step.get("format") == "jpeg" for step in made_of.get("after", ())):
+            social += 1
+            assert max(mask.shape) <= 72 and 70 <= made_of["saved"]["quality"] <= 85
+            assert made_of["saved"]["chroma"] == "4:2:0"
+        # Where the mask is, the pictures still differ most.
+        difference = np.abs(one.astype(int) - other).max(axis=2)
+        assert difference[mask].mean() > difference[~mask].mean()
+    assert formats == {"png", "jpeg", "webp"} and smaller >= 4 and social >= 3
+
+
+def test_the_layout_of_dolos(photos: list[Path], tmp_path: Path) -> None:
+    plain = _synthesize(photos[:2], tmp_path / "plain", per_photo=4)
+    manifest = _synthesize(photos[:2], tmp_path / "dolos", per_photo=4, layout="dolos", split="valid")
+    assert json.loads((tmp_path / "dolos" / "synthesis.json").read_text())["layout"] == "dolos"
+    samples = read_manifest(manifest)
+    fakes, reals = samples[::2], samples[1::2]
+    root = tmp_path / "dolos"
+    assert [fake.image.relative_to(root).as_posix() for fake in fakes[3:5]] == [
+        "fake/noise/images/valid/000000-3.png",
+        "fake/telea/images/valid/000001-0.png",
+    ]
+    assert reals[4].image == root / "real" / "valid" / "000001-0.png"
+    assert [fake.mask for fake in fakes[4:5]] == [root / "fake" / "telea" / "masks" / "valid" / "000001-0.png"]
+    assert not (root / "images").exists() and not (root / "masks").exists()
+    for fake, real, before in zip(fakes, reals, read_manifest(plain)[::2], strict=True):
+        assert fake.fake_is == "black" and fake.mask is not None and before.mask is not None
+        # The same pictures as in the other layout, JPEG and all, and the inverse of its masks.
+        assert np.array_equal(read(fake.image).pixels, read(before.image).pixels)
+        assert np.array_equal(read_mask(fake), read_mask(before))
+        assert np.array_equal(255 - np.asarray(Image.open(fake.mask)), np.asarray(Image.open(before.mask)))
+        with Image.open(fake.image) as one, Image.open(real.image) as other:
+            assert one.format == other.format == "PNG"
+    saved = [made_of["saved"] for _, made_of in _records(manifest)]
+    assert saved == [{"format": "png"}] * 16
+    assert any("after" in made_of for _, made_of in _records(manifest))
+    before_files = _files(root)
+    assert _files(_synthesize(photos[:2], root, per_photo=4, layout="dolos", split="valid").parent) == before_files
+
+
+def test_faces(tmp_path: Path) -> None:
+    face, none = tmp_path / "face.png", tmp_path / "none.png"
+    Image.fromarray(data.astronaut()).save(face)
+    Image.fromarray(data.coffee()).save(none)
+    manifest = synthesize([face], tmp_path / "a", generators=["noise"], masks=["face"], seed=0, size=128, per_photo=6)
+    for fake, made_of in _records(manifest)[::2]:
+        assert made_of["mask"] == "face" and 0.005 < read_mask(fake).mean() < 0.5
+        x0, y0, x1, y1 = made_of["crop"]
+        assert x0 < 200 and x1 > 250 and y0 < 90 and y1 > 140  # the face is in the crop
+        assert made_of["scale"] <= 0.74 and max(read_mask(fake).shape) == 128
+    with pytest.raises(DatasetError, match="no face was found; ask for another kind of mask"):
+        synthesize([none], tmp_path / "b", generators=["noise"], masks=["face"], seed=0, size=128)
+    manifest = synthesize([none], tmp_path / "c", generators=["noise"], masks=["face", "random"], seed=0, size=128)
+    assert _records(manifest)[0][1]["mask"] == "random"
+
+
+def test_fully_regenerated(photos: list[Path], tmp_path: Path) -> None:
+    """The whole picture has passed the autoencoder; the mask is still that of what was painted."""
+    torch = pytest.importorskip("torch")
+    from declip.synthesis import neural
+
+    torch.manual_seed(0)
+    model = neural.Autoencoder()
+    for part, name in zip((model.encoder, model.decoder), neural.FILES, strict=True):
+        torch.save(part.state_dict(), tmp_path / name)
+    pixels = _cat()
+    plain, mask = forge(pixels, "telea", np.random.default_rng(2))
+    whole, same = forge(pixels, "telea", np.random.default_rng(2), autoencoder=tmp_path, fully_regenerated=True)
+    assert np.array_equal(mask, same)
+    assert np.array_equal(whole, neural.load(tmp_path).regenerate(plain))
+    assert (whole[~mask] != pixels[~mask]).any(axis=1).mean() > 0.9
+    settings: dict[str, Any] = {"generators": ["telea"], "seed": 0, "size": 64, "jpeg_share": 0.0}
+    out = synthesize(photos[:1], tmp_path / "out", autoencoder=tmp_path, fully_regenerated=True, **settings)
+    (fake, made_of), (_, twin_of) = _records(out)
+    assert made_of["fully_regenerated"] and "fully_regenerated" not in twin_of
+    assert 0 < read_mask(fake).mean() < 0.5
+    recorded = json.loads((tmp_path / "out" / "synthesis.json").read_text())
+    assert recorded["fully_regenerated"] and len(recorded["autoencoder"]) == 2
+    with pytest.raises(DatasetError, match="other settings"):
+        synthesize(photos[:1], tmp_path / "out", **settings)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="kills by signal")
+def test_a_killed_process_resumes(made: Path, photos: list[Path], tmp_path: Path) -> None:
+    code = (
+        "from declip.synthesis import synthesize\n"
+        f"synthesize({[str(path) for path in photos]!r}, {str(tmp_path)!r}, "
+        f"generators={list(GENERATORS)!r}, seed=7, size=112, per_photo=8)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code])
+    part = tmp_path / "samples.jsonl.part"
+    while process.poll() is None and not (part.exists() and part.read_bytes().count(b"\n") >= 8):
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "samples.jsonl").exists()
+    _synthesize(photos, tmp_path)
+    for half in tmp_path.rglob("*.tmp"):
+        half.unlink()
+    assert _files(tmp_path) == _files(made.parent)
 
 
 def test_classical_work_needs_no_torch(photos: list[Path], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where to manipulate: random shapes, and shapes that follow what is in the picture.
+"""Where to manipulate: random shapes, and shapes that follow what is in the picture: objects and faces.
 
 A mask is (H, W) bool, True = to be manipulated. Its area is drawn log-uniformly between two shares of the picture,
 so that small regions are as frequent as large ones; it is never empty and never the whole picture.
@@ -6,7 +6,8 @@ so that small regions are as frequent as large ones; it is never empty and never
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,21 +17,48 @@ from declip.errors import DatasetError, MissingExtraError
 
 try:
     import cv2
+    from skimage.data import lbp_frontal_face_cascade_filename
+    from skimage.feature import Cascade
     from skimage.segmentation import slic
 except ImportError as error:
     raise MissingExtraError("opencv-python-headless and scikit-image", "synthesis") from error
 
-__all__ = ["AREA", "SMALLEST_SIDE", "largest_part", "object_mask", "random_mask", "snap"]
+__all__ = [
+    "AREA",
+    "SMALLEST_SIDE",
+    "Box",
+    "face_mask",
+    "find_faces",
+    "grabcut_mask",
+    "largest_part",
+    "object_mask",
+    "random_mask",
+    "snap",
+]
 
 AREA = (0.01, 0.4)
 SMALLEST_SIDE = 32  # px; below it a share of 1 % is no region any more
 
 _ATTEMPTS = 12
-_ANALYSED_SIDE = 256  # px; superpixels are found on a picture no larger than this
+_ANALYSED_SIDE = 256  # px; superpixels are found on a picture no larger than this,
+_CUT_SIDE = 160  # cut-outs on one of this side,
+_FACE_SIDE = 320  # and faces on one of this side,
+_SMALLEST_FACE = 32  # px, where this is the smallest side of a face: about 1 % of the picture
 _SLACK = 1.2  # a drawn shape may miss the wanted range by this factor
 
 Mask = NDArray[np.bool_]
 Pixels = NDArray[np.uint8]
+Box = tuple[int, int, int, int]  # [x0, y0, x1, y1) px, half-open
+
+# What is manipulated of a face: centre (x, y) and half axes (x, y) of an ellipse, as shares of the detector's box.
+_FACE_PARTS = (
+    ((0.5, 0.54), (0.46, 0.6)),  # the whole of it
+    ((0.5, 0.38), (0.44, 0.16)),  # both eyes
+    ((0.5, 0.8), (0.28, 0.15)),  # the mouth
+    ((0.5, 0.58), (0.17, 0.24)),  # the nose
+    ((0.3, 0.38), (0.19, 0.14)),  # one eye
+    ((0.7, 0.38), (0.19, 0.14)),  # the other
+)
 
 
 def random_mask(size: tuple[int, int], rng: np.random.Generator, area: tuple[float, float] = AREA) -> Mask:
@@ -80,6 +108,100 @@ def object_mask(pixels: Pixels, rng: np.random.Generator, area: tuple[float, flo
         if _fits(mask, area):
             return mask
     return random_mask(size, rng, area)
+
+
+def grabcut_mask(pixels: Pixels, rng: np.random.Generator, area: tuple[float, float] = AREA) -> Mask:
+    """What stands out inside a random box: foreground by GrabCut (Rother et al. 2004), to be cut out as an object is.
+
+    Args:
+        pixels: (H, W, 3) uint8 RGB.
+        area: smallest and largest share of the picture, in (0, 1).
+
+    Returns:
+        (H, W) bool, one connected part without holes, not empty and not full. Where no box holds a foreground of the
+        wanted area, an `object_mask`.
+
+    Raises:
+        DatasetError: the picture is smaller than SMALLEST_SIDE, or area is no range.
+    """
+    size = pixels.shape[0], pixels.shape[1]
+    _check(size, area)
+    height, width = _analysed(size, _CUT_SIDE)
+    small = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    for _ in range(_ATTEMPTS // 4):
+        # The foreground fills about half of its box.
+        share = min(2 * _log_uniform(rng, area), 0.8)
+        stretch = float(np.exp(rng.uniform(-0.4, 0.4)))
+        sides = np.sqrt(share * width * height) * np.array((stretch, 1 / stretch))
+        w, h = (
+            int(np.clip(round(float(side)), 4, 0.95 * whole))
+            for side, whole in zip(sides, (width, height), strict=True)
+        )
+        x, y = int(rng.integers(1, width - w)), int(rng.integers(1, height - h))
+        cv2.setRNGSeed(int(rng.integers(2**31)))  # OpenCV's own generator starts the clusters of colours
+        labels = np.zeros((height, width), dtype=np.uint8)
+        background, foreground = np.zeros((2, 1, 65))  # OpenCV writes its models of the colours there
+        cv2.grabCut(small, labels, (x, y, w, h), background, foreground, 2, cv2.GC_INIT_WITH_RECT)
+        kept = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
+        if not kept.any():
+            continue
+        mask = _smooth(kept, size)
+        if mask.any() and _fits(mask, area):
+            return mask
+    return object_mask(pixels, rng, area)
+
+
+def find_faces(pixels: Pixels) -> list[Box]:
+    """Frontal faces, by scikit-image's cascade of local binary patterns.
+
+    pixels: (H, W, 3) uint8 RGB. Returns boxes in px of the picture, from top to bottom; a face narrower than a tenth of
+    the picture's longer side is not looked for. The detector is quick and old: it misses faces that are turned or
+    covered, and now and then sees one that is none.
+    """
+    size = pixels.shape[0], pixels.shape[1]
+    height, width = _analysed(size, _FACE_SIDE)
+    if min(height, width) < _SMALLEST_FACE:
+        return []
+    small = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    largest = min(height, width)
+    found = _face_detector().detect_multi_scale(
+        small, scale_factor=1.2, step_ratio=1, min_size=(_SMALLEST_FACE,) * 2, max_size=(largest, largest)
+    )
+    scale = np.array((size[1] / width, size[0] / height) * 2)
+    corners = ((f["c"], f["r"], f["c"] + f["width"], f["r"] + f["height"]) for f in found)
+    boxes = [(round(float(v)) for v in np.array(box) * scale) for box in corners]
+    return sorted(((x0, y0, x1, y1) for x0, y0, x1, y1 in boxes), key=lambda box: (box[1], box[0]))
+
+
+def face_mask(
+    faces: Sequence[Box], size: tuple[int, int], rng: np.random.Generator, area: tuple[float, float] = AREA
+) -> Mask | None:
+    """A face or a part of one: an ellipse around all of it, the eyes, one eye, the nose or the mouth.
+
+    Args:
+        faces: boxes as `find_faces` returns them.
+        size: (height, width) px of the picture.
+        area: smallest and largest share of the picture, in (0, 1).
+
+    Returns:
+        (height, width) bool, not empty and not full; None where no part of any face is of such an area.
+
+    Raises:
+        DatasetError: the picture is smaller than SMALLEST_SIDE, or area is no range.
+    """
+    _check(size, area)
+    places = [(box, part) for box in faces for part in _FACE_PARTS]
+    for index in rng.permutation(len(places)):
+        (x0, y0, x1, y1), ((x, y), (a, b)) = places[index]
+        centre = np.array((x0 + x * (x1 - x0), y0 + y * (y1 - y0))) + rng.normal(0, 0.02, 2) * (x1 - x0)
+        axes = np.array((a * (x1 - x0), b * (y1 - y0))) * rng.uniform(0.9, 1.15, 2)
+        canvas = np.zeros(size, dtype=np.uint8)
+        angle = float(rng.uniform(-8, 8))
+        cv2.ellipse(canvas, _point(centre), (max(2, round(axes[0])), max(2, round(axes[1]))), angle, 0, 360, 255, -1)
+        mask = canvas > 0
+        if _fits(mask, area):
+            return mask
+    return None
 
 
 def snap(mask: Mask, pixels: Pixels, rng: np.random.Generator) -> Mask:
@@ -195,10 +317,20 @@ def _rotation(angle: float) -> NDArray[np.float64]:
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
+def _analysed(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """(height, width) of a picture of `size` brought down to at most `side` px."""
+    scale = min(1.0, side / max(size))
+    return max(8, round(size[0] * scale)), max(8, round(size[1] * scale))
+
+
+@lru_cache(maxsize=1)
+def _face_detector() -> Cascade:
+    return Cascade(lbp_frontal_face_cascade_filename())  # type: ignore[no-untyped-call]
+
+
 def _superpixels(pixels: Pixels, count: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Labels (h, w) from 0 on a picture of at most _ANALYSED_SIDE px a side, and each one's mean Lab colour (n, 3)."""
-    scale = min(1.0, _ANALYSED_SIDE / max(pixels.shape[:2]))
-    height, width = (max(8, round(side * scale)) for side in pixels.shape[:2])
+    height, width = _analysed((pixels.shape[0], pixels.shape[1]), _ANALYSED_SIDE)
     small = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
     found = slic(
         small,

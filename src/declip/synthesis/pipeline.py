@@ -7,17 +7,20 @@ the same seed gives the same bytes whatever the number of workers, and an interr
     OUT/samples.jsonl           the manifest (datasets.py), with the provenance of every sample
     OUT/images/000012-telea.jpg OUT/images/000012-real.jpg   OUT/masks/000012-telea.png   white = manipulated
     OUT/synthesis.json          the settings: a folder is only ever continued with the same ones
+
+The layout "dolos" puts the pictures where the Dolos data set has them, all PNG, with masks whose black is manipulated:
+
+    OUT/real/train/000003-2.png   OUT/fake/lama/images/train/000003-2.png   OUT/fake/lama/masks/train/000003-2.png
 """
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from types import MappingProxyType
@@ -26,46 +29,48 @@ from typing import IO, TYPE_CHECKING, Any, Literal, get_args
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
 from declip import datasets, image, weights
 from declip.errors import DatasetError, MissingExtraError
-from declip.synthesis import classical
+from declip.synthesis import classical, inpainters, saving
 from declip.synthesis import masks as mask_shapes
 from declip.types import Sample
 
 if TYPE_CHECKING:
-    from declip.synthesis.neural import Autoencoder
+    from declip.synthesis.neural import Autoencoder, LatentAutoencoder
 
-__all__ = ["ALL_GENERATORS", "MASKS", "SETS", "MaskKind", "forge", "synthesize"]
+__all__ = ["ALL_GENERATORS", "LAYOUTS", "MASKS", "SETS", "Layout", "MaskKind", "forge", "synthesize"]
 
 log = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
-MaskKind = Literal["random", "object"]
+MaskKind = Literal["random", "object", "grabcut", "face"]
+Layout = Literal["manifest", "dolos"]
 
 MASKS: tuple[MaskKind, ...] = get_args(MaskKind)
-NEURAL: Mapping[str, classical.Family] = MappingProxyType(
-    {"regenerate-local": "regeneration", "regenerate-global": "regeneration"}
-)
-ALL_GENERATORS: tuple[str, ...] = (*classical.GENERATORS, *NEURAL)
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+_DEFAULT_MASKS: tuple[MaskKind, ...] = ("random", "object")
+REGENERATIONS = ("regenerate-local", "regenerate-global")
+ALL_GENERATORS: tuple[str, ...] = (*classical.GENERATORS, *REGENERATIONS, *inpainters.INPAINTERS)
 # Short names for several generators.
 SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "all-classical": tuple(classical.GENERATORS),
         "splice": tuple(name for name, row in classical.GENERATORS.items() if row.family == "splice"),
-        "regenerate": tuple(NEURAL),
+        "regenerate": REGENERATIONS,
     }
 )
 
+_NO_MODELS: Mapping[str, str | Path] = MappingProxyType({})
 _MASK_ATTEMPTS = 5
 _CROP_ATTEMPTS = 5
 _VISIBLE = 2  # levels of 255 by which a pixel must have changed in some channel
 _DOWNSCALED_SHARE = 0.2
 _DOWNSCALE = (0.4, 0.9)
+_FACE_ROOM = 1.6  # a crop's side in sides of the face that shall be in it, at least
 _PRIOR_JPEG_SHARE = 0.25
 _PRIOR_QUALITY = (70, 98)
 _CACHED_PHOTOS = 3
@@ -76,8 +81,13 @@ def forge(
     generator: str,
     rng: np.random.Generator,
     donor: Pixels | None = None,
-    masks: Sequence[str] = MASKS,
+    masks: Sequence[str] = _DEFAULT_MASKS,
     autoencoder: str | Path | None = None,
+    *,
+    models: Mapping[str, str | Path] = _NO_MODELS,
+    steps: int | None = None,
+    device: str = "cpu",
+    fully_regenerated: bool = False,
 ) -> tuple[Pixels, Mask]:
     """Manipulate one picture.
 
@@ -86,20 +96,26 @@ def forge(
         generator: one of ALL_GENERATORS.
         donor: (h, w, 3) uint8 RGB, another photo; needed by the splices.
         masks: kinds of mask to draw from, of MASKS.
-        autoencoder: folder of the autoencoder's weights; needed by the regenerations.
+        autoencoder: folder or hub id of an autoencoder (`neural.load`); needed by the regenerations.
+        models: weights of the learnt in-painters by their names: a local path or hub id (`inpainters.load`).
+        steps: of their diffusion; None: each one's own.
+        device: where the networks compute, as torch names it.
+        fully_regenerated: send the whole result through an autoencoder, as what a latent generator edits has been;
+            the mask stays that of the change. sd-inpaint has passed its own, other generators need `autoencoder`.
 
     Returns:
-        pixels: (H, W, 3) uint8; bit-identical to the input outside the mask.
+        pixels: (H, W, 3) uint8; bit-identical to the input outside the mask, but for `ldm`, regenerate-global and
+            what was fully regenerated: those change the whole picture, the first and last outside it by a trace.
         mask: (H, W) bool, True = manipulated; at least half of it differs visibly from the input.
 
     Raises:
         DatasetError: nothing visible came of it in several attempts, an unknown name, or a missing donor.
-        MissingExtraError, WeightsError: the regenerations without torch, or without their weights.
+        MissingExtraError, WeightsError: learnt generators without torch or diffusers, or without their weights.
     """
-    network = None
-    if generator in NEURAL:
-        network = _autoencoder(autoencoder)
-    return _forge(pixels, _expand((generator,))[0], rng, donor, _known_masks(masks), network)[:2]
+    networks = _Networks(
+        autoencoder=autoencoder, models=_known_models(models), steps=steps, device=device, whole=fully_regenerated
+    )
+    return _forge(pixels, _expand((generator,))[0], rng, donor, _known_masks(masks), networks)[:2]
 
 
 def synthesize(
@@ -107,7 +123,7 @@ def synthesize(
     out: str | Path,
     *,
     generators: Sequence[str],
-    masks: Sequence[str] = MASKS,
+    masks: Sequence[str] = _DEFAULT_MASKS,
     seed: int,
     size: int = 512,
     per_photo: int = 1,
@@ -115,6 +131,15 @@ def synthesize(
     autoencoder: str | Path | None = None,
     jpeg_share: float = 0.5,
     jpeg_quality: tuple[int, int] = (60, 95),
+    webp_share: float = 0.0,
+    resize_share: float = 0.0,
+    social_share: float = 0.0,
+    social_side: int = 384,
+    models: Mapping[str, str | Path] = _NO_MODELS,
+    steps: int | None = None,
+    device: str = "cpu",
+    fully_regenerated: bool = False,
+    layout: str = "manifest",
     split: str = "train",
     progress: bool = False,
 ) -> Path:
@@ -133,9 +158,13 @@ def synthesize(
             crops are downscaled by 0.4-0.9 where the photo is large enough). A smaller photo is used whole.
         per_photo: manipulated pictures per photo.
         workers: processes.
-        autoencoder: folder of the autoencoder's weights; needed by the regenerations.
+        autoencoder: folder or hub id of an autoencoder (`neural.load`); needed by the regenerations.
         jpeg_share: of the pairs saved as JPEG, the others as PNG; in [0, 1].
         jpeg_quality: lowest and highest quality of those, 1-100.
+        webp_share, resize_share, social_share, social_side: what else happens to the pairs before or when they are
+            saved, see `saving.Saving`.
+        models, steps, device, fully_regenerated: of the learnt generators, as in `forge`.
+        layout: of LAYOUTS; the manifest is written in either.
         split: written into the manifest.
         progress: show a bar on stderr.
 
@@ -144,7 +173,7 @@ def synthesize(
 
     Raises:
         DatasetError: unusable settings, a folder of other settings, or no sample at all.
-        MissingExtraError, WeightsError: the regenerations without torch, or without their weights.
+        MissingExtraError, WeightsError: learnt generators without torch or diffusers, or without their weights.
     """
     maker = _Maker(
         photos=tuple(Path(photo) for photo in photos),
@@ -154,9 +183,18 @@ def synthesize(
         seed=seed,
         size=size,
         per_photo=per_photo,
-        autoencoder=None if autoencoder is None else Path(autoencoder),
-        jpeg_share=jpeg_share,
-        jpeg_quality=(jpeg_quality[0], jpeg_quality[1]),
+        networks=_Networks(
+            autoencoder=autoencoder, models=_known_models(models), steps=steps, device=device, whole=fully_regenerated
+        ),
+        finish=saving.Saving(
+            jpeg_share=jpeg_share,
+            jpeg_quality=(jpeg_quality[0], jpeg_quality[1]),
+            webp_share=webp_share,
+            resize_share=resize_share,
+            social_share=social_share,
+            social_side=social_side,
+        ),
+        layout=_known_layout(layout),
         split=split,
     )
     if workers < 1:
@@ -190,6 +228,74 @@ def synthesize(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class _Networks:
+    """The learnt generators of a run: where their weights are, and how they compute. Travels to the workers."""
+
+    autoencoder: str | Path | None
+    models: tuple[tuple[str, str], ...]  # (name, source)
+    steps: int | None
+    device: str
+    whole: bool
+
+    def check(self, generators: Sequence[str]) -> None:
+        """Load everything once: raise now what would otherwise fail every sample."""
+        if self.steps is not None and self.steps < 1:
+            raise DatasetError(f"steps is {self.steps}; expected at least 1")
+        for name in generators:
+            if name in inpainters.INPAINTERS:
+                self.inpainter(name)
+        if any(self.needs_autoencoder(name) for name in generators):
+            self.round_trip()
+
+    def are_needed(self, generators: Sequence[str]) -> bool:
+        """Whether any of the generators is a network."""
+        return any(name in inpainters.INPAINTERS or self.needs_autoencoder(name) for name in generators)
+
+    def needs_autoencoder(self, generator: str) -> bool:
+        """Whether the generator, or what is done after it, is the autoencoder's round trip."""
+        if generator in inpainters.INPAINTERS:
+            card = inpainters.INPAINTERS[generator]
+            return self.whole and not card.whole and card.format != "pipeline"
+        return generator in REGENERATIONS or self.whole
+
+    def inpainter(self, name: str) -> inpainters.Inpainter:
+        with _named_extra():
+            return inpainters.load(name, dict(self.models).get(name, ""), self.device, self.steps)
+
+    def round_trip(self) -> Autoencoder | LatentAutoencoder:
+        if self.autoencoder is None:
+            raise DatasetError(
+                "the regenerations need an autoencoder: give the folder of its weights or the hub id of one"
+            )
+        with _named_extra():
+            from declip.synthesis import neural
+
+            return neural.load(self.autoencoder, self.device)
+
+    def settings(self, generators: Sequence[str]) -> dict[str, Any]:
+        """What decides bytes, where it is not the default."""
+        record: dict[str, Any] = {}
+        if self.autoencoder is not None and any(self.needs_autoencoder(name) for name in generators):
+            from declip.synthesis import neural
+
+            folder = Path(self.autoencoder)
+            if all((folder / name).is_file() for name in neural.FILES):
+                record["autoencoder"] = [weights.sha256_of(folder / name) for name in neural.FILES]
+            else:
+                record["autoencoder"] = [inpainters.fingerprint(self.autoencoder)]
+        chosen = dict(self.models)
+        cards = [inpainters.INPAINTERS[name] for name in generators if name in inpainters.INPAINTERS]
+        if cards:
+            record["models"] = {card.name: inpainters.fingerprint(chosen.get(card.name, card.source)) for card in cards}
+            record |= {} if self.steps is None else {"steps": self.steps}
+        if self.whole:
+            record["fully_regenerated"] = True
+        if self.device != "cpu" and self.are_needed(generators):
+            record["device"] = self.device
+        return record
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Maker:
     """The settings of a run; makes the pair of one index from nothing else. Travels to the workers."""
 
@@ -200,9 +306,9 @@ class _Maker:
     seed: int
     size: int
     per_photo: int
-    autoencoder: Path | None
-    jpeg_share: float
-    jpeg_quality: tuple[int, int]
+    networks: _Networks
+    finish: saving.Saving
+    layout: Layout
     split: str
 
     def check(self) -> None:
@@ -215,40 +321,39 @@ class _Maker:
             raise DatasetError(f"size is {self.size}; expected at least {mask_shapes.SMALLEST_SIDE} px")
         if self.per_photo < 1:
             raise DatasetError(f"per_photo is {self.per_photo}; expected at least 1")
-        low, high = self.jpeg_quality
-        if not (0 <= self.jpeg_share <= 1 and 1 <= low <= high <= 100):
-            raise DatasetError(
-                f"jpeg_share is {self.jpeg_share} and jpeg_quality {self.jpeg_quality}; expected a share in [0, 1] and "
-                "1 <= lowest <= highest <= 100"
-            )
         rows = [classical.GENERATORS[name] for name in self.generators if name in classical.GENERATORS]
         if any(row.needs_donor for row in rows) and len(set(self.photos)) < 2:
             raise DatasetError("a splice needs two photos or more: one gives its content to the other")
         if "patchmatch" in self.generators:
             classical.require_patchmatch()
-        if self.is_neural:
-            _autoencoder(self.autoencoder)
+        self.networks.check(self.generators)
 
     @property
     def is_neural(self) -> bool:
-        return any(name in NEURAL for name in self.generators)
+        return self.networks.are_needed(self.generators)
 
     def settings(self) -> dict[str, Any]:
-        """What decides the bytes of the data set, for synthesis.json; without absolute paths."""
+        """What decides the bytes of the data set, for synthesis.json; without absolute paths.
+
+        What came later than the first data sets is there only where it is not the default: those can still be resumed.
+        """
         record: dict[str, Any] = {
             "generators": list(self.generators),
             "masks": list(self.masks),
             "seed": self.seed,
             "size": self.size,
             "per_photo": self.per_photo,
-            "jpeg_share": self.jpeg_share,
-            "jpeg_quality": list(self.jpeg_quality),
+            "jpeg_share": self.finish.jpeg_share,
+            "jpeg_quality": list(self.finish.jpeg_quality),
             "split": self.split,
         }
-        if self.is_neural and self.autoencoder is not None:
-            from declip.synthesis import neural
-
-            record["autoencoder"] = [weights.sha256_of(self.autoencoder / name) for name in neural.FILES]
+        default = asdict(saving.Saving())
+        later = ("webp_share", "resize_share", "social_share", "social_side")
+        record |= {
+            name: value for name, value in asdict(self.finish).items() if name in later and value != default[name]
+        }
+        record |= {} if self.layout == "manifest" else {"layout": self.layout}
+        record |= self.networks.settings(self.generators)
         record["photos"] = [path.name for path in self.photos]
         return record
 
@@ -257,10 +362,11 @@ class _Maker:
         photo = self.photos[index // self.per_photo]
         generator = self.generators[index % len(self.generators)]
         rng = np.random.default_rng(np.random.SeedSequence((self.seed, index)))
-        network = _autoencoder(self.autoencoder) if generator in NEURAL else None
         whole = _read(photo, cache)
+        faces = mask_shapes.find_faces(whole) if "face" in self.masks else []
         for attempt in range(1, _CROP_ATTEMPTS + 1):
-            crop, provenance = _crop(whole, self.size, rng)
+            face = faces[int(rng.integers(len(faces)))] if faces else None
+            crop, provenance = _crop(whole, self.size, rng, face)
             provenance = {"seed": [self.seed, index], "photo": photo.name, "attempt": attempt, **provenance}
             if rng.random() < _PRIOR_JPEG_SHARE:
                 # As most pictures are when somebody comes to manipulate them.
@@ -274,11 +380,13 @@ class _Maker:
                 donor, taken = _crop(_read(other, cache), self.size, rng)
                 made["donor"] = {"photo": other.name, **taken}
             try:
-                forged, mask, kind = _forge(crop, generator, rng, donor, self.masks, network)
+                forged, mask, kind = _forge(crop, generator, rng, donor, self.masks, self.networks)
             except DatasetError as error:
                 last = error
                 continue
-            made |= {"mask": kind, "area": round(float(mask.mean()), 6)}
+            made["mask"] = kind
+            if self.networks.whole and kind != "whole":
+                made["fully_regenerated"] = True
             return self._save(index, photo, crop, forged, mask, made, provenance, rng)
         raise DatasetError(f"{photo.name}, {generator}: {last}")
 
@@ -297,26 +405,56 @@ class _Maker:
         provenance: dict[str, Any],
         rng: np.random.Generator,
     ) -> list[str]:
-        saved: dict[str, Any] = {"format": "png"}
-        if rng.random() < self.jpeg_share:
-            low, high = self.jpeg_quality
-            saved = {"format": "jpeg", "quality": int(rng.integers(low, high + 1)), "chroma": _chroma(rng)}
-        suffix = ".jpg" if saved["format"] == "jpeg" else ".png"
-        fake = self.out / "images" / f"{index:06d}-{made['generator']}{suffix}"
-        real = self.out / "images" / f"{index:06d}-real{suffix}"
-        white = self.out / "masks" / f"{index:06d}-{made['generator']}.png"
+        after, last = self.finish.draw((mask.shape[0], mask.shape[1]), rng)
+        mask = saving.resize_mask(mask, after)
+        made["area"] = round(float(mask.mean()), 6)
+        if self.layout == "dolos" and last.format != "png":  # its files are all PNG
+            after, last = (*after, last), saving.Encoding(format="png")
+        fake, real, drawn = self._places(index, made["generator"], last)
         for path, pixels in ((fake, forged), (real, crop)):
-            if saved["format"] == "jpeg":
-                _write(path, classical.encode_jpeg(pixels, saved["quality"], saved["chroma"]))
-            else:
-                _write(path, _encode_png(pixels))
-        _write(white, _encode_png(mask.astype(np.uint8) * 255))
+            _write(path, saving.encode(saving.apply(pixels, after), last))
+        black_is_fake = self.layout == "dolos"
+        _write(drawn, saving.encode((mask ^ black_is_fake).astype(np.uint8) * 255, saving.Encoding(format="png")))
         sample = Sample(
-            image=fake, mask=white, label="fake", split=self.split, source=made["generator"], group=photo.stem
+            image=fake,
+            mask=drawn,
+            fake_is="black" if black_is_fake else "white",
+            label="fake",
+            split=self.split,
+            source=made["generator"],
+            group=photo.stem,
         )
         twin = Sample(image=real, label="real", split=self.split, source="real", group=photo.stem)
+        saved: dict[str, Any] = {"after": [saving.record(step) for step in after]} if after else {}
+        saved["saved"] = saving.record(last)
         samples = ((sample, made | provenance), (twin, provenance))
-        return [datasets.format_line(sample, self.out, extra | {"saved": saved}) for sample, extra in samples]
+        return [datasets.format_line(sample, self.out, extra | saved) for sample, extra in samples]
+
+    def _places(self, index: int, generator: str, last: saving.Encoding) -> tuple[Path, Path, Path]:
+        """The files of a pair: fake, real, mask."""
+        match self.layout:
+            case "manifest":
+                suffix = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}[last.format]
+                images = self.out / "images"
+                return (
+                    images / f"{index:06d}-{generator}{suffix}",
+                    images / f"{index:06d}-real{suffix}",
+                    self.out / "masks" / f"{index:06d}-{generator}.png",
+                )
+            case "dolos":
+                name = f"{index // self.per_photo:06d}-{index % self.per_photo}.png"
+                fake = self.out / "fake" / generator
+                return (
+                    fake / "images" / self.split / name,
+                    self.out / "real" / self.split / name,
+                    fake / "masks" / self.split / name,
+                )
+
+    def folders(self) -> list[Path]:
+        """Where the files of any index lie."""
+        png = saving.Encoding(format="png")
+        files = [path for name in self.generators for path in self._places(0, name, png)]
+        return sorted({path.parent for path in files})
 
 
 def _forge(
@@ -325,19 +463,26 @@ def _forge(
     rng: np.random.Generator,
     donor: Pixels | None,
     kinds: tuple[MaskKind, ...],
-    network: Autoencoder | None,
+    networks: _Networks,
 ) -> tuple[Pixels, Mask, str]:
     """`forge` with everything resolved; also tells the kind of the mask."""
     reason = ""
+    faces = mask_shapes.find_faces(pixels) if "face" in kinds else []
+    if not faces:
+        kinds = tuple(kind for kind in kinds if kind != "face")
+    if not kinds:
+        raise DatasetError("no face was found; ask for another kind of mask beside it, to be used where there is none")
     for _ in range(_MASK_ATTEMPTS):
         try:
-            forged, mask, kind = _apply(pixels, generator, rng, donor, kinds, network)
+            forged, mask, kind = _apply(pixels, generator, rng, donor, kinds, faces, networks)
         except DatasetError as error:
             reason = str(error)
             continue
         changed = np.abs(forged[mask].astype(np.int16) - pixels[mask]).max(axis=1) >= _VISIBLE
         # A round trip reaches every pixel, if only by a trace that a smooth sky hides.
         if changed.mean() >= (0.1 if kind == "whole" else 0.5):
+            if networks.whole and kind != "whole" and networks.needs_autoencoder(generator):
+                forged = networks.round_trip().regenerate(forged)
             return forged, mask, kind
         reason = f"only {changed.mean():.0%} of the masked pixels changed visibly"
     raise DatasetError(f"{generator} did not work in {_MASK_ATTEMPTS} attempts on this picture: {reason}")
@@ -349,46 +494,84 @@ def _apply(
     rng: np.random.Generator,
     donor: Pixels | None,
     kinds: tuple[MaskKind, ...],
-    network: Autoencoder | None,
+    faces: Sequence[mask_shapes.Box],
+    networks: _Networks,
 ) -> tuple[Pixels, Mask, str]:
-    if network is not None:
+    if generator in REGENERATIONS:
         from declip.synthesis import neural
 
+        network = networks.round_trip()
         if generator == "regenerate-global":
             return *neural.regenerate_global(pixels, network), "whole"
-        mask, kind = _draw_mask(pixels, rng, kinds, mask_shapes.AREA)
+        mask, kind = _draw_mask(pixels, rng, kinds, faces, mask_shapes.AREA)
         return *neural.regenerate_local(pixels, mask, rng, network), kind
+    if generator in inpainters.INPAINTERS:
+        card = inpainters.INPAINTERS[generator]
+        mask, kind = _draw_mask(pixels, rng, kinds, faces, mask_shapes.AREA)
+        filled = networks.inpainter(generator)(pixels, mask, rng)
+        kept_whole = card.whole or (networks.whole and card.format == "pipeline")
+        return filled if kept_whole else classical.paste(pixels, filled, mask), mask, kind
     row = classical.GENERATORS[generator]
     smallest, largest = mask_shapes.AREA[0], row.max_area
     if row.max_pixels is not None:
         largest = min(largest, row.max_pixels / (pixels.shape[0] * pixels.shape[1]))
-    mask, kind = _draw_mask(pixels, rng, kinds, (min(smallest, largest / 2), largest))
+    mask, kind = _draw_mask(pixels, rng, kinds, faces, (min(smallest, largest / 2), largest))
     return *row.apply(pixels, mask, rng, donor), kind
 
 
 def _draw_mask(
-    pixels: Pixels, rng: np.random.Generator, kinds: tuple[MaskKind, ...], area: tuple[float, float]
+    pixels: Pixels,
+    rng: np.random.Generator,
+    kinds: tuple[MaskKind, ...],
+    faces: Sequence[mask_shapes.Box],
+    area: tuple[float, float],
 ) -> tuple[Mask, str]:
     kind = kinds[int(rng.integers(len(kinds)))]
+    size = pixels.shape[0], pixels.shape[1]
     match kind:
         case "random":
-            return mask_shapes.random_mask((pixels.shape[0], pixels.shape[1]), rng, area), kind
+            return mask_shapes.random_mask(size, rng, area), kind
         case "object":
             return mask_shapes.object_mask(pixels, rng, area), kind
+        case "grabcut":
+            return mask_shapes.grabcut_mask(pixels, rng, area), kind
+        case "face":
+            mask = mask_shapes.face_mask(faces, size, rng, area)
+            if mask is not None:
+                return mask, kind
+            others = tuple(other for other in kinds if other != "face")
+            if not others:
+                raise DatasetError(f"no part of a face has {area[0]:.1%} to {area[1]:.1%} of the picture")
+            return _draw_mask(pixels, rng, others, faces, area)
 
 
-def _crop(pixels: Pixels, size: int, rng: np.random.Generator) -> tuple[Pixels, dict[str, Any]]:
-    """At most size × size px of the photo, at a random place, and where it was taken: box in px of the photo."""
+def _crop(
+    pixels: Pixels, size: int, rng: np.random.Generator, face: mask_shapes.Box | None = None
+) -> tuple[Pixels, dict[str, Any]]:
+    """At most size × size px of the photo, at a random place, and where it was taken: box in px of the photo.
+
+    face: to be in the crop; the photo is made as much smaller as that needs.
+    """
     height, width = pixels.shape[:2]
     scale = 1.0
     smallest = max(_DOWNSCALE[0], size / min(height, width))
     if smallest < _DOWNSCALE[1] and rng.random() < _DOWNSCALED_SHARE:
         scale = float(rng.uniform(smallest, _DOWNSCALE[1]))
+    if face is not None:
+        scale = min(scale, size / (_FACE_ROOM * max(face[2] - face[0], face[3] - face[1])))
     taken = [min(side, round(size / scale)) for side in (height, width)]
-    y, x = (int(rng.integers(side - part + 1)) for side, part in zip((height, width), taken, strict=True))
+    corner = []
+    for side, part, edges in zip((height, width), taken, ((1, 3), (0, 2)), strict=True):
+        low, high = 0, side - part
+        if face is not None:
+            first, last = (face[edge] for edge in edges)
+            low, high = min(max(0, last - part), high), max(min(high, first), 0)
+        corner.append(int(rng.integers(low, max(low, high) + 1)))
+    y, x = corner
     crop = np.ascontiguousarray(pixels[y : y + taken[0], x : x + taken[1]])
     if scale != 1.0:
-        crop = np.asarray(cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        smaller = (round(taken[1] * scale), round(taken[0] * scale))
+        crop = np.asarray(cv2.resize(crop, smaller, interpolation=cv2.INTER_AREA), dtype=np.uint8)
     return crop, {"crop": [x, y, x + taken[1], y + taken[0]], "scale": round(scale, 4)}
 
 
@@ -406,7 +589,11 @@ def _chroma(rng: np.random.Generator) -> classical.Chroma:
 
 
 def _family(generator: str) -> classical.Family:
-    return NEURAL[generator] if generator in NEURAL else classical.GENERATORS[generator].family
+    if generator in REGENERATIONS:
+        return "regeneration"
+    if generator in inpainters.INPAINTERS:
+        return inpainters.INPAINTERS[generator].family
+    return classical.GENERATORS[generator].family
 
 
 def _expand(names: Sequence[str]) -> tuple[str, ...]:
@@ -426,25 +613,36 @@ def _known_masks(names: Sequence[str]) -> tuple[MaskKind, ...]:
     return known
 
 
-def _autoencoder(folder: str | Path | None) -> Autoencoder:
-    if folder is None:
-        raise DatasetError("the regenerations need an autoencoder: give the folder of its weights")
+def _known_layout(name: str) -> Layout:
+    for layout in LAYOUTS:
+        if layout == name:
+            return layout
+    raise DatasetError(f"layout is {name}; expected {' or '.join(LAYOUTS)}")
+
+
+def _known_models(models: Mapping[str, str | Path]) -> tuple[tuple[str, str], ...]:
+    unknown = sorted(set(models) - set(inpainters.INPAINTERS))
+    if unknown:
+        raise DatasetError(
+            f"there are weights for {', '.join(unknown)}; the generators that take some are "
+            f"{', '.join(inpainters.INPAINTERS)}"
+        )
+    return tuple((name, str(source)) for name, source in models.items())
+
+
+@contextmanager
+def _named_extra() -> Iterator[None]:
+    """A package that is missing → the extra that brings it."""
     try:
-        from declip.synthesis import neural
+        yield
     except ModuleNotFoundError as error:
-        if error.name != "torch":
+        missing = MissingExtraError.behind(error)
+        if missing is None:
             raise
-        raise MissingExtraError("torch", "torch") from error
-    return neural.load(Path(folder))
+        raise missing from error
 
 
 # Files -------------------------------------------------------------------------------------------------------------
-
-
-def _encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -456,8 +654,8 @@ def _write(path: Path, data: bytes) -> None:
 
 def _claim(maker: _Maker) -> None:
     """Make the folder this run's, or see that it already is."""
-    (maker.out / "images").mkdir(parents=True, exist_ok=True)
-    (maker.out / "masks").mkdir(exist_ok=True)
+    for folder in maker.folders():
+        folder.mkdir(parents=True, exist_ok=True)
     path = maker.out / "synthesis.json"
     settings = maker.settings()
     if path.exists():

@@ -1,0 +1,188 @@
+"""What happens to a picture after it was manipulated: JPEG, WebP, smaller sizes, and what a social network does.
+
+`Saving` holds how often each happens, `draw` chooses the steps of one sample, and `apply` takes a picture through
+them. A fake and its real twin go through the same steps, and the mask is resized along, so that nothing of this tells
+fake from real.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from declip.errors import DatasetError
+from declip.synthesis import classical
+
+__all__ = [
+    "Encoding",
+    "Format",
+    "Resizing",
+    "Saving",
+    "Step",
+    "apply",
+    "decode",
+    "encode",
+    "record",
+    "resize_mask",
+]
+
+Pixels = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+Format = Literal["png", "jpeg", "webp"]
+
+_WEBP_QUALITY = (60, 95)
+_RESIZE = (0.5, 0.95)  # factors of the sides
+_SOCIAL_QUALITY = (70, 85)  # of the network's own JPEG, after that of the camera or editor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Encoding:
+    """Into a file's format. quality 1-100 and chroma are None where the format has no such thing."""
+
+    format: Format
+    quality: int | None = None
+    chroma: classical.Chroma | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resizing:
+    """To another size, by averaging; size = (height, width) px."""
+
+    size: tuple[int, int]
+
+
+Step: TypeAlias = Encoding | Resizing
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Saving:
+    """How often which step is taken. Shares are in [0, 1].
+
+    jpeg_share, webp_share: of the pairs saved so; the others are PNG.
+    jpeg_quality: lowest and highest, 1-100.
+    resize_share: of the pairs made smaller by a factor of 0.5-0.95 before they are saved.
+    social_share: of the pairs that go the way of a social network: a JPEG of jpeg_quality, then at most social_side px
+        a side, then a JPEG of quality 70-85 and halved chroma, whatever else was drawn as the format.
+    """
+
+    jpeg_share: float = 0.5
+    jpeg_quality: tuple[int, int] = (60, 95)
+    webp_share: float = 0.0
+    resize_share: float = 0.0
+    social_share: float = 0.0
+    social_side: int = 384
+
+    def __post_init__(self) -> None:
+        low, high = self.jpeg_quality
+        if not (0 <= self.jpeg_share <= 1 and 1 <= low <= high <= 100):
+            raise DatasetError(
+                f"jpeg_share is {self.jpeg_share} and jpeg_quality {self.jpeg_quality}; expected a share in [0, 1] and "
+                "1 <= lowest <= highest <= 100"
+            )
+        for name in ("webp_share", "resize_share", "social_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise DatasetError(f"{name} is {getattr(self, name)}; expected a share in [0, 1]")
+        if self.jpeg_share + self.webp_share > 1:
+            raise DatasetError(
+                f"jpeg_share is {self.jpeg_share} and webp_share {self.webp_share}; expected at most 1 together"
+            )
+        if self.social_side < 32:
+            raise DatasetError(f"social_side is {self.social_side}; expected at least 32 px")
+
+    def draw(self, size: tuple[int, int], rng: np.random.Generator) -> tuple[tuple[Step, ...], Encoding]:
+        """What happens to one sample of `size` (height, width) before it is saved, and how it is saved.
+
+        What has a share of 0 draws nothing, so that data sets made before it existed stay as they are.
+        """
+        steps: list[Step] = []
+        chosen = float(rng.random())
+        if chosen < self.jpeg_share:
+            last = self._jpeg(rng)
+        elif chosen < self.jpeg_share + self.webp_share:
+            last = Encoding(format="webp", quality=_between(_WEBP_QUALITY, rng))
+        else:
+            last = Encoding(format="png")
+        if self.resize_share and rng.random() < self.resize_share:
+            size = _scaled(size, float(rng.uniform(*_RESIZE)))
+            steps.append(Resizing(size=size))
+        if self.social_share and rng.random() < self.social_share:
+            steps.append(last if last.format == "jpeg" else self._jpeg(rng))
+            if max(size) > self.social_side:
+                steps.append(Resizing(size=_scaled(size, self.social_side / max(size))))
+            last = Encoding(format="jpeg", quality=_between(_SOCIAL_QUALITY, rng), chroma="4:2:0")
+        return tuple(steps), last
+
+    def _jpeg(self, rng: np.random.Generator) -> Encoding:
+        quality = _between(self.jpeg_quality, rng)
+        return Encoding(format="jpeg", quality=quality, chroma="4:2:0" if rng.random() < 0.5 else "4:4:4")
+
+
+def apply(pixels: Pixels, steps: Sequence[Step]) -> Pixels:
+    """(H, W, 3) uint8 RGB after the steps; an Encoding is written and read again."""
+    for step in steps:
+        match step:
+            case Resizing(size=(height, width)):
+                pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+            case Encoding():
+                pixels = decode(encode(pixels, step))
+    return pixels
+
+
+def resize_mask(mask: Mask, steps: Sequence[Step]) -> Mask:
+    """(H, W) bool resized as the steps resize its picture: a pixel counts that was manipulated by half or more.
+
+    Raises DatasetError if nothing is left of it.
+    """
+    for step in steps:
+        if isinstance(step, Resizing):
+            height, width = step.size
+            share = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+            mask = np.asarray(share >= 0.5, dtype=bool)
+    if not mask.any():
+        raise DatasetError("nothing is left of the mask when the picture is made smaller; resize less, or crop larger")
+    return mask
+
+
+def encode(pixels: Pixels, encoding: Encoding) -> bytes:
+    """The bytes of a file; pixels (H, W, 3) uint8 RGB, or (H, W) uint8 grey as PNG."""
+    match encoding:
+        case Encoding(format="jpeg", quality=int(quality), chroma=str(chroma)):
+            return classical.encode_jpeg(pixels, quality, chroma)
+        case Encoding(format="webp", quality=int(quality)):
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).save(buffer, "WEBP", quality=quality, method=4)
+            return buffer.getvalue()
+        case Encoding(format="png"):
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+            return buffer.getvalue()
+    raise DatasetError(f"cannot save as {encoding}; a jpeg needs quality and chroma, a webp quality")
+
+
+def decode(data: bytes) -> Pixels:
+    """What `encode` made, as (H, W, 3) uint8 RGB."""
+    return classical.decode_jpeg(data)
+
+
+def record(step: Step) -> dict[str, Any]:
+    """A step as it stands in a sample's provenance."""
+    match step:
+        case Encoding():
+            return {key: value for key, value in asdict(step).items() if value is not None}
+        case Resizing(size=(height, width)):
+            return {"resized": [height, width]}
+
+
+def _between(limits: tuple[int, int], rng: np.random.Generator) -> int:
+    return int(rng.integers(limits[0], limits[1] + 1))
+
+
+def _scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))

@@ -1,0 +1,375 @@
+"""Learnt in-painters: tiny networks of random weights in the real formats, opened by the real code."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from skimage import data
+
+from declip.datasets import read_manifest
+from declip.errors import DatasetError, WeightsError
+from declip.image import read, read_mask
+from declip.synthesis import forge, synthesize
+from declip.synthesis.inpainters import INPAINTERS, fingerprint, load
+
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+Pixels = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+
+class _Half(torch.nn.Module):
+    """Half grey in the hole, the picture elsewhere, a little darker: that must not come through."""
+
+    def forward(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return image * (1 - mask) * 0.98 + mask * 0.5
+
+
+class _Echo(torch.nn.Module):
+    """Returns what it sees."""
+
+    def forward(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return image
+
+
+class _Mask(torch.nn.Module):
+    """Returns no picture."""
+
+    def forward(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return mask
+
+
+def _script(network: torch.nn.Module, path: Path) -> Path:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated")
+        torch.jit.script(network).save(str(path))
+    return path
+
+
+def _unet(channels: int = 3, outputs: int = 3) -> torch.nn.Module:
+    return diffusers.UNet2DModel(
+        in_channels=channels,
+        out_channels=outputs,
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        layers_per_block=1,
+    )
+
+
+def _vq() -> torch.nn.Module:
+    return diffusers.VQModel(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        latent_channels=3,
+        num_vq_embeddings=16,
+        norm_num_groups=4,
+        scaling_factor=0.5,
+    )
+
+
+def _kl() -> torch.nn.Module:
+    return diffusers.AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        latent_channels=3,
+        norm_num_groups=4,
+    )
+
+
+@pytest.fixture(scope="module")
+def lama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _script(_Half(), tmp_path_factory.mktemp("lama") / "big-lama.pt")
+
+
+@pytest.fixture(scope="module")
+def ddpm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pixel-space model as `save_pretrained` lays it out."""
+    folder = tmp_path_factory.mktemp("ddpm")
+    torch.manual_seed(0)
+    _unet().save_pretrained(folder / "unet")
+    diffusers.DDPMScheduler().save_pretrained(folder / "scheduler")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ldm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ldm")
+    torch.manual_seed(0)
+    _unet().save_pretrained(folder / "unet")
+    _vq().save_pretrained(folder / "vqvae")
+    diffusers.DDIMScheduler(beta_schedule="scaled_linear").save_pretrained(folder / "scheduler")
+    return folder
+
+
+def _cat(height: int = 61, width: int = 75) -> Pixels:
+    return np.ascontiguousarray(data.chelsea()[60 : 60 + height, 100 : 100 + width])
+
+
+def _block(height: int = 61, width: int = 75) -> Mask:
+    mask = np.zeros((height, width), dtype=bool)
+    mask[20:40, 30:60] = True
+    return mask
+
+
+def test_the_catalogue() -> None:
+    assert list(INPAINTERS) == ["lama", "pluralistic", "torchscript", "repaint", "ldm", "sd-inpaint"]
+    for name, card in INPAINTERS.items():
+        assert card.name == name and card.licence and "torch" in card.needs
+        assert (card.source == "") == (card.format == "torchscript")
+    assert [name for name, card in INPAINTERS.items() if card.whole] == ["ldm"]
+
+
+def test_torchscript(lama: Path) -> None:
+    pixels, mask = _cat(), _block()
+    result = load("lama", str(lama))(pixels, mask, np.random.default_rng(0))
+    assert result.shape == pixels.shape and result.dtype == np.uint8
+    assert np.abs(result[mask].astype(int) - 128).max() <= 1
+    assert np.abs(result[~mask].astype(float) - 0.98 * pixels[~mask]).max() <= 0.51
+
+
+def test_what_the_hole_hides_is_not_shown(tmp_path: Path) -> None:
+    """Even to a network that would look; nor by way of the padding."""
+    path = _script(_Echo(), tmp_path / "echo.pt")
+    mask = np.zeros((61, 75), dtype=bool)
+    mask[50:, 60:] = True
+    result = load("torchscript", str(path))(_cat(), mask, np.random.default_rng(0))
+    assert (result[mask] == 0).all() and np.array_equal(result[~mask], _cat()[~mask])
+
+
+def test_forge_pastes_into_the_picture(lama: Path) -> None:
+    pixels = _cat(96, 128)
+    result, mask = forge(pixels, "lama", np.random.default_rng(0), models={"lama": lama})
+    assert np.array_equal(result[~mask], pixels[~mask])
+    assert np.abs(result[mask].astype(int) - 128).max() <= 1
+
+
+def test_bad_torchscript(lama: Path, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"lama has no weights of its own.*lama=SOURCE"):
+        load("lama")
+    with pytest.raises(WeightsError, match=r"nowhere\.pt is no file or folder here, and no hub id"):
+        load("lama", "nowhere.pt")
+    with pytest.raises(WeightsError, match="is no TorchScript file; on the hub, name one"):
+        load("lama", str(tmp_path))
+    (tmp_path / "bad.pt").write_bytes(b"bad")
+    with pytest.raises(WeightsError, match=r"bad\.pt is no TorchScript file"):
+        load("lama", str(tmp_path / "bad.pt"))
+    with pytest.raises(DatasetError, match=r"returned \(1, 1, 64, 96\); expected an image \(1, 3, 64, 96\)"):
+        load("torchscript", str(_script(_Mask(), tmp_path / "mask.pt")))(_cat(), _block(), np.random.default_rng(0))
+
+
+def test_a_file_on_the_hub(lama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    asked: list[tuple[str, str]] = []
+
+    def download(repository: str, name: str) -> str:
+        asked.append((repository, name))
+        return str(lama)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    load("lama", "somebody/big-lama/weights/big-lama.pt")(_cat(), _block(), np.random.default_rng(0))
+    assert asked == [("somebody/big-lama", "weights/big-lama.pt")]
+
+
+def test_repaint_keeps_what_is_known(ddpm: Path) -> None:
+    pixels, mask = _cat(), _block()
+    paint = load("repaint", str(ddpm), steps=8)
+    result = paint(pixels, mask, np.random.default_rng(0))
+    assert result.shape == pixels.shape and result.dtype == np.uint8
+    # What is known comes back as it was, to the rounding of the last step.
+    assert np.abs(result[~mask].astype(int) - pixels[~mask]).max() <= 1
+    assert (result[mask] != pixels[mask]).any(axis=1).mean() > 0.9
+    assert np.array_equal(result, paint(pixels, mask, np.random.default_rng(0)))
+    assert not np.array_equal(result, paint(pixels, mask, np.random.default_rng(1)))
+
+
+def test_repaint_with_a_unet_alone_and_with_learnt_variance(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    _unet(outputs=6).save_pretrained(tmp_path)  # noise and variance, as P2 has them
+    result = load("repaint", str(tmp_path), steps=3)(_cat(), _block(), np.random.default_rng(0))
+    assert np.abs(result[~_block()].astype(int) - _cat()[~_block()]).max() <= 1
+
+
+def test_repaint_goes_back_and_forth(ddpm: Path) -> None:
+    """Ten steps back and forth, ten times, at every tenth step but the last ten."""
+    paint = load("repaint", str(ddpm), steps=20)
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    handle = paint.unet.register_forward_hook(count)  # type: ignore[attr-defined]
+    paint(_cat(16, 16), np.eye(16, dtype=bool), np.random.default_rng(0))
+    handle.remove()
+    assert calls == 20 + 9 * 10
+
+
+@pytest.mark.parametrize("autoencoder", ["vqvae", "vae"])
+def test_latent_repaint_passes_the_whole_picture(autoencoder: str, ldm: Path, tmp_path: Path) -> None:
+    folder = ldm
+    if autoencoder == "vae":
+        folder = tmp_path
+        torch.manual_seed(0)
+        _unet().save_pretrained(folder / "unet")
+        _kl().save_pretrained(folder / "vae")
+        diffusers.DDIMScheduler().save_pretrained(folder / "scheduler")
+    pixels, mask = _cat(), _block()
+    paint = load("ldm", str(folder), steps=3)
+    result = paint(pixels, mask, np.random.default_rng(0))
+    assert result.shape == pixels.shape and result.dtype == np.uint8
+    assert (result[~mask] != pixels[~mask]).any(axis=1).mean() > 0.9
+    # Without a hole, it is the round trip through the autoencoder and nothing else.
+    pixels = _cat(60, 76)
+    nothing = paint(pixels, np.zeros((60, 76), dtype=bool), np.random.default_rng(0))
+    trip = paint.autoencoder.regenerate(pixels)  # type: ignore[attr-defined]
+    assert np.abs(nothing.astype(int) - trip).max() <= 1
+    forged, drawn = forge(
+        np.ascontiguousarray(data.chelsea()[60:156, 100:228]),
+        "ldm",
+        np.random.default_rng(0),
+        models={"ldm": folder},
+        steps=3,
+    )
+    assert 0 < drawn.mean() < 0.5 and forged.shape == (96, 128, 3)
+
+
+def test_bad_diffusion_models(ddpm: Path, ldm: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    with pytest.raises(WeightsError, match=r"has no vqvae or vae folder; ldm needs an autoencoder"):
+        load("ldm", str(ddpm))
+    with pytest.raises(WeightsError, match="unet cannot be loaded as UNet2DModel"):
+        load("repaint", str(tmp_path))
+    _unet().save_pretrained(tmp_path / "unet")
+    with pytest.raises(WeightsError, match="scheduler cannot be read"):
+        load("repaint", str(tmp_path))
+    diffusers.DDIMScheduler(prediction_type="v_prediction").save_pretrained(tmp_path / "scheduler")
+    with pytest.raises(WeightsError, match="predicts v_prediction; RePaint needs a model that predicts noise"):
+        load("repaint", str(tmp_path))
+    file = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    del tensors["conv_in.bias"]
+    save_file({**tensors, "more": torch.zeros(1)}, file)
+    with pytest.raises(WeightsError, match=r"missing keys: conv_in\.bias; unexpected keys: more"):
+        load("repaint", str(tmp_path))
+
+
+def test_sd_inpaint_needs_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(WeightsError, match="pip install transformers"):
+        load("sd-inpaint", str(tmp_path))
+
+
+def test_sd_inpaint(tmp_path: Path) -> None:
+    """Stable Diffusion's in-painting, all parts tiny, through AutoPipelineForInpainting."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    (tmp_path / "words").mkdir()
+    vocabulary = {"<|startoftext|>": 0, "<|endoftext|>": 1, "a</w>": 2}
+    (tmp_path / "words" / "vocab.json").write_text(json.dumps(vocabulary))
+    (tmp_path / "words" / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = transformers.CLIPTokenizer(
+        str(tmp_path / "words" / "vocab.json"), str(tmp_path / "words" / "merges.txt"), model_max_length=8
+    )
+    text = transformers.CLIPTextModel(
+        transformers.CLIPTextConfig(
+            vocab_size=3,
+            hidden_size=8,
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=8,
+            bos_token_id=0,
+            eos_token_id=1,
+        )
+    )
+    unet = diffusers.UNet2DConditionModel(
+        in_channels=9,
+        out_channels=4,
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=8,
+        attention_head_dim=2,
+        norm_num_groups=4,
+        sample_size=32,
+    )
+    vae = diffusers.AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        latent_channels=4,
+        norm_num_groups=4,
+    )
+    diffusers.StableDiffusionInpaintPipeline(
+        vae=vae,
+        text_encoder=text,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=diffusers.DDIMScheduler(steps_offset=1, clip_sample=False),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(tmp_path / "sd")
+    pixels, mask = _cat(), _block()
+    paint = load("sd-inpaint", str(tmp_path / "sd"), steps=2)
+    result = paint(pixels, mask, np.random.default_rng(0))
+    assert result.shape == pixels.shape and result.dtype == np.uint8
+    assert (result != pixels).any(axis=2).mean() > 0.9
+    assert np.array_equal(result, paint(pixels, mask, np.random.default_rng(0)))
+    models = {"sd-inpaint": tmp_path / "sd"}
+    large = np.ascontiguousarray(data.chelsea()[60:156, 100:228])
+    pasted, drawn = forge(large, "sd-inpaint", np.random.default_rng(0), models=models, steps=2)
+    assert np.array_equal(pasted[~drawn], large[~drawn])
+    whole, same = forge(large, "sd-inpaint", np.random.default_rng(0), models=models, steps=2, fully_regenerated=True)
+    assert np.array_equal(drawn, same) and np.array_equal(whole[drawn], pasted[drawn])
+    assert (whole[~drawn] != large[~drawn]).any(axis=1).mean() > 0.9
+
+
+def test_fingerprints(lama: Path, ddpm: Path, tmp_path: Path) -> None:
+    assert len(fingerprint(lama)) == 64 and fingerprint(lama) != fingerprint(ddpm)
+    assert fingerprint("CompVis/ldm-celebahq-256") == "CompVis/ldm-celebahq-256"
+    (tmp_path / "config.json").write_text("{}")
+    before = fingerprint(tmp_path)
+    (tmp_path / "notes.md").write_text("not of the model")
+    assert fingerprint(tmp_path) == before
+    (tmp_path / "config.json").write_text("{ }")
+    assert fingerprint(tmp_path) != before
+
+
+def test_a_data_set_of_learnt_in_painters(lama: Path, ddpm: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray(data.chelsea()[:150, 100:260]).save(tmp_path / "cat.png")
+    settings = {"generators": ["lama", "repaint"], "seed": 1, "size": 64, "per_photo": 4, "jpeg_share": 0.0}
+    models = {"lama": lama, "repaint": ddpm}
+    manifest = synthesize([tmp_path / "cat.png"], tmp_path / "out", models=models, steps=2, **settings)  # type: ignore[arg-type]
+    samples = read_manifest(manifest)
+    assert [fake.source for fake in samples[::2]] == ["lama", "repaint"] * 2
+    for fake, real in zip(samples[::2], samples[1::2], strict=True):
+        mask = read_mask(fake)
+        assert np.array_equal(read(fake.image).pixels[~mask], read(real.image).pixels[~mask])
+    recorded = json.loads((tmp_path / "out" / "synthesis.json").read_text())
+    assert recorded["models"] == {"lama": fingerprint(lama), "repaint": fingerprint(ddpm)}
+    assert recorded["steps"] == 2 and "device" not in recorded and "fully_regenerated" not in recorded
+    before = manifest.read_bytes()
+    synthesize([tmp_path / "cat.png"], tmp_path / "out", models=models, steps=2, **settings)  # type: ignore[arg-type]
+    assert manifest.read_bytes() == before
+    with pytest.raises(DatasetError, match=r"other settings \(.*steps"):
+        synthesize([tmp_path / "cat.png"], tmp_path / "out", models=models, steps=3, **settings)  # type: ignore[arg-type]
