@@ -326,14 +326,19 @@ def test_an_existing_file_is_not_overwritten(
 def test_synthesize_passes_its_settings_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from declip import synthesis
+    from declip import datasets, synthesis
+    from declip.types import Sample
 
     picture(tmp_path / "photos" / "b" / "2.png")
     picture(tmp_path / "photos" / "1.png")
     seen: dict[str, Any] = {}
+    left_out = 0
 
     def synthesize(photos: Any, out: Path, **settings: Any) -> Path:
         seen.update(settings, photos=photos, out=out)
+        fakes = len(photos) * settings["per_photo"] - left_out
+        samples = [Sample(image=out / "f.png", mask=out / "m.png", label="fake")] * fakes
+        datasets.write_manifest(out / "samples.jsonl", [*samples, Sample(image=out / "r.png", label="real")])
         return out / "samples.jsonl"
 
     monkeypatch.setattr(synthesis, "synthesize", synthesize)
@@ -355,6 +360,9 @@ def test_synthesize_passes_its_settings_on(
     assert (seen["jpeg_share"], seen["webp_share"], seen["resize_share"]) == (0.4, 0.2, 0.3)
     assert (seen["social_share"], seen["social_side"]) == (0.1, 300)
     capfd.readouterr()
+    left_out = 1
+    assert call(monkeypatch, "synthesize", tmp_path / "photos", "--out", tmp_path / "data") == 1
+    assert capfd.readouterr().out == f"{tmp_path / 'data' / 'samples.jsonl'}\n"
     assert call(monkeypatch, "synthesize", tmp_path / "photos", "--out", tmp_path / "data", "--weights", "lama") == 2
     assert capfd.readouterr().err == "declip: got lama; expected NAME=SOURCE\n"
 

@@ -232,10 +232,11 @@ def synthesize(
     split: Annotated[str, typer.Option(help="Written into the manifest.")] = "train",
 ) -> None:
     """Make manipulated pictures with masks, and their untouched twins, from photos."""
-    from declip import outputs, synthesis
+    from declip import datasets, outputs, synthesis
 
+    pictures = [pair.path for pair in outputs.find_pictures([photos])[0]]
     manifest = synthesis.synthesize(
-        [pair.path for pair in outputs.find_pictures([photos])[0]],
+        pictures,
         out,
         generators=generators.split(","),
         masks=masks.split(","),
@@ -257,7 +258,9 @@ def synthesize(
         split=split,
         progress=sys.stderr.isatty(),
     )
+    made = sum(sample.label == "fake" for sample in datasets.read_manifest(manifest))
     _line(str(manifest))
+    raise typer.Exit(0 if made == len(pictures) * per_photo else 1)
 
 
 @app.command()

@@ -202,6 +202,27 @@ def test_repaint_with_a_unet_alone_and_with_learnt_variance(tmp_path: Path) -> N
     assert np.abs(result[~_block()].astype(int) - _cat()[~_block()]).max() <= 1
 
 
+def test_repaint_with_everything_at_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As older repositories have it, on the hub too."""
+    from declip.synthesis import inpainters, neural
+
+    torch.manual_seed(0)
+    _unet().save_pretrained(tmp_path)
+    assert load("repaint", str(tmp_path), steps=1).scheduler.config.beta_end == 0.02  # type: ignore[attr-defined]
+    diffusers.DDPMScheduler(beta_end=0.03).save_pretrained(tmp_path)
+    assert load("repaint", str(tmp_path), steps=2).scheduler.config.beta_end == 0.03  # type: ignore[attr-defined]
+    asked: list[str] = []
+
+    def from_diffusers(kind: type, source: str, part: str) -> str:
+        asked.append(part)
+        if part:
+            raise WeightsError(f"{source}/{part}: no such folder")
+        return "network"
+
+    monkeypatch.setattr(neural, "from_diffusers", from_diffusers)
+    assert inpainters._unet_of("somebody/ddpm") == ("network", "") and asked == ["unet", ""]
+
+
 def test_repaint_goes_back_and_forth(ddpm: Path) -> None:
     """Ten steps back and forth, ten times, at every tenth step but the last ten."""
     paint = load("repaint", str(ddpm), steps=20)
@@ -254,7 +275,7 @@ def test_bad_diffusion_models(ddpm: Path, ldm: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="unet cannot be loaded as UNet2DModel"):
         load("repaint", str(tmp_path))
     _unet().save_pretrained(tmp_path / "unet")
-    with pytest.raises(WeightsError, match="scheduler cannot be read"):
+    with pytest.raises(WeightsError, match=r"its schedule \(scheduler_config\.json\) cannot be read"):
         load("repaint", str(tmp_path))
     diffusers.DDIMScheduler(prediction_type="v_prediction").save_pretrained(tmp_path / "scheduler")
     with pytest.raises(WeightsError, match="predicts v_prediction; RePaint needs a model that predicts noise"):

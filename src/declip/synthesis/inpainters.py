@@ -4,7 +4,7 @@ Weights are never part of declip. Each row has a default source where there is a
 other comes by a local path or hub id. Formats:
 
     torchscript       a file of torch.jit: (image (1, 3, H, W) in [0, 1], mask (1, 1, H, W), 1 = hole) → image
-    pixel-diffusion   a folder of diffusers with unet/ (UNet2DModel) and scheduler/, or the UNet alone: RePaint
+    pixel-diffusion   a folder of diffusers with unet/ (UNet2DModel) and scheduler/, or with both at its root: RePaint
     latent-diffusion  a folder of diffusers with unet/, vqvae/ or vae/, scheduler/: RePaint between encoder and decoder
     pipeline          a folder of diffusers that AutoPipelineForInpainting opens; needs transformers
 
@@ -263,17 +263,8 @@ class _RePaint:
 def _open_repaint(source: str, device: str, steps: int, *, latent: bool) -> _RePaint:
     import diffusers
 
-    from declip.synthesis import neural
-
-    alone = (Path(source) / "config.json").is_file()  # a UNet without its pipeline
-    unet = neural.from_diffusers(diffusers.UNet2DModel, source, "" if alone else "unet")
-    where, inside = neural.locate(source)
-    try:
-        # A UNet alone is taken to be of the schedule that most were trained with, RePaintScheduler's default.
-        folder = "/".join(name for name in (inside, "scheduler") if name)
-        config = {} if alone else dict(diffusers.RePaintScheduler.load_config(where, subfolder=folder))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{source}/scheduler cannot be read: {error}") from error
+    unet, part = _unet_of(source)
+    config = _schedule_of(source, "scheduler" if part else "")
     if config.get("prediction_type", "epsilon") != "epsilon":
         raise WeightsError(f"{source} predicts {config['prediction_type']}; RePaint needs a model that predicts noise")
     # Latents have no bounds to be clipped to.
@@ -282,6 +273,43 @@ def _open_repaint(source: str, device: str, steps: int, *, latent: bool) -> _ReP
     autoencoder = _autoencoder_of(source, device) if latent else None
     unet = unet.requires_grad_(False).eval().to(device)
     return _RePaint(unet=unet, scheduler=scheduler, autoencoder=autoencoder, device=device, steps=steps)
+
+
+def _unet_of(source: str) -> tuple[Any, str]:
+    """The UNet, and the folder it lies in: "unet", or "" where an older repository has it at its root."""
+    import diffusers
+
+    from declip.synthesis import neural
+
+    parts = ["unet", ""]
+    if Path(source).is_dir():
+        parts = [part for part in parts if (Path(source) / part / "config.json").is_file()] or ["unet"]
+    reasons = []
+    for part in parts:
+        try:
+            return neural.from_diffusers(diffusers.UNet2DModel, source, part), part
+        except WeightsError as error:
+            reasons.append(str(error))
+    raise WeightsError("; ".join(reasons))
+
+
+def _schedule_of(source: str, part: str) -> dict[str, Any]:
+    """The settings of a model's schedule; empty, for RePaintScheduler's defaults, beside a UNet that lies alone.
+
+    Those are the ones that most pixel models were trained with.
+    """
+    import diffusers
+
+    from declip.synthesis import neural
+
+    if not part and Path(source).is_dir() and not (Path(source) / "scheduler_config.json").is_file():
+        return {}
+    where, inside = neural.locate(source)
+    folder = "/".join(name for name in (inside, part) if name)
+    try:
+        return dict(diffusers.RePaintScheduler.load_config(where, subfolder=folder or None))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{source}: its schedule (scheduler_config.json) cannot be read: {error}") from error
 
 
 def _autoencoder_of(source: str, device: str) -> LatentAutoencoder:

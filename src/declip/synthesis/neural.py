@@ -256,7 +256,7 @@ def from_diffusers(kind: Any, source: str, part: str = "") -> Any:
     subfolder = "/".join(name for name in (inside, part) if name)
     shown = f"{source}/{part}" if part else source
     try:
-        network, info = kind.from_pretrained(where, subfolder=subfolder, output_loading_info=True)
+        network, info = kind.from_pretrained(where, subfolder=subfolder or None, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
         raise WeightsError(f"{shown} cannot be loaded as {kind.__name__}: {error}") from error
     wrong = [f"{name.replace('_', ' ')}: {', '.join(map(str, found))}" for name, found in info.items() if found]
