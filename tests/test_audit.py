@@ -20,8 +20,10 @@ from scipy import ndimage
 pytest.importorskip("imagehash")
 pytest.importorskip("sklearn")
 
-from declip import audit, metrics
-from declip.audit import Finding, Report, check, fix, render
+from declip import metrics
+from declip.audit import Finding, Report, check, fix, render, repeats
+from declip.audit.bias import find_bias
+from declip.audit.facts import GREY_SHARE, Facts, Picture, saved_as
 from declip.errors import MissingExtraError
 from declip.types import Sample
 
@@ -261,7 +263,7 @@ def test_grey_masks(clean: list[Sample]) -> None:
         (2,): ("grey-mask", "warning"),
     }
     share = ((softer * 255 >= 32) & (softer * 255 <= 223)).mean()
-    assert share > audit.GREY_SHARE and found[2,].message.startswith(f"{share:.0%} of the mask")
+    assert share > GREY_SHARE and found[2,].message.startswith(f"{share:.0%} of the mask")
 
 
 def test_empty_and_full_masks(clean: list[Sample]) -> None:
@@ -435,9 +437,9 @@ def test_close_finds_what_comparing_all_pairs_finds() -> None:
         bits[rng.choice(256, row % 25 + 1, replace=False)] ^= 1
         codes[row + 100] = np.packbits(bits)
     distances = np.unpackbits(codes[:, None] ^ codes[None], axis=2).sum(axis=2)
-    expected = {(int(a), int(b)) for a, b in np.argwhere(distances <= audit.HASH_BITS) if a < b}
+    expected = {(int(a), int(b)) for a, b in np.argwhere(distances <= repeats.HASH_BITS) if a < b}
     assert len(expected) == 60  # of every 25 distances 15 are within the limit
-    assert set(audit._close(codes)) == expected
+    assert set(repeats._close(codes)) == expected
 
 
 def test_flat_pictures_are_no_near_duplicates(tmp_path: Path) -> None:
@@ -453,10 +455,10 @@ def test_flat_pictures_are_no_near_duplicates(tmp_path: Path) -> None:
 def test_quality_is_read_from_the_tables(tmp_path: Path) -> None:
     for quality in (35, 75, 92, 100):
         data = _save(tmp_path / "a.jpg", _photo(0), quality).read_bytes()
-        assert audit._saved(data) == ("JPEG", quality, 2)
+        assert saved_as(data) == ("JPEG", quality, 2)
     Image.fromarray(_photo(0)).save(tmp_path / "b.jpg", quality=80, subsampling="4:4:4")
-    assert audit._saved((tmp_path / "b.jpg").read_bytes()) == ("JPEG", 80, 0)
-    assert audit._saved(_save(tmp_path / "c.png", _photo(0)).read_bytes()) == ("PNG", None, None)
+    assert saved_as((tmp_path / "b.jpg").read_bytes()) == ("JPEG", 80, 0)
+    assert saved_as(_save(tmp_path / "c.png", _photo(0)).read_bytes()) == ("PNG", None, None)
 
 
 def _table(fakes: Sequence[int | None], reals: Sequence[int | None]) -> Report:
@@ -466,7 +468,7 @@ def _table(fakes: Sequence[int | None], reals: Sequence[int | None]) -> Report:
         for label, quality in zip(("fake", "real"), qualities, strict=True):
             samples.append(Sample(image=Path("a"), label=label, group=str(group)))  # type: ignore[arg-type]
             kind = "PNG" if quality is None else "JPEG"
-            picture = audit._Picture(
+            picture = Picture(
                 size=(64, 64),
                 format=kind,
                 quality=quality,
@@ -476,8 +478,8 @@ def _table(fakes: Sequence[int | None], reals: Sequence[int | None]) -> Report:
                 thumb=b"",
                 two_valued=False,
             )
-            facts.append(audit._Facts(picture=picture))
-    bias, findings = audit._bias(samples, facts)
+            facts.append(Facts(picture=picture))
+    bias, findings = find_bias(samples, facts)
     return Report(findings=tuple(findings), samples=0, fakes=0, compared=0, bias=bias, baselines=())
 
 

@@ -49,7 +49,7 @@ def test_features_and_targets_come_back_in_half_precision(count: int, tmp_path: 
     with torch.inference_mode():
         expected = net.features(torch.stack([crops[int(i)][0] for i in indices]))
     assert found.cls is None
-    assert [m.shape for m in found.maps] == [(count, 60, 16, 16), (count, 32, 16, 16)]
+    assert [m.shape for m in found.maps] == [(count, 30, 16, 16), (count, 32, 16, 16)]
     for ours, theirs in zip(found.maps, expected.maps, strict=True):
         assert ours.dtype == torch.float32
         torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-3)  # fp16: 11 bits
@@ -73,7 +73,7 @@ def test_the_same_key_opens_and_another_writes_anew(tmp_path: Path, capsys: pyte
     net = tiny_net(tiny_spec(RESIDUALS))
     first, again, other = Noise(3), Noise(3), Noise(4)
     features.cache(net, first, tmp_path, KEY)
-    # 3 crops of 60 maps of 16 × 16 and a target of 16 × 16, two bytes each: said before it is written.
+    # 3 crops of 30 maps of 16 × 16 and a target of 16 × 16, two bytes each: said before it is written.
     assert "frozen features of 3 crops: 0.00 GB in" in capsys.readouterr().err.replace("\n", " ")
     assert len(features.cache(net, again, tmp_path, dict(reversed(KEY.items())))) == 3
     assert (first.asked, again.asked) == (3, 0)

@@ -18,7 +18,16 @@ ROWS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
     ("datasets", "weights"),
     (("nn.maps", "nn.statistics", "nn.backbones", "nn.decoders", "nn.rivals", "nn.model", "nn.checkpoint"),),
     (
-        "audit",
+        (
+            "audit.report",
+            "audit.stream",
+            "audit.facts",
+            "audit.twins",
+            "audit.repeats",
+            "audit.bias",
+            "audit.mending",
+            "audit.doctor",
+        ),
         (
             "synthesis.masks",
             "synthesis.classical",
@@ -87,7 +96,7 @@ def own(names: Iterator[str]) -> Iterator[str]:
         while module not in MODULES and not (PACKAGE / module.replace(".", "/")).is_dir():
             module, dot, _ = module.rpartition(".")
             assert dot, f"{name} is no module of declip"
-        yield {"synthesis": "synthesis.pipeline", "nn": "nn.checkpoint"}.get(module, module)
+        yield {"audit": "audit.doctor", "synthesis": "synthesis.pipeline", "nn": "nn.checkpoint"}.get(module, module)
 
 
 def at_import(tree: ast.Module) -> ast.Module:
