@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 import shutil
@@ -21,7 +22,7 @@ pytest.importorskip("imagehash")
 pytest.importorskip("sklearn")
 
 from declip import metrics
-from declip.audit import Finding, Report, check, fix, render, repeats
+from declip.audit import Finding, Report, check, fix, render, repeats, twins
 from declip.audit.bias import find_bias
 from declip.audit.facts import GREY_SHARE, Facts, Picture, saved_as
 from declip.errors import MissingExtraError
@@ -586,3 +587,27 @@ def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "imagehash", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'declip\[data\]'"):
         check([])
+
+
+def test_a_cartoon_is_not_taken_for_an_exact_twin() -> None:
+    """Compression leaves flat tiles alone, edges and all, and shows in the grain above, far from what was changed."""
+    rng = np.random.default_rng(0)
+    tiles = rng.integers(0, 2, (12, 12, 1), dtype=np.uint8) * np.uint8(255)
+    pixels = np.repeat(np.repeat(np.repeat(tiles, 16, axis=0), 16, axis=1), 3, axis=2)
+    grain = rng.integers(0, 90, (32, 192, 1), dtype=np.uint8)
+    pixels[:32] = np.where(pixels[:32] > 0, 255 - grain, grain)
+    mask = np.zeros((192, 192), dtype=np.bool_)
+    mask[150:170, 150:170] = True
+    fake = np.where(mask[:, :, None], np.uint8(110), pixels).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
+    real = np.asarray(Image.open(buffer))
+    difference = np.abs(fake.astype(np.int16) - real).max(axis=2).astype(np.float32)
+    changed = ndimage.uniform_filter(difference, 5) > twins.EXACT_LEVELS
+    assert twins._weigh(difference, changed, mask, mask, mask, exact=True).verdict == "misfit"
+    evidence = twins._judge(fake, real, mask, mask, 8)
+    assert evidence.verdict == "fits" and evidence.held == pytest.approx(1.0, abs=0.01)
+    elsewhere = np.roll(mask, -100, axis=(0, 1))
+    assert twins._judge(fake, pixels, elsewhere, elsewhere, 8).verdict == "misfit"
+    assert twins._judge(fake, pixels, ~mask, ~mask, 8).verdict == "inverted"
+    assert twins._judge(pixels, pixels, mask, mask, 8).verdict == "undecided"

@@ -34,11 +34,11 @@ SAME_SHARE, TEXTURED = 0.3, 3
 EXACT_LEVELS, LOSSY_LEVELS = 4, 8
 # A change smaller than this share of the picture, or this many pixels, proves nothing.
 CHANGED_SHARE, CHANGED_PIXELS = 0.0005, 64
-# A mask fits if the difference is this much larger inside than outside, and if, within MARGIN px, it holds half of what
-# changed; it is wrong if it holds less, or, of what may be compression, less than a quarter. It is inverted if it is
-# most of the picture and the difference outside is at least twice that inside.
+# A mask fits if inside the difference is LIFT times that outside, and if, within MARGIN px, it holds HELD_EXACT of
+# what changed; it is wrong if it holds less. Where compression is in play, it must hold less than HELD_LOSSY and fail
+# LIFT. It is inverted if it is most of the picture and the difference outside is at least twice that inside.
 LIFT, MARGIN = 1.5, 8
-HELD_EXACT, HELD_LOSSY, HELD_WHOLLY = 0.5, 0.25, 0.95
+HELD_EXACT, HELD_LOSSY, HELD_WHOLLY = 0.7, 0.25, 0.95
 # Another sample's mask must overlap the change by this (IoU on a grid of 32 × 32) to be taken for the right one.
 OVERLAP = 0.3
 # Two pictures are versions of one if this share of their 8 × 8 blocks agrees to AGREE levels, and if in those the
@@ -76,7 +76,7 @@ class _Pair:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Evidence:
-    """held: the share of what changed that the mask holds, nan where that is undecided. twin: which of the candidates.
+    """held: the share of what changed that the mask holds, nan where nothing visible did. twin: which candidate.
 
     changed, mask: shares on a grid of 32 × 32, 255 = all; only kept where the mask does not fit.
     """
@@ -96,8 +96,12 @@ def against_twins(
     found = stream(_compare, list(pairs.values()), workers, progress, "Comparing")
     evidence = {i: one for i, one in zip(pairs, found, strict=True) if one is not None}
     misfits = [i for i, one in evidence.items() if one.verdict in ("inverted", "misfit")]
-    partner = _partners(misfits, evidence, facts) if len(misfits) <= MAX_MISFITS else {}
-    posing = _posing_as_real([i for i in misfits if i not in partner], evidence, pairs)
+    partner: dict[int, int] = {}
+    posing: dict[int, tuple[int, int]] = {}
+    if len(misfits) <= MAX_MISFITS:
+        partner = _partners(misfits, evidence, facts)
+        alone = [i for i in misfits if i not in partner and evidence[i].verdict == "misfit"]
+        posing = _posing_as_real(alone, evidence, pairs)
     findings = []
     for i, real in dict(posing.values()).items():
         text = "the second, labelled real, is what the first one's mask belongs to: the two pictures are swapped"
@@ -184,41 +188,49 @@ def _versions_of_one(one: Pixels, other: Pixels) -> bool:
 
 def _judge(fake: Pixels, real: Pixels, mask: Mask | None, whole: Mask, margin: float) -> _Evidence:
     """mask: of the pictures' size, or None if it has another; whole: as it is in the file. margin: px."""
-    difference, least = _difference(fake, real)
-    exact = least == EXACT_LEVELS
-    changed = ndimage.uniform_filter(difference, 5) > least if exact else difference > least
+    grey = real.mean(axis=2, dtype=np.float32)
+    difference = np.abs(fake.astype(np.int16) - real).max(axis=2).astype(np.float32)
+    smooth = ndimage.uniform_filter(difference, 5)
+    variance = ndimage.uniform_filter(grey**2, 5) - ndimage.uniform_filter(grey, 5) ** 2
+    textured = variance > TEXTURED**2
+    near = None if mask is None else ndimage.maximum_filter(mask, 2 * max(1, round(margin)) + 1)
+    shift = np.abs(ndimage.uniform_filter(fake.mean(axis=2, dtype=np.float32) - grey, 9))
+    lossy = _weigh(shift, shift > LOSSY_LEVELS, mask, whole, near, exact=False)
+    if not textured.any() or (smooth[textured] < 0.5).mean() < SAME_SHARE:
+        return lossy
+    exact = _weigh(difference, smooth > EXACT_LEVELS, mask, whole, near, exact=True)
+    if exact.verdict != "fits" and lossy.verdict == "fits" and lossy.held >= HELD_EXACT:
+        # A cartoon, or a burnt-out picture: compression leaves much of it alone, and shows all the more in the rest.
+        return lossy
+    return exact
+
+
+def _weigh(
+    difference: NDArray[np.float32], changed: Mask, mask: Mask | None, whole: Mask, near: Mask | None, *, exact: bool
+) -> _Evidence:
+    """difference: of each pixel, in levels; changed: where that is a change. near: the mask with its margin.
+
+    exact: any difference is a change, so that a mask that leaves most of it out is wrong, however much it holds.
+    """
     count = np.count_nonzero(changed)
     if count < max(CHANGED_PIXELS, CHANGED_SHARE * changed.size):
         return _Evidence(verdict="undecided")
-    if mask is None:
+    if mask is None or near is None:
         return _Evidence(verdict="misfit", changed=_grid(changed), mask=_grid(whole))
     if mask.all():
         return _Evidence(verdict="fits", held=1.0)
     inside, outside = float(difference[mask].mean()), float(difference[~mask].mean())
-    near = ndimage.maximum_filter(mask, 2 * max(1, round(margin)) + 1)
     held = np.count_nonzero(changed & near) / count
-    if inside >= LIFT * outside and (held >= HELD_EXACT or not exact):
-        return _Evidence(verdict="fits", held=held)
     verdict: Verdict = "undecided"
-    if (mask.mean() >= 0.5 and outside >= 2 * inside) or metrics.iou(changed, ~mask) >= 0.5:
+    if inside >= LIFT * outside and (held >= HELD_EXACT or not exact):
+        verdict = "fits"
+    elif (mask.mean() >= 0.5 and outside >= 2 * inside) or metrics.iou(changed, ~mask) >= 0.5:
         verdict = "inverted"
     elif held < (HELD_EXACT if exact else HELD_LOSSY):
         verdict = "misfit"
-    if verdict == "undecided":
-        return _Evidence(verdict=verdict)
-    return _Evidence(verdict=verdict, changed=_grid(changed), mask=_grid(whole))
-
-
-def _difference(fake: Pixels, real: Pixels) -> tuple[NDArray[np.float32], int]:
-    """How much each pixel differs, in levels, and from how many levels on that is a change. See SAME_SHARE."""
-    difference = np.abs(fake.astype(np.int16) - real).max(axis=2).astype(np.float32)
-    grey = real.mean(axis=2, dtype=np.float32)
-    variance = ndimage.uniform_filter(grey**2, 5) - ndimage.uniform_filter(grey, 5) ** 2
-    textured = variance > TEXTURED**2
-    same = ndimage.uniform_filter(difference, 5) < 0.5
-    if np.count_nonzero(textured) and same[textured].mean() >= SAME_SHARE:
-        return difference, EXACT_LEVELS
-    return np.abs(ndimage.uniform_filter(fake.mean(axis=2, dtype=np.float32) - grey, 9)), LOSSY_LEVELS
+    if verdict in ("fits", "undecided"):
+        return _Evidence(verdict=verdict, held=held)
+    return _Evidence(verdict=verdict, held=held, changed=_grid(changed), mask=_grid(whole))
 
 
 def _grid(mask: Mask) -> bytes:
@@ -235,8 +247,8 @@ def _partners(misfits: Sequence[int], evidence: dict[int, _Evidence], facts: Seq
     best = {}
     for row, i in enumerate(misfits):
         changed = _grids([evidence[i].changed])
-        overlap = np.minimum(changed, masks).sum(axis=1) / np.maximum(changed, masks).sum(axis=1)
-        inverted = np.minimum(changed[0], 255 - masks[row]).sum() / np.maximum(changed[0], 255 - masks[row]).sum()
+        overlap = _overlap(changed, masks)
+        inverted = float(_overlap(changed, 255 - masks[row : row + 1])[0])
         overlap[row] = 0
         for column, j in enumerate(misfits):
             picture, mask = facts[i].picture, facts[j].mask
@@ -246,6 +258,12 @@ def _partners(misfits: Sequence[int], evidence: dict[int, _Evidence], facts: Seq
         if overlap[column] >= max(OVERLAP, inverted):
             best[i] = misfits[column]
     return {i: j for i, j in best.items() if best.get(j) == i}
+
+
+def _overlap(grid: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Soft IoU of one grid, (1, 1024), with each of the others, (N, 1024); 0 where both are empty."""
+    union = np.maximum(grid, others).sum(axis=1)
+    return np.asarray(np.minimum(grid, others).sum(axis=1) / np.maximum(union, 1))
 
 
 def _grids(grids: Iterable[bytes]) -> NDArray[np.float32]:
