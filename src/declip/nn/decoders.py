@@ -150,7 +150,7 @@ class Projection(nn.Module):
 
     A (x − mean) / deviation + B (x − window's mean) / deviation within windows + c, with learnt A, B and c: what is
     manipulated differs from the rest of its picture by far less than pictures differ. Both are one 1×1 convolution, so
-    the standardisation costs nothing, where a BatchNorm takes longer than the rest of a small decoder.
+    the standardisation costs next to nothing; a BatchNorm on every map would be a good part of a small decoder's time.
     """
 
     BATCHES = 200  # the first of a training, whose statistics are kept: frozen features do not change
