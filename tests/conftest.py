@@ -28,3 +28,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("tiny")
     source = save_tiny(folder / "tiny.safetensors", tiled_spec())
     return source, export.to_onnx(source, folder / "tiny.onnx")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that a test downloads or computes goes into the user's cache."""
+    monkeypatch.setenv("DECLIP_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))

@@ -1,96 +1,240 @@
-"""The cache of frozen features: what it keeps, and when it is written anew."""
+"""The cache of frozen features: what it keeps, what it shares, and what it computes again."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from PIL import Image
 
-from declip import features
-from declip.types import BackboneSpec, DecoderSpec
+from declip import features, image
+from declip.errors import DatasetError, SpecError
+from declip.features import CachedViews, Shelf
+from declip.types import BackboneSpec, DecoderSpec, ModelSpec, Sample
+from declip.views import Views
 from tests.tiny import RESIDUALS, RESNET, VIT, tiny_net, tiny_spec
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
-KEY: dict[str, Any] = {"model": "tiny", "seed": 0}
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    made = []
+    for i in range(5):
+        rng = np.random.default_rng(i)
+        Image.fromarray(rng.integers(0, 256, (70, 90, 3), np.uint8)).save(tmp_path / f"{i}.png")
+        image.write_mask(tmp_path / f"{i}-mask.png", rng.random((70, 90)) < 0.3)
+        made.append(Sample(image=tmp_path / f"{i}.png", mask=tmp_path / f"{i}-mask.png", label="fake"))
+    return made
 
 
-class Noise:
-    """Crops from their number; counts how often one is asked for."""
-
-    def __init__(self, count: int, fail_at: int | None = None) -> None:
-        self.count = count
-        self.fail_at = fail_at
-        self.asked = 0
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        if index == self.fail_at:
-            raise KeyboardInterrupt
-        self.asked += 1
-        generator = torch.Generator().manual_seed(index)
-        return torch.randn(3, 64, 64, generator=generator), torch.rand(16, 16, generator=generator)
+def cached(spec: ModelSpec, samples: list[Sample], folder: Path, **options: Any) -> CachedViews:
+    return CachedViews(tiny_net(spec), spec, Views(samples, spec), folder, **options)
 
 
-@pytest.mark.parametrize("count", [1, 5, 8])
-def test_features_and_targets_come_back_in_half_precision(count: int, tmp_path: Path) -> None:
-    net = tiny_net(tiny_spec(RESIDUALS, BackboneSpec(name=RESNET, layer=1)))
-    crops = Noise(count)
-    cached = features.cache(net, crops, tmp_path / "cache", KEY, batch_size=4)
-    assert len(cached) == crops.asked == count
-    indices = np.arange(count)[::-1]
-    found, targets = cached.batch(indices)
+def filled(spec: ModelSpec, samples: list[Sample], folder: Path, **options: Any) -> CachedViews:
+    data = cached(spec, samples, folder, **options)
+    data.fill(data.missing(), batch_size=2)
+    return data
+
+
+def entries(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 1e-3), ("fp32", 0.0)])
+def test_features_and_targets_come_back(
+    precision: Any, tolerance: float, samples: list[Sample], tmp_path: Path
+) -> None:
+    spec = tiny_spec(RESIDUALS, BackboneSpec(name=RESNET, layer=1), output_size=16)
+    net, views = tiny_net(spec), Views(samples, spec)
+    data = CachedViews(net, spec, views, tmp_path / "cache", precision=precision)
+    assert len(data) == len(data.missing()) == 5
+    data.fill(data.missing(), batch_size=5)
+    assert data.missing() == []
+    order = [3, 0, 4]
+    found, targets = data.batch(order)
+    loaded = [views.load(i) for i in range(5)]
     with torch.inference_mode():
-        expected = net.features(torch.stack([crops[int(i)][0] for i in indices]))
+        expected = net.features(torch.from_numpy(np.stack([pixels for pixels, _ in loaded])))
     assert found.cls is None
-    assert [m.shape for m in found.maps] == [(count, 30, 16, 16), (count, 32, 16, 16)]
+    assert [m.shape for m in found.maps] == [(3, 30, 16, 16), (3, 32, 16, 16)]
     for ours, theirs in zip(found.maps, expected.maps, strict=True):
         assert ours.dtype == torch.float32
-        torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-3)  # fp16: 11 bits
-    torch.testing.assert_close(targets, torch.stack([crops[int(i)][1] for i in indices]), atol=3e-4, rtol=0)
-    assert np.load(tmp_path / "cache" / "map0.npy", mmap_mode="r").dtype == np.float16
+        torch.testing.assert_close(ours, theirs[order], atol=1e-5 if precision == "fp32" else 2e-4, rtol=tolerance)
+    torch.testing.assert_close(targets, torch.from_numpy(np.stack([loaded[i][1] for i in order])), atol=3e-4, rtol=0)
+    sizes = {path.parts[-3].split("-")[0]: path.stat().st_size for path in entries(tmp_path / "cache")}
+    width = {"fp16": 2, "fp32": 4}[precision]
+    assert sizes["residual"] == pytest.approx(30 * 256 * width, abs=300)
+    assert data.bytes_per_item() == (30 + 32) * 256 * width + 2 * 256
+    (about,) = (json.loads(p.read_text()) for p in (tmp_path / "cache").glob("test_resnet-1-*/about.json"))
+    assert (about["name"], about["layer"], about["precision"]) == (RESNET, 1, precision)
 
 
-def test_a_decoder_reads_the_cache_as_it_reads_the_backbones(tmp_path: Path) -> None:
+def test_a_decoder_reads_the_cache_as_it_reads_the_backbones(samples: list[Sample], tmp_path: Path) -> None:
     """With the class token, which attention needs."""
-    net = tiny_net(tiny_spec(BackboneSpec(name=VIT, layer=1), decoder=DecoderSpec(kind="attention")))
-    crops = Noise(3)
-    found, _ = features.cache(net, crops, tmp_path, KEY).batch(np.arange(3))
+    spec = tiny_spec(decoder=DecoderSpec(kind="attention"))
+    data = filled(spec, samples, tmp_path / "cache")
+    found, _ = data.batch(range(5))
     assert found.cls is not None
-    assert found.cls.shape == (3, 1, 64)
+    assert found.cls.shape == (5, 1, 64)
     with torch.inference_mode():
-        logits = net(torch.stack([crops[i][0] for i in range(3)]))
-        torch.testing.assert_close(net.decode(found), logits, atol=2e-3 * float(logits.std()), rtol=0)
+        logits = data.net(torch.from_numpy(np.stack([data.views.load(i)[0] for i in range(5)])))
+        torch.testing.assert_close(data.net.decode(found), logits, atol=3e-3 * float(logits.std()), rtol=0)
 
 
-def test_the_same_key_opens_and_another_writes_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    net = tiny_net(tiny_spec(RESIDUALS))
-    first, again, other = Noise(3), Noise(3), Noise(4)
-    features.cache(net, first, tmp_path, KEY)
-    # 3 crops of 30 maps of 16 × 16 and a target of 16 × 16, two bytes each: said before it is written.
-    assert "frozen features of 3 crops: 0.00 GB in" in capsys.readouterr().err.replace("\n", " ")
-    assert len(features.cache(net, again, tmp_path, dict(reversed(KEY.items())))) == 3
-    assert (first.asked, again.asked) == (3, 0)
-    assert capsys.readouterr().err == ""
-    assert len(features.cache(net, other, tmp_path, {**KEY, "seed": 1})) == 4
-    assert other.asked == 4
+def test_runs_share_what_is_the_same_and_nothing_else(samples: list[Sample], tmp_path: Path, capsys: Any) -> None:
+    folder = tmp_path / "cache"
+    spec = tiny_spec(BackboneSpec(name=RESNET, layer=1))
+    filled(spec, samples[:3], folder)
+    said = capsys.readouterr().err
+    assert f"3 of 3 to compute, 0.00 GB in {folder}" in said
+    # Another decoder, another size of the list, the same backbone: two are new.
+    linear = dataclasses.replace(spec, decoder=DecoderSpec(kind="linear"))
+    assert cached(linear, samples, folder).missing() == [3, 4]
+    # Another size of the map of logits: the features stay, the targets are new.
+    before = len(entries(folder))
+    filled(dataclasses.replace(spec, output_size=32), samples[:3], folder)
+    assert len(entries(folder)) == before + 3
+    for other in (
+        tiny_spec(BackboneSpec(name=RESNET, layer=2)),
+        tiny_spec(BackboneSpec(name=RESNET, layer=1), std=(0.3, 0.3, 0.3)),
+        tiny_spec(BackboneSpec(name=RESNET, layer=1), input_size=128),
+    ):
+        assert len(cached(other, samples, folder).missing()) == 5
+    torch.manual_seed(1)
+    reseeded = CachedViews(tiny_net(spec, seed=1), spec, Views(samples, spec), folder)
+    assert len(reseeded.missing()) == 5  # other weights under the same name
+    assert len(cached(spec, samples, folder, precision="fp32").missing()) == 5
+    # A picture that was replaced is another one, whatever its name and time.
+    samples[0].image.write_bytes(samples[4].image.read_bytes())
+    assert cached(spec, samples[:3], folder).missing() == [0]
 
 
-def test_an_interrupted_cache_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
-    net = tiny_net(tiny_spec(RESIDUALS))
-    with pytest.raises(KeyboardInterrupt):
-        features.cache(net, Noise(6, fail_at=5), tmp_path, KEY, batch_size=2)
-    whole = Noise(6)
-    cached = features.cache(net, whole, tmp_path, KEY, batch_size=2)
-    assert whole.asked == 6
-    assert float(cached.batch(np.array([5]))[1].std()) > 0.1
-    # Nor is an older whole one of the same key, once its rewriting has begun for another.
-    with pytest.raises(KeyboardInterrupt):
-        features.cache(net, Noise(6, fail_at=0), tmp_path, {**KEY, "seed": 1})
-    assert not (tmp_path / "key.json").exists()
+def test_several_layers_at_once_are_those_of_each_alone(samples: list[Sample], tmp_path: Path) -> None:
+    """So that a sweep over layers runs the backbone once."""
+    both = tiny_spec(BackboneSpec(name=RESNET, layer=1), BackboneSpec(name=RESNET, layer=3))
+    filled(both, samples, tmp_path / "cache")
+    alone = tiny_spec(BackboneSpec(name=RESNET, layer=1))
+    data = cached(alone, samples, tmp_path / "cache")
+    assert data.missing() == []
+    assert features.describe_layers(data.net, alone) == features.describe_layers(tiny_net(both), both)[:1]
+    # Of a Transformer's single layer the class token belongs to the entry, which a sweep does not keep.
+    two = tiny_spec(BackboneSpec(name=VIT, layer=1), BackboneSpec(name=VIT, layer=3))
+    filled(two, samples, tmp_path / "cache")
+    one = cached(tiny_spec(BackboneSpec(name=VIT, layer=1)), samples, tmp_path / "cache")
+    assert len(one.missing()) == 5
+    one.fill(one.missing())
+    assert cached(two, samples, tmp_path / "cache").missing() == []
+
+
+def damage(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    match how:
+        case "truncated":
+            content = content[: len(content) // 2]
+        case "empty":
+            content = bytearray()
+        case "a bit":
+            content[-7] ^= 0x10
+        case "foreign":
+            content = bytearray(b"not a tensor at all, but long enough to look like one" * 4)
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "a bit", "foreign"])
+@pytest.mark.parametrize("which", ["test_resnet", "targets"])
+def test_a_damaged_entry_is_computed_again(
+    which: str, how: str, samples: list[Sample], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = tiny_spec(BackboneSpec(name=RESNET, layer=1))
+    data = filled(spec, samples, tmp_path / "cache")
+    before = data.batch(range(5))
+    victim = next(p for p in entries(tmp_path / "cache") if p.parts[-3].startswith(which))
+    whole = victim.read_bytes()
+    damage(victim, how)
+    after = cached(spec, samples, tmp_path / "cache").batch(range(5))
+    assert "is damaged and computed anew" in caplog.text
+    torch.testing.assert_close(after[0].maps[0], before[0].maps[0], atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(after[1], before[1], atol=0, rtol=0)
+    assert len(victim.read_bytes()) == len(whole)
+    caplog.clear()
+    data.batch(range(5))
+    assert caplog.text == ""
+
+
+def test_what_is_interrupted_goes_on(samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = tiny_spec(BackboneSpec(name=RESNET, layer=1))
+    data = cached(spec, samples, tmp_path / "cache")
+    load, loaded = Views.load, []
+
+    def counted(self: Views, position: int, view: int = 0) -> Any:
+        if len(loaded) == 3:
+            raise KeyboardInterrupt
+        loaded.append(position)
+        return load(self, position, view)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Views, "load", counted)
+        with pytest.raises(KeyboardInterrupt):
+            data.fill(data.missing(), batch_size=1)
+    assert cached(spec, samples, tmp_path / "cache").missing() == [3, 4]
+
+
+WRITER = """
+import sys, torch
+from pathlib import Path
+from declip.features import Shelf
+shelf = Shelf(Path(sys.argv[1]), {})
+for turn in range(200):
+    for key in ("aa1", "aa2"):
+        shelf.write(key, {"map": torch.full((64, 16, 16), float(int(key[-1])), dtype=torch.float16)})
+"""
+
+
+def test_readers_never_see_half_an_entry(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Two processes write the same entries again and again; a third reads them."""
+    shelf = Shelf(tmp_path / "shelf", {})
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "shelf")]) for _ in range(2)]
+    seen = 0
+    while any(writer.poll() is None for writer in writers):
+        for key in ("aa1", "aa2"):
+            found = shelf.read(key)
+            if found is not None:
+                seen += 1
+                assert set(found["map"].unique().tolist()) == {float(key[-1])}
+    assert [writer.wait() for writer in writers] == [0, 0]
+    assert seen > 50
+    assert caplog.text == ""
+    assert [path.name for path in (tmp_path / "shelf" / "aa").iterdir()].count(".part") == 0
+
+
+def test_a_disk_without_room_is_said_before_anything_is_written(
+    samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = cached(tiny_spec(BackboneSpec(name=RESNET, layer=1)), samples, tmp_path / "cache")
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(features.shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(DatasetError, match=r"need 0\.0 GB .* has room for 0\.0 GB; choose another folder"):
+        data.fill(data.missing())
+    assert entries(tmp_path / "cache") == []
+
+
+def test_features_beyond_fp16_are_refused(samples: list[Sample], tmp_path: Path) -> None:
+    spec = tiny_spec(BackboneSpec(name=RESNET, layer=1))
+    net = tiny_net(spec)
+    with torch.no_grad():
+        for name, value in net.backbones.state_dict().items():
+            if name.endswith("running_var"):
+                value.fill_(1e-12)
+    data = CachedViews(net, spec, Views(samples, spec), tmp_path / "cache")
+    with pytest.raises(SpecError, match='features are too large for fp16, or not finite; try features = "fp32"'):
+        data.fill(data.missing())
+    assert [p for p in entries(tmp_path / "cache") if "targets" not in p.parts] == []

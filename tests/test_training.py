@@ -5,6 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +19,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from declip import image, metrics, training
-from declip.errors import DatasetError, SpecError
+from declip import datasets, image, metrics, training
+from declip.errors import DatasetError, SpecError, WeightsError
 from declip.localizer import load
 from declip.nn.model import build
-from declip.training import SampleCrops, TrainConfig
+from declip.training import TrainConfig
 from declip.types import BackboneSpec, DecoderSpec, Sample
 from tests.tiny import RESIDUALS, RESNET, tiny_spec
 
@@ -118,6 +123,23 @@ def tensors_of(value: Any, path: str = "") -> dict[str, torch.Tensor]:
     return {k: v for key, part in items for k, v in tensors_of(part, f"{path}/{key}").items()}
 
 
+def assert_same_runs(straight: training.Run, resumed: training.Run) -> None:
+    """To the bit: weights, averages, moments, counters, the checkpoint, and the numbers of all epochs."""
+    states = [torch.load(run.last, weights_only=True) for run in (straight, resumed)]
+    ours, theirs = map(tensors_of, states)
+    assert ours.keys() == theirs.keys()
+    assert len(ours) > 3 * 10  # decoder, average, two moments
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    assert states[0]["counters"] == states[1]["counters"]
+    assert straight.best.read_bytes() == resumed.best.read_bytes()
+    assert (straight.epoch, straight.iou, straight.ap) == (resumed.epoch, resumed.iou, resumed.ap)
+    timeless = [
+        [{k: v for k, v in row.items() if k != "seconds"} for row in rows_of(run.best.parent)]
+        for run in (straight, resumed)
+    ]
+    assert timeless[0] == timeless[1]
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -137,7 +159,7 @@ def test_a_resumed_run_equals_one_that_was_not_stopped(
     train, valid = data[0][:12], data[1][:6]
     config = config_of(epochs=4, **changes)
     straight = training.train(config, train=train, valid=valid, out=tmp_path / "straight")
-    validate, epochs = training._validate, 0
+    validate, epochs = training._Loop.validate, 0
 
     def interrupted(*arguments: Any) -> tuple[float, float]:
         nonlocal epochs
@@ -147,26 +169,14 @@ def test_a_resumed_run_equals_one_that_was_not_stopped(
         return validate(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(training, "_validate", interrupted)
+        patched.setattr(training._Loop, "validate", interrupted)
         with pytest.raises(KeyboardInterrupt):
             training.train(config, train=train, valid=valid, out=tmp_path / "stopped")
     assert len(rows_of(tmp_path / "stopped")) == stopped_after
     torch.manual_seed(99)  # nothing hangs on the global generator
     resumed = training.train(config, train=train, valid=valid, out=tmp_path / "stopped", resume=True)
 
-    states = [torch.load(run.last, weights_only=True) for run in (straight, resumed)]
-    ours, theirs = map(tensors_of, states)
-    assert ours.keys() == theirs.keys()
-    assert len(ours) > 3 * 10  # decoder, average, two moments
-    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
-    assert states[0]["counters"] == states[1]["counters"]
-    assert straight.best.read_bytes() == resumed.best.read_bytes()
-    assert (straight.epoch, straight.iou, straight.ap) == (resumed.epoch, resumed.iou, resumed.ap)
-    timeless = [
-        [{k: v for k, v in row.items() if k != "seconds"} for row in rows_of(run.best.parent)]
-        for run in (straight, resumed)
-    ]
-    assert timeless[0] == timeless[1]
+    assert_same_runs(straight, resumed)
 
 
 def test_another_seed_gives_another_model(data: tuple[list[Sample], list[Sample]], tmp_path: Path) -> None:
@@ -328,79 +338,6 @@ def test_real_samples_are_drawn_by_the_seed(tmp_path: Path) -> None:
     assert len(set(drawn(0, 2.5))) == 25
 
 
-def mask_as_picture(folder: Path, mask: np.ndarray[Any, Any], polarity: Any = "white") -> Sample:
-    """A picture that is its own mask, so that whatever happens to one must happen to the other."""
-    picture, path = folder / "picture.png", folder / "mask.png"
-    Image.fromarray(mask.astype(np.uint8) * 255).convert("RGB").save(picture)
-    image.write_mask(path, mask if polarity == "white" else ~mask)
-    return Sample(image=picture, mask=path, fake_is=polarity, label="fake")
-
-
-@pytest.mark.parametrize("polarity", ["white", "black"])
-@pytest.mark.parametrize("mode", ["whole", "tiled"])
-def test_picture_and_target_stay_together(mode: Any, polarity: str, tmp_path: Path) -> None:
-    mask = np.zeros((150, 220), bool)
-    mask[30:90, 50:160] = True
-    mask[100:140, 5:30] = True
-    spec = dataclasses.replace(SPEC, mode=mode)
-    crops = SampleCrops(
-        [mask_as_picture(tmp_path, mask, polarity)],
-        config_of(model=spec, views=12, augment=["flip", "jpeg"]),
-        augmented=True,
-    )
-    assert len(crops) == 12
-    means = set()
-    for picture, target in (crops[i] for i in range(12)):
-        assert (picture.shape, target.shape) == ((3, 64, 64), (16, 16))
-        assert (picture.dtype, target.dtype) == (torch.float32, torch.float32)
-        assert 0 <= float(target.min()) <= float(target.max()) <= 1
-        small = image.resize_scores((picture[0].numpy() + 1) / 2, (16, 16))
-        assert float(np.abs(small - target.numpy()).max()) < 0.12  # JPEG, and two ways of resizing
-        means.add(round(float(target[:8].mean()), 3))
-    assert len(means) >= 4  # turned, mirrored and cropped differently
-
-
-def test_whole_pictures_are_squashed_and_masks_stay_soft(tmp_path: Path) -> None:
-    mask = np.zeros((150, 220), bool)
-    mask[31:90, 53:160] = True
-    spec = dataclasses.replace(SPEC, mode="whole")
-    _, target = SampleCrops([mask_as_picture(tmp_path, mask)], config_of(model=spec), augmented=False)[0]
-    assert float(target.mean()) == pytest.approx(mask.mean(), abs=0.005)
-    assert bool(((target > 0.05) & (target < 0.95)).any())
-
-
-def test_a_crop_is_decided_by_seed_view_and_sample(tmp_path: Path) -> None:
-    samples = make_samples(tmp_path, 2, seed=0, side=120)[::2] * 2
-    crops = SampleCrops(samples, config_of(views=2, augment=("flip",)), augmented=True)
-    again = SampleCrops(samples, config_of(views=2, augment=("flip",)), augmented=True)
-    other = SampleCrops(samples, config_of(views=2, augment=("flip",), seed=1), augmented=True)
-    assert len(crops) == 8
-    assert all(torch.equal(crops[i][0], again[i][0]) for i in range(8))
-    assert sum(torch.equal(crops[i][0], other[i][0]) for i in range(8)) == 0
-    assert not torch.equal(crops[0][0], crops[4][0])  # the second view of the first sample
-    assert not torch.equal(crops[0][0], crops[2][0])  # the same picture again, as another sample
-    assert crops.key() == again.key() != other.key()
-    # Validation sees each sample once, as it is.
-    assert len(SampleCrops(samples, config_of(views=2, augment=("flip",)), augmented=False)) == 4
-
-
-def test_a_picture_smaller_than_a_crop_is_reflected(tmp_path: Path) -> None:
-    mask = np.zeros((40, 100), bool)
-    mask[30:40] = True
-    picture, target = SampleCrops([mask_as_picture(tmp_path, mask)], config_of(), augmented=False)[0]
-    assert picture.shape == (3, 64, 64)
-    # Rows 30-39 and their mirror image, 39-48.
-    assert (target.numpy().mean(1) > 0.5).nonzero()[0].tolist() == [8, 9, 10, 11]
-    assert (picture[0].numpy().mean(1) > 0).nonzero()[0].tolist() == list(range(30, 49))
-
-
-def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
-    sample = mask_as_picture(tmp_path, np.ones((40, 50), bool))
-    image.write_mask(tmp_path / "mask.png", np.ones((50, 40), bool))
-    with pytest.raises(DatasetError, match=r"mask\.png is \(50, 40\), its picture \(40, 50\); they must agree"):
-        SampleCrops([sample], config_of(), augmented=False)[0]
-
-
 # ── recipes ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -408,6 +345,7 @@ def test_the_defaults_are_the_paper_s() -> None:
     config = TrainConfig(model=tiny_spec())
     assert (config.lr, config.weight_decay, config.batch_size, config.epochs) == (1e-3, 0.0, 64, 400)
     assert (config.schedule, config.patience, config.phases, config.init_std) == ("plateau", 5, 4, 0.02)
+    assert (config.target, config.views, config.kept_views, config.patience_steps) == ("mask", None, 1, 0)
     assert (config.augment, config.reals, config.ema, config.select, config.precision) == ((), 0.0, 0.0, "iou", "fp32")
 
 
@@ -416,12 +354,12 @@ def test_every_recipe_of_this_repository_is_read(recipe: Path) -> None:
     config = TrainConfig.from_toml(recipe)
     assert len(config.model.backbones) >= 1
     changed = TrainConfig.from_toml(
-        recipe, ["lr=3e-4", "epochs=2", "select=iou", "model.threshold=0.4", 'augment=["flip"]', "ema = 0.5"]
+        recipe, ["lr=3e-4", "epochs=2", "select=ap", "model.threshold=0.4", 'augment=["flip"]', "ema = 0.5"]
     )
     assert (changed.lr, changed.epochs, changed.select, changed.augment, changed.ema) == (
         3e-4,
         2,
-        "iou",
+        "ap",
         ("flip",),
         0.5,
     )
@@ -448,7 +386,7 @@ decoder = { kind = "linear" }
         (RECIPE, ["lr=0"], "lr is 0; expected > 0"),
         (RECIPE, ["epochs=2.5"], "epochs is 2.5; expected a whole number"),
         (RECIPE, ["schedule=step"], "schedule is 'step'; expected one of 'plateau', 'cosine'"),
-        (RECIPE, ['augment=["blur"]'], "augment is 'blur'; expected one of 'flip', 'jpeg'"),
+        (RECIPE, ['augment=["shear"]'], "augment is 'shear'; expected one of 'flip', 'blur', 'jitter', 'jpeg'"),
         (RECIPE, ["precision=fp8"], "precision is 'fp8'"),
         (RECIPE, ["ema=1.0"], "expected 0 <= ema < 1"),
         (RECIPE, ["model.decoder.kind=conv-8"], "decoder kind is 'conv-8'"),
@@ -468,3 +406,221 @@ def test_a_recipe_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SpecError, match=r"binary\.toml is no TOML"):
         TrainConfig.from_toml(tmp_path / "binary.toml")
+
+
+# ── stopping, processes, starting points ────────────────────────────────────────────────────────────────────────────
+
+
+def write_data(folder: Path, data: tuple[list[Sample], list[Sample]]) -> Path:
+    rows = [
+        dataclasses.replace(s, split=split) for split, part in zip(("train", "valid"), data, strict=True) for s in part
+    ]
+    datasets.write_manifest(folder / "samples.jsonl", rows)
+    return folder / "samples.jsonl"
+
+
+def write_recipe(path: Path, config: TrainConfig) -> Path:
+    """The same recipe as a file; TOML's inline tables are close enough to JSON for what is in it."""
+    fields = dataclasses.asdict(config)
+    model = {k: v for k, v in fields.pop("model").items() if v is not None}
+    backbones = ", ".join(f'{{ name = "{b["name"]}", layer = {b["layer"]} }}' for b in model.pop("backbones"))
+    decoder = model.pop("decoder")
+    lines = [f"{k} = {json.dumps(v)}" for k, v in fields.items() if v is not None]
+    lines += ["[model]", *(f"{k} = {json.dumps(v)}" for k, v in model.items()), f"backbones = [{backbones}]"]
+    lines.append(f'decoder = {{ kind = "{decoder["kind"]}", widths = {json.dumps(decoder["widths"])} }}')
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def command(recipe: Path, manifest: Path, out: Path, *more: str, processes: int = 1) -> list[str]:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    start = launch if processes > 1 else []
+    arguments = ["-m", "declip", "train", str(recipe), "--data", str(manifest), "--out", str(out), *more]
+    return [sys.executable, *start, *arguments]
+
+
+ENVIRONMENT = {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize("step", [1, 6, 8])
+def test_sigterm_saves_at_the_next_step(
+    data: tuple[list[Sample], list[Sample]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    step: int,
+) -> None:
+    train, valid = data
+    config = config_of(epochs=3, batch_size=2, ema=0.9)
+    straight = training.train(config, train=train, valid=valid, out=tmp_path / "straight")
+    report, handler = training._Loop._report, signal.getsignal(signal.SIGTERM)
+
+    def signalled(loop: Any, done: int) -> None:
+        report(loop, done)
+        if (loop.state.epoch, done) == (1, step):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training._Loop, "_report", signalled)
+        with pytest.raises(SystemExit) as stopped, caplog.at_level("INFO"):
+            training.train(config, train=train, valid=valid, out=tmp_path / "stopped")
+    assert stopped.value.code == 143
+    assert "stopped by SIGTERM in epoch 2; --resume goes on from here" in caplog.text
+    assert signal.getsignal(signal.SIGTERM) is handler
+    counters = torch.load(tmp_path / "stopped" / "state.pt", weights_only=True)["counters"]
+    assert (counters["epoch"], len(counters["losses"])) == (1, step)
+    resumed = training.train(config, train=train, valid=valid, out=tmp_path / "stopped", resume=True)
+    assert_same_runs(straight, resumed)
+
+
+@pytest.mark.slow
+def test_sigterm_ends_the_command_and_loses_nothing(data: tuple[list[Sample], list[Sample]], tmp_path: Path) -> None:
+    config = config_of(epochs=60, batch_size=2, ema=0.9)
+    manifest, recipe = write_data(tmp_path, data), write_recipe(tmp_path / "recipe.toml", config)
+    assert TrainConfig.from_toml(recipe) == config
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    environment = os.environ | ENVIRONMENT
+    subprocess.run(command(recipe, manifest, straight), check=True, env=environment, capture_output=True)
+    process = subprocess.Popen(command(recipe, manifest, stopped), env=environment, stderr=subprocess.PIPE, text=True)
+    while not (stopped / "metrics.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert "stopped by SIGTERM in epoch" in said
+    counters = torch.load(stopped / "state.pt", weights_only=True)["counters"]
+    assert 1 <= counters["epoch"] < 60
+    assert 1 <= len(counters["losses"]) <= 8  # within an epoch of eight steps
+    subprocess.run(command(recipe, manifest, stopped, "--resume"), check=True, env=environment, capture_output=True)
+    runs = [
+        training.Run(best=out / "best.safetensors", last=out / "state.pt", epoch=0, iou=0, ap=0)
+        for out in (straight, stopped)
+    ]
+    assert_same_runs(*runs)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_as_one_does(data: tuple[list[Sample], list[Sample]], tmp_path: Path) -> None:
+    """Over gloo. BatchNorm sees half a batch in each process, so that the weights are not the same."""
+    config = config_of(epochs=12)
+    manifest, recipe = write_data(tmp_path, data), write_recipe(tmp_path / "recipe.toml", config)
+    found = []
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        ran = subprocess.run(
+            command(recipe, manifest, out, "--cache", str(tmp_path / f"cache{processes}"), processes=processes),
+            env=os.environ | ENVIRONMENT,
+            capture_output=True,
+            text=True,
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert ran.stderr.count("epoch  12 ") == 1  # one process speaks
+        rows = rows_of(out)
+        assert [row["epoch"] for row in rows] == list(range(1, 13))
+        found.append((max(row["iou"] for row in rows), rows[0]["loss"]))
+        entries = [path.stem for path in (tmp_path / f"cache{processes}").rglob("*.safetensors")]
+        assert len(entries) == 2 * (16 + 6)  # features and targets, each computed by one process
+    assert found[0][0] > 0.75
+    assert found[1][0] == pytest.approx(found[0][0], abs=0.06)
+    assert found[1][1] == pytest.approx(found[0][1], rel=0.1)
+
+
+def test_runs_share_frozen_features(
+    data: tuple[list[Sample], list[Sample]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train, valid = data[0][:8], data[1][:4]
+    training.train(config_of(epochs=1), train=train, valid=valid, out=tmp_path / "a", cache=tmp_path / "cache")
+    assert capsys.readouterr().err.count("to compute") == 2
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.safetensors")}
+    other = config_of(epochs=1, model=dataclasses.replace(SPEC, decoder=DecoderSpec(kind="linear")))
+    training.train(other, train=train, valid=valid, out=tmp_path / "b", cache=tmp_path / "cache")
+    assert "to compute" not in capsys.readouterr().err
+    assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.safetensors")}
+
+
+def test_augmentation_turns_the_cache_off(
+    data: tuple[list[Sample], list[Sample]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train, valid = data
+    config = config_of(augment=("flip", "noise"), augment_share=0.5)
+    assert config.kept_views == 0
+    run = training.train(config, train=train, valid=valid, out=tmp_path / "run", cache=tmp_path / "cache")
+    said = capsys.readouterr().err
+    assert "no features are kept: each epoch draws new views and runs the backbones" in said
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 2 * 6  # of validation alone
+    assert run.iou > 0.4
+    again = training.train(config, train=train, valid=valid, out=tmp_path / "again", cache=tmp_path / "cache")
+    assert run.best.read_bytes() == again.best.read_bytes()
+
+
+def test_a_run_starts_from_another_decoder(data: tuple[list[Sample], list[Sample]], tmp_path: Path) -> None:
+    train, valid = data
+    first = training.train(config_of(), train=train, valid=valid, out=tmp_path / "first")
+    config = config_of(epochs=1, lr=1e-6, schedule="plateau")
+    cold = training.train(config, train=train[:4], valid=valid, out=tmp_path / "cold")
+    warm = training.train(config, train=train[:4], valid=valid, out=tmp_path / "warm", start=first.best)
+    assert cold.iou < 0.5 < first.iou - 0.05 < warm.iou
+    with pytest.raises(SpecError, match="warm holds a run on other data; choose another folder"):
+        training.train(config, train=train[:4], valid=valid, out=tmp_path / "warm", resume=True)
+    with pytest.raises(SpecError, match="warm holds a run on other data; choose another folder"):
+        training.train(config, train=train[:6], valid=valid, out=tmp_path / "warm", start=first.best, resume=True)
+    other = config_of(epochs=1, model=dataclasses.replace(SPEC, decoder=DecoderSpec(kind="linear")))
+    with pytest.raises(WeightsError, match=r"best\.safetensors holds another model"):
+        training.train(other, train=train[:4], valid=valid, out=tmp_path / "other", start=first.best)
+
+
+def test_patience_lasts_a_number_of_steps() -> None:
+    state = training._State(config_of(schedule="plateau", patience=2, patience_steps=20, epochs=400), build(SPEC))
+    phases = []
+    while not state.finished:
+        state.close_epoch(0.5, steps=4)
+        phases.append(state.phase)
+    assert phases == [0] * 5 + [1] * 6 + [2] * 6 + [3] * 6 + [4]  # one epoch to set the mark, five of four steps
+
+
+# ── whole pictures ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_image_level_training_tells_fakes_from_reals(data: tuple[list[Sample], list[Sample]], tmp_path: Path) -> None:
+    train, valid = data
+    # Its fakes need no masks.
+    train = [dataclasses.replace(sample, mask=None) for sample in train]
+    spec = dataclasses.replace(SPEC, mode="whole", image_score="mean-logit")
+    config = config_of(model=spec, target="image", reals=1.0, select="ap", epochs=12)
+    run = training.train(config, train=train, valid=valid, out=tmp_path / "run")
+    rows = rows_of(run.best.parent)
+    assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
+    assert {row["iou"] for row in rows} == {None}
+    assert math.isnan(run.iou)
+    assert run.ap == max(row["ap"] for row in rows) > 0.9
+    # The score that was trained is the score that is given.
+    localizer = load(run.best)
+    scores = {label: [localizer(s.image).score for s in valid if s.label == label] for label in ("fake", "real")}
+    labels = np.array([True] * len(scores["fake"]) + [False] * len(scores["real"]))
+    found = metrics.average_precision(np.array(scores["fake"] + scores["real"]), labels)
+    assert found == pytest.approx(run.ap, abs=0.02)
+    assert min(scores["fake"]) > max(scores["real"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reals": 0.0}, 'reals is 0; target = "image" learns from real samples, too'),
+        ({"select": "iou"}, "select is 'iou'; target = \"image\" needs 'ap'"),
+        ({"model": dataclasses.replace(SPEC, mode="whole")}, "model.image_score is 'mean'"),
+        ({"model": SPEC}, "model.mode is 'tiled'"),
+    ],
+)
+def test_image_level_training_says_what_it_needs(changes: dict[str, Any], message: str) -> None:
+    whole = dataclasses.replace(SPEC, mode="whole", image_score="mean-logit")
+    with pytest.raises(SpecError, match=message):
+        config_of(**{"model": whole, "target": "image", "reals": 1.0, "select": "ap", **changes})
+
+
+def test_image_level_training_needs_both_kinds(data: tuple[list[Sample], list[Sample]], tmp_path: Path) -> None:
+    whole = dataclasses.replace(SPEC, mode="whole", image_score="mean-logit")
+    config = config_of(model=whole, target="image", reals=1.0, select="ap")
+    fakes = [sample for sample in data[1] if sample.label == "fake"]
+    with pytest.raises(DatasetError, match="needs real samples in both parts"):
+        training.train(config, train=data[0], valid=fakes, out=tmp_path / "run")

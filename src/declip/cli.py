@@ -365,6 +365,8 @@ def train(
     out: Annotated[Path, typer.Option("--out", help="Folder of the run.")],
     changes: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")] = False,
+    cache: Annotated[Path | None, typer.Option(help="Folder of frozen features, shared by runs.")] = None,
+    start: Annotated[Path | None, typer.Option(help="A checkpoint whose decoder is the starting point.")] = None,
 ) -> None:
     """Train a model as a recipe says."""
     from declip import datasets, training
@@ -372,7 +374,9 @@ def train(
     config = training.TrainConfig.from_toml(recipe, changes or [])
     samples = [sample for manifest in data for sample in datasets.read_manifest(manifest)]
     parts = {split: [s for s in samples if s.split == split] for split in ("train", "valid")}
-    run = training.train(config, train=parts["train"], valid=parts["valid"], out=out, resume=resume)
+    run = training.train(
+        config, train=parts["train"], valid=parts["valid"], out=out, resume=resume, cache=cache, start=start
+    )
     _line(str(run.best))
 
 

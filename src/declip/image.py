@@ -58,6 +58,7 @@ __all__ = [
     "read_mask",
     "read_scores",
     "resize_scores",
+    "squash",
     "to_input",
     "to_scores",
     "write_mask",
@@ -597,8 +598,12 @@ def to_input(pixels: NDArray[np.uint8], spec: ModelSpec) -> NDArray[np.float32]:
     The whole picture squashed, aspect ratio and all, with Pillow's antialiased bilinear filter on uint8, as the paper
     does it; then `normalise`.
     """
-    squashed = Image.fromarray(pixels).resize((spec.input_size, spec.input_size), Image.Resampling.BILINEAR)
-    return normalise(np.asarray(squashed), spec)
+    return normalise(squash(pixels, spec.input_size), spec)
+
+
+def squash(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 → (side, side, 3) uint8: the resize of `to_input`; a picture of that size stays as it is."""
+    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR))
 
 
 # ── scores ──────────────────────────────────────────────────────────────────────────────────────────────────────────

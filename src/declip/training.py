@@ -1,6 +1,7 @@
 """Training a decoder on frozen features: a recipe, one loop, checkpoints that resume bitwise.
 
-Every random choice comes from the recipe's seed: crops and augmentations from (seed, view, sample), the order of an
+One process on the CPU or a GPU, or several (docs/train.md): accelerate finds out which.
+Every random choice comes from the recipe's seed: crops and augmentations from (seed, view, picture), the order of an
 epoch from (seed, epoch), the first weights from the seed alone. So a run that was stopped and resumed ends with the
 weights of one that was not.
 """
@@ -10,14 +11,17 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-import io
 import json
+import logging
 import math
+import signal
 import subprocess
+import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -25,25 +29,33 @@ from typing import Any, Literal, TypeVar, get_args
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
-from PIL import Image
+from accelerate import Accelerator
+from accelerate.utils import broadcast, gather_object
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 import declip
-from declip import features, image, metrics
+from declip import image, metrics, weights
 from declip.errors import DatasetError, SpecError
+from declip.features import CachedViews, FeaturePrecision
 from declip.nn import checkpoint
+from declip.nn.maps import Features
 from declip.nn.model import DeclipNet, build
 from declip.types import ModelSpec, Sample
+from declip.views import AUGMENTATIONS, Target, Views
 
 __all__ = ["Run", "TrainConfig", "train"]
 
 Schedule = Literal["plateau", "cosine"]
 Selection = Literal["iou", "ap"]
-Augmentation = Literal["flip", "jpeg"]
+Precision = Literal["fp32", "bf16"]
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
+# Threads that read pictures where nothing is cached.
+_READERS = 4
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,13 +63,20 @@ class TrainConfig:
     """A recipe. The defaults are the paper's (paper §4): BCE on soft masks, AdamW, no augmentation.
 
     seed: of everything random.
-    epochs: at most this many. batch_size, lr, weight_decay: of AdamW.
-    schedule: "plateau" = after `patience` epochs without a gain of 0.001 percent points of the selection metric (0.002
-        in later phases) the rate is divided by 10, in `phases` phases, then stop; "cosine" = to zero over `epochs`.
+    target: "mask" = every pixel, or "image" = whole pictures: BCE on the mean of the pixel logits against real or fake.
+        It needs reals, a model in whole mode with image_score = "mean-logit" (the score that is trained is the one that
+        is given later), and select = "ap", which then is that of the pictures' scores.
+    epochs: at most this many. batch_size: over all processes. lr, weight_decay: of AdamW.
+    schedule: "plateau" = after `patience` epochs, and at least `patience_steps` optimizer steps, without a gain of
+        0.001 percent points of the selection metric (0.002 in later phases) the rate is divided by 10, in `phases`
+        phases, then stop; "cosine" = to zero over `epochs`.
     init_std: of the normal distribution of every decoder weight, BatchNorm's included; 0 = torch's own.
     reals: real samples per manipulated one (drawn from those there are).
-    views: crops (or augmented versions) of each sample; their features are computed once. 1 without augmentation.
-    augment: "flip" (and quarter turns) and "jpeg" (half of the views re-saved at quality 60-95), before normalising.
+    augment: of `views.AUGMENTATIONS`, each but "flip" with probability augment_share. The paper's are "blur", "jitter"
+        and "jpeg".
+    views: n >= 1 = the features of n views (crops, augmented versions) of each sample are computed once and kept;
+        0 = nothing is kept, each epoch draws new views and runs the backbones. None = 1, or 0 with augmentation.
+    features: precision of what is kept, "fp16" or "fp32".
     ema: decay of the averaged weights that are validated and saved, less at the start; 0 = none.
     select: the best epoch is that of the highest validation "iou" (at 0.5) or "ap", both means over manipulated crops.
     precision: of the decoder's passes, "fp32" or "bf16".
@@ -65,39 +84,66 @@ class TrainConfig:
 
     model: ModelSpec
     seed: int = 0
+    target: Target = "mask"
     epochs: int = 400
     batch_size: int = 64
     lr: float = 1e-3
     weight_decay: float = 0.0
     schedule: Schedule = "plateau"
     patience: int = 5
+    patience_steps: int = 0
     phases: int = 4
     init_std: float = 0.02
     reals: float = 0.0
-    views: int = 1
-    augment: tuple[Augmentation, ...] = ()
+    augment: tuple[str, ...] = ()
+    augment_share: float = 1.0
+    views: int | None = None
+    features: FeaturePrecision = "fp16"
     ema: float = 0.0
     select: Selection = "iou"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "augment", tuple(self.augment))
-        for value, alias, field in (
-            (self.schedule, Schedule, "schedule"),
-            (self.select, Selection, "select"),
-            (self.precision, Literal["fp32", "bf16"], "precision"),
-            *((name, Augmentation, "augment") for name in self.augment),
+        for field, allowed in (
+            ("target", get_args(Target)),
+            ("schedule", get_args(Schedule)),
+            ("select", get_args(Selection)),
+            ("precision", get_args(Precision)),
+            ("features", get_args(FeaturePrecision)),
+            ("augment", AUGMENTATIONS),
         ):
-            if value not in get_args(alias):
-                raise SpecError(f"{field} is {value!r}; expected one of {', '.join(map(repr, get_args(alias)))}")
-        for field in ("seed", "epochs", "batch_size", "patience", "phases", "views"):
+            given = getattr(self, field)
+            for value in given if field == "augment" else (given,):
+                if value not in allowed:
+                    raise SpecError(f"{field} is {value!r}; expected one of {', '.join(map(repr, allowed))}")
+        for field in ("seed", "epochs", "batch_size", "patience", "patience_steps", "phases"):
             if not isinstance(getattr(self, field), int):
                 raise SpecError(f"{field} is {getattr(self, field)!r}; expected a whole number")
-        for field in ("epochs", "batch_size", "lr", "patience", "phases", "views"):
+        if self.views is not None and (not isinstance(self.views, int) or self.views < 0):
+            raise SpecError(f"views is {self.views!r}; expected a whole number >= 0")
+        for field in ("epochs", "batch_size", "lr", "patience", "phases"):
             if not getattr(self, field) > 0:
                 raise SpecError(f"{field} is {getattr(self, field)}; expected > 0")
-        if not (0 <= self.ema < 1 and self.reals >= 0 and self.init_std >= 0 and self.seed >= 0):
-            raise SpecError("expected 0 <= ema < 1, reals >= 0, init_std >= 0 and seed >= 0")
+        if not (0 <= self.ema < 1 and 0 <= self.augment_share <= 1):
+            raise SpecError("expected 0 <= ema < 1 and augment_share in [0, 1]")
+        if min(self.reals, self.init_std, self.seed, self.patience_steps, self.weight_decay) < 0:
+            raise SpecError("reals, init_std, seed, patience_steps and weight_decay are >= 0")
+        if self.target == "image":
+            wanted = {"model.mode": "whole", "model.image_score": "mean-logit", "select": "ap"}
+            given = (self.model.mode, self.model.image_score, self.select)
+            for (field, value), found in zip(wanted.items(), given, strict=True):
+                if found != value:
+                    raise SpecError(f'{field} is {found!r}; target = "image" needs {value!r}')
+            if not self.reals:
+                raise SpecError('reals is 0; target = "image" learns from real samples, too: reals = 1')
+
+    @property
+    def kept_views(self) -> int:
+        """How many views of each sample are kept; 0: none, they are drawn anew in each epoch."""
+        if self.views is None:
+            return 0 if self.augment else 1
+        return self.views
 
     @classmethod
     def from_toml(cls, path: str | Path, changes: Sequence[str] = ()) -> TrainConfig:
@@ -121,7 +167,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """What a training leaves: the best and the last checkpoint, and the best epoch's numbers."""
+    """What a training leaves: the best and the last checkpoint, and the best epoch's numbers (nan: not defined)."""
 
     best: Path
     last: Path
@@ -131,100 +177,112 @@ class Run:
 
 
 def train(
-    config: TrainConfig, *, train: Sequence[Sample], valid: Sequence[Sample], out: str | Path, resume: bool = False
+    config: TrainConfig,
+    *,
+    train: Sequence[Sample],
+    valid: Sequence[Sample],
+    out: str | Path,
+    resume: bool = False,
+    cache: str | Path | None = None,
+    start: str | Path | None = None,
 ) -> Run:
-    """Train as the recipe says; writes best.safetensors, state.pt, metrics.jsonl and config.json into `out`.
+    """Train as the recipe says, into the folder `out`.
 
-    resume: continue the run in `out`, which must be of the same recipe; without it `out` must hold no run.
-    Raises DatasetError for empty parts, SpecError for a folder of another recipe.
+    Writes best.safetensors, state.pt (after each epoch, and on SIGTERM, which ends the process with status 143),
+    metrics.jsonl, config.json (recipe, version, git revision, digests of the data) and tensorboard/.
+
+    resume: continue the run in `out`, which must be of the same recipe and data; without it `out` must hold no run.
+    cache: folder of frozen features, shared by runs; None = "features" in the folder of downloaded weights.
+    start: a checkpoint of the same model, whose decoder is the starting point, instead of random weights.
+
+    Raises DatasetError for empty parts, SpecError for a folder of another recipe, ImageError for a picture that cannot
+    be read.
     """
     out = Path(out)
-    console = Console(stderr=True)
-    parts = {"train": _chosen(train, config), "valid": [s for s in valid if s.label == "fake"]}
-    if not all(parts.values()):
-        raise DatasetError("training needs manipulated samples in both parts, train and valid")
-    _claim(config, out, resume)
+    accelerator = Accelerator(log_with="tensorboard", project_dir=str(out))
+    console = Console(stderr=True, quiet=not accelerator.is_main_process)
+    parts = _parts(config, train, valid)
+    digests = {name: _digest(views) for name, views in parts.items()}
+    if start is not None:
+        digests["start"] = weights.sha256_of(start)
+    if accelerator.is_main_process:
+        _claim(config, digests, out, resume)
+    accelerator.wait_for_everyone()
     torch.manual_seed(config.seed)
     net = build(config.model)
     if config.init_std:
         _initialise(net.decoder, config.init_std)
-    data = {}
-    for part, samples in parts.items():
-        crops = SampleCrops(samples, config, augmented=part == "train")
-        data[part] = features.cache(net, crops, out / "features" / part, crops.key(), progress=console.is_terminal)
-    net = net.to(memory_format=torch.channels_last)
+    if start is not None:
+        checkpoint.load_decoder(net, config.model, Path(start))
+    net = net.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    folder = weights.cache_dir() / "features" if cache is None else Path(cache)
+    kept = {
+        name: CachedViews(net, config.model, views, folder, precision=config.features, count=count)
+        for name, views in parts.items()
+        if (count := config.kept_views if name == "train" else 1)
+    }
+    for cached in kept.values():
+        missing = cached.missing()[accelerator.process_index :: accelerator.num_processes]
+        cached.fill(missing, progress=console.is_terminal and accelerator.is_main_process)
+        accelerator.wait_for_everyone()
+    if "train" not in kept:
+        console.print("no features are kept: each epoch draws new views and runs the backbones (views = 0)")
     state = _State(config, net)
     if resume and (out / "state.pt").exists():
         state.restore(out / "state.pt")
-    while not state.finished:
-        start, rate, phase = time.perf_counter(), state.rate(), state.phase
-        loss = _epoch(config, net, state, data["train"])
-        iou, ap = _validate(config, state.averaged, data["valid"])
-        improved = state.close_epoch(iou if config.select == "iou" else ap)
-        if improved:
-            best = DeclipNet(list(net.backbones), state.averaged)
-            checkpoint.save(best, config.model, out / "best.safetensors")
-            state.best_numbers = (state.epoch, iou, ap)
-        state.save(out / "state.pt")
-        row = {"epoch": state.epoch, "loss": loss, "iou": iou, "ap": ap, "lr": rate, "phase": phase}
-        row |= {"best": improved, "seconds": round(time.perf_counter() - start, 2)}
-        with (out / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        console.print(
-            f"epoch {state.epoch:3d}  loss {loss:.4f}  valid IoU {iou:.4f}  AP {ap:.4f}  "
-            f"rate {rate:.1e}  {row['seconds']:.0f} s{'  best' if improved else ''}"
-        )
+        if accelerator.is_main_process:
+            _trim(out / "metrics.jsonl", state.epoch)
+    accelerator.init_trackers("tensorboard")
+    loop = _Loop(config, net, state, kept.get("train") or FreshViews(parts["train"]), kept["valid"], accelerator)
+    with _sigterm(accelerator), loop.progress(console):
+        while not state.finished:
+            began, rate, phase = time.perf_counter(), state.rate(), state.phase
+            loss = loop.epoch(out / "state.pt")
+            iou, ap = loop.validate()
+            improved = state.close_epoch(iou if config.select == "iou" else ap, loop.steps)
+            if improved:
+                state.best_numbers = (state.epoch, iou, ap)
+            row = {"epoch": state.epoch, "loss": loss, "iou": _plain(iou), "ap": ap, "lr": rate, "phase": phase}
+            row |= {"best": improved, "seconds": round(time.perf_counter() - began, 2)}
+            if accelerator.is_main_process:
+                if improved:
+                    best = DeclipNet(list(net.backbones), state.averaged)
+                    checkpoint.save(best, config.model, out / "best.safetensors")
+                with (out / "metrics.jsonl").open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                state.save(out / "state.pt")
+            accelerator.log({k: v for k, v in row.items() if k != "epoch" and v is not None}, step=state.epoch)
+            console.print(
+                f"epoch {state.epoch:3d}  loss {loss:.4f}  valid IoU {iou:.4f}  AP {ap:.4f}  "
+                f"rate {rate:.1e}  {row['seconds']:.0f} s{'  best' if improved else ''}"
+            )
+    accelerator.end_training()
     epoch, iou, ap = state.best_numbers
     return Run(best=out / "best.safetensors", last=out / "state.pt", epoch=epoch, iou=iou, ap=ap)
 
 
-class SampleCrops:
-    """The network's inputs and targets of samples: whole pictures squashed, or native crops, as the model's mode says.
+class FreshViews:
+    """Views that are drawn anew in each epoch; nothing is kept."""
 
-    Item (view · number of samples + i) is view `view` of sample i: (image (3, S, S) float32 normalised, target (T, T)
-    float32 in [0, 1], the mask resized with antialias and not binarised).
-    """
-
-    def __init__(self, samples: Sequence[Sample], config: TrainConfig, *, augmented: bool) -> None:
-        self.samples = list(samples)
-        self.config = config
-        self.views = config.views if augmented else 1
-        self.augment = config.augment if augmented else ()
+    def __init__(self, views: Views) -> None:
+        self.views = views
+        self._pool = ThreadPoolExecutor(_READERS)
 
     def __len__(self) -> int:
-        return len(self.samples) * self.views
+        return len(self.views)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        view, position = divmod(index, len(self.samples))
-        sample, spec = self.samples[position], self.config.model
-        rng = np.random.default_rng((self.config.seed, view, position))
-        pixels, mask = image.read(sample.image).pixels, image.read_mask(sample)
-        if mask.shape != pixels.shape[:2]:
-            raise DatasetError(f"{sample.mask} is {mask.shape}, its picture {pixels.shape[:2]}; they must agree")
-        if spec.mode == "tiled":
-            pixels, mask = _crop(pixels, mask, spec.input_size, rng)
-        if "flip" in self.augment:
-            turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
-            pixels, mask = np.rot90(pixels, turns), np.rot90(mask, turns)
-            if mirrored:
-                pixels, mask = pixels[:, ::-1], mask[:, ::-1]
-        if "jpeg" in self.augment and rng.random() < 0.5:
-            pixels = _resave(np.ascontiguousarray(pixels), int(rng.integers(60, 96)))
-        target = image.resize_scores(np.ascontiguousarray(mask, np.float32), (spec.output_size, spec.output_size))
-        return torch.from_numpy(image.to_input(np.ascontiguousarray(pixels), spec)), torch.from_numpy(target)
-
-    def key(self) -> dict[str, Any]:
-        """All that decides these items and their features."""
-        spec = dataclasses.asdict(self.config.model)
-        frozen = {k: spec[k] for k in ("backbones", "input_size", "output_size", "mean", "std", "mode")}
-        rows = [[str(s.image), str(s.mask), s.fake_is, *_stamp(s.image), *_stamp(s.mask)] for s in self.samples]
-        digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-        seed = {"seed": self.config.seed, "views": self.views, "augment": list(self.augment)}
-        return {**frozen, **seed, "samples": digest, "version": declip.__version__}
+    def load(self, items: Sequence[int], epoch: int) -> tuple[Tensor, Tensor]:
+        """Inputs (N, 3, S, S) and targets (N, T, T) or (N,) of this epoch's views of samples."""
+        pairs = list(self._pool.map(lambda item: self.views.load(int(item), epoch), items))
+        images = torch.from_numpy(np.stack([pixels for pixels, _ in pairs]))
+        targets = torch.from_numpy(np.stack([target for _, target in pairs]))
+        return images.contiguous(memory_format=torch.channels_last), targets
 
 
 class _State:
     """What changes during a run, and when it ends."""
+
+    COUNTERS = ("epoch", "phase", "waited", "best", "phase_best", "best_numbers", "losses")
 
     def __init__(self, config: TrainConfig, net: DeclipNet) -> None:
         self.config = config
@@ -237,6 +295,7 @@ class _State:
         self.best = -math.inf
         self.phase_best = -math.inf
         self.best_numbers = (0, math.nan, math.nan)
+        self.losses: list[float] = []  # of the steps of this epoch that are done
 
     @property
     def finished(self) -> bool:
@@ -261,9 +320,10 @@ class _State:
             for kept, latest in zip(self.averaged.buffers(), self.decoder.buffers(), strict=True):
                 kept.copy_(latest)
 
-    def close_epoch(self, value: float) -> bool:
-        """Count the epoch with its selection metric in [0, 1]; True if it is the best so far."""
+    def close_epoch(self, value: float, steps: int = 1) -> bool:
+        """Count the epoch, of so many steps, with its selection metric in [0, 1]; True if it is the best so far."""
         self.epoch += 1
+        self.losses = []
         improved = value > self.best
         self.best = max(self.best, value)
         if self.config.schedule == "plateau":
@@ -272,17 +332,16 @@ class _State:
                 self.phase_best, self.waited = value, 0
             else:
                 self.waited += 1
-            if self.waited >= self.config.patience:
+            if self.waited >= self.config.patience and self.waited * steps >= self.config.patience_steps:
                 self.phase, self.waited, self.phase_best = self.phase + 1, 0, -math.inf
         return improved
 
     def save(self, path: Path) -> None:
-        counters = ("epoch", "phase", "waited", "best", "phase_best", "best_numbers")
         content = {
             "decoder": self.decoder.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "counters": {name: getattr(self, name) for name in counters},
+            "counters": {name: getattr(self, name) for name in self.COUNTERS},
         }
         partial = path.with_name(path.name + ".part")
         torch.save(content, partial)
@@ -297,55 +356,175 @@ class _State:
             setattr(self, name, value)
 
 
-def _epoch(config: TrainConfig, net: DeclipNet, state: _State, data: features.CachedFeatures) -> float:
-    """One pass over the data; the mean loss."""
-    net.train()
-    order = np.random.default_rng((config.seed, state.epoch)).permutation(len(data))
-    # A last batch of one or two would give BatchNorm statistics of nothing; it joins the epoch's dropped rest.
-    steps = max(1, len(order) // config.batch_size)
-    chosen = [np.sort(order[step * config.batch_size : (step + 1) * config.batch_size]) for step in range(steps)]
-    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    losses = []
-    for step, (inputs, targets) in enumerate(_ahead(lambda indices: data.batch(indices, dtype), chosen)):
-        for group in state.optimizer.param_groups:
-            group["lr"] = state.rate(step / steps)
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
-            logits = net.decode(inputs)
-        loss = F.binary_cross_entropy_with_logits(logits.float(), targets)
-        state.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        state.optimizer.step()
-        state.average(state.epoch * steps + step)
-        losses.append(float(loss.detach()))
-    return float(np.mean(losses))
+class _Loop:
+    """Epochs and validations of one run, this process's share of them."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        net: DeclipNet,
+        state: _State,
+        train: CachedViews | FreshViews,
+        valid: CachedViews,
+        accelerator: Accelerator,
+    ) -> None:
+        self.config = config
+        self.net = net
+        self.state = state
+        self.train_data = train
+        self.valid_data = valid
+        self.accelerator = accelerator
+        self.model, self.optimizer = accelerator.prepare(net.decoder, state.optimizer)
+        # A last batch of one or two would give BatchNorm statistics of nothing; it joins the epoch's dropped rest.
+        self.steps = max(1, len(self.train_data) // config.batch_size)
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+
+    @contextmanager
+    def progress(self, console: Console) -> Iterator[None]:
+        """A live bar of the current epoch, where the console is a terminal."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+            self._bar, self._task = bar, bar.add_task("training", total=self.steps)
+            yield
+
+    def epoch(self, checkpoint_path: Path) -> float:
+        """The rest of the current epoch; the mean loss over all of it. Ends the process if SIGTERM came."""
+        state, config, accelerator = self.state, self.config, self.accelerator
+        self.net.train()
+        order = np.random.default_rng((config.seed, state.epoch)).permutation(len(self.train_data))
+        done = len(state.losses)
+        batches = [order[i * config.batch_size : (i + 1) * config.batch_size] for i in range(done, self.steps)]
+        mine = [np.sort(batch[accelerator.process_index :: accelerator.num_processes]) for batch in batches]
+        for step, (inputs, targets) in enumerate(_ahead(self._load, mine), start=done):
+            for group in self.optimizer.param_groups:
+                group["lr"] = state.rate(step / self.steps)
+            loss = self._loss(self._decode(inputs), targets.to(accelerator.device))
+            self.optimizer.zero_grad()
+            accelerator.backward(loss)
+            self.optimizer.step()
+            state.average(state.epoch * self.steps + step)
+            state.losses.append(float(accelerator.reduce(loss.detach(), "mean")))
+            self._report(step + 1)
+            if accelerator.check_trigger():
+                if accelerator.is_main_process:
+                    state.save(checkpoint_path)
+                    _log.info("stopped by SIGTERM in epoch %d; --resume goes on from here", state.epoch + 1)
+                raise SystemExit(128 + signal.SIGTERM)
+        if accelerator.num_processes > 1:
+            # Each process has its own BatchNorm statistics; the first one's count.
+            for module in (state.decoder, state.averaged):
+                for buffer in module.buffers():
+                    broadcast(buffer)
+        return float(np.mean(state.losses))
+
+    def validate(self) -> tuple[float, float]:
+        """(mean IoU at 0.5, mean AP) over the crops that hold something manipulated, on the network's own grid; for
+        whole pictures (nan, AP of their scores)."""
+        decoder, config = self.state.averaged, self.config
+        decoder.eval()
+        items = range(self.accelerator.process_index, len(self.valid_data), self.accelerator.num_processes)
+        found: list[tuple[float, float]] = []
+        with torch.inference_mode():
+            for start in range(0, len(items), config.batch_size):
+                inputs, targets = self.valid_data.batch(items[start : start + config.batch_size])
+                logits = decoder(_to(inputs, self.accelerator.device)).float().cpu().numpy()
+                found += self._measure(logits, targets.numpy())
+        found = gather_object(found)
+        if config.target == "image":
+            scores, labels = (np.array(column) for column in zip(*found, strict=True))
+            return math.nan, metrics.average_precision(scores, labels > 0.5)
+        if not found:
+            raise DatasetError("no crop of the validation samples holds anything manipulated: are their masks right?")
+        iou, ap = np.mean(found, axis=0)
+        return float(iou), float(ap)
+
+    def _measure(self, logits: Any, targets: Any) -> list[tuple[float, float]]:
+        """Per picture: (IoU, AP), or for whole pictures (score, label)."""
+        if self.config.target == "image":
+            scores = image.to_scores(logits.mean(axis=(1, 2)))
+            return [(float(score), float(label)) for score, label in zip(scores, targets, strict=True)]
+        pairs = ((s, target >= 0.5) for s, target in zip(image.to_scores(logits), targets, strict=True))
+        return [
+            (metrics.iou(scores >= 0.5, mask), metrics.average_precision(scores, mask))
+            for scores, mask in pairs
+            if mask.any()
+        ]
+
+    def _load(self, items: Any) -> tuple[Features | Tensor, Tensor]:
+        if isinstance(self.train_data, FreshViews):
+            return self.train_data.load(items, self.state.epoch)
+        return self.train_data.batch(items, torch.bfloat16 if self.config.precision == "bf16" else torch.float32)
+
+    def _decode(self, inputs: Features | Tensor) -> Tensor:
+        """Logits (N, T, T); inputs: features, or pictures that run through the backbones first."""
+        device = self.accelerator.device
+        if isinstance(inputs, Tensor):
+            with torch.no_grad():
+                inputs = self.net.features(inputs.to(device))
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            logits: Tensor = self.model(_to(inputs, device))
+        return logits.float()
+
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        if self.config.target == "image":
+            logits = logits.mean(dim=(1, 2))  # (N,)
+        return F.binary_cross_entropy_with_logits(logits, targets)
+
+    def _report(self, done: int) -> None:
+        if self._bar is not None:
+            text = f"epoch {self.state.epoch + 1}  loss {self.state.losses[-1]:.4f}  best {self.state.best:.4f}"
+            self._bar.update(self._task, completed=done, description=text)
+
+
+def _parts(config: TrainConfig, train: Sequence[Sample], valid: Sequence[Sample]) -> dict[str, Views]:
+    whole = config.target == "image"
+    chosen = {"train": _chosen(train, config), "valid": [s for s in valid if whole or s.label == "fake"]}
+    for samples in chosen.values():
+        if not any(s.label == "fake" for s in samples):
+            raise DatasetError("training needs manipulated samples in both parts, train and valid")
+        if whole and not any(s.label == "real" for s in samples):
+            raise DatasetError('target = "image" needs real samples in both parts, train and valid')
+    options: dict[str, Any] = {"seed": config.seed, "target": config.target}
+    return {
+        "train": Views(chosen["train"], config.model, augment=config.augment, share=config.augment_share, **options),
+        "valid": Views(chosen["valid"], config.model, **options),
+    }
+
+
+def _digest(views: Views) -> str:
+    """Of all pictures and masks of a part, in their order."""
+    return hashlib.sha256(json.dumps(views.keys(1)).encode()).hexdigest()
 
 
 def _ahead(load: Callable[[_In], _Out], items: Sequence[_In]) -> Iterator[_Out]:
     """load(item) of each item in order, the next one loading while the caller works on one."""
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(load, items[0])
-        for item in items[1:]:
-            ready, coming = coming, pool.submit(load, item)
-            yield ready.result()
-        yield coming.result()
+        coming: list[Future[_Out]] = []
+        for item in items:
+            coming.append(pool.submit(load, item))
+            if len(coming) > 1:
+                yield coming.pop(0).result()
+        for last in coming:
+            yield last.result()
 
 
-def _validate(config: TrainConfig, decoder: nn.Module, data: features.CachedFeatures) -> tuple[float, float]:
-    """Mean IoU at 0.5 and mean AP over the crops that hold something manipulated, on the network's own grid."""
-    decoder.eval()
-    ious, aps = [], []
-    with torch.inference_mode():
-        for start in range(0, len(data), config.batch_size):
-            chosen = np.arange(start, min(start + config.batch_size, len(data)))
-            inputs, targets = data.batch(chosen)
-            for scores, target in zip(image.to_scores(decoder(inputs).numpy()), targets.numpy(), strict=True):
-                mask = target >= 0.5
-                if mask.any():
-                    ious.append(metrics.iou(scores >= 0.5, mask))
-                    aps.append(metrics.average_precision(scores, mask))
-    if not ious:
-        raise DatasetError("no crop of the validation samples holds anything manipulated: are their masks right?")
-    return float(np.mean(ious)), float(np.mean(aps))
+@contextmanager
+def _sigterm(accelerator: Accelerator) -> Iterator[None]:
+    """Within, SIGTERM sets the accelerator's trigger, which all processes look at after each step."""
+    if threading.current_thread() is not threading.main_thread():  # only there are handlers allowed
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: accelerator.set_trigger())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _to(inputs: Features, device: torch.device) -> Features:
+    cls = None if inputs.cls is None else inputs.cls.to(device)
+    return Features(tuple(m.to(device) for m in inputs.maps), cls)
 
 
 def _chosen(samples: Sequence[Sample], config: TrainConfig) -> list[Sample]:
@@ -364,54 +543,40 @@ def _initialise(decoder: nn.Module, std: float) -> None:
             nn.init.normal_(parameter, 0.0, std)
 
 
-def _crop(
-    pixels: NDArray[np.uint8], mask: NDArray[np.bool_], size: int, rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """A random native crop of size × size; a smaller picture is padded by reflection first, as the localizer does.
-
-    Corners are multiples of 8, as the localizer's are: JPEG's grid keeps its phase.
-    """
-    missing = [(0, max(0, size - side)) for side in mask.shape]
-    if any(pad for _, pad in missing):
-        pixels = np.pad(pixels, [*missing, (0, 0)], mode="reflect")
-        mask = np.pad(mask, missing, mode="reflect")
-    y, x = (8 * int(rng.integers((side - size) // 8 + 1)) for side in mask.shape)
-    return pixels[y : y + size, x : x + size], mask[y : y + size, x : x + size]
-
-
-def _resave(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
-    return image.read(buffer.getvalue()).pixels
-
-
 def _copy(decoder: nn.Module) -> nn.Module:
     averaged = copy.deepcopy(decoder)
     averaged.requires_grad_(False)
     return averaged
 
 
-def _stamp(path: Path | None) -> tuple[int, int]:
-    """Size and time of change: a file written anew is another one."""
-    if path is None:
-        return 0, 0
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
-
-
-def _claim(config: TrainConfig, out: Path, resume: bool) -> None:
+def _claim(config: TrainConfig, digests: dict[str, str], out: Path, resume: bool) -> None:
     """Make `out` this run's folder, or see that it already is."""
     path = out / "config.json"
-    recipe = dataclasses.asdict(config)
-    text = json.loads(json.dumps(recipe))
+    recipe = json.loads(json.dumps(dataclasses.asdict(config)))
     if path.exists():
         if not resume:
             raise SpecError(f"{out} holds a run; continue it with --resume, or choose another folder")
-        if json.loads(path.read_text())["recipe"] != text:
+        written = json.loads(path.read_text())
+        if written["recipe"] != recipe:
             raise SpecError(f"{out} holds a run of another recipe; choose another folder")
+        if written.get("data") != digests:
+            raise SpecError(f"{out} holds a run on other data; choose another folder")
         return
     out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"version": declip.__version__, "git": _revision(), "recipe": text}, indent=1) + "\n")
+    content = {"version": declip.__version__, "git": _revision(), "data": digests, "recipe": recipe}
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.replace(path)
+
+
+def _trim(path: Path, epochs: int) -> None:
+    """Drop the lines of epochs that were measured but not saved: they come again."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    path.write_text("".join(line for line in lines[:epochs]))
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _revision() -> str | None:

@@ -36,7 +36,7 @@ ROWS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
             "synthesis.inpainters",
             "synthesis.pipeline",
         ),
-        "features",
+        ("views", "features"),
         "engines",
         ("evaluation_report", "evaluation"),
         "baselines",

@@ -21,7 +21,7 @@ from declip.nn.backbones import Backbone, load_tensors, neighbours
 from declip.nn.model import DeclipNet, build
 from declip.types import BackboneSpec, DecoderSpec, ModelSpec
 
-__all__ = ["SPEC_KEY", "convert", "load", "read_spec", "save"]
+__all__ = ["SPEC_KEY", "convert", "load", "load_decoder", "read_spec", "save"]
 
 SPEC_KEY = "declip"
 VIT = "vit_large_patch14_clip_quickgelu_224.openai"
@@ -54,6 +54,18 @@ def load(path: Path, *, offline: bool = False) -> tuple[DeclipNet, ModelSpec]:
     net = build(spec, offline=offline)
     _fill(net, tensors, _published(spec), str(path))
     return net, spec
+
+
+def load_decoder(net: DeclipNet, spec: ModelSpec, path: Path) -> None:
+    """Copy the decoder of a .safetensors file into a network of the same backbones and decoder.
+
+    Raises WeightsError where the file's model is another one, or as `load` does.
+    """
+    found, tensors = _read(path, tensors=True)
+    if (found.backbones, found.decoder) != (spec.backbones, spec.decoder):
+        raise WeightsError(f"{path} holds another model: its backbones or its decoder differ from the recipe's")
+    learnt = {k.removeprefix("decoder."): v for k, v in tensors.items() if k.startswith("decoder.")}
+    _fill(net.decoder, learnt, (), str(path))
 
 
 def convert(official: Path, out: Path, *, tower: Tower | None = None) -> ModelSpec:

@@ -1,0 +1,151 @@
+"""Samples → what a network is trained on: inputs and targets, whole or cropped, augmented or as they are.
+
+Every random choice is drawn from the seed, the number of the view and the bytes of the picture, so that a view is the
+same in every run and list of samples that it appears in, and `Views.content` can name it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from declip import image, perturbations
+from declip.errors import DatasetError
+from declip.types import ModelSpec, Sample
+from declip.weights import sha256_of
+
+__all__ = ["AUGMENTATIONS", "Target", "Views"]
+
+_THREADS = min(8, os.cpu_count() or 1)
+# What decides a target. "mask": every pixel. "image": the whole picture, 1 = manipulated.
+Target = Literal["mask", "image"]
+# "flip": mirrored and turned by quarters; the others are those of `perturbations.augment`, after the resize or crop.
+AUGMENTATIONS: tuple[str, ...] = ("flip", *get_args(perturbations.Augmentation))
+
+
+class Views:
+    """The inputs and targets of samples: whole pictures squashed, or native crops, as the model's mode says.
+
+    seed: of crops and augmentations. augment: of AUGMENTATIONS. share: probability of each but "flip", in [0, 1].
+    A tiled model's crop is drawn anew for each view; without augmentation, a whole picture has one view only.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        spec: ModelSpec,
+        *,
+        seed: int = 0,
+        augment: Sequence[str] = (),
+        share: float = 1.0,
+        target: Target = "mask",
+    ) -> None:
+        self.samples = list(samples)
+        self.spec = spec
+        self.seed = seed
+        self.augment = tuple(augment)
+        self.share = share
+        self.target = target
+        self._digests: dict[Path, str] = {}
+
+    def __len__(self) -> int:
+        """How many samples."""
+        return len(self.samples)
+
+    def load(self, position: int, view: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """View `view` of a sample: (input (3, S, S) float32 normalised, target).
+
+        The target is (T, T) float32 in [0, 1], the mask resized with antialias and not binarised (paper §4); of whole
+        pictures, for the target "image", () float32, 1 = fake.
+        Raises ImageError for a file that cannot be read, DatasetError for a mask that does not fit.
+        """
+        sample, spec = self.samples[position], self.spec
+        rng = np.random.default_rng((self.seed, view, int(self._digest(sample.image)[:16], 16)))
+        pixels = image.read(sample.image).pixels
+        mask = self._mask(sample, pixels.shape[:2])
+        if spec.mode == "tiled":
+            pixels, mask = _crop(pixels, mask, spec.input_size, rng)
+        if "flip" in self.augment:
+            turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
+            pixels, mask = np.rot90(pixels, turns), np.rot90(mask, turns)
+            if mirrored:
+                pixels, mask = pixels[:, ::-1], mask[:, ::-1]
+        pixels = np.ascontiguousarray(pixels)
+        kinds = [kind for kind in get_args(perturbations.Augmentation) if kind in self.augment]
+        if kinds:
+            pixels = perturbations.augment(image.squash(pixels, spec.input_size), kinds, rng, self.share)
+        if self.target == "image":
+            target = np.asarray(sample.label == "fake", np.float32)
+        else:
+            target = image.resize_scores(np.ascontiguousarray(mask, np.float32), (spec.output_size, spec.output_size))
+        return image.to_input(pixels, spec), target
+
+    def content(self, position: int, view: int = 0) -> str:
+        """A digest of all that decides the input of a view: the file's bytes and what is done to them."""
+        return _hash(self._description(position, view))
+
+    def target_content(self, position: int, view: int = 0) -> str:
+        """A digest of all that decides the target of a view, beside what decides its input."""
+        sample = self.samples[position]
+        about: dict[str, Any] = {"input": self._description(position, view), "target": self.target}
+        if self.target == "image" or sample.mask is None:
+            about["label"] = sample.label
+        else:
+            about |= {"mask": self._digest(sample.mask), "fake_is": sample.fake_is}
+        return _hash(about | {"size": self.spec.output_size})
+
+    def keys(self, count: int) -> list[tuple[str, str]]:
+        """(content, target content) of `count` views of each sample, the first view of all samples first."""
+        pairs = [(position, view) for view in range(count) for position in range(len(self))]
+        with ThreadPoolExecutor(_THREADS) as pool:  # hashing files lets other threads run
+            return list(pool.map(lambda pair: (self.content(*pair), self.target_content(*pair)), pairs))
+
+    def _description(self, position: int, view: int) -> dict[str, Any]:
+        spec = dataclasses.asdict(self.spec)
+        about = {key: spec[key] for key in ("input_size", "mean", "std", "mode")} | {
+            "image": self._digest(self.samples[position].image)
+        }
+        if self.spec.mode == "tiled" or self.augment:
+            about |= {"seed": self.seed, "view": view, "augment": sorted(self.augment), "share": self.share}
+        return about
+
+    def _digest(self, path: Path) -> str:
+        if path not in self._digests:
+            self._digests[path] = sha256_of(path)
+        return self._digests[path]
+
+    def _mask(self, sample: Sample, size: tuple[int, ...]) -> NDArray[np.bool_]:
+        if self.target == "image" or (sample.label == "real" and sample.mask is None):
+            return np.zeros(size, bool)
+        mask = image.read_mask(sample)
+        if mask.shape != size:
+            raise DatasetError(f"{sample.mask} is {mask.shape}, its picture {size}; they must agree")
+        return mask
+
+
+def _crop(
+    pixels: NDArray[np.uint8], mask: NDArray[np.bool_], size: int, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """A random native crop of size × size; a smaller picture is padded by reflection first, as the localizer does.
+
+    Corners are multiples of 8, as the localizer's are: JPEG's grid keeps its phase.
+    """
+    missing = [(0, max(0, size - side)) for side in mask.shape]
+    if any(pad for _, pad in missing):
+        pixels = np.pad(pixels, [*missing, (0, 0)], mode="reflect")
+        mask = np.pad(mask, missing, mode="reflect")
+    y, x = (8 * int(rng.integers((side - size) // 8 + 1)) for side in mask.shape)
+    return pixels[y : y + size, x : x + size], mask[y : y + size, x : x + size]
+
+
+def _hash(about: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
