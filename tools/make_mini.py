@@ -81,7 +81,9 @@ def main() -> None:
     valid = [sample for sample in data["valid"] if sample.group in choosing]
     config = training.TrainConfig.from_toml(ROOT / "recipes/mini.toml", arguments.set)
     out = arguments.work / arguments.run
-    run = training.train(config, train=data["train"] + data["faint"] + data["large"], valid=valid, out=out, resume=True)
+    samples = data["train"] + data["faint"] + data["large"]
+    cache = arguments.work / "features"
+    run = training.train(config, train=samples, valid=valid, out=out, resume=True, cache=cache)
     print(f"best epoch {run.epoch}: IoU {run.iou:.3f}, AP {run.ap:.3f} on crops of the valid photos")
     calibrated = calibrate(run.best, arguments.data, out / "mini.safetensors")
     print(export.to_onnx(calibrated, arguments.out))
