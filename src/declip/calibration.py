@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 from declip import image
 from declip.engines import check_target, open_engine, with_spec
@@ -214,7 +214,7 @@ def false_alarm_range(rate: float, photos: int, *, confidence: float = 0.9) -> t
     Raises DatasetError for a rate below 1 / (photos + 1).
     """
     rank = _rank(rate, photos)
-    low, high = stats.beta.interval(confidence, rank, photos + 1 - rank)
+    low, high = special.betaincinv(rank, photos + 1 - rank, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 
