@@ -359,6 +359,20 @@ def test_few_photos_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["only 99 photos"]
 
 
+def test_saturated_scores_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    photos = reals(tmp_path / "photos", 98)
+    photos += [save(tmp_path / f"white-{i}.png", np.full((64, 64 + i), 255, np.uint8)) for i in range(2)]
+    engine = FakeEngine()
+    engine.logits = lambda inputs: np.float32(100) * inputs["image"].mean(axis=1)  # type: ignore[method-assign]
+    outcome = calibration.measure(Localizer(engine), photos)
+    (_, strict), (_, loose) = outcome.calibration.image_thresholds
+    assert sorted(outcome.scores)[-2:] == [1.0, 1.0] and strict > 1 > loose
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "no photo can reach the threshold at a false-alarm rate of 0.01"
+    ]
+    assert outcome.calibration.verdict(1.0)[0] == "inconclusive"
+
+
 # --- files ----------------------------------------------------------------------------------------------------------
 
 

@@ -161,13 +161,19 @@ def measure(
         final = _at(localizer, temperature)
         pairs = _with_masks(final, used, batch_size, "mask threshold", progress)
         threshold = mask_threshold(((found, mask) for _, found, mask in pairs), untouched(final))
+    thresholds = image_thresholds(scores, rates)
     if len(scores) < _FEW:
         _log.warning("only %d photos: the rates are kept on average, but a single calibration can be off", len(scores))
+    for rate, limit in thresholds:
+        if limit > 1:
+            _log.warning(
+                "no photo can reach the threshold at a false-alarm rate of %g: untouched ones score 1 already", rate
+            )
     return Outcome(
         calibration=Calibration(
             temperature=temperature,
             mask_threshold=threshold,
-            image_thresholds=image_thresholds(scores, rates),
+            image_thresholds=thresholds,
             photos=len(scores),
             mode=localizer.mode,
             precision=localizer.precision,
