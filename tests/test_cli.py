@@ -295,6 +295,92 @@ def test_evaluate_scores_what_localize_wrote(
     assert not (tmp_path / "x").exists()
 
 
+# --- calibrate ------------------------------------------------------------------------------------------------------
+
+
+def test_calibrate_prints_what_it_promises_and_writes_a_model(
+    tmp_path: Path,
+    tiny_model: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    folder, out = tmp_path / "photos", tmp_path / "mine.onnx"
+    for white in range(60):
+        picture(folder / f"{white}.png", white)
+    arguments = ("calibrate", folder, "--model", tiny_model[1], "--out", out)
+    assert call(monkeypatch, *arguments) == 2
+    assert (
+        "a false-alarm rate of 0.01 cannot be guaranteed by 60 photos; it needs at least 99" in capfd.readouterr().err
+    )
+    assert not out.exists()
+    (folder / "notes.txt").write_text("no picture")
+    picture(folder / "again.png", 30)
+    assert call(monkeypatch, *arguments, "--false-alarms", "0.02,0.1", "--tile") == 0
+    stdout, stderr = capfd.readouterr()
+    rows = {line.split()[0]: line.split() for line in stdout.splitlines()}
+    (_, strict), (_, loose) = declip.load(out).spec.calibration.image_thresholds  # type: ignore[union-attr]
+    # Of 60 photos the largest score and the sixth: Beta(1, 60) and Beta(6, 55).
+    assert " ".join(rows["manipulated"]) == f"manipulated {strict:.4f} at most 2 % 0.085 to 4.9 %"
+    assert " ".join(rows["inconclusive"]) == f"inconclusive {loose:.4f} at most 10 % 4.4 to 17 %"
+    assert "photos          60; left out: 0 unreadable, 1 repeated, 1 other files skipped\n" in stdout
+    assert "temperature     1, kept\nmask threshold  0.5, kept\nverdicts in     tiled mode only\n" in stdout
+    assert f"written         {out}\n" in stdout
+    assert stderr == ""
+    assert call(monkeypatch, *arguments, "--false-alarms", "0.02,0.1") == 2
+    assert capfd.readouterr().err == f"declip: {out} exists; --force (force=True) overwrites it\n"
+    (folder / "torn.png").write_bytes((folder / "1.png").read_bytes()[:-20])
+    assert call(monkeypatch, *arguments, "--false-alarms", "0.1", "--force") == 1
+    stdout = capfd.readouterr().out
+    assert "60; left out: 1 unreadable, 1 repeated" in stdout and "inconclusive" not in stdout
+
+
+def test_calibrate_passes_its_settings_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from declip import calibration
+
+    seen: dict[str, Any] = {}
+    found = Calibration(temperature=1.5, mask_threshold=0.6, image_thresholds=((0.05, 0.7),), photos=30)
+
+    def calibrate(model: str, photos: list[Path], out: Path, **settings: Any) -> calibration.Outcome:
+        seen.update(settings, model=model, photos=photos, out=out)
+        return calibration.Outcome(calibration=found, scores=(), fakes=1, lost=1)
+
+    monkeypatch.setattr(calibration, "calibrate", calibrate)
+    manifest, out = samples(tmp_path / "data"), tmp_path / "mine.onnx"
+    photos = [picture(tmp_path / "photos" / "b" / "2.png"), picture(tmp_path / "1.png")]
+    options = ("--data", manifest, "--split", "test", "--whole", "--batch-size", 3, "--offline", "--force")
+    arguments = ("calibrate", tmp_path / "photos", tmp_path / "1.png", "--out", out)
+    assert call(monkeypatch, *arguments, *options, "--model", "m.onnx") == 1
+    stdout, stderr = capfd.readouterr()
+    assert "temperature     1.5, refitted on 1 manipulated pictures\n" in stdout
+    assert "mask threshold  0.6, refitted on 1 manipulated pictures\n" in stdout
+    assert stderr == "declip: 1 samples of --data were left out\n"
+    given = seen.pop("samples")
+    assert [(sample.image.name, sample.label, sample.split) for sample in given] == [
+        ("a.png", "fake", "test"),
+        ("b.png", "fake", "test"),
+    ]
+    assert seen == {
+        "model": "m.onnx",
+        "photos": photos,
+        "out": out,
+        "rates": [0.01, 0.05],
+        "mode": "whole",
+        "batch_size": 3,
+        "offline": True,
+        "force": True,
+        "progress": False,
+    }
+    assert call(monkeypatch, *arguments) == 1
+    assert (seen["model"], seen["samples"], seen["mode"], seen["force"]) == ("mini", None, None, False)
+    capfd.readouterr()
+    assert call(monkeypatch, *arguments, "--false-alarms", "5%") == 2
+    assert "got the false-alarm rate '5%'; expected a number in (0, 1)" in capfd.readouterr().err
+    assert call(monkeypatch, *arguments, "--split", "test") == 2
+    assert "add --data" in capfd.readouterr().err
+
+
 # --- the other verbs ------------------------------------------------------------------------------------------------
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import safetensors.torch
 from numpy.typing import NDArray
 
-from declip.engines import OnnxEngine, TorchEngine, open_engine
-from declip.errors import SpecError, WeightsError
+from declip.engines import OnnxEngine, TorchEngine, check_target, open_engine, with_spec
+from declip.errors import DeclipError, SpecError, WeightsError
 from declip.nn import checkpoint
+from declip.types import Calibration
 from declip.weights import sha256_of
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -136,3 +138,84 @@ def test_an_onnx_file_needs_its_description(tiny_model: tuple[Path, Path], tmp_p
         WeightsError, match=r"other\.onnx has no declip model description; make it with `declip export`"
     ):
         open_engine(path)
+
+
+# --- another description --------------------------------------------------------------------------------------------
+
+CALIBRATION = Calibration(temperature=1.7, image_thresholds=((0.05, 0.25),), photos=60, mode="tiled")
+
+
+def tensors(path: Path) -> dict[str, bytes]:
+    """Every tensor of a weight file, with its type and shape, as bytes."""
+    if path.suffix == ".onnx":
+        graph = onnx.load(str(path)).graph
+        return {"graph": graph.SerializeToString(deterministic=True)}
+    return {
+        name: str((tensor.dtype, tensor.shape)).encode() + tensor.numpy().tobytes()
+        for name, tensor in safetensors.torch.load_file(path).items()
+    }
+
+
+@pytest.mark.parametrize("position", [0, 1], ids=["torch", "onnx"])
+def test_another_description_leaves_the_weights_alone(
+    tiny_model: tuple[Path, Path], tmp_path: Path, position: int
+) -> None:
+    source = tiny_model[position]
+    before = source.read_bytes()
+    spec = dataclasses.replace(open_engine(source).spec, calibration=CALIBRATION)
+    out = tmp_path / "new" / f"mine{source.suffix}"
+    assert with_spec(source, spec, out) == out
+    assert source.read_bytes() == before
+    assert tensors(out) == tensors(source) and len(b"".join(tensors(out).values())) > 10_000
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+    old, new = open_engine(source), open_engine(out)
+    assert new.spec == spec != old.spec
+    assert new.sha256 == sha256_of(out) != old.sha256
+    assert np.array_equal(new.logits(batch(2)), old.logits(batch(2)))
+
+
+@pytest.mark.parametrize("position", [0, 1], ids=["torch", "onnx"])
+def test_a_description_is_not_written_over_a_file_unasked(
+    tiny_model: tuple[Path, Path], tmp_path: Path, position: int
+) -> None:
+    source = tiny_model[position]
+    spec = open_engine(source).spec
+    out = tmp_path / f"mine{source.suffix}"
+    out.write_text("mine")
+    with pytest.raises(DeclipError, match="exists; --force"):
+        with_spec(source, spec, out)
+    assert out.read_text() == "mine"
+    with_spec(source, spec, out, force=True)
+    changed = dataclasses.replace(spec, calibration=CALIBRATION)
+    with_spec(out, changed, out, force=True)  # a file over itself
+    assert open_engine(out).spec == changed and tensors(out) == tensors(source)
+
+
+def test_targets_that_cannot_be_written(tiny_model: tuple[Path, Path], tmp_path: Path) -> None:
+    source, exported = tiny_model
+    with pytest.raises(WeightsError, match=r"expected a name that ends in \.onnx"):
+        check_target(exported, tmp_path / "a.safetensors")
+    with pytest.raises(WeightsError, match=r"expected a name that ends in \.safetensors"):
+        check_target(source, tmp_path / "a.onnx")
+    with pytest.raises(WeightsError, match=r"a\.pth: expected a \.onnx or \.safetensors file"):
+        check_target(tmp_path / "a.pth", tmp_path / "b.pth")
+    (tmp_path / "folder.onnx").mkdir()
+    with pytest.raises(DeclipError, match="is a folder"):
+        check_target(exported, tmp_path / "folder.onnx", force=True)
+
+
+def test_a_damaged_source_leaves_no_file(tiny_model: tuple[Path, Path], tmp_path: Path) -> None:
+    spec = open_engine(tiny_model[1]).spec
+    for name in ("torn.onnx", "torn.safetensors"):
+        torn = tmp_path / name
+        torn.write_bytes(b"not a model")
+        with pytest.raises(WeightsError, match="torn"):
+            with_spec(torn, spec, tmp_path / f"out{torn.suffix}")
+        with pytest.raises(WeightsError, match="gone"):
+            with_spec(tmp_path / f"gone{torn.suffix}", spec, tmp_path / f"out{torn.suffix}")
+    bare = onnx.load(str(tiny_model[1]))
+    del bare.metadata_props[:]
+    onnx.save_model(bare, str(tmp_path / "bare.onnx"))
+    with pytest.raises(WeightsError, match="no declip model description"):
+        with_spec(tmp_path / "bare.onnx", spec, tmp_path / "out.onnx")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bare.onnx", "torn.onnx", "torn.safetensors"]

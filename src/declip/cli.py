@@ -21,6 +21,7 @@ import declip
 from declip.errors import DeclipError, MissingExtraError
 
 if TYPE_CHECKING:
+    from declip.calibration import Outcome
     from declip.evaluation import Evaluation
     from declip.types import Mode, Sample
 
@@ -181,6 +182,47 @@ def evaluate(
     )
     result.save(out, force=force)
     raise typer.Exit(_print_evaluation(result))
+
+
+@app.command()
+def calibrate(
+    photos: Annotated[list[Path], typer.Argument(metavar="REAL_PHOTOS", help="Untouched photos of your own; folders.")],
+    out: Annotated[Path, typer.Option("--out", help="The model file to write, of the same suffix as the model's.")],
+    model: Model = "mini",
+    false_alarms: Annotated[
+        str, typer.Option(help="Rates for 'manipulated' and 'inconclusive', separated by commas.")
+    ] = "0.01,0.05",
+    data: Annotated[Path | None, typer.Option("--data", help="Manifest of fakes with masks, to refit with.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only the samples of this split.")] = None,
+    tile: Annotated[bool | None, typer.Option("--tile/--whole", help="Native resolution, or squashed.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Photos or tiles computed at once.")] = 8,
+    offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
+    force: Force = False,
+) -> None:
+    """Set a model's verdicts by untouched photos of your own, and write it as a new file."""
+    from declip import calibration, datasets
+    from declip.outputs import find_pictures
+
+    if split and not data:
+        raise DeclipError("--split chooses among the samples of --data; add --data")
+    rates = [_rate(text) for text in false_alarms.split(",")]
+    pairs, skipped = find_pictures(photos)
+    samples = [s for s in datasets.read_manifest(data) if split in (None, s.split)] if data else None
+    mode: Mode | None = None if tile is None else "tiled" if tile else "whole"
+    result = calibration.calibrate(
+        model,
+        [pair.path for pair in pairs],
+        out,
+        rates=rates,
+        samples=samples,
+        mode=mode,
+        batch_size=batch_size,
+        offline=offline,
+        force=force,
+        progress=sys.stderr.isatty(),
+    )
+    _print_calibration(result, out, skipped)
+    raise typer.Exit(1 if result.unreadable or result.lost else 0)
 
 
 @app.command()
@@ -462,6 +504,35 @@ def _print_evaluation(evaluation: Evaluation) -> int:
     return 1 if evaluation.errors else 0
 
 
+def _print_calibration(result: Outcome, out: Path, skipped: int) -> None:
+    """Print what was measured and what it promises to stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from declip.calibration import false_alarm_range
+
+    calibration = result.calibration
+    table = Table("verdict", "score from", "false alarms", "likely range", box=None, pad_edge=False)
+    words = ("manipulated", "inconclusive")
+    for word, (rate, threshold) in zip(words, calibration.image_thresholds, strict=False):
+        low, high = false_alarm_range(rate, calibration.photos)
+        table.add_row(word, f"{threshold:.4f}", f"at most {100 * rate:g} %", f"{100 * low:.2g} to {100 * high:.2g} %")
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    _line(
+        "Of untouched photos like these at most that share reaches the score, averaged over calibrations with as many."
+    )
+    _line("The rate of this very calibration lies within the likely range nine times in ten.")
+    fitted = f"refitted on {result.fakes} manipulated pictures" if result.fakes else "kept"
+    dropped = f"{result.unreadable} unreadable, {result.repeated} repeated, {skipped} other files skipped"
+    _line(f"photos          {calibration.photos}; left out: {dropped}")
+    _line(f"temperature     {calibration.temperature:.4g}, {fitted}")
+    _line(f"mask threshold  {calibration.mask_threshold:g}, {fitted}")
+    _line(f"verdicts in     {calibration.mode} mode only")
+    _line(f"written         {out}")
+    if result.lost:
+        _note(f"{result.lost} samples of --data were left out")
+
+
 def _print_row(row: dict[str, Any], as_json: bool) -> bool:
     """Print the row of one image; True if it failed."""
     failed = "error" in row
@@ -509,6 +580,13 @@ def _printable(text: str) -> str:
 def _size(published: int | None, path: Path | None) -> str:
     size = path.stat().st_size if path else published
     return "?" if size is None else f"{size / 1e6:.0f} MB"
+
+
+def _rate(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise DeclipError(f"got the false-alarm rate {text!r}; expected a number in (0, 1), as 0.01 for 1 %") from None
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """Engines: normalised pictures → logits, by ONNX Runtime (the light core) or torch.
 
 `open_engine` picks by the file's suffix. Both are thread-safe and give the same numbers (export is checked to 1e-4).
+`with_spec` writes a weight file anew with another description, its weights untouched.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from declip.errors import MissingExtraError, SpecError, WeightsError
+from declip.errors import DeclipError, MissingExtraError, SpecError, WeightsError
 from declip.types import Engine, ModelSpec
 from declip.weights import sha256_of
 
-__all__ = ["OnnxEngine", "TorchEngine", "open_engine"]
+__all__ = ["OnnxEngine", "TorchEngine", "check_target", "open_engine", "with_spec"]
 
 SPEC_KEY = "declip"
 
@@ -121,3 +122,66 @@ def open_engine(
         case ".pth" | ".pt":
             raise WeightsError(f"{path} is a pickle; turn it into .safetensors with `declip convert {path} --out …`")
     raise WeightsError(f"{path}: expected a .onnx or .safetensors file")
+
+
+def with_spec(path: str | Path, spec: ModelSpec, out: str | Path, *, force: bool = False) -> Path:
+    """Write a weight file anew with another ModelSpec; every tensor stays as it is, and no network is built.
+
+    path: a .onnx or .safetensors. out: of the same suffix, not there yet unless force; it appears whole or not at all.
+    Returns out. Raises as `check_target`, WeightsError for a bad file, MissingExtraError where .safetensors needs
+    torch and it is absent.
+    """
+    path, out = Path(path), Path(out)
+    check_target(path, out, force=force)
+    if path.suffix.lower() == ".onnx":
+        return _onnx_with_spec(path, spec, out)
+    try:
+        from declip.nn import checkpoint
+    except ModuleNotFoundError as error:
+        if missing := MissingExtraError.behind(error):
+            raise missing from error
+        raise
+    return checkpoint.with_spec(path, spec, out)
+
+
+def check_target(path: str | Path, out: str | Path, *, force: bool = False) -> None:
+    """Whether `with_spec` can write out from path: to be asked before hours of computing.
+
+    Raises WeightsError for a path that is neither .onnx nor .safetensors, or an out of another suffix; DeclipError if
+    out exists, unless force.
+    """
+    path, out = Path(path), Path(out)
+    if path.suffix.lower() not in (".onnx", ".safetensors"):
+        raise WeightsError(f"{path}: expected a .onnx or .safetensors file")
+    if out.suffix.lower() != path.suffix.lower():
+        raise WeightsError(
+            f"{out} cannot hold the weights of {path}: expected a name that ends in {path.suffix.lower()} "
+            "(`declip export` turns .safetensors into .onnx)"
+        )
+    if out.is_dir():
+        raise DeclipError(f"{out} is a folder; expected a file to write")
+    if out.exists() and not force:
+        raise DeclipError(f"{out} exists; --force (force=True) overwrites it")
+
+
+def _onnx_with_spec(path: Path, spec: ModelSpec, out: Path) -> Path:
+    import onnx
+
+    if not path.is_file():
+        raise WeightsError(f"no ONNX file at {path}")
+    try:
+        model = onnx.load_model_from_string(path.read_bytes())
+    except Exception as error:  # protobuf's own, of a package that declip does not name
+        raise WeightsError(f"{path} cannot be read as ONNX: {error}") from error
+    entry = next((entry for entry in model.metadata_props if entry.key == SPEC_KEY), None)
+    if entry is None:
+        raise WeightsError(f"{path} has no declip model description; make it with `declip export`")
+    entry.value = spec.to_json()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".part")
+    try:
+        partial.write_bytes(model.SerializeToString())
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return out

@@ -16,7 +16,7 @@ from declip.engines import open_engine
 from declip.errors import ImageError, MissingExtraError, SpecError
 from declip.types import Engine, Localization, Mode, ModelSpec, Photo, PictureLike, Precision, Verdict
 
-__all__ = ["Localizer", "load"]
+__all__ = ["Localizer", "load", "model_file"]
 
 
 def load(
@@ -38,11 +38,17 @@ def load(
     """
     if precision != "exact":
         raise SpecError(f"precision is {precision!r}; this release computes 'exact' (fp32) only")
-    path = weights.embedded_path() if model is None else weights.resolve(model, offline=offline)
-    if path.suffix == ".pth" and path.parent == weights.cache_dir():
-        path = _converted(path)
-    engine = open_engine(path, threads=threads, device=device, offline=offline)
+    engine = open_engine(model_file(model, offline=offline), threads=threads, device=device, offline=offline)
     return Localizer(engine, mode=mode, threshold=threshold)
+
+
+def model_file(model: str | Path | None = None, *, offline: bool = False) -> Path:
+    """The file that `load` opens: of the embedded model (None), of a name of `declip.catalog`, or a path.
+
+    An official checkpoint is downloaded, and converted to .safetensors beside it. Raises as `load` does.
+    """
+    path = weights.embedded_path() if model is None else weights.resolve(model, offline=offline)
+    return _converted(path) if path.suffix == ".pth" and path.parent == weights.cache_dir() else path
 
 
 def _converted(path: Path) -> Path:

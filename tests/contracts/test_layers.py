@@ -41,7 +41,7 @@ ROWS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
         ("evaluation_report", "evaluation"),
         "baselines",
     ),
-    ("localizer", "calibration"),
+    (("localizer", "calibration"),),
     ("training", "export", "report", "outputs"),
     ("reproduce", "batch", "server"),
     ("cli",),

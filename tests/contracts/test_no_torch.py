@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import declip
 from declip import errors
@@ -40,6 +41,26 @@ def test_the_embedded_model_localizes() -> None:
     assert (int(height), int(width)) == declip.image.read(photo).size
     assert model == "mini"
     assert " ".join(verdict) in ("manipulated", "inconclusive", "nothing found")
+
+
+@pytest.mark.skipif(not MINI.is_file(), reason="the embedded model is not built")
+def test_the_embedded_model_is_calibrated(tmp_path: Path) -> None:
+    for level in range(20):
+        Image.effect_noise((80, 80), 10 + level).convert("RGB").save(tmp_path / f"{level}.png")
+    code = (
+        "import declip\n"
+        "from pathlib import Path\n"
+        "from declip.calibration import calibrate\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        "photos = sorted(folder.iterdir())\n"
+        "outcome = calibrate('mini', photos, folder / 'mine.onnx', rates=(0.05,))\n"
+        "result = declip.load(folder / 'mine.onnx')(photos[0])\n"
+        "assert sys.modules['torch'] is None\n"
+        "print(result.model, outcome.calibration.photos, result.false_alarm_rate, result.verdict)\n"
+    )
+    model, photos, rate, *verdict = run(code).split()
+    assert (model, photos, rate) == ("mine", "20", "0.05")
+    assert " ".join(verdict) in ("manipulated", "nothing found")
 
 
 def test_what_needs_torch_says_the_pip_line() -> None:

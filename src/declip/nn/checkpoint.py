@@ -21,7 +21,7 @@ from declip.nn.backbones import Backbone, load_tensors, neighbours
 from declip.nn.model import DeclipNet, build
 from declip.types import BackboneSpec, DecoderSpec, ModelSpec
 
-__all__ = ["SPEC_KEY", "convert", "load", "load_decoder", "read_spec", "save"]
+__all__ = ["SPEC_KEY", "convert", "load", "load_decoder", "read_spec", "save", "with_spec"]
 
 SPEC_KEY = "declip"
 VIT = "vit_large_patch14_clip_quickgelu_224.openai"
@@ -33,16 +33,18 @@ def save(net: DeclipNet, spec: ModelSpec, path: Path) -> Path:
     """Write net and spec as .safetensors; published backbones' tensors stay out. Returns path."""
     published = _published(spec)
     tensors = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items() if not k.startswith(published)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    save_file(tensors, partial, metadata={SPEC_KEY: spec.to_json()})
-    partial.replace(path)
-    return path
+    return _write(tensors, spec, path)
 
 
 def read_spec(path: Path) -> ModelSpec:
     """The ModelSpec in a .safetensors header, without reading the tensors."""
     return _read(path, tensors=False)[0]
+
+
+def with_spec(path: Path, spec: ModelSpec, out: Path) -> Path:
+    """Write the tensors of path as they are, under another description, to out; no network is built. Returns out."""
+    _, tensors = _read(path, tensors=True)
+    return _write(tensors, spec, out)
 
 
 def load(path: Path, *, offline: bool = False) -> tuple[DeclipNet, ModelSpec]:
@@ -149,6 +151,17 @@ def _read(path: Path, *, tensors: bool) -> tuple[ModelSpec, dict[str, Tensor]]:
         return ModelSpec.from_json(text), content
     except SpecError as error:
         raise WeightsError(f"{path}: {error}") from error
+
+
+def _write(tensors: dict[str, Tensor], spec: ModelSpec, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    try:
+        save_file(tensors, partial, metadata={SPEC_KEY: spec.to_json()})
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
 
 
 def _read_official(path: Path) -> dict[str, Any]:
