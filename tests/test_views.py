@@ -144,3 +144,11 @@ def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
     image.write_mask(tmp_path / "mask.png", np.ones((50, 40), bool))
     with pytest.raises(DatasetError, match=r"mask\.png is \(50, 40\), its picture \(40, 50\); they must agree"):
         Views([sample], SPEC).load(0)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    (sample,) = make_noise(tmp_path, 1)
+    assert sample.mask is not None
+    sample.mask.unlink()
+    with pytest.raises(DatasetError, match=r"0-mask\.png cannot be read: .*No such file"):
+        Views([sample], SPEC).keys(1)

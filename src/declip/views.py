@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declip import image, perturbations
-from declip.errors import DatasetError
+from declip.errors import DatasetError, WeightsError
 from declip.types import ModelSpec, Sample
 from declip.weights import sha256_of
 
@@ -120,7 +120,10 @@ class Views:
 
     def _digest(self, path: Path) -> str:
         if path not in self._digests:
-            self._digests[path] = sha256_of(path)
+            try:
+                self._digests[path] = sha256_of(path)
+            except WeightsError as error:  # what it calls every file
+                raise DatasetError(f"{path} cannot be read: {error.__cause__}") from error
         return self._digests[path]
 
     def _mask(self, sample: Sample, size: tuple[int, ...]) -> NDArray[np.bool_]:
