@@ -407,6 +407,26 @@ def test_maps_of_8_bits_and_of_wrong_kinds(tmp_path: Path) -> None:
         Maps(tmp_path / "gone", [])
 
 
+def test_maps_may_be_arrays_and_the_other_way_round(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.full((1, 4, 6, 1), 0.25, np.float64))
+    np.save(tmp_path / "b.npy", np.full((4, 6), 51, np.uint8))
+    np.save(tmp_path / "c.npy", np.ones((4, 6), bool))
+    np.save(tmp_path / "d.npy", np.full((4, 6), 3.5))  # logits
+    np.save(tmp_path / "e.npy", np.full((4, 6), np.nan))
+    np.save(tmp_path / "f.npy", np.zeros((2, 4, 6)))
+    np.save(tmp_path / "g.npy", np.zeros((4, 6), np.int64))
+    (tmp_path / "h.npy").write_bytes(b"no array")
+    np.save(tmp_path / "i.npy", np.array([{}], dtype=object), allow_pickle=True)
+    names = [f"{letter}.jpg" for letter in "abcdefghi"]
+    expected = [0.25, 0.2, 1.0, "input", "input", "input", "input", "corrupt", "corrupt"]
+    assert maps_of(tmp_path, *names) == expected
+    save_map(tmp_path / "a.png", 0.1)
+    assert maps_of(tmp_path, "a.jpg") == [0.1]
+    paths = [Path("a.jpg"), Path("b.jpg")]
+    turned = Maps(tmp_path, paths, fake_is="black")
+    assert [round(item.score, 3) for item in turned.map(paths) if not isinstance(item, ImageError)] == [0.9, 0.8]
+
+
 def test_maps_give_what_the_model_gave(data: Data) -> None:
     folder = data.folder / "maps"
     folder.mkdir()
@@ -422,6 +442,7 @@ def test_maps_give_what_the_model_gave(data: Data) -> None:
         assert getattr(result.mean, name) == pytest.approx(getattr(expected, name), abs=1e-3), name
     assert result.protocol["image score"] == "mean of the map"
     assert result.protocol["input size"].startswith("unknown")
+    assert result.protocol["polarity"].endswith("; white = manipulated in the maps")
 
 
 # --- the protocol card ----------------------------------------------------------------------------------------------

@@ -86,7 +86,18 @@ __all__ = [
 ]
 
 _MODULES = frozenset(
-    {"datasets", "evaluation", "export", "image", "metrics", "nn", "perturbations", "synthesis", "training"}
+    {
+        "calibration",
+        "datasets",
+        "evaluation",
+        "export",
+        "image",
+        "metrics",
+        "nn",
+        "perturbations",
+        "synthesis",
+        "training",
+    }
 )
 _HOME = {
     "MODELS": "catalog",

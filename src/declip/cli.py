@@ -153,6 +153,7 @@ def evaluate(
     out: Annotated[Path, typer.Option("--out", help="Folder for images.csv, summary.json and report.html.")],
     model: Annotated[str | None, typer.Option("--model", help="As for localize; mini if there are no maps.")] = None,
     maps: Annotated[Path | None, typer.Option("--maps", help="Folder of score maps made elsewhere.")] = None,
+    maps_fake_is: Annotated[Polarity, typer.Option(help="What --maps show as manipulated.")] = Polarity.white,
     split: Annotated[str | None, typer.Option(help="Only the samples of this split.")] = None,
     tile: Annotated[bool | None, typer.Option("--tile/--whole", help="Native resolution, or squashed.")] = None,
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Of the mask.")] = None,
@@ -170,7 +171,11 @@ def evaluate(
     evaluation.check_free(out, force=force)
     samples = [sample for sample in datasets.read_manifest(manifest) if split in (None, sample.split)]
     mode: Mode | None = None if tile is None else "tiled" if tile else "whole"
-    source = evaluation.Maps(maps, [s.image for s in samples], root=manifest.parent) if maps else None
+    source = (
+        evaluation.Maps(maps, [s.image for s in samples], root=manifest.parent, fake_is=maps_fake_is.value)
+        if maps
+        else None
+    )
     result = evaluation.evaluate(
         source or load(model, mode=mode, offline=offline),
         samples,

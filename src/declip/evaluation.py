@@ -35,7 +35,7 @@ import declip
 from declip import catalog, evaluation_report, image, metrics
 from declip.errors import DatasetError, DeclipError, ImageError
 from declip.evaluation_report import Case, CaseKind
-from declip.types import Localization, ModelSpec, Photo, PictureLike, Predictor, Sample
+from declip.types import Localization, ModelSpec, Photo, PictureLike, Polarity, Predictor, Sample
 
 __all__ = ["FILES", "Evaluation", "Figures", "Maps", "Row", "Summary", "check_free", "evaluate"]
 
@@ -218,19 +218,27 @@ class Evaluation:
 class Maps:
     """Score maps made elsewhere, as a Predictor: the maps of any method are scored by the same code.
 
-    For an image at SUB/photo.jpg below root, the first of these that exists in folder is its map, a grey PNG of 8 or 16
-    bits, full scale = 1.0 = surely manipulated, of any size:
-    SUB/photo.jpg.scores.png, photo.jpg.scores.png (as `declip localize` writes), SUB/photo.png, photo.png.
+    For an image at SUB/photo.jpg below root, the first of these that exists in folder is its map, of any size and of a
+    kind that `image.read_scores` reads, 1.0 = surely manipulated: SUB/photo.jpg.scores.png, photo.jpg.scores.png (as
+    `declip localize` writes), SUB/photo.png, photo.png, SUB/photo.npy, photo.npy.
     The image score is the mean of the map, as in the paper. An image without a map is an ImageError of kind "missing";
     a file that is the map of several images is one of kind "input" for each of them.
 
-    images: all that will be asked for. threshold: of the mask. Raises DatasetError if folder is none.
+    images: all that will be asked for. threshold: of the mask. fake_is: "black" = the maps are the other way round, 0
+    means manipulated; they are turned when they are read. Raises DatasetError if folder is none.
     """
 
     def __init__(
-        self, folder: str | Path, images: Iterable[Path], *, root: str | Path = "", threshold: float = 0.5
+        self,
+        folder: str | Path,
+        images: Iterable[Path],
+        *,
+        root: str | Path = "",
+        threshold: float = 0.5,
+        fake_is: Polarity = "white",
     ) -> None:
         self.folder = Path(folder)
+        self.fake_is: Polarity = fake_is
         self.threshold = threshold
         if not self.folder.is_dir():
             raise DatasetError(f"{self.folder}: no such folder of maps")
@@ -249,13 +257,17 @@ class Maps:
         found = self._maps.get(path)
         if found is None:
             raise ImageError(
-                str(path), "missing", f"no map in {self.folder}; expected {path.name}.scores.png or {path.stem}.png"
+                str(path),
+                "missing",
+                f"no map in {self.folder}; expected {path.name}.scores.png, {path.stem}.png or .npy",
             )
         if self._claims[found] > 1:
             raise ImageError(
                 str(path), "input", f"{found} would be the map of {self._claims[found]} images; keep their sub-folders"
             )
         scores = image.read_scores(found)
+        if self.fake_is == "black":
+            scores = 1 - scores
         return Localization(
             name=str(path),
             scores=scores,
@@ -270,7 +282,7 @@ class Maps:
         places = [self.folder / inside] if ".." not in inside.parts else []
         places.append(self.folder / path.name)
         names = [place.with_name(place.name + ".scores.png") for place in places]
-        names += [place.with_suffix(".png") for place in places]
+        names += [place.with_suffix(suffix) for suffix in (".png", ".npy") for place in places]
         # A folder that holds the photos, too: a photo is not its own map.
         return next((p for p in names if p.is_file() and not (path.exists() and p.samefile(path))), None)
 
@@ -632,7 +644,8 @@ def _protocol(
         "calibrated threshold": _score_threshold(spec, rows, score_threshold),
         "image score": "mean of the map" if isinstance(predictor, Maps) else f"{_image_score(spec)}",
         "polarity": "; ".join(f"{colour} = manipulated in {count} mask files" for colour, count in polarity.items())
-        or "no mask files",
+        + ("no mask files" if not polarity else "")
+        + (f"; {predictor.fake_is} = manipulated in the maps" if isinstance(predictor, Maps) else ""),
         "borders": "F1-fixed and F1-best leave out a band around the mask's border (eroded 15×15, dilated 11×11), "
         "all other figures take every pixel",
         "averaging": "mean over pictures; localization over fakes only, as in the paper; pooled: sums of pixels first",

@@ -666,9 +666,15 @@ def write_scores(path: str | Path, scores: NDArray[np.float32]) -> None:
 
 
 def read_scores(path: str | Path) -> NDArray[np.float32]:
-    """Read a grey PNG of scores: (H, W) float32, 1.0 = the file's full scale (16-bit as `write_scores`, or 8-bit)."""
+    """Read scores, (H, W) float32: a grey PNG, 1.0 = its full scale (16-bit as `write_scores`, or 8-bit), or a .npy.
+
+    The latter holds floats in [0, 1] (not logits), bool, or uint8 or uint16 of full scale; (H, W), or with axes of
+    length 1. Raises ImageError for anything else.
+    """
     name = str(path)
     data = _file_bytes(Path(path), name, MAX_BYTES)
+    if Path(path).suffix.lower() == ".npy":
+        return _read_npy(data, name)
     if _format_of(data, name) != "PNG":
         raise ImageError(name, "format", "not a PNG; expected a grey PNG of scores")
     image = _open(data, "PNG", name, MAX_PIXELS)
@@ -681,6 +687,26 @@ def read_scores(path: str | Path) -> NDArray[np.float32]:
     _load(image, name)
     scores = np.asarray(image).astype(np.float32)
     scores /= np.float32(255 if image.mode == "L" else 65535)
+    return scores
+
+
+def _read_npy(data: bytes, name: str) -> NDArray[np.float32]:
+    try:
+        array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ImageError(name, "corrupt", f"this .npy cannot be read as one array of numbers: {error}") from error
+    scores = array.squeeze()
+    if scores.ndim != 2 or 0 in scores.shape:
+        raise ImageError(name, "input", f"an array of shape {array.shape}; expected scores (H, W)")
+    if scores.dtype in (np.uint8, np.uint16):
+        return np.asarray(scores / np.float32(np.iinfo(scores.dtype).max), np.float32)
+    if scores.dtype != np.bool_ and not np.issubdtype(scores.dtype, np.floating):
+        raise ImageError(name, "input", f"an array of {scores.dtype}; expected floats in [0, 1], bool, uint8 or uint16")
+    scores = np.ascontiguousarray(scores, np.float32)
+    if not (scores.min() >= 0 and scores.max() <= 1):  # not: also catches nan
+        raise ImageError(
+            name, "input", f"values from {scores.min():g} to {scores.max():g}; expected scores in [0, 1], not logits"
+        )
     return scores
 
 
