@@ -85,6 +85,10 @@ class Experiment(StrEnum):
     decoders = "decoders"
     backbones = "backbones"
     generators = "generators"
+    detection = "detection"
+    autosplice = "autosplice"
+    robustness = "robustness"
+    leave_one_out = "leave-one-out"
 
 
 class Scale(StrEnum):

@@ -217,7 +217,15 @@ class Workbench:
     def _train(self, cell: Training, folder: Path) -> dict[str, Any]:
         from declip import training
 
-        run = training.train(cell.config, train=cell.train, valid=cell.valid, out=folder / "run", resume=True)
+        run = training.train(
+            cell.config,
+            train=cell.train,
+            valid=cell.valid,
+            out=folder / "run",
+            resume=True,
+            cache=self.out / "features",
+            start=None if cell.start is None else self._best(cell.start),
+        )
         log.info("  best epoch %d: IoU %.3f, AP %.3f on the validation pictures", run.epoch, run.iou, run.ap)
         numbers = {"iou": run.iou, "ap": run.ap}
         plain = {name: None if math.isnan(value) else value for name, value in numbers.items()}

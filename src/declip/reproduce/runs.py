@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from declip.errors import DeclipError
-from declip.reproduce import pairs, report
+from declip.reproduce import others, pairs, report
 from declip.reproduce.cells import Workbench
 from declip.reproduce.report import Outcome
 from declip.reproduce.setup import Scale, Setup, parse_backbones
@@ -15,7 +15,9 @@ from declip.reproduce.sources import Dolos, Sources, StandIns
 
 __all__ = ["EXPERIMENTS", "Experiment", "reproduce"]
 
-Experiment = Literal["dolos", "layers", "decoders", "backbones", "generators"]
+Experiment = Literal[
+    "dolos", "layers", "decoders", "backbones", "generators", "detection", "autosplice", "robustness", "leave-one-out"
+]
 EXPERIMENTS: tuple[Experiment, ...] = get_args(Experiment)
 
 
@@ -36,8 +38,8 @@ def reproduce(
     backbone: as `setup.parse_backbones` reads it; None = the paper's of each experiment.
     seed: of the trainings, and of what is drawn from photos.
 
-    Writes out/EXPERIMENT/{table.csv,table.md,protocol.json,protocol.md,*.png}; out/cells and, at tiny scale, out/data
-    are shared by all experiments. Raises DeclipError for an unknown experiment or what the scale lacks.
+    Writes out/EXPERIMENT/{table.csv,table.md,protocol.json,protocol.md,*.png}; out/cells, out/features and, at tiny
+    scale, out/data are shared by all experiments. Raises DeclipError for an unknown experiment or what the scale lacks.
     """
     out = Path(out)
     setup = Setup(scale=scale, given=None if backbone is None else parse_backbones(backbone), seed=seed)
@@ -54,6 +56,14 @@ def reproduce(
             outcome = pairs.backbones(setup, sources, bench)
         case "generators":
             outcome = pairs.generators(setup, sources, bench)
+        case "detection":
+            outcome = others.detection(setup, sources, bench)
+        case "autosplice":
+            outcome = others.autosplice(setup, sources, bench)
+        case "robustness":
+            outcome = others.robustness(setup, sources, bench)
+        case "leave-one-out":
+            outcome = others.leave_one_out(setup, sources, bench)
         case _:
             raise DeclipError(f"there is no experiment {experiment!r}; expected one of {', '.join(EXPERIMENTS)}")
     report.write(outcome, out / experiment)
