@@ -21,14 +21,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 import declip
 from declip import evaluation, image, perturbations
-from declip.errors import DatasetError, ImageError
+from declip.errors import DatasetError, ImageError, WeightsError
 from declip.localizer import Localizer, load
 from declip.perturbations import Perturbation
 from declip.reproduce.setup import model_name
@@ -38,12 +38,14 @@ from declip.weights import sha256_of
 if TYPE_CHECKING:
     from declip.training import TrainConfig
 
-__all__ = ["Cell", "Maps", "Test", "Training", "Workbench"]
+__all__ = ["Cell", "Maps", "Measurement", "Training", "Workbench"]
 
 log = logging.getLogger(__name__)
 
 # Pictures per forward pass when testing.
 _BATCH = 8
+# Of the bootstrap behind the intervals.
+_RESAMPLES = 1000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,6 +57,8 @@ class Training:
     train: tuple[Sample, ...]
     valid: tuple[Sample, ...]
     start: Training | None = None
+
+    what: ClassVar[str] = "Training"
 
     @property
     def label(self) -> str:
@@ -79,7 +83,7 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Test:
+class Measurement:
     """A trained decoder to measure. name: of the data. kind, level: what is done to each picture first, if anything."""
 
     training: Training
@@ -87,6 +91,8 @@ class Test:
     samples: tuple[Sample, ...]
     kind: Perturbation | None = None
     level: float = 0.0
+
+    what: ClassVar[str] = "Test"
 
     @property
     def label(self) -> str:
@@ -116,6 +122,8 @@ class Maps:
     name: str
     samples: tuple[Sample, ...]
 
+    what: ClassVar[str] = "Maps"
+
     @property
     def label(self) -> str:
         """For logs and names of folders."""
@@ -131,12 +139,12 @@ class Maps:
         return {"training": self.training.digest, "samples": [_fingerprint(sample) for sample in self.samples]}
 
 
-Cell: TypeAlias = Training | Test | Maps
+Cell: TypeAlias = Training | Measurement | Maps
 # Cells are compared by their digests, never by value: a digest is computed once, and ten thousand samples are many.
 
 
 def _digest(cell: Cell) -> str:
-    content = {"cell": type(cell).__name__, "declip": declip.__version__, **cell.content()}
+    content = {"cell": cell.what, "declip": declip.__version__, **cell.content()}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -147,7 +155,7 @@ class Workbench:
         self.out = out
         self._opened: tuple[Training, Localizer] | None = None
 
-    def run(self, cells: Sequence[Test | Maps]) -> None:
+    def run(self, cells: Sequence[Measurement | Maps]) -> None:
         """Compute what is missing of these and of the trainings they need, with one line of log per cell."""
         plan = list({step.digest: step for cell in cells for step in _steps(cell)}.values())
         for number, cell in enumerate(plan, start=1):
@@ -172,19 +180,19 @@ class Workbench:
         result: dict[str, Any] = json.loads((self.folder(cell) / "result.json").read_text(encoding="utf-8"))
         return result
 
-    def figure(self, test: Test, name: str = "iou") -> tuple[float, float, float]:
+    def figure(self, test: Measurement, name: str = "iou") -> tuple[float, float, float]:
         """(mean, low, high) of a figure of `evaluation.Figures`, in [0, 1]; nan where it is not defined."""
         about = self.result(test)["overall"]["figures"][name]
         mean, low, high = (math.nan if about[key] is None else about[key] for key in ("mean", "low", "high"))
         return mean, low, high
 
-    def picture(self, test: Test, sample: Sample, name: str) -> float:
+    def picture(self, test: Measurement, sample: Sample, name: str) -> float:
         """A figure of one picture of a finished test: a number of images.csv, nan where there is none."""
         with (self.folder(test) / "images.csv").open(encoding="utf-8", newline="") as stream:
             row = next(row for row in csv.DictReader(stream) if row["image"] == str(sample.image))
         return float(row[name] or "nan")
 
-    def protocols(self, tests: Iterable[Test]) -> list[dict[str, str]]:
+    def protocols(self, tests: Iterable[Measurement]) -> list[dict[str, str]]:
         """The protocol cards of finished tests."""
         return [self.result(test)["protocol"] for test in tests]
 
@@ -198,10 +206,12 @@ class Workbench:
         match cell:
             case Training():
                 return self._train(cell, folder)
-            case Test():
+            case Measurement():
                 predictor = self._localizer(cell.training)
                 given = predictor if cell.kind is None else _Perturbed(predictor, cell.kind, cell.level)
-                found = evaluation.evaluate(given, cell.samples, batch_size=_BATCH, cases=3, title=cell.label)
+                found = evaluation.evaluate(
+                    given, cell.samples, batch_size=_BATCH, resamples=_RESAMPLES, cases=3, title=cell.label
+                )
                 card = {"training set": cell.training.label, "perturbation": _treatment(cell)}
                 found = dataclasses.replace(found, protocol={**found.protocol, **card})
                 found.save(folder, force=True)
@@ -264,7 +274,7 @@ class _Perturbed:
         return perturbations.perturb(pixels, self.kind, self.level, np.random.default_rng(seed))
 
 
-def _treatment(test: Test) -> str:
+def _treatment(test: Measurement) -> str:
     return "none" if test.kind is None else f"{test.kind} {test.level:g}"
 
 
@@ -273,7 +283,7 @@ def _steps(cell: Cell) -> list[Cell]:
     match cell:
         case Training():
             return [*(_steps(cell.start) if cell.start is not None else []), cell]
-        case Test() | Maps():
+        case Measurement() | Maps():
             return [*_steps(cell.training), cell]
 
 
@@ -287,8 +297,8 @@ def _fingerprint(sample: Sample) -> list[str]:
 def _sha256(path: Path) -> str:
     try:
         return sha256_of(path)
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error}") from error
+    except WeightsError as error:  # what it calls every file
+        raise DatasetError(f"{path} cannot be read: {error.__cause__}") from error
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

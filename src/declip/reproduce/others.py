@@ -8,7 +8,7 @@ import numpy as np
 
 from declip import datasets, paper, plots
 from declip.perturbations import Perturbation
-from declip.reproduce.cells import Test, Training, Workbench
+from declip.reproduce.cells import Measurement, Training, Workbench
 from declip.reproduce.pairs import training_on
 from declip.reproduce.report import Entry, Grid, Outcome
 from declip.reproduce.setup import Backbones, Setup, model_name
@@ -45,10 +45,10 @@ def leave_one_out(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
     """Three generators, together as many pictures as one has, → the unseen fourth; then adaptation to a few of its."""
     decoder: DecoderKind = setup.decoder if setup.is_tiny else "conv-12"
     bases = {held: _on_others(setup, sources, held, decoder) for held in sources.names}
-    tests: dict[tuple[str, int], Test] = {}
+    tests: dict[tuple[str, int], Measurement] = {}
     for held, base in bases.items():
         tested = tuple(sources.samples(held, "test"))
-        tests[held, 0] = Test(training=base, name=held, samples=tested)
+        tests[held, 0] = Measurement(training=base, name=held, samples=tested)
         pool = sources.samples(held, "train")
         order = np.random.default_rng((setup.seed, 4)).permutation(len(pool))
         for count in _SHOTS[1:]:
@@ -63,7 +63,7 @@ def leave_one_out(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
                 valid=shots,
                 start=base,
             )
-            tests[held, count] = Test(training=adapted, name=held, samples=tested)
+            tests[held, count] = Measurement(training=adapted, name=held, samples=tested)
     bench.run(list(tests.values()))
     counts = sorted({count for _, count in tests})
     values = {place: bench.figure(test)[0] for place, test in tests.items()}
@@ -110,7 +110,7 @@ def leave_one_out(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
 def detection(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
     """Whole pictures, real or fake: a model trained on masks against models trained on whole pictures."""
     backbones = setup.single
-    tests: dict[tuple[str, str, str], Test] = {}  # (model, tested on, trained on)
+    tests: dict[tuple[str, str, str], Measurement] = {}  # (model, tested on, trained on)
     for model, decoder, whole in (
         (f"masks, {setup.decoder}", setup.decoder, False),
         (f"whole pictures, {setup.decoder}", setup.decoder, True),
@@ -124,12 +124,12 @@ def detection(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
             )
             for row in sources.names:
                 samples = tuple(sources.samples(row, "test", reals=True))
-                tests[model, row, column] = Test(training=training, name=f"{row} and reals", samples=samples)
-    full: Test | None = None
+                tests[model, row, column] = Measurement(training=training, name=f"{row} and reals", samples=samples)
+    full: Measurement | None = None
     if isinstance(sources, Dolos):
         training = _on_pictures(setup, sources, "p2", backbones, "linear")
         samples = tuple(sources.samples("p2", "test", reals=True))
-        full = Test(training=training, name="p2 and reals", samples=samples)
+        full = Measurement(training=training, name="p2 and reals", samples=samples)
     bench.run([*tests.values(), *([full] if full is not None else [])])
     models = list(dict.fromkeys(model for model, _, _ in tests))
     rows: dict[str, tuple[float, ...]] = {}
@@ -180,17 +180,21 @@ def detection(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
 def autosplice(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
     """Trained on one generator, tested on AutoSplice at three JPEG qualities; tiny: on its own test set, saved so."""
     trainings = {name: training_on(setup, sources, name, setup.fusion) for name in sources.names}
-    tests: dict[tuple[int, str], Test] = {}
+    tests: dict[tuple[int, str], Measurement] = {}
     for quality in _QUALITIES:
         published: tuple[Sample, ...] = ()
         if isinstance(sources, Dolos):
             published = tuple(datasets.autosplice(sources.root / "AutoSplice", quality=quality, reals=False))
         for name, training in trainings.items():
             if published:
-                tests[quality, name] = Test(training=training, name=f"AutoSplice JPEG {quality}", samples=published)
+                tests[quality, name] = Measurement(
+                    training=training, name=f"AutoSplice JPEG {quality}", samples=published
+                )
             else:
                 samples = tuple(sources.samples(name, "test"))
-                tests[quality, name] = Test(training=training, name=name, samples=samples, kind="jpeg", level=quality)
+                tests[quality, name] = Measurement(
+                    training=training, name=name, samples=samples, kind="jpeg", level=quality
+                )
     bench.run(list(tests.values()))
     rows = tuple(f"JPEG {quality}" for quality in _QUALITIES)
     values = np.array([[bench.figure(tests[quality, name])[0] for name in trainings] for quality in _QUALITIES])
@@ -225,9 +229,9 @@ def robustness(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
     """IoU of one model on its own generator's test set after JPEG, WebP, blur, noise and resizing, by level."""
     name = sources.names[0]
     training, samples = training_on(setup, sources, name, setup.fusion), tuple(sources.samples(name, "test"))
-    plain = Test(training=training, name=name, samples=samples)
-    tests: dict[tuple[Perturbation, float], Test] = {
-        (kind, level): Test(training=training, name=name, samples=samples, kind=kind, level=level)
+    plain = Measurement(training=training, name=name, samples=samples)
+    tests: dict[tuple[Perturbation, float], Measurement] = {
+        (kind, level): Measurement(training=training, name=name, samples=samples, kind=kind, level=level)
         for kind, levels in _LEVELS.items()
         for level in levels
     }
@@ -295,6 +299,6 @@ def _on_pictures(setup: Setup, sources: Sources, name: str, backbones: Backbones
     )
 
 
-def _iou(bench: Workbench, test: Test, row: str, column: str) -> Entry:
+def _iou(bench: Workbench, test: Measurement, row: str, column: str) -> Entry:
     value, low, high = bench.figure(test)
     return Entry(row=row, column=column, value=value, low=low, high=high)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declip import image, paper, plots
-from declip.reproduce.cells import Maps, Test, Training, Workbench
+from declip.reproduce.cells import Maps, Measurement, Training, Workbench
 from declip.reproduce.report import Entry, Grid, Outcome
 from declip.reproduce.setup import Backbones, Setup, model_name
 from declip.reproduce.sources import Sources
@@ -40,7 +40,7 @@ class Pairs:
     printed: str
     names: tuple[str, ...]
     trainings: dict[str, Training]
-    tests: dict[tuple[str, str], Test]  # (tested on, trained on)
+    tests: dict[tuple[str, str], Measurement]  # (tested on, trained on)
 
     @classmethod
     def of(
@@ -56,7 +56,7 @@ class Pairs:
         names = sources.names
         trainings = {name: training_on(setup, sources, name, backbones, decoder) for name in names}
         tests = {
-            (row, column): Test(training=training, name=row, samples=tuple(sources.samples(row, "test")))
+            (row, column): Measurement(training=training, name=row, samples=tuple(sources.samples(row, "test")))
             for column, training in trainings.items()
             for row in names
         }
@@ -310,13 +310,13 @@ def known_tiles(sample: Sample) -> list[plots.Tile]:
     return [plots.Tile(pixels=image.read(sample.image).pixels), plots.Tile(pixels=image.read_mask(sample))]
 
 
-def map_tile(bench: Workbench, maps: Maps, test: Test, *, framed: bool = False) -> plots.Tile:
+def map_tile(bench: Workbench, maps: Maps, test: Measurement, *, framed: bool = False) -> plots.Tile:
     """A map with the IoU that this picture has in the test it is part of."""
     (scores,), (sample,) = bench.maps(maps), maps.samples
     return plots.Tile(pixels=scores, caption=f"{100 * bench.picture(test, sample, 'iou'):.0f}", framed=framed)
 
 
-def _entry(bench: Workbench, test: Test, row: str, column: str, figure: str, printed: str) -> Entry:
+def _entry(bench: Workbench, test: Measurement, row: str, column: str, figure: str, printed: str) -> Entry:
     value, low, high = bench.figure(test, figure)
     number = paper.find(printed, row, column, figure)
     return Entry(row=row, column=column, figure=figure, value=value, low=low, high=high, paper=number, detail=True)
