@@ -237,10 +237,12 @@ def wait_for(process: subprocess.Popen[str], out: Path) -> Path:
 def test_a_killed_command_finishes_without_redoing_what_is_finished(tmp_path: Path) -> None:
     make_photos(tmp_path / "photos", 10)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with (tmp_path / "log").open("w") as log:
-        with subprocess.Popen(command(tmp_path), stdout=log, stderr=log, text=True, env=environment) as process:
-            interrupted = wait_for(process, tmp_path / "out")
-            os.kill(process.pid, signal.SIGKILL)
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(command(tmp_path), stdout=log, stderr=log, text=True, env=environment) as process,
+    ):
+        interrupted = wait_for(process, tmp_path / "out")
+        os.kill(process.pid, signal.SIGKILL)
     finished = [path.parent for path in (tmp_path / "out").glob("cells/*/result.json")]
     assert interrupted not in finished and 2 <= len(finished) < 36
     before = {folder: stamps(folder) for folder in finished}
