@@ -454,7 +454,7 @@ def reproduce(
     ] = None,
     scale: Annotated[Scale, typer.Option(help="The paper's data and recipe, or minutes on a CPU.")] = Scale.full,
     photos: Annotated[Path | None, typer.Option(help="tiny: folder of photos that data are made from.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of trainings, and of what is drawn from photos.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the trainings; data stay the same.")] = 0,
 ) -> None:
     """Repeat an experiment of the paper: train, test, and show the numbers beside the paper's."""
     from rich.console import Console

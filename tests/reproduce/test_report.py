@@ -58,7 +58,7 @@ def test_differences_are_judged_by_their_tolerance(tmp_path: Path) -> None:
     assert rows[0] | {"ours": "53.5000", "low": "50.0000", "paper": "50", "kind": "notebook"} == rows[0]
     assert rows[3]["ours"] == ""
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
-    assert "| ldm | ldm | IoU | 53.5 | 50.0–60.0 | 50.0 | notebook | +3.5 | ±4 | yes |" in text
+    assert "| ldm | ldm | IoU | 53.5 | 50.0–60.0 | 50 | notebook | +3.5 | ±4 | yes |" in text
     assert "| lama | ldm | F1-best (oracle) | 70.0 |" in text
     assert "| x | 10.0 | nan |" in text and "a\\|b" in text and "![figure](figure.png)" in text
 
@@ -67,7 +67,7 @@ def test_tiny_judges_nothing_and_says_so_first(tmp_path: Path) -> None:
     report.write(outcome(is_tiny=True), tmp_path)
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert text.splitlines()[2].startswith("Tiny scale: other data")
-    assert "50.0 | notebook |" in text and "within" not in text and "NO" not in text
+    assert "50 | notebook |" in text and "within" not in text and "NO" not in text
     rows = read(tmp_path / "table.csv")
     assert {row["paper"] for row in rows[:2]} == {"50"}
     assert {(row["difference"], row["tolerance"], row["within"]) for row in rows} == {("", "", "")}

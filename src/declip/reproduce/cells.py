@@ -189,7 +189,8 @@ class Workbench:
     def picture(self, test: Measurement, sample: Sample, name: str) -> float:
         """A figure of one picture of a finished test: a number of images.csv, nan where there is none."""
         with (self.folder(test) / "images.csv").open(encoding="utf-8", newline="") as stream:
-            row = next(row for row in csv.DictReader(stream) if row["image"] == str(sample.image))
+            # By its place: the paths are those of the day when it was computed.
+            row = list(csv.DictReader(stream))[test.samples.index(sample)]
         return float(row[name] or "nan")
 
     def protocols(self, tests: Iterable[Measurement]) -> list[dict[str, str]]:

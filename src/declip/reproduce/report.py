@@ -129,7 +129,7 @@ def _header(outcome: Outcome) -> tuple[str, ...]:
 def _line(outcome: Outcome, entry: Entry) -> tuple[str, ...]:
     interval = "" if math.isnan(entry.low) else f"{100 * entry.low:.1f}–{100 * entry.high:.1f}"
     number = entry.paper
-    shown = ("–", "") if number is None else (f"{number.value:.1f}", number.kind)
+    shown = ("–", "") if number is None else (f"{number.value:g}", number.kind)
     title = _TITLES.get(entry.figure, entry.figure)
     line = (entry.row, entry.column, title, _percent(entry.value), interval, *shown)
     return line if outcome.is_tiny else (*line, *_judged(entry))

@@ -36,7 +36,7 @@ def reproduce(
     scale: "full" = the paper's data and recipe, needs data (a folder with celebahq/ of Dolos, and AutoSplice/ for
         "autosplice"); "tiny" = minutes on two CPU cores, on data made from photos.
     backbone: as `setup.parse_backbones` reads it; None = the paper's of each experiment.
-    seed: of the trainings, and of what is drawn from photos.
+    seed: of the trainings; the data made from photos stay the same.
 
     Writes out/EXPERIMENT/{table.csv,table.md,protocol.json,protocol.md,*.png}; out/cells, out/features and, at tiny
     scale, out/data are shared by all experiments. Raises DeclipError for an unknown experiment or what the scale lacks.
@@ -76,7 +76,7 @@ def _sources(setup: Setup, data: str | Path | None, photos: Sequence[Path] | Non
             raise DeclipError("--scale tiny makes its data from photos of yours: give --photos DIR")
         if data is not None:
             raise DeclipError("--scale tiny takes --photos, not --data: its data are made from photos")
-        return StandIns(photos, out / "data", seed=setup.seed)
+        return StandIns(photos, out / "data")
     if data is None:
         raise DeclipError(
             "--scale full needs --data PATH, the folder of Dolos with celebahq/ in it (docs/reproduce.md says where it "
