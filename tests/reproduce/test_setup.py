@@ -55,7 +55,7 @@ def test_the_tiny_scale_changes_what_it_says() -> None:
     config = setup.config(setup.fusion)
     official = TrainConfig(model=config.model)
     changed = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) != getattr(official, f.name)}
-    assert changed == {"epochs", "batch_size", "patience_steps", "precision", "init_std"}
+    assert changed == {"epochs", "batch_size", "patience_steps", "precision"}
     assert config.model.decoder == DecoderSpec(kind="conv-4", widths=(64, 32, 32, 16))
     assert setup.config(setup.fusion, "linear").model.decoder == DecoderSpec(kind="linear")
 
