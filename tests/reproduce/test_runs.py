@@ -14,15 +14,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from declip import training
+from declip import image, training
 from declip.errors import DeclipError
 from declip.reproduce import EXPERIMENTS, Experiment, cells, reproduce
 from declip.reproduce.setup import Setup
-from declip.reproduce.sources import StandIns
+from declip.reproduce.sources import Dolos, StandIns
 from declip.training import TrainConfig
+from declip.types import DecoderSpec
 from tests.reproduce.making import FakeTraining, make_photos
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -43,12 +45,15 @@ FIGURES: dict[Experiment, set[str]] = {
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTraining:
-    """Two generators, inputs of 64 px, trainings that learn nothing."""
+    """Two generators, inputs of 64 px, narrow decoders, trainings that learn nothing."""
     stub, config = FakeTraining(), Setup.config
 
-    def small(setup: Setup, *given: Any, **changes: Any) -> TrainConfig:
-        recipe = config(setup, *given, **changes)
-        return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, input_size=64, output_size=16))
+    def small(setup: Setup, *given: Any) -> TrainConfig:
+        recipe = config(setup, *given)
+        kind = recipe.model.decoder.kind
+        decoder = DecoderSpec(kind=kind, widths=(8, 8, 8, 8) if kind.startswith("conv-") else None)
+        model = dataclasses.replace(recipe.model, decoder=decoder, input_size=64, output_size=16)
+        return dataclasses.replace(recipe, model=model)
 
     monkeypatch.setattr(training, "train", stub)
     monkeypatch.setattr(cells, "_RESAMPLES", 20)
@@ -181,6 +186,48 @@ def test_three_sources_share_the_budget_of_one(tmp_path: Path, fake: FakeTrainin
     for call in bases:
         assert len(call["train"]) == 12 and len({s.source for s in call["train"]}) == 3
         assert len({s.image.name.partition("-")[0] for s in call["train"]}) == 12  # other places of each
+
+
+def make_dolos(root: Path) -> None:
+    """Dolos and AutoSplice as they lie on disk, two pictures of each part."""
+    for part in ("train", "valid", "test"):
+        make_photos(root / "celebahq/real" / part, 2)
+        make_photos(root / "celebahq/fake/p2" / part, 2)
+        for name in Dolos.names:
+            folder = root / "celebahq/fake" / name
+            for picture in make_photos(folder / "images" / part, 2):
+                mask = np.ones((64, 64), bool)
+                mask[8:40, 8:40] = False  # black is fake
+                (folder / "masks" / part).mkdir(parents=True, exist_ok=True)
+                image.write_mask(folder / "masks" / part / picture.name, mask)
+    for quality in (75, 90, 100):
+        for picture in make_photos(root / f"AutoSplice/Forged_JPEG{quality}", 2):
+            picture.rename(picture.with_name(f"{picture.stem.replace('-', '')}_0.png"))
+    for number in range(2):
+        (root / "AutoSplice/Mask").mkdir(exist_ok=True)
+        image.write_mask(root / f"AutoSplice/Mask/photo{number:02d}_mask.png", mask)
+
+
+@pytest.mark.parametrize("experiment", ["dolos", "detection", "autosplice"])
+def test_the_full_scale_reads_the_published_layouts(tmp_path: Path, fake: FakeTraining, experiment: Experiment) -> None:
+    make_dolos(tmp_path / "data")
+    given = {"data": tmp_path / "data", "backbone": "residual-statistics"}
+    outcome = reproduce(experiment, tmp_path / "out", **given)  # type: ignore[arg-type]
+    assert not outcome.is_tiny and all(
+        "failed; " not in card["samples"] or "0 failed" in card["samples"] for card in outcome.protocols
+    )
+    assert all(call["config"].model.decoder.kind in ("conv-20", "linear") for call in fake.calls)
+    assert all(call["config"].epochs == 400 for call in fake.calls)
+    rows = {(entry.row, entry.column): entry.value for entry in outcome.entries}
+    match experiment:
+        case "dolos":
+            assert outcome.protocols[0]["polarity"] == "black = manipulated in 2 mask files"
+            assert ("lama", "repaint-p2-9k") in rows
+        case "detection":
+            assert 0 <= rows["full fakes", "whole pictures, linear, trained on p2"] <= 1
+        case _:
+            assert {row for row, _ in rows} == {"JPEG 75", "JPEG 90", "JPEG 100"}
+            assert len(rows) == 12
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from declip import datasets
+from declip import datasets, image
 from declip.errors import DatasetError
 from declip.reproduce.sources import Dolos, Split, StandIns
 from tests.reproduce.making import make_photos
@@ -63,9 +63,17 @@ def test_many_photos_are_drawn_from(tmp_path: Path) -> None:
 
 def test_dolos_reads_what_the_loader_reads(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no folder celebahq"):
-        Dolos(tmp_path)
+        Dolos(tmp_path, tmp_path)
     for folder in ("images", "masks"):
         path = tmp_path / "celebahq/fake/lama" / folder / "test/7-0.png"
         path.parent.mkdir(parents=True)
         path.write_bytes(b"")
-    assert Dolos(tmp_path).samples("lama", "test") == datasets.dolos(tmp_path, "lama", split="test")
+    assert Dolos(tmp_path, tmp_path).samples("lama", "test") == datasets.dolos(tmp_path, "lama", split="test")
+
+
+def test_whole_fakes_have_a_mask_of_everything(tmp_path: Path) -> None:
+    make_photos(tmp_path / "celebahq/fake/p2/test", 2)
+    make_photos(tmp_path / "celebahq/real/test", 1)
+    first, second, real = Dolos(tmp_path, tmp_path / "data").samples("p2", "test", reals=True)
+    assert image.read_mask(first).shape == (256, 256) and image.read_mask(first).all()
+    assert first.mask == second.mask and real.label == "real" and real.mask is None

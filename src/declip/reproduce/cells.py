@@ -157,7 +157,7 @@ class Workbench:
 
     def run(self, cells: Sequence[Measurement | Maps]) -> None:
         """Compute what is missing of these and of the trainings they need, with one line of log per cell."""
-        plan = list({step.digest: step for cell in cells for step in _steps(cell)}.values())
+        plan = list({self.folder(step): step for cell in cells for step in _steps(cell)}.values())
         for number, cell in enumerate(plan, start=1):
             place = f"{number}/{len(plan)} {cell.label}"
             if (self.folder(cell) / "result.json").exists():
@@ -246,7 +246,7 @@ class Workbench:
 
     def _localizer(self, cell: Training) -> Localizer:
         """The trained model; the last one stays open, since its tests follow each other."""
-        if self._opened is None or self._opened[0].digest != cell.digest:
+        if self._opened is None or self._best(self._opened[0]) != self._best(cell):
             self._opened = (cell, load(self._best(cell)))
         return self._opened[1]
 

@@ -84,4 +84,4 @@ def _sources(setup: Setup, data: str | Path | None, photos: Sequence[Path] | Non
         )
     if photos is not None:
         raise DeclipError("--photos is for --scale tiny; the full scale takes --data")
-    return Dolos(Path(data))
+    return Dolos(Path(data), out / "data")

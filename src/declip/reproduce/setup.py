@@ -131,8 +131,8 @@ class Setup:
             epochs=24,
             precision="bf16",
             # Where all channels before the last convolution speak for "untouched", as those of so narrow a decoder may,
-            # no score passes the sigmoid of the last bias, and that rises by 0.001 a step: the IoU stays 0 for 400 steps
-            # and more while the AP rises. A rate lowered at that false plateau would end the training there.
+            # no score passes the sigmoid of the last bias, and that rises by 0.001 a step: the IoU stays 0 for 400
+            # steps and more while the AP rises. A rate lowered at that false plateau would end the training there.
             patience_steps=800,
         )
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 
-from declip import datasets
+from declip import datasets, image
 from declip.errors import DatasetError
 from declip.types import Sample
 
@@ -47,18 +48,27 @@ class Dolos:
     """The four generators of Dolos that the paper's matrices are of.
 
     root: the folder with celebahq/; one with AutoSplice/ beside it is used by the experiment of that name.
+    out: where the mask of whole fakes is written when it is asked for.
     """
 
     names = ("ldm", "repaint-p2-9k", "lama", "pluralistic")
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, out: Path) -> None:
         self.root = root
+        self.out = out
         if not (root / "celebahq").is_dir():
             raise DatasetError(f"{root} has no folder celebahq; expected Dolos as its authors publish it")
 
     def samples(self, name: str, split: Split, *, reals: bool = False) -> list[Sample]:
-        """As `Sources`. "p2", whose pictures are generated as a whole, has no masks."""
-        return datasets.dolos(self.root, name, split=split, reals=reals)
+        """As `Sources`. "p2", whose pictures are generated as a whole, comes with a mask of everything."""
+        samples = datasets.dolos(self.root, name, split=split, reals=reals)
+        if name != "p2":
+            return samples
+        everything = self.out / "everything.png"
+        if not everything.exists():
+            everything.parent.mkdir(parents=True, exist_ok=True)
+            image.write_mask(everything, np.ones((_SIDE, _SIDE), bool))
+        return [dataclasses.replace(s, mask=everything) if s.label == "fake" else s for s in samples]
 
     def describe(self) -> str:
         """One line for reports."""
