@@ -48,8 +48,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTraining:
     """Two generators, inputs of 64 px, narrow decoders, trainings that learn nothing."""
     stub, config = FakeTraining(), Setup.config
 
-    def small(setup: Setup, *given: Any) -> TrainConfig:
-        recipe = config(setup, *given)
+    def small(setup: Setup, *given: Any, pictures: int | None = None) -> TrainConfig:
+        recipe = config(setup, *given, pictures=pictures)
         kind = recipe.model.decoder.kind
         decoder = DecoderSpec(kind=kind, widths=(8, 8, 8, 8) if kind.startswith("conv-") else None)
         model = dataclasses.replace(recipe.model, decoder=decoder, input_size=64, output_size=16)
@@ -213,9 +213,8 @@ def test_the_full_scale_reads_the_published_layouts(tmp_path: Path, fake: FakeTr
     make_dolos(tmp_path / "data")
     given = {"data": tmp_path / "data", "backbone": "residual-statistics"}
     outcome = reproduce(experiment, tmp_path / "out", **given)  # type: ignore[arg-type]
-    assert not outcome.is_tiny and all(
-        "failed; " not in card["samples"] or "0 failed" in card["samples"] for card in outcome.protocols
-    )
+    assert not outcome.is_tiny
+    assert all(" 0 failed;" in card["samples"] for card in outcome.protocols)
     assert all(call["config"].model.decoder.kind in ("conv-20", "linear") for call in fake.calls)
     assert all(call["config"].epochs == 400 for call in fake.calls)
     rows = {(entry.row, entry.column): entry.value for entry in outcome.entries}
@@ -294,7 +293,7 @@ def test_a_killed_command_finishes_without_redoing_what_is_finished(tmp_path: Pa
     assert interrupted not in finished and 2 <= len(finished) < 36
     before = {folder: stamps(folder) for folder in finished}
     done_epochs = epochs(interrupted)
-    assert len(done_epochs) < 24
+    assert len(done_epochs) < 96
 
     rerun = subprocess.run(command(tmp_path), capture_output=True, text=True, env=environment)
     assert rerun.returncode == 0, rerun.stderr
@@ -302,7 +301,7 @@ def test_a_killed_command_finishes_without_redoing_what_is_finished(tmp_path: Pa
     done = [line for line in rerun.stderr.splitlines() if line.endswith("done before")]
     assert len(done) == len(finished) and done[0].startswith("declip: 1/36 train ")
     # The training that was cut short went on after the epoch that was kept last: each is there once.
-    assert epochs(interrupted) == list(range(1, 25))
+    assert epochs(interrupted) == list(range(1, 97))
     folder = tmp_path / "out/dolos"
     assert {path.name for path in folder.iterdir()} == FILES | FIGURES["dolos"]
     assert "tested on" in rerun.stdout and str(folder / "table.md") in rerun.stdout

@@ -60,6 +60,13 @@ def test_the_tiny_scale_changes_what_it_says() -> None:
     assert setup.config(setup.fusion, "linear").model.decoder == DecoderSpec(kind="linear")
 
 
+def test_few_pictures_are_seen_more_often() -> None:
+    setup = Setup(scale="tiny")
+    seen = {count: setup.config(setup.fusion, pictures=count).epochs for count in (10, 100, 130, 270, 500)}
+    assert seen == {10: 96, 100: 63, 130: 48, 270: 24, 500: 24}
+    assert Setup().config(Setup().fusion, pictures=10).epochs == 400
+
+
 def test_what_is_given_is_used_everywhere() -> None:
     pair = parse_backbones("residual-statistics+tf_efficientnet_lite0:1")
     setup = Setup(scale="tiny", given=pair)

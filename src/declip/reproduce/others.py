@@ -18,6 +18,7 @@ from declip.types import DecoderKind, Sample
 
 __all__ = ["autosplice", "detection", "leave_one_out", "robustness"]
 
+_LEARNING: tuple[Split, Split] = ("train", "valid")
 # Of AutoSplice, and of what stands for it.
 _QUALITIES: tuple[Literal[75, 90, 100], ...] = (75, 90, 100)
 # From mild to strong.
@@ -285,19 +286,21 @@ def _on_others(setup: Setup, sources: Sources, held: str, decoder: DecoderKind) 
             chosen += [pool[place] for place in np.sort(order[i :: len(others)])]
         return tuple(chosen)
 
-    config = setup.config(setup.fusion, decoder)
-    return Training(name=f"all but {held}", config=config, train=mixed("train"), valid=mixed("valid"))
+    train, valid = mixed("train"), mixed("valid")
+    config = setup.config(setup.fusion, decoder, pictures=len(train))
+    return Training(name=f"all but {held}", config=config, train=train, valid=valid)
 
 
 def _on_pictures(setup: Setup, sources: Sources, name: str, backbones: Backbones, decoder: DecoderKind) -> Training:
     """A training on whole pictures, fakes against as many reals."""
-    recipe = setup.config(backbones, decoder)
+    train, valid = (tuple(sources.samples(name, split, reals=True)) for split in _LEARNING)
+    recipe = setup.config(backbones, decoder, pictures=len(train))
     model = dataclasses.replace(recipe.model, image_score="mean-logit")
     return Training(
         name=f"{name} and reals",
         config=dataclasses.replace(recipe, model=model, target="image", select="ap", reals=1.0),
-        train=tuple(sources.samples(name, "train", reals=True)),
-        valid=tuple(sources.samples(name, "valid", reals=True)),
+        train=train,
+        valid=valid,
     )
 
 

@@ -13,11 +13,12 @@ from declip import image, paper, plots
 from declip.reproduce.cells import Maps, Measurement, Training, Workbench
 from declip.reproduce.report import Entry, Grid, Outcome
 from declip.reproduce.setup import Backbones, Setup, model_name
-from declip.reproduce.sources import Sources
+from declip.reproduce.sources import Sources, Split
 from declip.types import DecoderKind, Sample
 
 __all__ = ["Pairs", "backbones", "decoders", "dolos", "generators", "layers"]
 
+_LEARNING: tuple[Split, Split] = ("train", "valid")
 _DECODERS: tuple[DecoderKind, ...] = ("linear", "attention", "conv-4", "conv-12", "conv-20")
 # What the curve of Fig. 3 is drawn through.
 _LAYERS = {
@@ -100,12 +101,8 @@ def training_on(
     setup: Setup, sources: Sources, name: str, backbones: Backbones, decoder: DecoderKind | None = None
 ) -> Training:
     """The training of a model on one source by the recipe of the scale."""
-    return Training(
-        name=name,
-        config=setup.config(backbones, decoder),
-        train=tuple(sources.samples(name, "train")),
-        valid=tuple(sources.samples(name, "valid")),
-    )
+    train, valid = (tuple(sources.samples(name, split)) for split in _LEARNING)
+    return Training(name=name, config=setup.config(backbones, decoder, pictures=len(train)), train=train, valid=valid)
 
 
 def dolos(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:

