@@ -156,7 +156,7 @@ def gallery(
         0.45 + (_TILE + 0.2) * len(rows) + 0.2 * bool(note),
     )
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)  # type: ignore[union-attr, call-arg]
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.04, wspace=0.0, hspace=0.0)  # type: ignore[union-attr, call-arg]
     axes = figure.subplots(len(rows), len(ratios), squeeze=False, width_ratios=ratios)
     for y, line in enumerate(axes):
         if gap:
