@@ -77,6 +77,27 @@ class Tower(StrEnum):
     fusion = "fusion"
 
 
+class Experiment(StrEnum):
+    """What `reproduce` repeats of the paper."""
+
+    dolos = "dolos"
+    layers = "layers"
+    decoders = "decoders"
+    backbones = "backbones"
+    generators = "generators"
+    detection = "detection"
+    autosplice = "autosplice"
+    robustness = "robustness"
+    leave_one_out = "leave-one-out"
+
+
+class Scale(StrEnum):
+    """The paper's own data and recipe, or minutes on two CPU cores."""
+
+    full = "full"
+    tiny = "tiny"
+
+
 class Layout(StrEnum):
     """Where synthesized files lie."""
 
@@ -425,6 +446,33 @@ def train(
         config, train=parts["train"], valid=parts["valid"], out=out, resume=resume, cache=cache, start=start
     )
     _line(str(run.best))
+
+
+@app.command()
+def reproduce(
+    experiment: Annotated[Experiment, typer.Argument(metavar="EXPERIMENT", help=f"One of {', '.join(Experiment)}.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of all experiments; what is finished there is reused.")],
+    data: Annotated[Path | None, typer.Option(help="full: folder with celebahq/ of Dolos, and AutoSplice/.")] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(metavar="NAME[:LAYER][+…]", help="Of timm, with its tag; + is fusion. [default: paper's]"),
+    ] = None,
+    scale: Annotated[Scale, typer.Option(help="The paper's data and recipe, or minutes on a CPU.")] = Scale.full,
+    photos: Annotated[Path | None, typer.Option(help="tiny: folder of photos that data are made from.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the trainings; data stay the same.")] = 0,
+) -> None:
+    """Repeat an experiment of the paper: train, test, and show the numbers beside the paper's."""
+    from rich.console import Console
+
+    from declip import outputs
+    from declip import reproduce as experiments
+
+    pictures = None if photos is None else [pair.path for pair in outputs.find_pictures([photos])[0]]
+    found = experiments.reproduce(
+        experiment.value, out, scale=scale.value, data=data, photos=pictures, backbone=backbone, seed=seed
+    )
+    Console(width=None if sys.stdout.isatty() else 120).print(experiments.render(found))
+    _line(str(out / experiment.value / "table.md"))
 
 
 # --- what `index` is made of ----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "src" / "declip"
 # exist yet keep their places.
 ROWS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
     (("errors", "types"),),
-    ("image", "metrics", "catalog", "plots"),
+    ("image", "metrics", "catalog", "plots", "paper"),
     ("datasets", "weights", "perturbations"),
     (("nn.maps", "nn.statistics", "nn.backbones", "nn.decoders", "nn.rivals", "nn.model", "nn.checkpoint"),),
     (
@@ -43,7 +43,19 @@ ROWS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
     ),
     (("localizer", "calibration"),),
     ("training", "export", "report", "outputs"),
-    ("reproduce", "batch", "server"),
+    (
+        (
+            "reproduce.setup",
+            "reproduce.sources",
+            "reproduce.cells",
+            "reproduce.report",
+            "reproduce.pairs",
+            "reproduce.others",
+            "reproduce.runs",
+        ),
+        "batch",
+        "server",
+    ),
     ("cli",),
 )
 # (row, column, place in its tuple) of every module.
@@ -96,7 +108,12 @@ def own(names: Iterator[str]) -> Iterator[str]:
         while module not in MODULES and not (PACKAGE / module.replace(".", "/")).is_dir():
             module, dot, _ = module.rpartition(".")
             assert dot, f"{name} is no module of declip"
-        yield {"audit": "audit.doctor", "synthesis": "synthesis.pipeline", "nn": "nn.checkpoint"}.get(module, module)
+        yield {
+            "audit": "audit.doctor",
+            "synthesis": "synthesis.pipeline",
+            "nn": "nn.checkpoint",
+            "reproduce": "reproduce.runs",
+        }.get(module, module)
 
 
 def at_import(tree: ast.Module) -> ast.Module:

@@ -1,0 +1,310 @@
+"""Cells: a training, a test or a few maps, each a folder that is computed once.
+
+A cell's folder is named by what it is and by a digest of everything that decides it: recipe, samples (the bytes of
+their files), version. Its result.json appears, whole, when it is finished; from then on the cell is read, never
+computed again, by whichever experiment asks for it. A training that was cut short goes on where it stopped, any other
+cell starts again; so an interruption, a `kill -9` too, costs one epoch or one test.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+import declip
+from declip import evaluation, image, perturbations
+from declip.errors import DatasetError, ImageError, WeightsError
+from declip.localizer import Localizer, load
+from declip.perturbations import Perturbation
+from declip.reproduce.setup import model_name
+from declip.types import Localization, PictureLike, Sample
+from declip.weights import sha256_of
+
+if TYPE_CHECKING:
+    from declip.training import TrainConfig
+
+__all__ = ["Cell", "Maps", "Measurement", "Training", "Workbench"]
+
+log = logging.getLogger(__name__)
+
+# Pictures per forward pass when testing.
+_BATCH = 8
+# Of the bootstrap behind the intervals.
+_RESAMPLES = 1000
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Training:
+    """A decoder to train. name: of the data. start: the training whose decoder is the starting point, if any."""
+
+    name: str
+    config: TrainConfig
+    train: tuple[Sample, ...]
+    valid: tuple[Sample, ...]
+    start: Training | None = None
+
+    what: ClassVar[str] = "Training"
+
+    @property
+    def label(self) -> str:
+        """For logs and names of folders."""
+        model = self.config.model
+        aim = "" if model.image_score == "mean" else ", whole pictures"
+        return f"train {self.name}, {model_name(model.backbones, model.decoder.kind)}{aim}"
+
+    @cached_property
+    def digest(self) -> str:
+        """Of everything that decides the result."""
+        return _digest(self)
+
+    def content(self) -> dict[str, Any]:
+        """All that decides the result, beside the version."""
+        return {
+            "config": dataclasses.asdict(self.config),
+            "train": [_fingerprint(sample) for sample in self.train],
+            "valid": [_fingerprint(sample) for sample in self.valid],
+            "start": None if self.start is None else self.start.digest,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Measurement:
+    """A trained decoder to measure. name: of the data. kind, level: what is done to each picture first, if anything."""
+
+    training: Training
+    name: str
+    samples: tuple[Sample, ...]
+    kind: Perturbation | None = None
+    level: float = 0.0
+
+    what: ClassVar[str] = "Test"
+
+    @property
+    def label(self) -> str:
+        """For logs and names of folders."""
+        after = "" if self.kind is None else f" after {self.kind} {self.level:g}"
+        return f"test {self.name}{after}, {self.training.label}"
+
+    @cached_property
+    def digest(self) -> str:
+        """Of everything that decides the result."""
+        return _digest(self)
+
+    def content(self) -> dict[str, Any]:
+        """All that decides the result, beside the version."""
+        return {
+            "training": self.training.digest,
+            "samples": [_fingerprint(sample) for sample in self.samples],
+            "perturbation": [self.kind, self.level],
+        }
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Maps:
+    """Score maps of a few samples, for figures."""
+
+    training: Training
+    name: str
+    samples: tuple[Sample, ...]
+
+    what: ClassVar[str] = "Maps"
+
+    @property
+    def label(self) -> str:
+        """For logs and names of folders."""
+        return f"maps {self.name}, {self.training.label}"
+
+    @cached_property
+    def digest(self) -> str:
+        """Of everything that decides the result."""
+        return _digest(self)
+
+    def content(self) -> dict[str, Any]:
+        """All that decides the result, beside the version."""
+        return {"training": self.training.digest, "samples": [_fingerprint(sample) for sample in self.samples]}
+
+
+Cell: TypeAlias = Training | Measurement | Maps
+# Cells are compared by their digests, never by value: a digest is computed once, and ten thousand samples are many.
+
+
+def _digest(cell: Cell) -> str:
+    content = {"cell": cell.what, "declip": declip.__version__, **cell.content()}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Workbench:
+    """Computes cells into out/cells, and reads them."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self._opened: tuple[Training, Localizer] | None = None
+
+    def run(self, cells: Sequence[Measurement | Maps]) -> None:
+        """Compute what is missing of these and of the trainings they need, with one line of log per cell."""
+        plan = list({self.folder(step): step for cell in cells for step in _steps(cell)}.values())
+        for number, cell in enumerate(plan, start=1):
+            place = f"{number}/{len(plan)} {cell.label}"
+            if (self.folder(cell) / "result.json").exists():
+                log.info("%s … done before", place)
+                continue
+            if isinstance(cell, Training):
+                log.info("%s …", place)
+            start = time.perf_counter()
+            result = self._compute(cell) | {"seconds": round(time.perf_counter() - start, 1)}
+            _write_json(self.folder(cell) / "result.json", {"label": cell.label, **result})
+            log.info("%s … %.0f s", place, result["seconds"])
+
+    def folder(self, cell: Cell) -> Path:
+        """Where a cell lies."""
+        readable = re.sub(r"[^a-z0-9.]+", "-", cell.label.lower())[:72].strip("-")
+        return self.out / "cells" / f"{readable}-{cell.digest}"
+
+    def result(self, cell: Cell) -> dict[str, Any]:
+        """result.json of a finished cell."""
+        result: dict[str, Any] = json.loads((self.folder(cell) / "result.json").read_text(encoding="utf-8"))
+        return result
+
+    def figure(self, test: Measurement, name: str = "iou") -> tuple[float, float, float]:
+        """(mean, low, high) of a figure of `evaluation.Figures`, in [0, 1]; nan where it is not defined."""
+        about = self.result(test)["overall"]["figures"][name]
+        mean, low, high = (math.nan if about[key] is None else about[key] for key in ("mean", "low", "high"))
+        return mean, low, high
+
+    def picture(self, test: Measurement, sample: Sample, name: str) -> float:
+        """A figure of one picture of a finished test: a number of images.csv, nan where there is none."""
+        with (self.folder(test) / "images.csv").open(encoding="utf-8", newline="") as stream:
+            # By its place: the paths are those of the day when it was computed.
+            row = list(csv.DictReader(stream))[test.samples.index(sample)]
+        return float(row[name] or "nan")
+
+    def protocols(self, tests: Iterable[Measurement]) -> list[dict[str, str]]:
+        """The protocol cards of finished tests."""
+        return [self.result(test)["protocol"] for test in tests]
+
+    def maps(self, cell: Maps) -> list[NDArray[np.float32]]:
+        """The score maps of a finished cell, each (H, W) float32 in [0, 1], as its picture."""
+        return [image.read_scores(self.folder(cell) / f"{i}.png") for i in range(len(cell.samples))]
+
+    def _compute(self, cell: Cell) -> dict[str, Any]:
+        folder = self.folder(cell)
+        folder.mkdir(parents=True, exist_ok=True)
+        match cell:
+            case Training():
+                return self._train(cell, folder)
+            case Measurement():
+                predictor = self._localizer(cell.training)
+                given = predictor if cell.kind is None else _Perturbed(predictor, cell.kind, cell.level)
+                found = evaluation.evaluate(
+                    given, cell.samples, batch_size=_BATCH, resamples=_RESAMPLES, cases=3, title=cell.label
+                )
+                card = {"training set": cell.training.label, "perturbation": _treatment(cell)}
+                found = dataclasses.replace(found, protocol={**found.protocol, **card})
+                if found.errors:
+                    log.warning("  %d pictures failed; the first: %s", len(found.errors), found.errors[0].error)
+                found.save(folder, force=True)
+                return found.to_dict()
+            case Maps():
+                localizer = self._localizer(cell.training)
+                for i, result in enumerate(localizer.map([sample.image for sample in cell.samples])):
+                    if isinstance(result, ImageError):
+                        raise result
+                    image.write_scores(folder / f"{i}.png", result.scores)
+                return {"images": [sample.image.name for sample in cell.samples]}
+
+    def _train(self, cell: Training, folder: Path) -> dict[str, Any]:
+        from declip import training
+
+        run = training.train(
+            cell.config,
+            train=cell.train,
+            valid=cell.valid,
+            out=folder / "run",
+            resume=True,
+            cache=self.out / "features",
+            start=None if cell.start is None else self._best(cell.start),
+        )
+        log.info("  best epoch %d: IoU %.3f, AP %.3f on the validation pictures", run.epoch, run.iou, run.ap)
+        numbers = {"iou": run.iou, "ap": run.ap}
+        plain = {name: None if math.isnan(value) else value for name, value in numbers.items()}
+        return {"epoch": run.epoch, "validation": plain, "train": len(cell.train), "valid": len(cell.valid)}
+
+    def _localizer(self, cell: Training) -> Localizer:
+        """The trained model; the last one stays open, since its tests follow each other."""
+        if self._opened is None or self._best(self._opened[0]) != self._best(cell):
+            self._opened = (cell, load(self._best(cell)))
+        return self._opened[1]
+
+    def _best(self, cell: Training) -> Path:
+        return self.folder(cell) / "run" / "best.safetensors"
+
+
+class _Perturbed:
+    """A predictor that sees every picture after one perturbation. Its noise depends on the picture's name alone."""
+
+    def __init__(self, localizer: Localizer, kind: Perturbation, level: float) -> None:
+        self.localizer = localizer
+        self.spec = localizer.spec
+        self.mode = localizer.mode
+        self.kind: Perturbation = kind
+        self.level = level
+
+    def map(self, images: Iterable[PictureLike], batch_size: int = 8) -> Iterator[Localization | ImageError]:
+        """As `Localizer.map`."""
+        return self.localizer.map((self._perturb(picture) for picture in images), batch_size)
+
+    def _perturb(self, picture: PictureLike) -> PictureLike:
+        try:
+            pixels = image.read(picture).pixels
+        except ImageError:
+            return picture  # the localizer says what is wrong with it
+        seed = int.from_bytes(hashlib.sha256(Path(picture).name.encode()).digest()[:8], "little")
+        return perturbations.perturb(pixels, self.kind, self.level, np.random.default_rng(seed))
+
+
+def _treatment(test: Measurement) -> str:
+    return "none" if test.kind is None else f"{test.kind} {test.level:g}"
+
+
+def _steps(cell: Cell) -> list[Cell]:
+    """A cell behind all that it needs."""
+    match cell:
+        case Training():
+            return [*(_steps(cell.start) if cell.start is not None else []), cell]
+        case Measurement() | Maps():
+            return [*_steps(cell.training), cell]
+
+
+def _fingerprint(sample: Sample) -> list[str]:
+    """What of a sample decides results: names matter to groups and logs, bytes to everything."""
+    mask = "" if sample.mask is None else _sha256(sample.mask)
+    return [sample.image.name, _sha256(sample.image), mask, sample.fake_is, sample.label, sample.group]
+
+
+@cache
+def _sha256(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except WeightsError as error:  # what it calls every file
+        raise DatasetError(f"{path} cannot be read: {error.__cause__}") from error
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    partial = path.with_name(f".{os.getpid()}-{path.name}")
+    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(path)

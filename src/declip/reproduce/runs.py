@@ -1,0 +1,87 @@
+"""One experiment from start to end: sources, cells, tables, figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from declip.errors import DeclipError
+from declip.reproduce import others, pairs, report
+from declip.reproduce.cells import Workbench
+from declip.reproduce.report import Outcome
+from declip.reproduce.setup import Scale, Setup, parse_backbones
+from declip.reproduce.sources import Dolos, Sources, StandIns
+
+__all__ = ["EXPERIMENTS", "Experiment", "reproduce"]
+
+Experiment = Literal[
+    "dolos", "layers", "decoders", "backbones", "generators", "detection", "autosplice", "robustness", "leave-one-out"
+]
+EXPERIMENTS: tuple[Experiment, ...] = get_args(Experiment)
+
+
+def reproduce(
+    experiment: Experiment,
+    out: str | Path,
+    *,
+    scale: Scale = "full",
+    data: str | Path | None = None,
+    photos: Sequence[Path] | None = None,
+    backbone: str | None = None,
+    seed: int = 0,
+) -> Outcome:
+    """Run one of EXPERIMENTS into the folder out; finished cells of earlier runs, of any experiment, are used again.
+
+    scale: "full" = the paper's data and recipe, needs data (a folder with celebahq/ of Dolos, and AutoSplice/ for
+        "autosplice"); "tiny" = minutes on two CPU cores, on data made from photos.
+    backbone: as `setup.parse_backbones` reads it; None = the paper's of each experiment.
+    seed: of the trainings; the data made from photos stay the same.
+
+    Writes out/EXPERIMENT/{table.csv,table.md,protocol.json,protocol.md,*.png}; out/cells, out/features and, at tiny
+    scale, out/data are shared by all experiments. Raises DeclipError for an unknown experiment or what the scale lacks.
+    """
+    out = Path(out)
+    setup = Setup(scale=scale, given=None if backbone is None else parse_backbones(backbone), seed=seed)
+    sources = _sources(setup, data, photos, out)
+    bench = Workbench(out)
+    match experiment:
+        case "dolos":
+            outcome = pairs.dolos(setup, sources, bench)
+        case "layers":
+            outcome = pairs.layers(setup, sources, bench)
+        case "decoders":
+            outcome = pairs.decoders(setup, sources, bench)
+        case "backbones":
+            outcome = pairs.backbones(setup, sources, bench)
+        case "generators":
+            outcome = pairs.generators(setup, sources, bench)
+        case "detection":
+            outcome = others.detection(setup, sources, bench)
+        case "autosplice":
+            outcome = others.autosplice(setup, sources, bench)
+        case "robustness":
+            outcome = others.robustness(setup, sources, bench)
+        case "leave-one-out":
+            outcome = others.leave_one_out(setup, sources, bench)
+        case _:
+            raise DeclipError(f"there is no experiment {experiment!r}; expected one of {', '.join(EXPERIMENTS)}")
+    report.write(outcome, out / experiment)
+    return outcome
+
+
+def _sources(setup: Setup, data: str | Path | None, photos: Sequence[Path] | None, out: Path) -> Sources:
+    if setup.is_tiny:
+        if photos is None:
+            raise DeclipError("--scale tiny makes its data from photos of yours: give --photos DIR")
+        if data is not None:
+            raise DeclipError("--scale tiny takes --photos, not --data: its data are made from photos")
+        return StandIns(photos, out / "data")
+    if data is None:
+        raise DeclipError(
+            "--scale full needs --data PATH, the folder of Dolos with celebahq/ in it (docs/reproduce.md says where it "
+            "is); or try --scale tiny --photos DIR"
+        )
+    if photos is not None:
+        raise DeclipError("--photos is for --scale tiny; the full scale takes --data")
+    return Dolos(Path(data), out / "data")

