@@ -66,6 +66,11 @@ def test_gradients_reach_every_parameter() -> None:
     assert all(m.momentum == 0.01 for m in net.modules() if isinstance(m, nn.BatchNorm2d))
 
 
+def test_training_starts_from_small_logits() -> None:
+    torch.manual_seed(0)
+    assert CatNet(width=8).train()(*inputs(2, 64, 64)).abs().mean() < 2
+
+
 def test_both_streams_count() -> None:
     net = CatNet(width=8).eval()
     rgb, coefficients, table = inputs(1, 64, 64)

@@ -39,6 +39,12 @@ def test_gradients_reach_every_parameter() -> None:
     assert all(m.momentum == 0.01 for m in net.modules() if isinstance(m, nn.BatchNorm2d))
 
 
+def test_training_starts_from_small_logits() -> None:
+    torch.manual_seed(0)
+    masks, image = PsccNet(size=32).train()(torch.rand(2, 3, 32, 32))
+    assert all(m.abs().mean() < 2 for m in (*masks, image))
+
+
 def explicit(module: Correlation, x: Tensor) -> Tensor:
     """The correlation of one picture (C, h, w), position by position, as the paper's facts have it."""
     channels, h, w = x.shape

@@ -84,7 +84,7 @@ class Exchange(nn.Module):
         fused = []
         for own, row in zip(maps, self.fuse_layers, strict=True):
             assert isinstance(row, nn.ModuleList)
-            brought = [layer(m) for layer, m in zip(row, maps, strict=True)]  # channels of `own`, sizes at most larger
+            brought = [layer(m) for layer, m in zip(row, maps, strict=True)]  # channels of `own`, sizes at most its
             sized = [resize(m, own.shape[-2:], self.align_corners) for m in brought]
             fused.append(F.relu(sum(sized[1:], start=sized[0])))
         return fused
@@ -163,10 +163,14 @@ def resize(x: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
 
 
 def initialise(net: nn.Module) -> None:
-    """As HRNet starts: normal weights by the number of outputs; BatchNorm follows slowly, with momentum 0.01."""
+    """As HRNet starts: normal weights by the number of outputs; BatchNorm follows slowly, with momentum 0.01.
+
+    Convolutions with a bias keep torch's own start: few of them have a BatchNorm behind them to tame the sum of their
+    inputs, and a head of one or two outputs would begin with logits in the hundreds.
+    """
     for module in net.modules():
         match module:
-            case nn.Conv2d():
+            case nn.Conv2d(bias=None):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             case nn.BatchNorm2d():
                 module.momentum = 0.01

@@ -53,7 +53,7 @@ class PatchForensics(nn.Module):
         self.head = nn.Conv2d(CHANNELS[block], 2, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """images (N, 3, H, W) → logits (N, 2, h, w) of the patches: untouched, manipulated."""
+        """images (N, 3, H, W) → logits (N, 2, h, w) of the patches: untouched, manipulated (as trained here)."""
         x = F.relu(self.bn1(self.conv1(images)))  # (N, 32, H/2, W/2), without padding: 299 → 149
         x = F.relu(self.bn2(self.conv2(x)))  # (N, 64, …), without padding: 149 → 147
         for name in self.blocks:
@@ -62,7 +62,10 @@ class PatchForensics(nn.Module):
         return logits
 
     def load_official(self, state: Mapping[str, Tensor], source: str = "this checkpoint") -> None:
-        """Load an official state dict, strictly. Raises WeightsError."""
+        """Load an official state dict, strictly; which class is the manipulated one, its own recipe says.
+
+        Raises WeightsError.
+        """
         load_strictly(self, rename(state, OFFICIAL), source)
 
     def load_imagenet(self, path: Path | None = None) -> None:
