@@ -42,6 +42,13 @@ class JpegCoefficients:
     was_jpeg: bool
     orientation: int
 
+    def plane(self, height: int, width: int) -> NDArray[np.float32]:
+        """The coefficients as float32, (height, width), zeros below and to the right of what there is."""
+        h, w = self.coefficients.shape
+        padded = np.zeros((max(h, height), max(w, width)), np.float32)
+        padded[:h, :w] = self.coefficients
+        return padded[:height, :width]
+
     def __post_init__(self) -> None:
         h, w = self.coefficients.shape
         if h % 8 or w % 8 or self.coefficients.dtype != np.int16 or self.table.shape != (8, 8):
