@@ -27,7 +27,7 @@ from declip.errors import (
 )
 
 if TYPE_CHECKING:
-    from declip import datasets, evaluation, export, image, metrics, nn, synthesis, training
+    from declip import datasets, evaluation, export, image, metrics, nn, perturbations, synthesis, training
     from declip.catalog import MODELS
     from declip.evaluation import Evaluation, evaluate
     from declip.image import overlay
@@ -79,11 +79,14 @@ __all__ = [
     "metrics",
     "nn",
     "overlay",
+    "perturbations",
     "synthesis",
     "training",
 ]
 
-_MODULES = frozenset({"datasets", "evaluation", "export", "image", "metrics", "nn", "synthesis", "training"})
+_MODULES = frozenset(
+    {"datasets", "evaluation", "export", "image", "metrics", "nn", "perturbations", "synthesis", "training"}
+)
 _HOME = {
     "MODELS": "catalog",
     "Evaluation": "evaluation",
