@@ -27,7 +27,7 @@ from declip.errors import (
 )
 
 if TYPE_CHECKING:
-    from declip import datasets, evaluation, export, image, metrics, nn, perturbations, synthesis, training
+    from declip import baselines, datasets, evaluation, export, image, metrics, nn, perturbations, synthesis, training
     from declip.catalog import MODELS
     from declip.evaluation import Evaluation, evaluate
     from declip.image import overlay
@@ -70,6 +70,7 @@ __all__ = [
     "Sample",
     "SpecError",
     "WeightsError",
+    "baselines",
     "datasets",
     "evaluate",
     "evaluation",
@@ -85,7 +86,18 @@ __all__ = [
 ]
 
 _MODULES = frozenset(
-    {"datasets", "evaluation", "export", "image", "metrics", "nn", "perturbations", "synthesis", "training"}
+    {
+        "baselines",
+        "datasets",
+        "evaluation",
+        "export",
+        "image",
+        "metrics",
+        "nn",
+        "perturbations",
+        "synthesis",
+        "training",
+    }
 )
 _HOME = {
     "MODELS": "catalog",

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "src" / "declip"
 ROWS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
     (("errors", "types"),),
     ("image", "metrics", "catalog", "plots"),
-    ("datasets", "weights", "perturbations"),
+    ("datasets", "weights", "perturbations", "jpeg"),
     (("nn.maps", "nn.statistics", "nn.backbones", "nn.decoders", "nn.rivals", "nn.model", "nn.checkpoint"),),
     (
         (
