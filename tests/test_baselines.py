@@ -144,7 +144,7 @@ def test_double_jpeg_finds_what_was_moved_off_the_grid(flower: Pixels, mask: NDA
     inside = (slice(100, 164), slice(164, 236))
     assert map_of(DoubleJpeg, forged).scores[inside].mean() > 0.9
     on_grid = encode(pasted(once, np.roll(once, (8, 16), (0, 1)), mask), quality=92)
-    assert map_of(DoubleJpeg, on_grid).scores[inside].mean() < 0.1
+    assert map_of(DoubleJpeg, on_grid).scores[inside].mean() < 0.2
 
 
 def test_double_jpeg_reads_the_past_of_a_png(flower: Pixels, cat: Pixels, mask: NDArray[np.bool_]) -> None:
@@ -161,8 +161,9 @@ def test_double_jpeg_of_a_photo_saved_once_is_0(flower: Pixels, cat: Pixels, qua
 
 
 def test_double_jpeg_of_a_photo_saved_twice_is_low(flower: Pixels) -> None:
+    """Its red petals are clipped, and would be called "saved once" if such blocks were not left out."""
     result = map_of(DoubleJpeg, encode(saved(flower, 70), quality=92))
-    assert 0 < result.score < 0.1
+    assert 0 < result.score < 0.05 and result.scores.max() < 0.5
 
 
 def test_double_jpeg_of_a_finer_first_saving_is_0(flower: Pixels, cat: Pixels, mask: NDArray[np.bool_]) -> None:

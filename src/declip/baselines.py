@@ -161,6 +161,7 @@ class DoubleJpeg(Baseline):
     Lin et al. 2009 and Bianchi and Piva 2012). The score is the probability of "saved once" given the coefficients of a
     block, averaged over a window of 5×5 blocks: the one map here that is a probability, by a rough model.
 
+    Blocks in which a quarter of the pixels is clipped (a channel at its end) say nothing: clipping undoes the traces.
     At least half of the photo is taken to be untouched. Where that explains the coefficients no better than a single
     saving does, as in a photo that was saved once, and in one of fewer than 64 blocks, the map is 0: nothing found. A
     first saving that was finer than the second (quality 95, then 75) leaves hardly anything to be found.
@@ -184,7 +185,8 @@ class DoubleJpeg(Baseline):
         stored = jpeg.read_coefficients(photo)
         rows, columns = (side // _BLOCK for side in stored.coefficients.shape)
         quantised = stored.coefficients.reshape(rows, _BLOCK, columns, _BLOCK)
-        probability = _saved_once(quantised.transpose(0, 2, 1, 3), stored.table)
+        clipped = _clipped(photo.pixels, stored.orientation)
+        probability = _saved_once(quantised.transpose(0, 2, 1, 3), stored.table, ~clipped)
         height, width = photo.size if stored.orientation < 5 else photo.size[::-1]
         scores = _spread(probability, (height, width))
         return _upright(scores, stored.orientation)
@@ -261,14 +263,26 @@ _NOISE = 0.6  # standard deviation of what rounding to pixels does to a coeffici
 _OFF_GRID = ((4, 4), (3, 5), (5, 3), (4, 3))  # px
 _MOST = 4.0  # the most that one coefficient may say, in nats: the model is a rough one
 _FEWEST_BLOCKS = 64
+_CLIPPED = (2, 253)  # levels; from there on, since the second saving blurs the ends
+_CLIPPED_SHARE = 0.25  # of the pixels of a block
 _LEAST_GAIN = 0.1  # nats per block; photos that were saved once stay below
 
 
-def _saved_once(quantised: NDArray[np.int16], table: NDArray[np.int32]) -> Floats:
-    """(H8, W8, 8, 8) quantised coefficients, and their (8, 8) steps → (H8, W8) float32, P(saved once), in [0, 1]."""
-    rows, columns = quantised.shape[:2]
-    if rows * columns < _FEWEST_BLOCKS:
-        return np.zeros((rows, columns), dtype=np.float32)
+def _clipped(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.bool_]:
+    """(H, W, 3) upright → (H8, W8) bool on the stored picture's grid: blocks with clipped pixels."""
+    at_an_end = ((pixels <= _CLIPPED[0]) | (pixels >= _CLIPPED[1])).any(axis=2).astype(np.float32)
+    back = {6: 8, 8: 6}.get(orientation, orientation)  # the others undo themselves
+    return np.asarray(_blocks(_upright(np.asarray(at_an_end), back)).mean(axis=2) > _CLIPPED_SHARE)
+
+
+def _saved_once(quantised: NDArray[np.int16], table: NDArray[np.int32], usable: NDArray[np.bool_]) -> Floats:
+    """Coefficients and their steps → (H8, W8) float32, P(saved once), in [0, 1].
+
+    quantised: (H8, W8, 8, 8). table: (8, 8). usable: (H8, W8), the blocks that say something.
+    """
+    blocks = usable.size
+    if blocks < _FEWEST_BLOCKS:
+        return np.zeros(usable.shape, dtype=np.float32)
     densities = _off_grid_densities(quantised, table)
     gains = []  # of each frequency, (first step, share): log likelihood over that of "all was saved once"
     evidence = []  # (first step, value): log P(value | saved once) / P(value | saved twice)
@@ -284,9 +298,9 @@ def _saved_once(quantised: NDArray[np.int16], table: NDArray[np.int32]) -> Float
     # A frequency that speaks against every first step has none that can be seen: it says nothing.
     total = np.sum([np.maximum(gain.max(axis=0), 0) for gain in gains], axis=0)
     best = int(total.argmax())
-    if total[best] < _LEAST_GAIN * rows * columns:
-        return np.zeros((rows, columns), dtype=np.float32)
-    log_ratio = np.zeros((rows, columns), dtype=np.float32)
+    if total[best] < _LEAST_GAIN * blocks:
+        return np.zeros(usable.shape, dtype=np.float32)
+    log_ratio = np.zeros(usable.shape, dtype=np.float32)
     for frequency, gain, ratios in zip(_FREQUENCIES, gains, evidence, strict=True):
         first = int(gain[:, best].argmax())
         if gain[first, best] <= 0:
@@ -295,7 +309,7 @@ def _saved_once(quantised: NDArray[np.int16], table: NDArray[np.int32]) -> Float
         reach = len(says) // 2
         says[reach] = 0  # zeros tell flat from textured rather than once from twice
         values = quantised[:, :, *frequency]
-        log_ratio += np.where(np.abs(values) <= reach, says[np.clip(values, -reach, reach) + reach], 0)
+        log_ratio += np.where(usable & (np.abs(values) <= reach), says[np.clip(values, -reach, reach) + reach], 0)
     return np.asarray(special.expit(_window(log_ratio, 5) - np.float32(special.logit(_SHARES[best]))))
 
 
