@@ -177,6 +177,7 @@ class ModelSpec:
     architecture: "declip" has backbones and a decoder. The rivals learn all of their network and have no decoder:
         "patch-forensics" names its Xception as the backbone (name "legacy_xception", layer = the block it is cut
         behind, 1-5, weights to start from), "pscc-net" and "cat-net" name none.
+    width: of cat-net, channels of its finest branch (all others follow), a multiple of 4; None = the published 48.
     backbones: several = fusion; their features are resized to the first one's grid and concatenated in order.
     input_size, output_size: sides of the square input and of the square map of logits, px.
     mean, std: of RGB in [0, 1]; applied in `image.to_input`, never inside the network.
@@ -191,6 +192,7 @@ class ModelSpec:
     architecture: Architecture = "declip"
     backbones: tuple[BackboneSpec, ...] = ()
     decoder: DecoderSpec | None = None
+    width: int | None = None
     input_size: int = 224
     output_size: int = 256
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
@@ -228,6 +230,7 @@ class ModelSpec:
             case "declip":
                 _check(len(self.backbones) > 0, "a model needs at least one backbone")
                 _check(self.decoder is not None, "a model needs a decoder: give its kind")
+                _check(self.width is None, "width is of cat-net; the decoder has widths")
                 return
             case "patch-forensics":
                 found = [(row.name, row.layer) for row in self.backbones]
@@ -245,6 +248,10 @@ class ModelSpec:
                     self.input_size % 8 == self.overlap % 8 == 0,
                     f"input_size {self.input_size} and overlap {self.overlap} must keep to JPEG's grid of 8 px",
                 )
+        _check(
+            self.width is None or (self.architecture == "cat-net" and self.width > 0 and self.width % 4 == 0),
+            f"width is {self.width}; only cat-net has one, a multiple of 4",
+        )
         _check(self.decoder is None, f"{self.architecture} has no decoder of its own choice: leave it out")
 
     @property

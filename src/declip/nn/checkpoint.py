@@ -66,7 +66,8 @@ def load_learnt(net: Network, spec: ModelSpec, path: Path) -> None:
     Raises WeightsError where the file's model is another one, or as `load` does.
     """
     found, tensors = _read(path, tensors=True)
-    if (found.architecture, found.backbones, found.decoder) != (spec.architecture, spec.backbones, spec.decoder):
+    parts = [(s.architecture, s.backbones, s.decoder, s.width) for s in (found, spec)]
+    if parts[0] != parts[1]:
         raise WeightsError(f"{path} holds another model: its architecture, backbones or decoder are not the recipe's")
     if isinstance(net, RivalNet):
         _fill(net, tensors, (), str(path))

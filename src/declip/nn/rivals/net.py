@@ -82,7 +82,7 @@ def build_rival(spec: ModelSpec, *, load_weights: bool = True, offline: bool = F
             return RivalNet(PsccNet(spec.output_size)).eval()
         case "cat-net":
             _check_output(spec, spec.input_size // 4)
-            return RivalNet(CatNet()).eval()
+            return RivalNet(CatNet() if spec.width is None else CatNet(spec.width)).eval()
     raise SpecError(f"architecture {spec.architecture!r} is no rival; expected patch-forensics, pscc-net or cat-net")
 
 
