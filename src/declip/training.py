@@ -75,6 +75,8 @@ class TrainConfig:
         0.001 percent points of the selection metric (0.002 in later phases) the rate is divided by 10, in `phases`
         phases, then stop; "cosine" and "poly" (power 0.9) = to zero over `epochs`; "step" = halved every `step_epochs`.
     init_std: of the normal distribution of every decoder weight, BatchNorm's included; 0 = torch's own.
+    norm_momentum: of BatchNorm's running statistics, in (0, 1]; None = the network's own. The rivals' 0.01 needs some
+        hundred steps before they say anything.
     reals: real samples per manipulated one (drawn from those there are).
     augment: of `views.AUGMENTATIONS`, each but "flip" with probability augment_share. The paper's are "blur", "jitter"
         and "jpeg".
@@ -102,6 +104,7 @@ class TrainConfig:
     phases: int = 4
     step_epochs: int = 5
     init_std: float = 0.02
+    norm_momentum: float | None = None
     reals: float = 0.0
     augment: tuple[str, ...] = ()
     augment_share: float = 1.0
@@ -138,6 +141,8 @@ class TrainConfig:
             raise SpecError("expected 0 <= ema < 1, 0 <= momentum < 1 and augment_share in [0, 1]")
         if min(self.reals, self.init_std, self.seed, self.patience_steps, self.weight_decay) < 0:
             raise SpecError("reals, init_std, seed, patience_steps and weight_decay are >= 0")
+        if self.norm_momentum is not None and not 0 < self.norm_momentum <= 1:
+            raise SpecError(f"norm_momentum is {self.norm_momentum}; expected in (0, 1]")
         self._check_architecture()
         if self.target == "image":
             # Every patch of Patch Forensics learns its picture's label, so that the mean of their scores is trained.
@@ -336,6 +341,10 @@ class _State:
     def __init__(self, config: TrainConfig, net: Network) -> None:
         self.config = config
         self.learnt: nn.Module = net.decoder if isinstance(net, DeclipNet) else net
+        if config.norm_momentum is not None:
+            for module in self.learnt.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.momentum = config.norm_momentum
         self.averaged = self.learnt if not config.ema else _copy(self.learnt)
         self.optimizer = _optimizer(config, self.learnt)
         self.epoch = 0
