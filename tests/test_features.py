@@ -63,7 +63,7 @@ def test_features_and_targets_come_back(
     found, targets = data.batch(order)
     loaded = [views.load(i) for i in range(5)]
     with torch.inference_mode():
-        expected = net.features(torch.from_numpy(np.stack([pixels for pixels, _ in loaded])))
+        expected = net.features(torch.from_numpy(np.stack([inputs["image"] for inputs, _ in loaded])))
     assert found.cls is None
     assert [m.shape for m in found.maps] == [(3, 30, 16, 16), (3, 32, 16, 16)]
     for ours, theirs in zip(found.maps, expected.maps, strict=True):
@@ -86,7 +86,7 @@ def test_a_decoder_reads_the_cache_as_it_reads_the_backbones(samples: list[Sampl
     assert found.cls is not None
     assert found.cls.shape == (5, 1, 64)
     with torch.inference_mode():
-        logits = data.net(torch.from_numpy(np.stack([data.views.load(i)[0] for i in range(5)])))
+        logits = data.net(torch.from_numpy(np.stack([data.views.load(i)[0]["image"] for i in range(5)])))
         torch.testing.assert_close(data.net.decode(found), logits, atol=3e-3 * float(logits.std()), rtol=0)
 
 

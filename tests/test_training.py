@@ -161,7 +161,7 @@ def test_a_resumed_run_equals_one_that_was_not_stopped(
     straight = training.train(config, train=train, valid=valid, out=tmp_path / "straight")
     validate, epochs = training._Loop.validate, 0
 
-    def interrupted(*arguments: Any) -> tuple[float, float]:
+    def interrupted(*arguments: Any) -> tuple[float, float, float]:
         nonlocal epochs
         epochs += 1
         if epochs > stopped_after:
@@ -381,16 +381,16 @@ decoder = { kind = "linear" }
         ("lr = ", [], r"recipe\.toml is no TOML"),
         (RECIPE, ["lr"], "--set lr: expected key=value"),
         (RECIPE, ["lr=fast"], r"recipe\.toml: "),
-        (RECIPE, ["momentum=0.9"], r"recipe\.toml: .*unexpected keyword argument 'momentum'"),
+        (RECIPE, ["dampening=0.9"], r"recipe\.toml: .*unexpected keyword argument 'dampening'"),
         (RECIPE, ["model.colour=1"], "does not fit this release of declip: .*'colour'"),
         (RECIPE, ["lr=0"], "lr is 0; expected > 0"),
         (RECIPE, ["epochs=2.5"], "epochs is 2.5; expected a whole number"),
-        (RECIPE, ["schedule=step"], "schedule is 'step'; expected one of 'plateau', 'cosine'"),
+        (RECIPE, ["schedule=onecycle"], "schedule is 'onecycle'; expected one of 'plateau', 'cosine', 'poly', 'step'"),
         (RECIPE, ['augment=["shear"]'], "augment is 'shear'; expected one of 'flip', 'blur', 'jitter', 'jpeg'"),
         (RECIPE, ["precision=fp8"], "precision is 'fp8'"),
         (RECIPE, ["ema=1.0"], "expected 0 <= ema < 1"),
         (RECIPE, ["model.decoder.kind=conv-8"], "decoder kind is 'conv-8'"),
-        ("lr = 1e-2", [], "does not fit this release of declip"),
+        ("lr = 1e-2", [], "a model needs at least one backbone"),
     ],
 )
 def test_a_wrong_recipe_is_said(recipe: str, changes: list[str], message: str, tmp_path: Path) -> None:

@@ -168,7 +168,8 @@ def test_json_round_trip(model: ModelSpec) -> None:
     [
         ("not json", "not JSON"),
         ("[1]", "is a list"),
-        ("{}", "does not fit"),
+        ("{}", "needs at least one backbone"),
+        ('{"decoder": {"colour": 1}}', "does not fit this release.*colour"),
         (json.dumps(json.loads(spec().to_json()) | {"colour": "red"}), "does not fit this release.*colour"),
         (json.dumps(json.loads(spec().to_json()) | {"format_version": 9}), "upgrade declip"),
     ],

@@ -46,7 +46,8 @@ def test_picture_and_target_stay_together(spec: Any, polarity: str, tmp_path: Pa
     mask[100:140, 5:30] = True
     views = Views([mask_as_picture(tmp_path, mask, polarity)], spec, augment=["flip", "jpeg"])
     means = set()
-    for picture, target in (views.load(0, view) for view in range(12)):
+    for inputs, target in (views.load(0, view) for view in range(12)):
+        picture = inputs["image"]
         assert (picture.shape, target.shape) == ((3, 64, 64), (16, 16))
         assert (picture.dtype, target.dtype) == (np.float32, np.float32)
         assert 0 <= target.min() <= target.max() <= 1
@@ -80,11 +81,11 @@ def test_a_view_is_decided_by_seed_number_and_picture(tmp_path: Path) -> None:
     fewer = Views(samples[2:], SPEC, augment=["flip"])
     other = Views(samples, SPEC, augment=["flip"], seed=1)
     for i in range(3):
-        assert np.array_equal(views.load(i, 1)[0], again.load(i, 1)[0])
-        assert not np.array_equal(views.load(i, 1)[0], views.load(i, 0)[0])
-        assert not np.array_equal(views.load(i, 1)[0], other.load(i, 1)[0])
+        assert np.array_equal(views.load(i, 1)[0]["image"], again.load(i, 1)[0]["image"])
+        assert not np.array_equal(views.load(i, 1)[0]["image"], views.load(i, 0)[0]["image"])
+        assert not np.array_equal(views.load(i, 1)[0]["image"], other.load(i, 1)[0]["image"])
     # In another list, at another place, it is the same: so its features can be shared.
-    assert np.array_equal(views.load(2, 1)[0], fewer.load(0, 1)[0])
+    assert np.array_equal(views.load(2, 1)[0]["image"], fewer.load(0, 1)[0]["image"])
     assert views.keys(2)[5] == fewer.keys(2)[1]
 
 
@@ -124,15 +125,16 @@ def test_photometric_augmentations_come_after_the_resize_and_leave_the_target(tm
         if kind != "flip":
             changed, same = Views([sample], WHOLE, augment=[kind]).load(0)
             assert np.array_equal(same, target)
-            assert 0.005 < float(np.abs(changed - plain).mean()) < 1.0, kind
+            assert 0.005 < float(np.abs(changed["image"] - plain["image"]).mean()) < 1.0, kind
     unchanged, _ = Views([sample], WHOLE, augment=["blur"], share=0.0).load(0)
-    assert np.array_equal(unchanged, plain)
+    assert np.array_equal(unchanged["image"], plain["image"])
 
 
 def test_a_picture_smaller_than_a_crop_is_reflected(tmp_path: Path) -> None:
     mask = np.zeros((40, 100), bool)
     mask[30:40] = True
-    picture, target = Views([mask_as_picture(tmp_path, mask)], SPEC).load(0)
+    inputs, target = Views([mask_as_picture(tmp_path, mask)], SPEC).load(0)
+    picture = inputs["image"]
     assert picture.shape == (3, 64, 64)
     # Rows 30-39 and their mirror image, 39-48.
     assert (target.mean(1) > 0.5).nonzero()[0].tolist() == [8, 9, 10, 11]

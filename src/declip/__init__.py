@@ -27,7 +27,19 @@ from declip.errors import (
 )
 
 if TYPE_CHECKING:
-    from declip import calibration, datasets, evaluation, export, image, metrics, nn, perturbations, synthesis, training
+    from declip import (
+        baselines,
+        calibration,
+        datasets,
+        evaluation,
+        export,
+        image,
+        metrics,
+        nn,
+        perturbations,
+        synthesis,
+        training,
+    )
     from declip.catalog import MODELS
     from declip.evaluation import Evaluation, evaluate
     from declip.image import overlay
@@ -70,6 +82,7 @@ __all__ = [
     "Sample",
     "SpecError",
     "WeightsError",
+    "baselines",
     "calibration",
     "datasets",
     "evaluate",
@@ -87,6 +100,7 @@ __all__ = [
 
 _MODULES = frozenset(
     {
+        "baselines",
         "calibration",
         "datasets",
         "evaluation",

@@ -343,7 +343,8 @@ def convert(
     from declip.nn import checkpoint
 
     spec = checkpoint.convert(official, out, tower=tower.value if tower else None)
-    _line(f"{out}: {' + '.join(f'{b.name} layer {b.layer}' for b in spec.backbones)}, {spec.decoder.kind}")
+    kind = "" if spec.decoder is None else spec.decoder.kind
+    _line(f"{out}: {' + '.join(f'{b.name} layer {b.layer}' for b in spec.backbones)}, {kind}")
 
 
 @app.command("export")

@@ -61,7 +61,7 @@ class OnnxEngine:
         self.sha256 = hashlib.sha256(content).hexdigest()
 
     def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """{"image": (N, 3, S, S) float32} → (N, T, T) float32."""
+        """{"image": (N, 3, S, S) float32} → (N, T, T) float32; CAT-Net: "coefficients" and "table", too."""
         (logits,) = self._session.run(["logits"], dict(inputs))
         result: NDArray[np.float32] = logits
         return result
@@ -98,10 +98,10 @@ class TorchEngine:
         self.sha256 = sha256_of(path)
 
     def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """{"image": (N, 3, S, S) float32} → (N, T, T) float32."""
+        """{"image": (N, 3, S, S) float32} → (N, T, T) float32; CAT-Net: "coefficients" and "table", too."""
         with self._torch.inference_mode():
-            images = self._torch.from_numpy(np.ascontiguousarray(inputs["image"])).to(self._device)
-            logits: NDArray[np.float32] = self._net(images).float().cpu().numpy()
+            tensors = {k: self._torch.from_numpy(np.ascontiguousarray(v)).to(self._device) for k, v in inputs.items()}
+            logits: NDArray[np.float32] = self._net(**tensors).float().cpu().numpy()
         return logits
 
 

@@ -198,8 +198,8 @@ class CachedViews:
 
     def _load(self, item: int) -> tuple[Tensor, Tensor]:
         view, position = divmod(item, len(self.views))
-        pixels, target = self.views.load(position, view)
-        return torch.from_numpy(pixels), torch.from_numpy(target)
+        inputs, target = self.views.load(position, view)
+        return torch.from_numpy(inputs["image"]), torch.from_numpy(target)
 
     def _compute(self, items: Sequence[int], loaded: Sequence[tuple[Tensor, Tensor]]) -> None:
         device = next((tensor.device for tensor in self.net.state_dict().values()), torch.device("cpu"))

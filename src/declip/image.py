@@ -59,8 +59,10 @@ __all__ = [
     "read_scores",
     "resize_scores",
     "squash",
+    "stored",
     "to_input",
     "to_scores",
+    "upright",
     "write_mask",
     "write_scores",
 ]
@@ -606,6 +608,36 @@ def squash(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR))
 
 
+def stored(array: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """An upright (H, W, …) array as it lies in a file of this EXIF orientation (1-8): `upright` undone. A view."""
+    match orientation:
+        case 6:
+            return upright(array, 8)
+        case 8:
+            return upright(array, 6)
+    return upright(array, orientation)
+
+
+def upright(array: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """A stored (H, W, …) array, turned as its EXIF orientation (1-8) says. A view."""
+    match orientation:
+        case 2:
+            return array[:, ::-1]
+        case 3:
+            return array[::-1, ::-1]
+        case 4:
+            return array[::-1]
+        case 5:
+            return array.swapaxes(0, 1)
+        case 6:
+            return np.rot90(array, -1)
+        case 7:
+            return array[::-1, ::-1].swapaxes(0, 1)
+        case 8:
+            return np.rot90(array)
+    return array
+
+
 # ── scores ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -617,11 +649,12 @@ def to_scores(logits: NDArray[np.float32], temperature: float = 1.0) -> NDArray[
     return np.asarray(special.expit(scaled, out=scaled))
 
 
-def resize_scores(scores: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+def resize_scores(scores: NDArray[np.float32], size: tuple[int, int], *, bicubic: bool = False) -> NDArray[np.float32]:
     """(h, w) float32 scores → (H, W) float32 in [0, 1]; bilinear, antialiased where it shrinks. size: (H, W) px."""
+    kind = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
     height, width = size
     image = Image.fromarray(np.ascontiguousarray(scores, dtype=np.float32))
-    resized = _to_array(image.resize((width, height), Image.Resampling.BILINEAR))
+    resized = _to_array(image.resize((width, height), kind))
     return np.clip(resized, 0, 1, out=resized)
 
 

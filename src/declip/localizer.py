@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterable, Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from declip import image, weights
+from declip import image, jpeg, weights
 from declip.engines import open_engine
 from declip.errors import ImageError, MissingExtraError, SpecError
 from declip.types import Engine, Localization, Mode, ModelSpec, Photo, PictureLike, Precision, Verdict
@@ -148,35 +149,61 @@ class Localizer:
             logits = next(maps)
             scores = image.to_scores(logits, self.spec.temperature)
             score = self._image_score(scores, logits)
-            yield self._result(photo, image.resize_scores(scores, photo.size), score, start)
+            # As the rival's authors do it.
+            bicubic = self.spec.architecture == "patch-forensics"
+            yield self._result(photo, image.resize_scores(scores, photo.size, bicubic=bicubic), score, start)
 
     def _tiled(self, picture: PictureLike, batch_size: int) -> Localization | ImageError:
         start = time.perf_counter()
         photo = _read(picture)
         if isinstance(photo, ImageError):
             return photo
+        if self.spec.architecture == "cat-net":
+            return self._tiled_jpeg(photo, batch_size, start)
+        scores, score = self._scan(photo, batch_size)
+        return self._result(photo, scores, score, start)
+
+    def _tiled_jpeg(self, photo: Photo, batch_size: int, start: float) -> Localization | ImageError:
+        """With the coefficients of the file, on the grid in which they are stored."""
+        try:
+            found = jpeg.read_coefficients(photo)
+        except ImageError as error:
+            return error
+        as_stored = dataclasses.replace(photo, pixels=image.stored(photo.pixels, found.orientation))
+        scores, score = self._scan(as_stored, batch_size, found)
+        return self._result(photo, image.upright(scores, found.orientation), score, start)
+
+    def _scan(
+        self, photo: Photo, batch_size: int, found: jpeg.JpegCoefficients | None = None
+    ) -> tuple[NDArray[np.float32], float]:
+        """(scores (H, W), image score) by tiles. found: what a network reads beside the pixels, on the same grid."""
         size, ratio = self.spec.input_size, self.spec.input_size // self.spec.output_size
         padded = _pad(photo.pixels, size, _unit(size, self.overlap, ratio))
         height, width = padded.shape[:2]
+        coefficients = None if found is None else found.plane(height, width)
         corners = [
             (y, x)
             for y in _offsets(height, size, self.overlap, ratio)
             for x in _offsets(width, size, self.overlap, ratio)
         ]
-        window = _window(self.spec.output_size, self.overlap // ratio)
+        blend = _window(self.spec.output_size, self.overlap // ratio)
         total = np.zeros((height // ratio, width // ratio), np.float32)
         logit_total = np.zeros_like(total) if self.spec.image_score == "mean-logit" else None
         weight = np.zeros_like(total)
         remaining = iter(corners)
         while batch := list(islice(remaining, batch_size)):
-            tiles = [image.normalise(padded[y : y + size, x : x + size], self.spec) for y, x in batch]
-            for (y, x), logits in zip(batch, self.engine.logits({"image": np.stack(tiles)}), strict=True):
+            windows = [(slice(y, y + size), slice(x, x + size)) for y, x in batch]
+            inputs = {"image": np.stack([image.normalise(padded[window], self.spec) for window in windows])}
+            if found is not None and coefficients is not None:
+                inputs["coefficients"] = np.stack([coefficients[window] for window in windows])
+                inputs["table"] = np.stack([found.table.astype(np.float32)] * len(windows))
+            for (y, x), logits in zip(batch, self.engine.logits(inputs), strict=True):
                 rows = slice(y // ratio, (y + size) // ratio)
                 columns = slice(x // ratio, (x + size) // ratio)
-                total[rows, columns] += window * image.to_scores(logits, self.spec.temperature)
-                weight[rows, columns] += window
+                total[rows, columns] += blend * image.to_scores(logits, self.spec.temperature)
+                weight[rows, columns] += blend
                 if logit_total is not None:
-                    logit_total[rows, columns] += window * logits
+                    logit_total[rows, columns] += blend * logits
         # Scores of the padding are no part of the photo.
         inside = (-(-photo.size[0] // ratio), -(-photo.size[1] // ratio))
         total /= weight
@@ -187,7 +214,7 @@ class Localizer:
             mean_logits = logit_total[: inside[0], : inside[1]]
         score = self._image_score(scores, mean_logits)
         full = image.resize_scores(scores, (inside[0] * ratio, inside[1] * ratio))
-        return self._result(photo, full[: photo.size[0], : photo.size[1]], score, start)
+        return full[: photo.size[0], : photo.size[1]], score
 
     def _image_score(self, scores: NDArray[np.float32], logits: NDArray[np.float32] | None) -> float:
         """The image's score in [0, 1], on the network's grid (see ModelSpec.image_score)."""

@@ -24,7 +24,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -41,15 +41,18 @@ from declip.errors import DatasetError, SpecError
 from declip.features import CachedViews, FeaturePrecision
 from declip.nn import checkpoint
 from declip.nn.maps import Features
-from declip.nn.model import DeclipNet, build
+from declip.nn.model import DeclipNet, Network, build_network
+from declip.nn.rivals.net import RivalNet
 from declip.types import ModelSpec, Sample
 from declip.views import AUGMENTATIONS, Target, Views
 
 __all__ = ["Run", "TrainConfig", "train"]
 
-Schedule = Literal["plateau", "cosine"]
-Selection = Literal["iou", "ap"]
+Schedule = Literal["plateau", "cosine", "poly", "step"]
+Selection = Literal["iou", "ap", "loss"]
+Optimizer = Literal["adamw", "sgd"]
 Precision = Literal["fp32", "bf16"]
+Batch: TypeAlias = Features | dict[str, Tensor]
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 # Threads that read pictures where nothing is cached.
@@ -66,11 +69,14 @@ class TrainConfig:
     target: "mask" = every pixel, or "image" = whole pictures: BCE on the mean of the pixel logits against real or fake.
         It needs reals, a model in whole mode with image_score = "mean-logit" (the score that is trained is the one that
         is given later), and select = "ap", which then is that of the pictures' scores.
-    epochs: at most this many. batch_size: over all processes. lr, weight_decay: of AdamW.
+    epochs: at most this many. batch_size: over all processes.
+    optimizer: "adamw" (without weight decay it is Adam), or "sgd" with `momentum`. lr, weight_decay: of it.
     schedule: "plateau" = after `patience` epochs, and at least `patience_steps` optimizer steps, without a gain of
         0.001 percent points of the selection metric (0.002 in later phases) the rate is divided by 10, in `phases`
-        phases, then stop; "cosine" = to zero over `epochs`.
+        phases, then stop; "cosine" and "poly" (power 0.9) = to zero over `epochs`; "step" = halved every `step_epochs`.
     init_std: of the normal distribution of every decoder weight, BatchNorm's included; 0 = torch's own.
+    norm_momentum: of BatchNorm's running statistics, in (0, 1]; None = the network's own. The rivals' 0.01 needs some
+        hundred steps before they say anything.
     reals: real samples per manipulated one (drawn from those there are).
     augment: of `views.AUGMENTATIONS`, each but "flip" with probability augment_share. The paper's are "blur", "jitter"
         and "jpeg".
@@ -78,7 +84,8 @@ class TrainConfig:
         0 = nothing is kept, each epoch draws new views and runs the backbones. None = 1, or 0 with augmentation.
     features: precision of what is kept, "fp16" or "fp32".
     ema: decay of the averaged weights that are validated and saved, less at the start; 0 = none.
-    select: the best epoch is that of the highest validation "iou" (at 0.5) or "ap", both means over manipulated crops.
+    select: the best epoch is that of the highest validation "iou" (at 0.5) or "ap", both means over manipulated crops,
+        or of the lowest "loss" over all of them.
     precision: of the decoder's passes, "fp32" or "bf16".
     """
 
@@ -87,13 +94,17 @@ class TrainConfig:
     target: Target = "mask"
     epochs: int = 400
     batch_size: int = 64
+    optimizer: Optimizer = "adamw"
     lr: float = 1e-3
+    momentum: float = 0.9
     weight_decay: float = 0.0
     schedule: Schedule = "plateau"
     patience: int = 5
     patience_steps: int = 0
     phases: int = 4
+    step_epochs: int = 5
     init_std: float = 0.02
+    norm_momentum: float | None = None
     reals: float = 0.0
     augment: tuple[str, ...] = ()
     augment_share: float = 1.0
@@ -107,6 +118,7 @@ class TrainConfig:
         object.__setattr__(self, "augment", tuple(self.augment))
         for field, allowed in (
             ("target", get_args(Target)),
+            ("optimizer", get_args(Optimizer)),
             ("schedule", get_args(Schedule)),
             ("select", get_args(Selection)),
             ("precision", get_args(Precision)),
@@ -117,20 +129,25 @@ class TrainConfig:
             for value in given if field == "augment" else (given,):
                 if value not in allowed:
                     raise SpecError(f"{field} is {value!r}; expected one of {', '.join(map(repr, allowed))}")
-        for field in ("seed", "epochs", "batch_size", "patience", "patience_steps", "phases"):
+        for field in ("seed", "epochs", "batch_size", "patience", "patience_steps", "phases", "step_epochs"):
             if not isinstance(getattr(self, field), int):
                 raise SpecError(f"{field} is {getattr(self, field)!r}; expected a whole number")
         if self.views is not None and (not isinstance(self.views, int) or self.views < 0):
             raise SpecError(f"views is {self.views!r}; expected a whole number >= 0")
-        for field in ("epochs", "batch_size", "lr", "patience", "phases"):
+        for field in ("epochs", "batch_size", "lr", "patience", "phases", "step_epochs"):
             if not getattr(self, field) > 0:
                 raise SpecError(f"{field} is {getattr(self, field)}; expected > 0")
-        if not (0 <= self.ema < 1 and 0 <= self.augment_share <= 1):
-            raise SpecError("expected 0 <= ema < 1 and augment_share in [0, 1]")
+        if not (0 <= self.ema < 1 and 0 <= self.momentum < 1 and 0 <= self.augment_share <= 1):
+            raise SpecError("expected 0 <= ema < 1, 0 <= momentum < 1 and augment_share in [0, 1]")
         if min(self.reals, self.init_std, self.seed, self.patience_steps, self.weight_decay) < 0:
             raise SpecError("reals, init_std, seed, patience_steps and weight_decay are >= 0")
+        if self.norm_momentum is not None and not 0 < self.norm_momentum <= 1:
+            raise SpecError(f"norm_momentum is {self.norm_momentum}; expected in (0, 1]")
+        self._check_architecture()
         if self.target == "image":
-            wanted = {"model.mode": "whole", "model.image_score": "mean-logit", "select": "ap"}
+            # Every patch of Patch Forensics learns its picture's label, so that the mean of their scores is trained.
+            score = "mean" if self.model.architecture == "patch-forensics" else "mean-logit"
+            wanted = {"model.mode": "whole", "model.image_score": score, "select": "ap"}
             given = (self.model.mode, self.model.image_score, self.select)
             for (field, value), found in zip(wanted.items(), given, strict=True):
                 if found != value:
@@ -138,9 +155,22 @@ class TrainConfig:
             if not self.reals:
                 raise SpecError('reals is 0; target = "image" learns from real samples, too: reals = 1')
 
+    def _check_architecture(self) -> None:
+        architecture = self.model.architecture
+        if architecture == "declip":
+            return
+        if self.views:
+            raise SpecError(f"views is {self.views}; all of {architecture} is learnt, there are no features to keep")
+        if self.target == "image" and architecture != "patch-forensics":
+            raise SpecError(f'target = "image" is not for {architecture}, which learns masks')
+        if self.augment and architecture == "cat-net":
+            raise SpecError("augment is not for cat-net: it reads the coefficients of the files as they are")
+
     @property
     def kept_views(self) -> int:
         """How many views of each sample are kept; 0: none, they are drawn anew in each epoch."""
+        if self.model.architecture != "declip":
+            return 0
         if self.views is None:
             return 0 if self.augment else 1
         return self.views
@@ -209,23 +239,25 @@ def train(
         _claim(config, digests, out, resume)
     accelerator.wait_for_everyone()
     torch.manual_seed(config.seed)
-    net = build(config.model)
-    if config.init_std:
+    net = build_network(config.model)
+    if config.init_std and isinstance(net, DeclipNet):
         _initialise(net.decoder, config.init_std)
     if start is not None:
-        checkpoint.load_decoder(net, config.model, Path(start))
+        checkpoint.load_learnt(net, config.model, Path(start))
     net = net.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     folder = weights.cache_dir() / "features" if cache is None else Path(cache)
-    kept = {
-        name: CachedViews(net, config.model, views, folder, precision=config.features, count=count)
-        for name, views in parts.items()
-        if (count := config.kept_views if name == "train" else 1)
-    }
-    for cached in kept.values():
+    data: dict[str, CachedViews | FreshViews] = {}
+    for name, views in parts.items():
+        count = config.kept_views if name == "train" else 1
+        if isinstance(net, RivalNet) or not count:
+            data[name] = FreshViews(views)
+            continue
+        cached = CachedViews(net, config.model, views, folder, precision=config.features, count=count)
         missing = cached.missing()[accelerator.process_index :: accelerator.num_processes]
         cached.fill(missing, progress=console.is_terminal and accelerator.is_main_process)
         accelerator.wait_for_everyone()
-    if "train" not in kept:
+        data[name] = cached
+    if isinstance(net, DeclipNet) and not config.kept_views:
         console.print("no features are kept: each epoch draws new views and runs the backbones (views = 0)")
     state = _State(config, net)
     if resume and (out / "state.pt").exists():
@@ -233,21 +265,20 @@ def train(
         if accelerator.is_main_process:
             _trim(out / "metrics.jsonl", state.epoch)
     accelerator.init_trackers("tensorboard")
-    loop = _Loop(config, net, state, kept.get("train") or FreshViews(parts["train"]), kept["valid"], accelerator)
+    loop = _Loop(config, net, state, data["train"], data["valid"], accelerator)
     with _sigterm(accelerator), loop.progress(console):
         while not state.finished:
             began, rate, phase = time.perf_counter(), state.rate(), state.phase
             loss = loop.epoch(out / "state.pt")
-            iou, ap = loop.validate()
-            improved = state.close_epoch(iou if config.select == "iou" else ap, loop.steps)
+            iou, ap, valid_loss = loop.validate()
+            improved = state.close_epoch({"iou": iou, "ap": ap, "loss": -valid_loss}[config.select], loop.steps)
             if improved:
                 state.best_numbers = (state.epoch, iou, ap)
-            row = {"epoch": state.epoch, "loss": loss, "iou": _plain(iou), "ap": ap, "lr": rate, "phase": phase}
-            row |= {"best": improved, "seconds": round(time.perf_counter() - began, 2)}
+            row = {"epoch": state.epoch, "loss": loss, "valid_loss": _plain(valid_loss), "iou": _plain(iou), "ap": ap}
+            row |= {"lr": rate, "phase": phase, "best": improved, "seconds": round(time.perf_counter() - began, 2)}
             if accelerator.is_main_process:
                 if improved:
-                    best = DeclipNet(list(net.backbones), state.averaged)
-                    checkpoint.save(best, config.model, out / "best.safetensors")
+                    checkpoint.save(_with_learnt(net, state.averaged), config.model, out / "best.safetensors")
                 with (out / "metrics.jsonl").open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 state.save(out / "state.pt")
@@ -271,12 +302,35 @@ class FreshViews:
     def __len__(self) -> int:
         return len(self.views)
 
-    def load(self, items: Sequence[int], epoch: int) -> tuple[Tensor, Tensor]:
-        """Inputs (N, 3, S, S) and targets (N, T, T) or (N,) of this epoch's views of samples."""
+    def load(self, items: Sequence[int], epoch: int) -> tuple[dict[str, Tensor], Tensor]:
+        """Inputs by name, "image" (N, 3, S, S) first, and targets (N, T, T) or (N,) of an epoch's views of samples."""
         pairs = list(self._pool.map(lambda item: self.views.load(int(item), epoch), items))
-        images = torch.from_numpy(np.stack([pixels for pixels, _ in pairs]))
-        targets = torch.from_numpy(np.stack([target for _, target in pairs]))
-        return images.contiguous(memory_format=torch.channels_last), targets
+        inputs = {name: torch.from_numpy(np.stack([found[name] for found, _ in pairs])) for name in pairs[0][0]}
+        inputs["image"] = inputs["image"].contiguous(memory_format=torch.channels_last)
+        return inputs, torch.from_numpy(np.stack([target for _, target in pairs]))
+
+
+class Objective(nn.Module):
+    """The learnt part and its loss as one module, since several processes must meet in its forward pass."""
+
+    def __init__(self, learnt: nn.Module, target: Target) -> None:
+        super().__init__()
+        self.learnt = learnt
+        self.target = target
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Frozen features, or a rival's inputs → logits (N, T, T)."""
+        logits: Tensor = self.learnt(batch) if isinstance(batch, Features) else self.learnt(**batch)
+        return logits
+
+    def forward(self, batch: Batch, targets: Tensor) -> Tensor:
+        """The mean loss: a rival's own, else BCE (paper §4), of whole pictures on the mean of the pixel logits."""
+        if isinstance(self.learnt, RivalNet) and not isinstance(batch, Features):
+            return self.learnt.loss(targets, **batch)
+        logits = self.logits(batch).float()
+        if self.target == "image":
+            logits = logits.mean(dim=(1, 2))  # (N,)
+        return F.binary_cross_entropy_with_logits(logits, targets)
 
 
 class _State:
@@ -284,11 +338,15 @@ class _State:
 
     COUNTERS = ("epoch", "phase", "waited", "best", "phase_best", "best_numbers", "losses")
 
-    def __init__(self, config: TrainConfig, net: DeclipNet) -> None:
+    def __init__(self, config: TrainConfig, net: Network) -> None:
         self.config = config
-        self.decoder = net.decoder
-        self.averaged = net.decoder if not config.ema else _copy(net.decoder)
-        self.optimizer = torch.optim.AdamW(net.learnt_parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        self.learnt: nn.Module = net.decoder if isinstance(net, DeclipNet) else net
+        if config.norm_momentum is not None:
+            for module in self.learnt.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.momentum = config.norm_momentum
+        self.averaged = self.learnt if not config.ema else _copy(self.learnt)
+        self.optimizer = _optimizer(config, self.learnt)
         self.epoch = 0
         self.phase = 0
         self.waited = 0
@@ -305,7 +363,11 @@ class _State:
         """Learning rate now; fraction: of the current epoch that is done."""
         if self.config.schedule == "plateau":
             return self.config.lr / 10.0**self.phase
+        if self.config.schedule == "step":
+            return float(self.config.lr / 2.0 ** (self.epoch // self.config.step_epochs))
         progress = min(1.0, (self.epoch + fraction) / self.config.epochs)
+        if self.config.schedule == "poly":
+            return float(self.config.lr * (1 - progress) ** 0.9)
         return self.config.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
     def average(self, step: int) -> None:
@@ -315,9 +377,9 @@ class _State:
         # Early on, the average must not look back to the random weights of the start.
         decay = min(self.config.ema, (step + 1) / (step + 10))
         with torch.no_grad():
-            for mean, now in zip(self.averaged.parameters(), self.decoder.parameters(), strict=True):
+            for mean, now in zip(self.averaged.parameters(), self.learnt.parameters(), strict=True):
                 mean.lerp_(now, 1 - decay)
-            for kept, latest in zip(self.averaged.buffers(), self.decoder.buffers(), strict=True):
+            for kept, latest in zip(self.averaged.buffers(), self.learnt.buffers(), strict=True):
                 kept.copy_(latest)
 
     def close_epoch(self, value: float, steps: int = 1) -> bool:
@@ -338,7 +400,7 @@ class _State:
 
     def save(self, path: Path) -> None:
         content = {
-            "decoder": self.decoder.state_dict(),
+            "learnt": self.learnt.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "counters": {name: getattr(self, name) for name in self.COUNTERS},
@@ -349,7 +411,7 @@ class _State:
 
     def restore(self, path: Path) -> None:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        self.decoder.load_state_dict(content["decoder"])
+        self.learnt.load_state_dict(content["learnt"])
         self.averaged.load_state_dict(content["averaged"])
         self.optimizer.load_state_dict(content["optimizer"])
         for name, value in content["counters"].items():
@@ -362,10 +424,10 @@ class _Loop:
     def __init__(
         self,
         config: TrainConfig,
-        net: DeclipNet,
+        net: Network,
         state: _State,
         train: CachedViews | FreshViews,
-        valid: CachedViews,
+        valid: CachedViews | FreshViews,
         accelerator: Accelerator,
     ) -> None:
         self.config = config
@@ -374,7 +436,7 @@ class _Loop:
         self.train_data = train
         self.valid_data = valid
         self.accelerator = accelerator
-        self.model, self.optimizer = accelerator.prepare(net.decoder, state.optimizer)
+        self.objective, self.optimizer = accelerator.prepare(Objective(state.learnt, config.target), state.optimizer)
         # A last batch of one or two would give BatchNorm statistics of nothing; it joins the epoch's dropped rest.
         self.steps = max(1, len(self.train_data) // config.batch_size)
         self._bar: Progress | None = None
@@ -396,10 +458,11 @@ class _Loop:
         done = len(state.losses)
         batches = [order[i * config.batch_size : (i + 1) * config.batch_size] for i in range(done, self.steps)]
         mine = [np.sort(batch[accelerator.process_index :: accelerator.num_processes]) for batch in batches]
-        for step, (inputs, targets) in enumerate(_ahead(self._load, mine), start=done):
+        for step, (inputs, targets) in enumerate(_ahead(self._training_batch, mine), start=done):
             for group in self.optimizer.param_groups:
                 group["lr"] = state.rate(step / self.steps)
-            loss = self._loss(self._decode(inputs), targets.to(accelerator.device))
+            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                loss = self.objective(self._features(inputs), targets.to(accelerator.device))
             self.optimizer.zero_grad()
             accelerator.backward(loss)
             self.optimizer.step()
@@ -413,36 +476,43 @@ class _Loop:
                 raise SystemExit(128 + signal.SIGTERM)
         if accelerator.num_processes > 1:
             # Each process has its own BatchNorm statistics; the first one's count.
-            for module in (state.decoder, state.averaged):
+            for module in (state.learnt, state.averaged):
                 for buffer in module.buffers():
                     broadcast(buffer)
         return float(np.mean(state.losses))
 
-    def validate(self) -> tuple[float, float]:
-        """(mean IoU at 0.5, mean AP) over the crops that hold something manipulated, on the network's own grid; for
-        whole pictures (nan, AP of their scores)."""
-        decoder, config = self.state.averaged, self.config
-        decoder.eval()
+    def validate(self) -> tuple[float, float, float]:
+        """(mean IoU at 0.5, mean AP, mean loss). The first two are over the crops that hold something manipulated, on
+        the network's own grid; for whole pictures nan, and AP of their scores. The loss is nan where it is not asked
+        for."""
+        config, device = self.config, self.accelerator.device
+        objective = Objective(self.state.averaged, config.target).eval()
         items = range(self.accelerator.process_index, len(self.valid_data), self.accelerator.num_processes)
         found: list[tuple[float, float]] = []
+        losses: list[float] = []
         with torch.inference_mode():
             for start in range(0, len(items), config.batch_size):
-                inputs, targets = self.valid_data.batch(items[start : start + config.batch_size])
-                logits = decoder(_to(inputs, self.accelerator.device)).float().cpu().numpy()
-                found += self._measure(logits, targets.numpy())
-        found = gather_object(found)
+                chosen = items[start : start + config.batch_size]
+                batch, targets = self._batch(self.valid_data, chosen, view=0)
+                inputs = self._features(batch)
+                if config.select == "loss":
+                    losses += [float(objective(inputs, targets.to(device)))] * len(chosen)
+                found += self._measure(objective.logits(inputs).float().cpu().numpy(), targets.numpy())
+        found, losses = gather_object(found), gather_object(losses)
+        loss = float(np.mean(losses)) if losses else math.nan
         if config.target == "image":
             scores, labels = (np.array(column) for column in zip(*found, strict=True))
-            return math.nan, metrics.average_precision(scores, labels > 0.5)
+            return math.nan, metrics.average_precision(scores, labels > 0.5), loss
         if not found:
             raise DatasetError("no crop of the validation samples holds anything manipulated: are their masks right?")
         iou, ap = np.mean(found, axis=0)
-        return float(iou), float(ap)
+        return float(iou), float(ap), loss
 
     def _measure(self, logits: Any, targets: Any) -> list[tuple[float, float]]:
         """Per picture: (IoU, AP), or for whole pictures (score, label)."""
         if self.config.target == "image":
-            scores = image.to_scores(logits.mean(axis=(1, 2)))
+            whole = self.config.model.image_score == "mean-logit"
+            scores = image.to_scores(logits.mean(axis=(1, 2))) if whole else image.to_scores(logits).mean(axis=(1, 2))
             return [(float(score), float(label)) for score, label in zip(scores, targets, strict=True)]
         pairs = ((s, target >= 0.5) for s, target in zip(image.to_scores(logits), targets, strict=True))
         return [
@@ -451,25 +521,27 @@ class _Loop:
             if mask.any()
         ]
 
-    def _load(self, items: Any) -> tuple[Features | Tensor, Tensor]:
-        if isinstance(self.train_data, FreshViews):
-            return self.train_data.load(items, self.state.epoch)
-        return self.train_data.batch(items, torch.bfloat16 if self.config.precision == "bf16" else torch.float32)
+    def _training_batch(self, items: Any) -> tuple[Batch, Tensor]:
+        return self._batch(self.train_data, items, view=self.state.epoch)
 
-    def _decode(self, inputs: Features | Tensor) -> Tensor:
-        """Logits (N, T, T); inputs: features, or pictures that run through the backbones first."""
+    def _batch(self, data: CachedViews | FreshViews, items: Sequence[int], view: int) -> tuple[Batch, Tensor]:
+        """Frozen features, or the inputs of views, and targets, on the CPU."""
+        if isinstance(data, FreshViews):
+            return data.load(items, view)
+        reduced = self.config.precision == "bf16" and data is self.train_data
+        return data.batch(items, torch.bfloat16 if reduced else torch.float32)
+
+    def _features(self, batch: Batch) -> Batch:
+        """What the learnt part takes, on the device: the backbones run here where nothing was kept."""
         device = self.accelerator.device
-        if isinstance(inputs, Tensor):
-            with torch.no_grad():
-                inputs = self.net.features(inputs.to(device))
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            logits: Tensor = self.model(_to(inputs, device))
-        return logits.float()
-
-    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        if self.config.target == "image":
-            logits = logits.mean(dim=(1, 2))  # (N,)
-        return F.binary_cross_entropy_with_logits(logits, targets)
+        if isinstance(batch, Features):
+            cls = None if batch.cls is None else batch.cls.to(device)
+            return Features(tuple(m.to(device) for m in batch.maps), cls)
+        inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+        if isinstance(self.net, RivalNet):
+            return inputs
+        with torch.no_grad():
+            return self.net.features(inputs["image"])
 
     def _report(self, done: int) -> None:
         if self._bar is not None:
@@ -522,9 +594,22 @@ def _sigterm(accelerator: Accelerator) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _to(inputs: Features, device: torch.device) -> Features:
-    cls = None if inputs.cls is None else inputs.cls.to(device)
-    return Features(tuple(m.to(device) for m in inputs.maps), cls)
+def _with_learnt(net: Network, learnt: nn.Module) -> Network:
+    """The whole network around these weights."""
+    if isinstance(learnt, RivalNet):
+        return learnt
+    assert isinstance(net, DeclipNet)
+    return DeclipNet(list(net.backbones), learnt)
+
+
+def _optimizer(config: TrainConfig, learnt: nn.Module) -> torch.optim.Optimizer:
+    match config.optimizer:
+        case "adamw":
+            return torch.optim.AdamW(learnt.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        case "sgd":
+            return torch.optim.SGD(
+                learnt.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+            )
 
 
 def _chosen(samples: Sequence[Sample], config: TrainConfig) -> list[Sample]:

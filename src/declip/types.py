@@ -174,6 +174,10 @@ class Calibration:
 class ModelSpec:
     """Everything needed to rebuild a model and to feed it, as saved in every weight file.
 
+    architecture: "declip" has backbones and a decoder. The rivals learn all of their network and have no decoder:
+        "patch-forensics" names its Xception as the backbone (name "legacy_xception", layer = the block it is cut
+        behind, 1-5, weights to start from), "pscc-net" and "cat-net" name none.
+    width: of cat-net, channels of its finest branch (all others follow), a multiple of 4; None = the published 48.
     backbones: several = fusion; their features are resized to the first one's grid and concatenated in order.
     input_size, output_size: sides of the square input and of the square map of logits, px.
     mean, std: of RGB in [0, 1]; applied in `image.to_input`, never inside the network.
@@ -186,8 +190,9 @@ class ModelSpec:
 
     format_version: int = FORMAT_VERSION
     architecture: Architecture = "declip"
-    backbones: tuple[BackboneSpec, ...]
-    decoder: DecoderSpec
+    backbones: tuple[BackboneSpec, ...] = ()
+    decoder: DecoderSpec | None = None
+    width: int | None = None
     input_size: int = 224
     output_size: int = 256
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
@@ -209,7 +214,7 @@ class ModelSpec:
         _choice(self.architecture, Architecture, "architecture")
         _choice(self.mode, Mode, "mode")
         _choice(self.image_score, ImageScore, "image_score")
-        _check(len(self.backbones) > 0, "a model needs at least one backbone")
+        self._check_parts()
         _check(self.input_size > 0 and self.output_size > 0, "input_size and output_size are in pixels, > 0")
         _check(len(self.mean) == 3 and len(self.std) == 3 and min(self.std) > 0, "mean and std are 3 values, std > 0")
         _check(0 <= self.threshold <= 1, f"threshold is {self.threshold}; expected in [0, 1]")
@@ -219,6 +224,35 @@ class ModelSpec:
                 self.input_size % self.output_size == 0,
                 f"tiled: output_size {self.output_size} must divide input_size {self.input_size}",
             )
+
+    def _check_parts(self) -> None:
+        match self.architecture:
+            case "declip":
+                _check(len(self.backbones) > 0, "a model needs at least one backbone")
+                _check(self.decoder is not None, "a model needs a decoder: give its kind")
+                _check(self.width is None, "width is of cat-net; the decoder has widths")
+                return
+            case "patch-forensics":
+                found = [(row.name, row.layer) for row in self.backbones]
+                wanted = len(found) == 1 and found[0][0] == "legacy_xception" and 1 <= found[0][1] <= 5
+                _check(wanted, f"patch-forensics has one backbone, legacy_xception with layer 1-5; got {found}")
+                _check(self.mode == "whole", "patch-forensics takes whole pictures: mode is 'whole'")
+            case "pscc-net":
+                _check(not self.backbones, "pscc-net has no backbones: all of it is learnt")
+                _check(self.output_size % 8 == 0, f"output_size is {self.output_size}; pscc-net needs a multiple of 8")
+            case "cat-net":
+                _check(not self.backbones, "cat-net has no backbones: all of it is learnt")
+                # A squashed picture has no coefficients of its own.
+                _check(self.mode == "tiled", "cat-net reads a JPEG's own coefficients: mode is 'tiled'")
+                _check(
+                    self.input_size % 8 == self.overlap % 8 == 0,
+                    f"input_size {self.input_size} and overlap {self.overlap} must keep to JPEG's grid of 8 px",
+                )
+        _check(
+            self.width is None or (self.architecture == "cat-net" and self.width > 0 and self.width % 4 == 0),
+            f"width is {self.width}; only cat-net has one, a multiple of 4",
+        )
+        _check(self.decoder is None, f"{self.architecture} has no decoder of its own choice: leave it out")
 
     @property
     def mask_threshold(self) -> float:
@@ -244,12 +278,12 @@ class ModelSpec:
         if not isinstance(fields, dict):
             raise SpecError(f"the model description is a {type(fields).__name__}; expected a JSON object")
         try:
-            calibration = fields.get("calibration")
+            calibration, decoder = fields.get("calibration"), fields.get("decoder")
             return cls(
                 **{
                     **fields,
                     "backbones": tuple(BackboneSpec(**b) for b in fields.get("backbones", ())),
-                    "decoder": DecoderSpec(**fields.get("decoder", {})),
+                    "decoder": None if decoder is None else DecoderSpec(**decoder),
                     "calibration": None if calibration is None else Calibration(**calibration),
                 }
             )

@@ -13,21 +13,23 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from declip import image, perturbations
+from declip import image, jpeg, perturbations
 from declip.errors import DatasetError, WeightsError
 from declip.types import ModelSpec, Sample
 from declip.weights import sha256_of
 
-__all__ = ["AUGMENTATIONS", "Target", "Views"]
+__all__ = ["AUGMENTATIONS", "Inputs", "Target", "Views"]
 
 _THREADS = min(8, os.cpu_count() or 1)
 # What decides a target. "mask": every pixel. "image": the whole picture, 1 = manipulated.
 Target = Literal["mask", "image"]
+# What a network takes, by name.
+Inputs: TypeAlias = dict[str, NDArray[np.float32]]
 # "flip": mirrored and turned by quarters; the others are those of `perturbations.augment`, after the resize or crop.
 AUGMENTATIONS: tuple[str, ...] = ("flip", *get_args(perturbations.Augmentation))
 
@@ -61,19 +63,30 @@ class Views:
         """How many samples."""
         return len(self.samples)
 
-    def load(self, position: int, view: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """View `view` of a sample: (input (3, S, S) float32 normalised, target).
+    def load(self, position: int, view: int = 0) -> tuple[Inputs, NDArray[np.float32]]:
+        """View `view` of a sample: (inputs, target).
 
-        The target is (T, T) float32 in [0, 1], the mask resized with antialias and not binarised (paper §4); of whole
-        pictures, for the target "image", () float32, 1 = fake.
+        Inputs are {"image": (3, S, S) float32 normalised}; for CAT-Net {"coefficients": (S, S), "table": (8, 8)} of the
+        file, too, as float32, on the grid in which they are stored. The target is (T, T) float32 in [0, 1], the mask
+        resized with antialias and not binarised (paper §4); of whole pictures, for the target "image", () float32,
+        1 = fake.
         Raises ImageError for a file that cannot be read, DatasetError for a mask that does not fit.
         """
         sample, spec = self.samples[position], self.spec
         rng = np.random.default_rng((self.seed, view, int(self._digest(sample.image)[:16], 16)))
-        pixels = image.read(sample.image).pixels
-        mask = self._mask(sample, pixels.shape[:2])
+        photo = image.read(sample.image)
+        pixels, mask = photo.pixels, self._mask(sample, photo.size)
+        inputs: Inputs = {}
+        planes: list[NDArray[Any]] = []
+        if spec.architecture == "cat-net":
+            found = jpeg.read_coefficients(photo)
+            pixels, mask = (image.stored(array, found.orientation) for array in (pixels, mask))
+            height, width = (max(side, spec.input_size) for side in mask.shape)
+            planes, inputs["table"] = [found.plane(height, width)], found.table.astype(np.float32)
         if spec.mode == "tiled":
-            pixels, mask = _crop(pixels, mask, spec.input_size, rng)
+            pixels, mask, *planes = _crop([pixels, mask, *planes], spec.input_size, rng)
+        if planes:
+            inputs["coefficients"] = np.ascontiguousarray(planes[0])
         if "flip" in self.augment:
             turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
             pixels, mask = np.rot90(pixels, turns), np.rot90(mask, turns)
@@ -87,7 +100,7 @@ class Views:
             target = np.asarray(sample.label == "fake", np.float32)
         else:
             target = image.resize_scores(np.ascontiguousarray(mask, np.float32), (spec.output_size, spec.output_size))
-        return image.to_input(pixels, spec), target
+        return {"image": image.to_input(pixels, spec)} | inputs, target
 
     def content(self, position: int, view: int = 0) -> str:
         """A digest of all that decides the input of a view: the file's bytes and what is done to them."""
@@ -135,19 +148,19 @@ class Views:
         return mask
 
 
-def _crop(
-    pixels: NDArray[np.uint8], mask: NDArray[np.bool_], size: int, rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """A random native crop of size × size; a smaller picture is padded by reflection first, as the localizer does.
+def _crop(arrays: Sequence[NDArray[Any]], size: int, rng: np.random.Generator) -> list[NDArray[Any]]:
+    """The same random native crop, size × size, of arrays (H, W, …); a smaller one is padded by reflection first, as
+    the localizer does.
 
     Corners are multiples of 8, as the localizer's are: JPEG's grid keeps its phase.
     """
-    missing = [(0, max(0, size - side)) for side in mask.shape]
-    if any(pad for _, pad in missing):
-        pixels = np.pad(pixels, [*missing, (0, 0)], mode="reflect")
-        mask = np.pad(mask, missing, mode="reflect")
-    y, x = (8 * int(rng.integers((side - size) // 8 + 1)) for side in mask.shape)
-    return pixels[y : y + size, x : x + size], mask[y : y + size, x : x + size]
+    y, x = (8 * int(rng.integers((max(side, size) - size) // 8 + 1)) for side in arrays[0].shape[:2])
+    crops = []
+    for array in arrays:
+        missing = [(0, max(0, size - side)) for side in array.shape[:2]] + [(0, 0)] * (array.ndim - 2)
+        whole = np.pad(array, missing, mode="reflect") if any(pad for _, pad in missing) else array
+        crops.append(whole[y : y + size, x : x + size])
+    return crops
 
 
 def _hash(about: dict[str, Any]) -> str:

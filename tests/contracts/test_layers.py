@@ -15,8 +15,23 @@ PACKAGE = Path(__file__).resolve().parents[2] / "src" / "declip"
 ROWS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
     (("errors", "types"),),
     ("image", "metrics", "catalog", "plots", "paper"),
-    ("datasets", "weights", "perturbations"),
-    (("nn.maps", "nn.statistics", "nn.backbones", "nn.decoders", "nn.rivals", "nn.model", "nn.checkpoint"),),
+    ("datasets", "weights", "perturbations", "jpeg"),
+    (
+        (
+            "nn.maps",
+            "nn.statistics",
+            "nn.backbones",
+            "nn.decoders",
+            "nn.rivals.official",
+            "nn.rivals.hrnet",
+            "nn.rivals.patch_forensics",
+            "nn.rivals.pscc_net",
+            "nn.rivals.cat_net",
+            "nn.rivals.net",
+            "nn.model",
+            "nn.checkpoint",
+        ),
+    ),
     (
         (
             "audit.report",

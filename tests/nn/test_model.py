@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from declip.errors import SpecError
 from declip.nn.backbones import Features
 from declip.nn.model import DeclipNet, build
-from declip.types import BackboneSpec, DecoderSpec
+from declip.types import BackboneSpec, DecoderSpec, ModelSpec
 from tests.tiny import NARROW, RESIDUALS, RESNET, VIT, tiny_net, tiny_spec
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -132,8 +132,9 @@ def test_building_needs_no_forward_pass_and_no_weights_where_only_shapes_matter(
 
 
 def test_another_architecture_is_refused() -> None:
-    with pytest.raises(SpecError, match="architecture 'cat-net' is not in this release; expected 'declip'"):
-        build(tiny_spec(architecture="cat-net"))
+    spec = ModelSpec(architecture="cat-net", mode="tiled", input_size=64, output_size=16)
+    with pytest.raises(SpecError, match="architecture 'cat-net' has no backbone and decoder; build_network builds it"):
+        build(spec)
 
 
 def test_an_input_the_backbone_cannot_take_is_refused() -> None:

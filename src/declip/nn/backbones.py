@@ -158,7 +158,7 @@ def load_pretrained(backbone: Backbone, weights: str, sha256: str | None = None,
 
     weights: a timm tag, "package:NAME" or a path (see BackboneSpec).
     """
-    path = _weights_file(backbone.name, weights, sha256, offline)
+    path = weights_file(backbone.name, weights, sha256, offline)
     tensors = read_tensors(path)
     if weights.startswith("package:"):
         # Such a file names the same tensors, in the same order, differently.
@@ -193,7 +193,7 @@ def _size_option(name: str, input_size: int) -> dict[str, Any]:
     return {"img_size": input_size} if config is not None and config.fixed_input_size else {}
 
 
-def _weights_file(name: str, weights: str, sha256: str | None, offline: bool) -> Path:
+def weights_file(name: str, weights: str, sha256: str | None, offline: bool) -> Path:
     """The verified local file of a backbone's weights; downloads a timm tag from its hub on first use."""
     if weights.startswith("package:"):
         path = _package_file(weights.removeprefix("package:"))

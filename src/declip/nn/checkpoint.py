@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from declip.errors import SpecError, WeightsError
 from declip.nn.backbones import Backbone, load_tensors, neighbours
-from declip.nn.model import DeclipNet, build
+from declip.nn.model import Network, build, build_network
+from declip.nn.rivals.net import RivalNet
 from declip.types import BackboneSpec, DecoderSpec, ModelSpec
 
-__all__ = ["SPEC_KEY", "convert", "load", "load_decoder", "read_spec", "save", "with_spec"]
+__all__ = ["SPEC_KEY", "convert", "load", "load_learnt", "read_spec", "save", "with_spec"]
 
 SPEC_KEY = "declip"
 VIT = "vit_large_patch14_clip_quickgelu_224.openai"
@@ -29,7 +30,7 @@ RN50 = "resnet50_clip_gap.openai"
 Tower = Literal["vit", "rn50", "fusion"]
 
 
-def save(net: DeclipNet, spec: ModelSpec, path: Path) -> Path:
+def save(net: Network, spec: ModelSpec, path: Path) -> Path:
     """Write net and spec as .safetensors; published backbones' tensors stay out. Returns path."""
     published = _published(spec)
     tensors = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items() if not k.startswith(published)}
@@ -47,25 +48,30 @@ def with_spec(path: Path, spec: ModelSpec, out: Path) -> Path:
     return _write(tensors, spec, out)
 
 
-def load(path: Path, *, offline: bool = False) -> tuple[DeclipNet, ModelSpec]:
+def load(path: Path, *, offline: bool = False) -> tuple[Network, ModelSpec]:
     """Open a .safetensors file: the network, in eval mode, and its spec. offline: never download a backbone.
 
     Raises WeightsError for a missing or damaged file, or tensors that are not exactly those of the spec.
     """
     spec, tensors = _read(path, tensors=True)
-    net = build(spec, offline=offline)
+    # A rival's weights are all its own: what it started from is of no further use.
+    net = build_network(spec, load_weights=spec.architecture == "declip", offline=offline)
     _fill(net, tensors, _published(spec), str(path))
     return net, spec
 
 
-def load_decoder(net: DeclipNet, spec: ModelSpec, path: Path) -> None:
-    """Copy the decoder of a .safetensors file into a network of the same backbones and decoder.
+def load_learnt(net: Network, spec: ModelSpec, path: Path) -> None:
+    """Copy what is learnt (the decoder, or all of a rival) of a .safetensors file into a network of the same parts.
 
     Raises WeightsError where the file's model is another one, or as `load` does.
     """
     found, tensors = _read(path, tensors=True)
-    if (found.backbones, found.decoder) != (spec.backbones, spec.decoder):
-        raise WeightsError(f"{path} holds another model: its backbones or its decoder differ from the recipe's")
+    parts = [(s.architecture, s.backbones, s.decoder, s.width) for s in (found, spec)]
+    if parts[0] != parts[1]:
+        raise WeightsError(f"{path} holds another model: its architecture, backbones or decoder are not the recipe's")
+    if isinstance(net, RivalNet):
+        _fill(net, tensors, (), str(path))
+        return
     learnt = {k.removeprefix("decoder."): v for k, v in tensors.items() if k.startswith("decoder.")}
     _fill(net.decoder, learnt, (), str(path))
 
@@ -114,6 +120,8 @@ def _whole_backbones(spec: ModelSpec) -> list[Backbone]:
 
 def _published(spec: ModelSpec) -> tuple[str, ...]:
     """Prefixes of the state dict whose tensors are published elsewhere."""
+    if spec.architecture != "declip":
+        return ()
     groups = neighbours(spec.backbones)
     return tuple(f"backbones.{i}." for i, group in enumerate(groups) if group[0].weights is not None)
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 from torch import Tensor, nn
 
 from declip.errors import SpecError
 from declip.nn.backbones import Features, build_backbones, extract, probe
 from declip.nn.decoders import build_decoder
+from declip.nn.rivals.net import RivalNet, build_rival
 from declip.types import ModelSpec
 
-__all__ = ["DeclipNet", "build"]
+__all__ = ["DeclipNet", "Network", "build", "build_network"]
+
+
+Network: TypeAlias = "DeclipNet | RivalNet"
 
 
 class DeclipNet(nn.Module):
@@ -34,9 +39,9 @@ class DeclipNet(nn.Module):
         self.backbones.train(False)
         return self
 
-    def forward(self, images: Tensor) -> Tensor:
-        """images (N, 3, S, S), float, normalised RGB → logits (N, T, T); sigmoid outside."""
-        return self.decode(self.features(images))
+    def forward(self, image: Tensor) -> Tensor:
+        """image (N, 3, S, S), float, normalised RGB → logits (N, T, T); sigmoid outside."""
+        return self.decode(self.features(image))
 
     def features(self, images: Tensor) -> Features:
         """The frozen half: images (N, 3, S, S) → Features."""
@@ -58,10 +63,17 @@ def build(spec: ModelSpec, *, load_weights: bool = True, offline: bool = False) 
     load_weights: fetch the backbones' published weights; False when only shapes matter. offline: never download.
     Raises SpecError if the spec cannot be built, WeightsError if weights are missing.
     """
-    if spec.architecture != "declip":
-        raise SpecError(f"architecture {spec.architecture!r} is not in this release; expected 'declip'")
+    if spec.architecture != "declip" or spec.decoder is None:
+        raise SpecError(f"architecture {spec.architecture!r} has no backbone and decoder; build_network builds it")
     backbones = build_backbones(
         spec.backbones, input_size=spec.input_size, std=spec.std, load_weights=load_weights, offline=offline
     )
     shape = probe(backbones, spec.input_size)
     return DeclipNet(backbones, build_decoder(spec.decoder, shape, spec.output_size)).eval()
+
+
+def build_network(spec: ModelSpec, *, load_weights: bool = True, offline: bool = False) -> Network:
+    """Build the network of any architecture; arguments and errors as for `build`."""
+    if spec.architecture == "declip":
+        return build(spec, load_weights=load_weights, offline=offline)
+    return build_rival(spec, load_weights=load_weights, offline=offline)

@@ -65,7 +65,8 @@ class Training:
         """For logs and names of folders."""
         model = self.config.model
         aim = "" if model.image_score == "mean" else ", whole pictures"
-        return f"train {self.name}, {model_name(model.backbones, model.decoder.kind)}{aim}"
+        named = model.architecture if model.decoder is None else model_name(model.backbones, model.decoder.kind)
+        return f"train {self.name}, {named}{aim}"
 
     @cached_property
     def digest(self) -> str:

@@ -1,0 +1,111 @@
+"""A rival behind the contract of every model: named inputs → one map of logits; and the loss it is trained by.
+
+Of two classes the logit is the difference, manipulated minus untouched: its sigmoid is their softmax.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from declip.errors import SpecError
+from declip.nn.backbones import weights_file
+from declip.nn.rivals.cat_net import CatNet
+from declip.nn.rivals.patch_forensics import PatchForensics
+from declip.nn.rivals.pscc_net import PsccNet
+from declip.types import ModelSpec
+
+__all__ = ["RivalNet", "build_rival"]
+
+# CAT-Net's weights of the two classes.
+UNTOUCHED, MANIPULATED = 0.5, 2.5
+# Of a mask's rarer side at least this share is assumed, so that a few pixels do not outweigh a batch.
+LEAST_SHARE = 0.01
+
+
+class RivalNet(nn.Module):
+    """Patch Forensics, PSCC-Net or CAT-Net, as a map of logits (N, T, T)."""
+
+    def __init__(self, network: PatchForensics | PsccNet | CatNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor, coefficients: Tensor | None = None, table: Tensor | None = None) -> Tensor:
+        """image (N, 3, S, S), normalised → logits (N, T, T). CAT-Net: coefficients (N, S, S), table (N, 8, 8), too."""
+        match self.network:
+            case PatchForensics():
+                return _difference(self.network(image))
+            case PsccNet():
+                finest: Tensor = self.network(image).masks[0]  # (N, 1, T, T)
+                return finest[:, 0]
+            case CatNet():
+                return _difference(self.network(image, coefficients, table))
+
+    def loss(
+        self, targets: Tensor, image: Tensor, coefficients: Tensor | None = None, table: Tensor | None = None
+    ) -> Tensor:
+        """The rival's own loss. targets: (N, T, T) in [0, 1]; or (N,), of whole pictures (Patch Forensics only, of
+        which every patch then has its picture's label)."""
+        match self.network:
+            case PatchForensics():
+                logits = self(image)
+                labels = targets if targets.ndim == 3 else targets[:, None, None].expand_as(logits)
+                return F.binary_cross_entropy_with_logits(logits, labels)
+            case PsccNet():
+                found = self.network(image)
+                masks = sum((_balanced(m[:, 0], targets) for m in found.masks), start=targets.new_zeros(()))
+                whole = (targets.amax(dim=(1, 2)) > 0.5).long()
+                return masks + F.cross_entropy(found.image, whole)
+            case CatNet():
+                logits = self(image, coefficients, table)
+                weights = UNTOUCHED + (MANIPULATED - UNTOUCHED) * targets
+                return _weighted(logits, targets, weights)
+
+
+def build_rival(spec: ModelSpec, *, load_weights: bool = True, offline: bool = False) -> RivalNet:
+    """Build the rival a spec describes, at random but for ImageNet's weights where Patch Forensics names some.
+
+    Raises SpecError for sizes that the network does not have, WeightsError if weights are missing.
+    """
+    match spec.architecture:
+        case "patch-forensics":
+            (body,) = spec.backbones
+            patches = PatchForensics(body.layer)
+            with torch.device("meta"):
+                side = PatchForensics(body.layer)(torch.empty(1, 3, spec.input_size, spec.input_size)).shape[-1]
+            _check_output(spec, side)
+            if load_weights and body.weights is not None:
+                patches.load_imagenet(weights_file(body.name, body.weights, body.sha256, offline))
+            return RivalNet(patches).eval()
+        case "pscc-net":
+            return RivalNet(PsccNet(spec.output_size)).eval()
+        case "cat-net":
+            _check_output(spec, spec.input_size // 4)
+            return RivalNet(CatNet() if spec.width is None else CatNet(spec.width)).eval()
+    raise SpecError(f"architecture {spec.architecture!r} is no rival; expected patch-forensics, pscc-net or cat-net")
+
+
+def _check_output(spec: ModelSpec, side: int) -> None:
+    if spec.output_size != side:
+        raise SpecError(
+            f"output_size is {spec.output_size}; {spec.architecture} gives a map of {side} px for an input of "
+            f"{spec.input_size} px"
+        )
+
+
+def _difference(logits: Tensor) -> Tensor:
+    """(N, 2, h, w) → (N, h, w)."""
+    return logits[:, 1] - logits[:, 0]
+
+
+def _balanced(logits: Tensor, targets: Tensor) -> Tensor:
+    """BCE in which the two sides of each mask weigh the same; targets are averaged down to the logits' size."""
+    labels = F.adaptive_avg_pool2d(targets[:, None], (logits.shape[-2], logits.shape[-1]))[:, 0]
+    share = labels.mean(dim=(1, 2), keepdim=True).clamp(LEAST_SHARE, 1 - LEAST_SHARE)
+    return _weighted(logits, labels, labels / share + (1 - labels) / (1 - share))
+
+
+def _weighted(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return (weights * losses).sum() / weights.sum()
