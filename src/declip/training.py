@@ -545,7 +545,8 @@ class _Loop:
 
     def _report(self, done: int) -> None:
         if self._bar is not None:
-            text = f"epoch {self.state.epoch + 1}  loss {self.state.losses[-1]:.4f}  best {self.state.best:.4f}"
+            best = f"  best {self.state.best:.4f}" if math.isfinite(self.state.best) else ""
+            text = f"epoch {self.state.epoch + 1}  loss {self.state.losses[-1]:.4f}{best}"
             self._bar.update(self._task, completed=done, description=text)
 
 
