@@ -58,6 +58,7 @@ class Shelf:
 
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
         self.folder = folder
+        self._checked: set[str] = set()
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "about.json").exists():
             _write_text(folder / "about.json", json.dumps(about, indent=1) + "\n")
@@ -75,7 +76,10 @@ class Shelf:
             return False
 
     def read(self, key: str) -> dict[str, Tensor] | None:
-        """The tensors of a key, memory-mapped; None if there are none, or if they are damaged (which is logged)."""
+        """The tensors of a key, memory-mapped; None if there are none, or if they are damaged (which is logged).
+
+        The checksum is compared when a key is first read: an epoch later it would only take time.
+        """
         path = self.path(key)
         try:
             with safe_open(path, framework="pt") as file:
@@ -86,9 +90,11 @@ class Shelf:
         except (SafetensorError, OSError) as error:
             _log.warning("%s is damaged and computed anew: %s", path, error)
             return None
-        if checksum != _checksum(tensors):
-            _log.warning("%s is damaged and computed anew: its checksum is wrong", path)
-            return None
+        if key not in self._checked:
+            if checksum != _checksum(tensors):
+                _log.warning("%s is damaged and computed anew: its checksum is wrong", path)
+                return None
+            self._checked.add(key)
         return tensors
 
     def write(self, key: str, tensors: dict[str, Tensor]) -> None:
