@@ -113,7 +113,8 @@ def matrix(panels: Sequence[Matrix], rows: Sequence[str], columns: Sequence[str]
 def curves(panels: Sequence[Panel], *, y_label: str = "IoU, %") -> Figure:
     """Panels of lines side by side, percent from 0 on a shared axis; a label has one colour in all of them."""
     labels = list(dict.fromkeys(curve.label for panel in panels for curve in panel.curves))
-    figure = Figure(figsize=(max(3.8, 0.7 + 2.5 * len(panels)), 3.1), layout="constrained")
+    width = max(3.8, 0.7 + 2.5 * len(panels))  # inches
+    figure = Figure(figsize=(width, 3.1), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axis, panel in zip(axes, panels, strict=True):
         for curve in panel.curves:
@@ -138,8 +139,14 @@ def curves(panels: Sequence[Panel], *, y_label: str = "IoU, %") -> Figure:
     axes[0].set_ylim(0, 100)
     if len(labels) > 1:
         handles = {text: line for axis in axes for line, text in zip(*axis.get_legend_handles_labels(), strict=True)}
+        fitting = int(width / (0.6 + 0.055 * max(map(len, labels))))
         figure.legend(
-            list(handles.values()), list(handles), loc="outside lower center", ncols=4, fontsize=_SMALL, frameon=False
+            list(handles.values()),
+            list(handles),
+            loc="outside lower center",
+            ncols=max(1, min(len(labels), fitting)),
+            fontsize=_SMALL,
+            frameon=False,
         )
     return figure
 

@@ -304,7 +304,7 @@ def test_a_killed_command_finishes_without_redoing_what_is_finished(tmp_path: Pa
     assert epochs(interrupted) == list(range(1, 97))
     folder = tmp_path / "out/dolos"
     assert {path.name for path in folder.iterdir()} == FILES | FIGURES["dolos"]
-    assert "tested on" in rerun.stdout and str(folder / "table.md") in rerun.stdout
+    assert "ID mean" in rerun.stdout and str(folder / "table.md") in rerun.stdout
 
     everything = stamps(tmp_path / "out/cells")
     again = subprocess.run(command(tmp_path), capture_output=True, text=True, env=environment)

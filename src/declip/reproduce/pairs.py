@@ -264,16 +264,8 @@ def generators(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
     seen = {name: float(values[known[:, i], i].mean()) for i, name in enumerate(pairs.names)}
     unseen = {name: float(values[~known[:, i], i].mean()) for i, name in enumerate(pairs.names)}
     best, hardest = max(unseen, key=unseen.__getitem__), min(seen, key=seen.__getitem__)
-    panel = plots.Panel(
-        title=pairs.model,
-        x_label="tested on",
-        curves=tuple(
-            plots.Curve(label=f"trained on {name}", x=tuple(range(len(values))), y=tuple(values[:, i].tolist()))
-            for i, name in enumerate(pairs.names)
-        ),
-        ticks=tuple(range(len(values))),
-        tick_labels=pairs.names,
-    )
+    rows = (paper.ID, paper.OOD)
+    shown = np.array([[means[name] for name in pairs.names] for means in (seen, unseen)])
     return Outcome(
         name="generators",
         title=f"Which generator to train on, {pairs.model}",
@@ -292,7 +284,7 @@ def generators(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
                 values=tuple((seen[name], unseen[name]) for name in pairs.names),
             ),
         ),
-        figures={"generators.png": plots.curves([panel])},
+        figures={"generators.png": plots.matrix([plots.Matrix(title=pairs.model, values=shown)], rows, pairs.names)},
         protocols=bench.protocols(pairs.tests.values()),
         notes=(
             f"Data: {sources.describe()}.",
