@@ -333,18 +333,21 @@ def synthesize(
 
 @app.command()
 def convert(
-    official: Annotated[Path, typer.Argument(metavar="OFFICIAL.pth", help="A checkpoint of the authors' code.")],
+    official: Annotated[
+        Path, typer.Argument(metavar="OFFICIAL.pth", help="Of DeCLIP's or a rival's authors; PSCC-Net: the folder.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="The .safetensors file to write.")],
     tower: Annotated[Tower | None, typer.Option(help="The backbone, where the file leaves it open.")] = None,
     force: Force = False,
 ) -> None:
-    """Turn an official .pth checkpoint into a .safetensors file."""
+    """Turn an official .pth checkpoint, DeCLIP's or a rival's, into a .safetensors file."""
     _check_free(out, force)
     from declip.nn import checkpoint
 
     spec = checkpoint.convert(official, out, tower=tower.value if tower else None)
-    kind = "" if spec.decoder is None else spec.decoder.kind
-    _line(f"{out}: {' + '.join(f'{b.name} layer {b.layer}' for b in spec.backbones)}, {kind}")
+    kind = spec.architecture if spec.decoder is None else spec.decoder.kind
+    backbones = " + ".join(f"{b.name} layer {b.layer}" for b in spec.backbones)
+    _line(f"{out}: {backbones}, {kind}" if backbones else f"{out}: {kind}")
 
 
 @app.command("export")

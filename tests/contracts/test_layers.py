@@ -28,6 +28,7 @@ ROWS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
             "nn.rivals.pscc_net",
             "nn.rivals.cat_net",
             "nn.rivals.net",
+            "nn.rivals.conversion",
             "nn.model",
             "nn.checkpoint",
         ),

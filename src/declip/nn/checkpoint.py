@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from declip.errors import SpecError, WeightsError
 from declip.nn.backbones import Backbone, load_tensors, neighbours
 from declip.nn.model import Network, build, build_network
+from declip.nn.rivals import conversion
 from declip.nn.rivals.net import RivalNet
 from declip.types import BackboneSpec, DecoderSpec, ModelSpec
 
@@ -77,14 +78,25 @@ def load_learnt(net: Network, spec: ModelSpec, path: Path) -> None:
 
 
 def convert(official: Path, out: Path, *, tower: Tower | None = None) -> ModelSpec:
-    """Read an official DeCLIP checkpoint (.pth) and write it as .safetensors; returns its spec.
+    """Read an official checkpoint (.pth) of DeCLIP or a rival and write it as .safetensors; returns its spec.
 
-    Layer and decoder are read from the file, the backbone from its tensors; `tower` settles what they leave open (a
-    decoder alone, for RN50's layer4 or a fusion with ViT's).
+    official: a file; for PSCC-Net, whose weights are three files, a folder that holds them, itself or further down.
+    A rival is known by the names of its tensors. Of DeCLIP, layer and decoder are read from the file, the backbone from
+    its tensors; `tower` settles what they leave open (a decoder alone, for RN50's layer4 or a fusion with ViT's).
     Backbone tensors in the file (`model.*`) are kept inside the result (it then needs no other download);
     without them the result refers to OpenAI's published weights.
     """
-    content = _read_official(official)
+    if official.is_dir():
+        files = {path: _open_official(path) for path in sorted(official.rglob("*.pth"))}
+        joined = conversion.join_pscc_net(files, official)
+        save(*joined, out)
+        return joined[1]
+    opened = _open_official(official)
+    rival = conversion.read_rival(opened, official)
+    if rival is not None:
+        save(*rival, out)
+        return rival[1]
+    content = _check_official(opened, official)
     tensors: dict[str, Tensor] = content["model"]
     learnt = {k: v for k, v in tensors.items() if not k.startswith("model.")}
     frozen = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.visual.")}
@@ -172,13 +184,16 @@ def _write(tensors: dict[str, Tensor], spec: ModelSpec, path: Path) -> Path:
     return path
 
 
-def _read_official(path: Path) -> dict[str, Any]:
+def _open_official(path: Path) -> Any:
     if not path.is_file():
         raise WeightsError(f"no file at {path}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of damaged files torch's unpickler raises whatever it stumbles over, IndexError say
         raise WeightsError(f"{path} cannot be opened as a checkpoint of plain tensors: {error}") from error
+
+
+def _check_official(content: Any, path: Path) -> dict[str, Any]:
     model = content.get("model") if isinstance(content, dict) else None
     if not isinstance(model, dict) or not all(isinstance(value, Tensor) for value in model.values()):
         raise WeightsError(f"{path} is no official DeCLIP checkpoint: expected a dict with tensors under 'model'")
