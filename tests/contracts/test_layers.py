@@ -66,6 +66,7 @@ ROWS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
             "reproduce.report",
             "reproduce.pairs",
             "reproduce.others",
+            "reproduce.rivals",
             "reproduce.runs",
         ),
         "batch",
