@@ -47,7 +47,14 @@ def rivals(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
         *(test for pairs in methods.values() for test in pairs.tests.values()),
         *(test for found in floors.values() for test in found.values()),
     ]
-    bench.run([*tests, *maps.values()])
+    # The maps of a training right behind its tests, while it is open.
+    drawn = [
+        cell
+        for title, pairs in methods.items()
+        for place in pairs.tests
+        for cell in (pairs.tests[place], maps[(title, *place)])
+    ]
+    bench.run([*drawn, *tests])
     means = {kind: {figure: _mean(bench, found, figure) for figure in ("iou", "ap")} for kind, found in floors.items()}
     names = sources.names
 
