@@ -48,7 +48,7 @@ def rivals(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
         *(test for found in floors.values() for test in found.values()),
     ]
     # The maps of a training right behind its tests, while it is open.
-    drawn = [
+    drawn: list[Measurement | Maps] = [
         cell
         for title, pairs in methods.items()
         for place in pairs.tests
