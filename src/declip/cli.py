@@ -89,6 +89,7 @@ class Experiment(StrEnum):
     autosplice = "autosplice"
     robustness = "robustness"
     leave_one_out = "leave-one-out"
+    rivals = "rivals"
 
 
 class Scale(StrEnum):

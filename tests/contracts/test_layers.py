@@ -67,6 +67,7 @@ ROWS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
             "reproduce.report",
             "reproduce.pairs",
             "reproduce.others",
+            "reproduce.rivals",
             "reproduce.runs",
         ),
         "batch",

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import ndimage
 
 from declip.nn import checkpoint
-from declip.nn.model import build
+from declip.nn.model import DeclipNet, build_network
 from declip.training import Run, TrainConfig
 from declip.types import Sample
 from tests.tiny import randomise
@@ -33,7 +33,7 @@ def make_photos(folder: Path, count: int, side: int = 64) -> list[Path]:
 
 
 class FakeTraining:
-    """Stands for `training.train`: a decoder at random, by the recipe and the data; remembers what it was asked for."""
+    """Stands for `training.train`: random weights, by the recipe and the data; remembers what it was asked for."""
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
@@ -42,8 +42,8 @@ class FakeTraining:
         self, config: TrainConfig, *, train: Sequence[Sample], valid: Sequence[Sample], out: Path, **options: Any
     ) -> Run:
         self.calls.append({"config": config, "train": list(train), "valid": list(valid), "out": out, **options})
-        net = build(config.model)
-        randomise(net.decoder, seed=len(train))
+        net = build_network(config.model)
+        randomise(net.decoder if isinstance(net, DeclipNet) else net, seed=len(train))
         checkpoint.save(net, config.model, out / "best.safetensors")
         torch.save({}, out / "state.pt")
         (out / "config.json").write_text(json.dumps({}))

@@ -14,10 +14,11 @@ import pytest
 from PIL import Image
 
 from declip import evaluate, image, training
+from declip.baselines import ErrorLevel, NoiseLevel
 from declip.errors import DatasetError, ImageError
 from declip.localizer import load
 from declip.perturbations import perturb
-from declip.reproduce.cells import Maps, Measurement, Training, Workbench, _Perturbed
+from declip.reproduce.cells import Maps, Measurement, Training, Untrained, Workbench, _Perturbed
 from declip.training import TrainConfig
 from declip.types import DecoderSpec, Sample
 from tests.reproduce.making import FakeTraining, make_photos
@@ -165,6 +166,24 @@ def test_a_perturbation_happens_before_the_model(
     noisy = _Perturbed(localizer, "noise", 8)
     forwards, backwards = ([result.score for result in noisy.map(order)] for order in (paths, paths[::-1]))  # type: ignore[union-attr]
     assert forwards == pytest.approx(backwards[::-1], abs=1e-6)
+
+
+def test_a_map_without_training_is_a_cell_like_any(
+    tmp_path: Path, samples: tuple[Sample, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    level, noise = (
+        Measurement(training=Untrained(name=name), name="b", samples=samples) for name in ("error-level", "noise-level")
+    )
+    shown = Maps(training=Untrained(name="error-level"), name="b", samples=samples[:1])
+    bench = Workbench(tmp_path)
+    bench.run([level, noise, shown])
+    assert bench.figure(level, "ap")[0] == evaluate(ErrorLevel(), samples).mean.ap
+    assert bench.figure(noise, "ap")[0] == evaluate(NoiseLevel(), samples).mean.ap
+    np.testing.assert_allclose(bench.maps(shown)[0], next(ErrorLevel().map([samples[0].image])).scores, atol=1e-4)  # type: ignore[union-attr]
+    caplog.clear()
+    Workbench(tmp_path).run([level])
+    assert [r.message for r in caplog.records] == ["1/1 test b, error-level, not trained … done before"]
 
 
 def test_a_missing_picture_is_named(samples: tuple[Sample, ...], tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from declip import image, training
+from declip import evaluate, image, training
+from declip.baselines import BASELINES
 from declip.errors import DeclipError
 from declip.reproduce import EXPERIMENTS, Experiment, cells, reproduce
 from declip.reproduce.setup import Setup
@@ -40,6 +41,7 @@ FIGURES: dict[Experiment, set[str]] = {
     "autosplice": {"autosplice.png"},
     "robustness": {"robustness.png"},
     "leave-one-out": {"few-shot.png"},
+    "rivals": {"figure2-rivals.png", "figure2-rivals-all-pairs.png", "matrices.png"},
 }
 
 
@@ -186,6 +188,47 @@ def test_three_sources_share_the_budget_of_one(tmp_path: Path, fake: FakeTrainin
     for call in bases:
         assert len(call["train"]) == 12 and len({s.source for s in call["train"]}) == 3
         assert len({s.image.name.partition("-")[0] for s in call["train"]}) == 12  # other places of each
+
+
+def test_rivals(tmp_path: Path, fake: FakeTraining) -> None:
+    found = run("rivals", tmp_path)
+    learnt = [(call["config"].model.architecture, call["config"].model.decoder) for call in fake.calls]
+    kinds = [architecture if decoder is None else decoder.kind for architecture, decoder in learnt]
+    assert kinds == [kind for kind in ("patch-forensics", "pscc-net", "linear", "cat-net", "conv-4") for _ in range(2)]
+    # The same pictures teach all of them, in the same order.
+    assert all(call["train"] == fake.calls[i % 2]["train"] for i, call in enumerate(fake.calls))
+    means = {(row["row"], row["column"]): row["paper"] for row in found["rows"] if row["figure"] == "iou"}
+    model = "residual-statistics:0"
+    assert {place: paper for place, paper in means.items() if "mean" in place[0] and paper} == {
+        ("ID mean", "Patch Forensics"): "69.3",
+        ("OOD mean", "Patch Forensics"): "20.4",
+        ("ID mean", "PSCC-Net"): "81",
+        ("OOD mean", "PSCC-Net"): "21.6",
+        ("ID mean", f"{model}, linear"): "36.2",
+        ("OOD mean", f"{model}, linear"): "18.5",
+        ("ID mean", f"{model}, conv-4"): "73.85",
+        ("OOD mean", f"{model}, conv-4"): "34.72",
+    }
+    assert means["ID mean", "CAT-Net"] == means["OOD mean", "CAT-Net"] == ""
+    # 5 methods on 2 × 2 pairs, and 4 maps without training on 2 sets.
+    assert found["card"]["tests"] == 28
+
+
+def test_maps_without_training_are_the_floor_of_the_rivals(tmp_path: Path, fake: FakeTraining) -> None:
+    found = run("rivals", tmp_path)
+    values = {(row["row"], row["column"], row["figure"]): float(row["ours"]) for row in found["rows"]}
+    samples = StandIns(make_photos(tmp_path / "photos", 10), tmp_path / "out/data").samples("blur", "test")
+    for kind, baseline in BASELINES.items():
+        direct = evaluate(baseline(), samples).mean
+        assert values["blur", kind, "iou"] == pytest.approx(100 * direct.iou, abs=1e-3)
+        assert values["blur", kind, "ap"] == pytest.approx(100 * direct.ap, abs=1e-3)
+        for figure in ("iou", "ap"):
+            both = (values["blur", kind, figure] + values["noise", kind, figure]) / 2
+            assert values["mean of test sets", kind, figure] == pytest.approx(both, abs=1e-3)
+    assert f"{kind}, not trained" in found["card"]["differing"]["training set"]
+    # The decoders' cells are those of other experiments, the rivals' are their own.
+    run("dolos", tmp_path)
+    assert len(fake.calls) == 10
 
 
 def make_dolos(root: Path) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from declip import paper
 from declip.errors import SpecError
-from declip.reproduce.setup import Setup, model_name, parse_backbones
+from declip.reproduce.setup import Rival, Setup, model_name, parse_backbones, rival_recipe
 from declip.training import TrainConfig
 from declip.types import BackboneSpec, DecoderSpec, ModelSpec
 
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 VIT = "vit_large_patch14_clip_quickgelu_224.openai"
 
 
@@ -73,3 +76,33 @@ def test_what_is_given_is_used_everywhere() -> None:
     assert setup.fusion == setup.single == pair
     assert setup.several == [(pair[0],), (pair[1],), pair]
     assert Setup(scale="tiny", given=pair[:1]).several == [pair[:1]]
+
+
+@pytest.mark.parametrize("rival", get_args(Rival))
+def test_a_rivals_recipe_is_that_of_the_file(rival: Rival) -> None:
+    published = TrainConfig.from_toml(RECIPES / f"{rival}.toml")
+    assert rival_recipe(rival) == published
+    assert Setup(seed=3).rival_config(rival, pictures=10) == dataclasses.replace(published, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("rival", "changed", "of_the_model", "steps"),
+    [
+        ("patch-forensics", set(), {"backbones", "input_size", "output_size"}, 600),
+        ("pscc-net", {"step_epochs", "reals", "lr"}, {"input_size", "output_size"}, 150),
+        ("cat-net", {"reals"}, {"width", "input_size", "output_size", "overlap"}, 200),
+    ],
+)
+def test_the_tiny_scale_of_a_rival_changes_what_it_says(
+    rival: Rival, changed: set[str], of_the_model: set[str], steps: int
+) -> None:
+    tiny, published = Setup(scale="tiny").rival_config(rival, pictures=100), rival_recipe(rival)
+    always = {"model", "epochs", "batch_size", "precision", "norm_momentum"}
+    assert _differing(tiny, published) == always | changed
+    assert _differing(tiny.model, published.model) == of_the_model
+    assert steps <= tiny.epochs * 100 / tiny.batch_size < steps + 100 / tiny.batch_size
+    assert all(backbone.weights is None for backbone in tiny.model.backbones)  # nothing is downloaded
+
+
+def _differing(one: TrainConfig | ModelSpec, other: TrainConfig | ModelSpec) -> set[str]:
+    return {f.name for f in dataclasses.fields(one) if getattr(one, f.name) != getattr(other, f.name)}

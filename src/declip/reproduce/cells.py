@@ -28,17 +28,18 @@ from numpy.typing import NDArray
 
 import declip
 from declip import evaluation, image, perturbations
+from declip.baselines import BASELINES
 from declip.errors import DatasetError, ImageError, WeightsError
 from declip.localizer import Localizer, load
 from declip.perturbations import Perturbation
 from declip.reproduce.setup import model_name
-from declip.types import Localization, PictureLike, Sample
+from declip.types import Localization, PictureLike, Predictor, Sample
 from declip.weights import sha256_of
 
 if TYPE_CHECKING:
     from declip.training import TrainConfig
 
-__all__ = ["Cell", "Maps", "Measurement", "Training", "Workbench"]
+__all__ = ["Cell", "Maps", "Measurement", "Training", "Untrained", "Workbench"]
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ _RESAMPLES = 1000
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Training:
-    """A decoder to train. name: of the data. start: the training whose decoder is the starting point, if any."""
+    """A model to train. name: of the data. start: the training whose decoder is the starting point, if any."""
 
     name: str
     config: TrainConfig
@@ -84,10 +85,28 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Measurement:
-    """A trained decoder to measure. name: of the data. kind, level: what is done to each picture first, if anything."""
+class Untrained:
+    """A map of `baselines.BASELINES`, by its name: it stands where a training does, and nothing is computed for it."""
 
-    training: Training
+    name: str
+
+    @property
+    def label(self) -> str:
+        """For logs and names of folders."""
+        return f"{self.name}, not trained"
+
+    @property
+    def digest(self) -> str:
+        """The name: a release has one map of it, and its version is in the digest of whatever asks."""
+        return self.name
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Measurement:
+    """A trained model, or a map without training, to measure. name: of the data. kind, level: what is done to each
+    picture first, if anything (of trained models)."""
+
+    training: Training | Untrained
     name: str
     samples: tuple[Sample, ...]
     kind: Perturbation | None = None
@@ -119,7 +138,7 @@ class Measurement:
 class Maps:
     """Score maps of a few samples, for figures."""
 
-    training: Training
+    training: Training | Untrained
     name: str
     samples: tuple[Sample, ...]
 
@@ -209,10 +228,9 @@ class Workbench:
             case Training():
                 return self._train(cell, folder)
             case Measurement():
-                predictor = self._localizer(cell.training)
-                given = predictor if cell.kind is None else _Perturbed(predictor, cell.kind, cell.level)
+                predictor = self._predictor(cell.training, cell.kind, cell.level)
                 found = evaluation.evaluate(
-                    given, cell.samples, batch_size=_BATCH, resamples=_RESAMPLES, cases=3, title=cell.label
+                    predictor, cell.samples, batch_size=_BATCH, resamples=_RESAMPLES, cases=3, title=cell.label
                 )
                 card = {"training set": cell.training.label, "perturbation": _treatment(cell)}
                 found = dataclasses.replace(found, protocol={**found.protocol, **card})
@@ -221,8 +239,8 @@ class Workbench:
                 found.save(folder, force=True)
                 return found.to_dict()
             case Maps():
-                localizer = self._localizer(cell.training)
-                for i, result in enumerate(localizer.map([sample.image for sample in cell.samples])):
+                predictor = self._predictor(cell.training)
+                for i, result in enumerate(predictor.map([sample.image for sample in cell.samples])):
                     if isinstance(result, ImageError):
                         raise result
                     image.write_scores(folder / f"{i}.png", result.scores)
@@ -244,6 +262,13 @@ class Workbench:
         numbers = {"iou": run.iou, "ap": run.ap}
         plain = {name: None if math.isnan(value) else value for name, value in numbers.items()}
         return {"epoch": run.epoch, "validation": plain, "train": len(cell.train), "valid": len(cell.valid)}
+
+    def _predictor(self, cell: Training | Untrained, kind: Perturbation | None = None, level: float = 0.0) -> Predictor:
+        if isinstance(cell, Untrained):
+            assert kind is None
+            return BASELINES[cell.name]()
+        localizer = self._localizer(cell)
+        return localizer if kind is None else _Perturbed(localizer, kind, level)
 
     def _localizer(self, cell: Training) -> Localizer:
         """The trained model; the last one stays open, since its tests follow each other."""
@@ -288,7 +313,7 @@ def _steps(cell: Cell) -> list[Cell]:
         case Training():
             return [*(_steps(cell.start) if cell.start is not None else []), cell]
         case Measurement() | Maps():
-            return [*_steps(cell.training), cell]
+            return [*(_steps(cell.training) if isinstance(cell.training, Training) else []), cell]
 
 
 def _fingerprint(sample: Sample) -> list[str]:

@@ -54,16 +54,19 @@ class Pairs:
         tiny_printed: str = "",
     ) -> Pairs:
         """The cells; nothing is computed but missing data. tiny_printed: `printed` at tiny scale."""
-        names = sources.names
-        trainings = {name: training_on(setup, sources, name, backbones, decoder) for name in names}
+        trainings = {name: training_on(setup, sources, name, backbones, decoder) for name in sources.names}
+        model = model_name(backbones, decoder or setup.decoder)
+        return cls.among(sources, trainings, model=model, printed=tiny_printed if setup.is_tiny else model)
+
+    @classmethod
+    def among(cls, sources: Sources, trainings: dict[str, Training], *, model: str, printed: str) -> Pairs:
+        """The same of trainings that are there, one per source."""
         tests = {
             (row, column): Measurement(training=training, name=row, samples=tuple(sources.samples(row, "test")))
             for column, training in trainings.items()
-            for row in names
+            for row in sources.names
         }
-        model = model_name(backbones, decoder or setup.decoder)
-        printed = tiny_printed if setup.is_tiny else model
-        return cls(model=model, printed=printed, names=names, trainings=trainings, tests=tests)
+        return cls(model=model, printed=printed, names=sources.names, trainings=trainings, tests=tests)
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -74,9 +77,9 @@ class Pairs:
         """(tested on, trained on), in [0, 1]."""
         return np.array([[bench.figure(self.tests[r, c], figure)[0] for c in self.names] for r in self.names])
 
-    def means(self, bench: Workbench) -> tuple[float, float]:
-        """Mean IoU of the pairs ID and OOD, in [0, 1]."""
-        values = self.values(bench)
+    def means(self, bench: Workbench, figure: str = "iou") -> tuple[float, float]:
+        """Mean of a figure, IoU by default, over the pairs ID and OOD, in [0, 1]."""
+        values = self.values(bench, figure)
         return float(values[self.known].mean()), float(values[~self.known].mean())
 
     def entries(self, bench: Workbench) -> list[Entry]:

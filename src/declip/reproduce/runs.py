@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from declip.errors import DeclipError
-from declip.reproduce import others, pairs, report
+from declip.reproduce import others, pairs, report, rivals
 from declip.reproduce.cells import Workbench
 from declip.reproduce.report import Outcome
 from declip.reproduce.setup import Scale, Setup, parse_backbones
@@ -16,7 +16,16 @@ from declip.reproduce.sources import Dolos, Sources, StandIns
 __all__ = ["EXPERIMENTS", "Experiment", "reproduce"]
 
 Experiment = Literal[
-    "dolos", "layers", "decoders", "backbones", "generators", "detection", "autosplice", "robustness", "leave-one-out"
+    "dolos",
+    "layers",
+    "decoders",
+    "backbones",
+    "generators",
+    "detection",
+    "autosplice",
+    "robustness",
+    "leave-one-out",
+    "rivals",
 ]
 EXPERIMENTS: tuple[Experiment, ...] = get_args(Experiment)
 
@@ -64,6 +73,8 @@ def reproduce(
             outcome = others.robustness(setup, sources, bench)
         case "leave-one-out":
             outcome = others.leave_one_out(setup, sources, bench)
+        case "rivals":
+            outcome = rivals.rivals(setup, sources, bench)
         case _:
             raise DeclipError(f"there is no experiment {experiment!r}; expected one of {', '.join(EXPERIMENTS)}")
     report.write(outcome, out / experiment)

@@ -7,6 +7,7 @@ and first weights are the official ones; what differs stands in `Setup.config`.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +20,10 @@ from declip.types import STATISTICS, BackboneSpec, DecoderKind, DecoderSpec, Mod
 if TYPE_CHECKING:
     from declip.training import TrainConfig
 
-__all__ = ["Scale", "Setup", "model_name", "parse_backbones"]
+__all__ = ["Rival", "Scale", "Setup", "model_name", "parse_backbones", "rival_recipe"]
 
 Scale = Literal["full", "tiny"]
+Rival = Literal["patch-forensics", "pscc-net", "cat-net"]
 Backbones = tuple[BackboneSpec, ...]
 
 # Layers that are meant where none is named.
@@ -38,6 +40,8 @@ _PACKAGES: Mapping[str, str] = MappingProxyType({"tf_efficientnet_lite0": "packa
 
 _TINY_WIDTHS = (64, 32, 32, 16)
 _TINY_BATCH, _TINY_STEPS = 8, 1000
+# Of the rivals, whose steps cost more: all of their network learns. PSCC-Net's are the dearest.
+_TINY_RIVAL_STEPS: Mapping[Rival, int] = MappingProxyType({"patch-forensics": 600, "pscc-net": 150, "cat-net": 200})
 
 
 def parse_backbones(text: str) -> Backbones:
@@ -139,6 +143,68 @@ class Setup:
             # steps and more while the AP rises. A rate lowered at that false plateau would end the training there.
             patience_steps=800,
         )
+
+    def rival_config(self, rival: Rival, *, pictures: int | None = None) -> TrainConfig:
+        """The recipe of this scale for a rival. pictures: manipulated ones that it learns from; None: enough."""
+        recipe = dataclasses.replace(rival_recipe(rival), seed=self.seed)
+        if not self.is_tiny:
+            return recipe
+        steps, batch = _TINY_RIVAL_STEPS[rival], _TINY_BATCH
+        epochs = math.ceil(steps * batch / pictures) if pictures else 1
+        # No statistics of BatchNorm at the networks' own pace: it needs more steps than there are.
+        short = dataclasses.replace(recipe, batch_size=batch, epochs=epochs, precision="bf16", norm_momentum=0.1)
+        match rival:
+            case "patch-forensics":
+                # Nothing is downloaded at this scale.
+                body = dataclasses.replace(recipe.model.backbones[0], weights=None)
+                model = dataclasses.replace(recipe.model, backbones=(body,), input_size=128, output_size=16)
+                return dataclasses.replace(short, model=model)
+            case "pscc-net":
+                model = dataclasses.replace(recipe.model, input_size=64, output_size=64)
+                # Halved five times, as in the recipe; the untouched pictures would take a third of the few steps.
+                return dataclasses.replace(short, model=model, step_epochs=max(1, epochs // 5), reals=0.0, lr=1e-3)
+            case "cat-net":
+                model = dataclasses.replace(recipe.model, width=8, input_size=128, output_size=32, overlap=0)
+                return dataclasses.replace(short, model=model, reals=0.0)
+
+
+def rival_recipe(rival: Rival) -> TrainConfig:
+    """The published recipe, as recipes/NAME.toml of this project has it, too."""
+    from declip.training import TrainConfig
+
+    half = (0.5, 0.5, 0.5)
+    match rival:
+        case "patch-forensics":
+            body = BackboneSpec(name="legacy_xception", layer=2, weights="tf_in1k")
+            model = ModelSpec(
+                architecture=rival, backbones=(body,), input_size=299, output_size=37, mean=half, std=half
+            )
+            return TrainConfig(model=model, batch_size=16, schedule="plateau", select="loss")
+        case "pscc-net":
+            model = ModelSpec(
+                architecture=rival, input_size=256, output_size=256, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+            )
+            return TrainConfig(model=model, epochs=25, batch_size=10, lr=2e-4, schedule="step", reals=1.0)
+        case "cat-net":
+            model = ModelSpec(
+                architecture=rival,
+                mode="tiled",
+                input_size=512,
+                output_size=128,
+                overlap=64,
+                mean=half,
+                std=half,
+            )
+            return TrainConfig(
+                model=model,
+                epochs=200,
+                batch_size=16,
+                optimizer="sgd",
+                lr=5e-3,
+                momentum=0.9,
+                schedule="poly",
+                reals=1.0,
+            )
 
 
 def _tiny_epochs(pictures: int | None) -> int:
