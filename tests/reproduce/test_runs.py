@@ -344,7 +344,7 @@ def test_a_killed_command_finishes_without_redoing_what_is_finished(tmp_path: Pa
     done = [line for line in rerun.stderr.splitlines() if line.endswith("done before")]
     assert len(done) == len(finished) and done[0].startswith("declip: 1/36 train ")
     # The training that was cut short went on after the epoch that was kept last: each is there once.
-    assert epochs(interrupted) == list(range(1, 97))
+    assert epochs(interrupted) == list(range(1, 121))
     folder = tmp_path / "out/dolos"
     assert {path.name for path in folder.iterdir()} == FILES | FIGURES["dolos"]
     assert "ID mean" in rerun.stdout and str(folder / "table.md") in rerun.stdout
