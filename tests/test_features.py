@@ -199,6 +199,7 @@ for turn in range(200):
 """
 
 
+@pytest.mark.slow
 def test_readers_never_see_half_an_entry(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Two processes write the same entries again and again; a third reads them."""
     shelf = Shelf(tmp_path / "shelf", {})

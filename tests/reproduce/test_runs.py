@@ -190,6 +190,7 @@ def test_three_sources_share_the_budget_of_one(tmp_path: Path, fake: FakeTrainin
         assert len({s.image.name.partition("-")[0] for s in call["train"]}) == 12  # other places of each
 
 
+@pytest.mark.slow
 def test_rivals(tmp_path: Path, fake: FakeTraining) -> None:
     found = run("rivals", tmp_path)
     learnt = [(call["config"].model.architecture, call["config"].model.decoder) for call in fake.calls]
@@ -214,6 +215,7 @@ def test_rivals(tmp_path: Path, fake: FakeTraining) -> None:
     assert found["card"]["tests"] == 28
 
 
+@pytest.mark.slow
 def test_maps_without_training_are_the_floor_of_the_rivals(tmp_path: Path, fake: FakeTraining) -> None:
     found = run("rivals", tmp_path)
     values = {(row["row"], row["column"], row["figure"]): float(row["ours"]) for row in found["rows"]}
