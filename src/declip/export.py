@@ -22,7 +22,8 @@ TOLERANCE = 1e-4
 def to_onnx(source: str | Path, out: str | Path) -> Path:
     """Export a .safetensors checkpoint to ONNX: image (N, 3, S, S) float32 → logits (N, T, T) float32, N free.
 
-    PSCC-Net and CAT-Net are refused: what the exporter makes of them computes something else. The ModelSpec goes into the metadata; normalisation stays outside (`image.to_input`), sigmoid too. The file is
+    PSCC-Net and CAT-Net are refused: what the exporter makes of them computes something else. The ModelSpec goes into
+    the metadata; normalisation stays outside (`image.to_input`), sigmoid too. The file is
     kept only if its logits for N = 1 and 3 differ from torch's by at most 1e-4; otherwise ExportError.
     """
     out = Path(out)
