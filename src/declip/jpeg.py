@@ -32,8 +32,8 @@ class JpegCoefficients:
     coefficients: (H8, W8) int16, quantised; each 8×8 block at its place in the picture, row = vertical frequency. H8
         and W8 are the stored picture's sides, rounded up to multiples of 8.
     table: (8, 8) int32, the steps: coefficient × step is the DCT (orthonormal) of the grey levels minus 128.
-    was_jpeg: False where the picture was none, and was saved once at quality 100, 4:4:4, for these numbers; they then
-        tell nothing of its past.
+    was_jpeg: False where the picture was none, and was saved once at quality 100, 4:4:4, for these numbers; of its
+        past they then tell no more than its pixels do.
     orientation: the EXIF value that still turns this grid into the upright photo's; 1 where both are the same.
     """
 
