@@ -294,9 +294,22 @@ def synthesize(
     ] = False,
     jpeg: Annotated[float, typer.Option(min=0, max=1, help="Share of pairs saved as JPEG.")] = 0.5,
     webp: Annotated[float, typer.Option(min=0, max=1, help="Share saved as WebP; the others are PNG.")] = 0.0,
-    resize: Annotated[float, typer.Option(min=0, max=1, help="Share made smaller before saving.")] = 0.0,
+    resize: Annotated[float, typer.Option(min=0, max=1, help="Share brought to another size before saving.")] = 0.0,
+    resize_range: Annotated[
+        tuple[float, float], typer.Option(metavar="LOW HIGH", help="Lowest and highest factor of the sides.")
+    ] = (0.5, 0.95),
+    noise: Annotated[float, typer.Option(min=0, max=1, help="Share with light noise on top.")] = 0.0,
+    screenshot: Annotated[
+        float, typer.Option(min=0, max=1, help="Share captured from a screen, at another size, as PNG.")
+    ] = 0.0,
     social: Annotated[float, typer.Option(min=0, max=1, help="Share saved twice, as a social network does.")] = 0.0,
     social_side: Annotated[int, typer.Option(min=32, help="Longest side that the network keeps, px.")] = 384,
+    before: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of photos saved as JPEG before they are manipulated.")
+    ] = 0.25,
+    donor: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the donors of splices saved as JPEG before, on their own.")
+    ] = 0.0,
     layout: Annotated[Layout, typer.Option(help="Of the files; the manifest is written in either.")] = Layout.manifest,
     split: Annotated[str, typer.Option(help="Written into the manifest.")] = "train",
 ) -> None:
@@ -321,8 +334,13 @@ def synthesize(
         jpeg_share=jpeg,
         webp_share=webp,
         resize_share=resize,
+        resize_range=resize_range,
+        noise_share=noise,
+        screenshot_share=screenshot,
         social_share=social,
         social_side=social_side,
+        before_share=before,
+        donor_share=donor,
         layout=layout.value,
         split=split,
         progress=sys.stderr.isatty(),

@@ -39,7 +39,7 @@ __all__ = [
 
 FORMAT_VERSION = 1
 # Backbones that are fixed filters: nothing to load, one layer (declip.nn.statistics).
-STATISTICS = ("residual-statistics", "block-statistics")
+STATISTICS = ("pixels", "residual-statistics", "block-statistics", "quantization-statistics")
 
 Architecture = Literal["declip", "patch-forensics", "pscc-net", "cat-net"]
 DecoderKind = Literal["linear", "attention", "conv-4", "conv-12", "conv-20", "dilated"]
@@ -103,11 +103,14 @@ class DecoderSpec:
     widths: channels per level; None = the paper's (512, 256, 128, 64) for conv-N. "dilated" needs them: the first is
         the width on the fine grid, each further one (all equal) a residual block on the coarse grid.
     causal: attention only; the official code masks its tokens causally, and its checkpoints need that.
+    stem: dilated only, for models whose first backbone is "pixels": channels of the learnt filters at the picture's own
+        size, at a half and at a quarter of it.
     """
 
     kind: DecoderKind
     widths: tuple[int, ...] | None = None
     causal: bool = False
+    stem: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
         _choice(self.kind, DecoderKind, "decoder kind")
@@ -125,6 +128,12 @@ class DecoderSpec:
             case _:
                 _check(self.widths is None or len(self.widths) == 4, f"{self.kind} has 4 levels: give 4 widths")
         _check(not self.causal or self.kind == "attention", "causal belongs to the attention decoder")
+        if self.stem is not None:
+            object.__setattr__(self, "stem", tuple(self.stem))
+            fits = (
+                self.kind == "dilated" and len(self.stem) == 3 and all(isinstance(w, int) and w > 0 for w in self.stem)
+            )
+            _check(fits, f"stem is {self.stem}; expected three widths > 0, of a dilated decoder")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -231,6 +240,12 @@ class ModelSpec:
                 _check(len(self.backbones) > 0, "a model needs at least one backbone")
                 _check(self.decoder is not None, "a model needs a decoder: give its kind")
                 _check(self.width is None, "width is of cat-net; the decoder has widths")
+                has_pixels = [row.name == "pixels" for row in self.backbones]
+                has_stem = self.decoder is not None and self.decoder.stem is not None
+                _check(
+                    has_pixels[0] == has_stem and not any(has_pixels[1:]),
+                    'the backbone "pixels" comes first and once, and the decoder then has a stem, otherwise none',
+                )
                 return
             case "patch-forensics":
                 found = [(row.name, row.layer) for row in self.backbones]

@@ -21,14 +21,19 @@ from torch import Tensor, nn
 
 from declip.errors import SpecError, WeightsError
 from declip.nn.maps import Features, FeatureShape
-from declip.nn.statistics import BlockStatistics, ResidualStatistics
+from declip.nn.statistics import BlockStatistics, Pixels, QuantizationStatistics, ResidualStatistics
 from declip.types import BackboneSpec
 from declip.weights import sha256_of
 
 __all__ = ["Backbone", "FeatureShape", "Features", "build_backbones", "probe"]
 
 
-STATISTICS = {"residual-statistics": ResidualStatistics, "block-statistics": BlockStatistics}
+STATISTICS = {
+    "pixels": Pixels,
+    "residual-statistics": ResidualStatistics,
+    "block-statistics": BlockStatistics,
+    "quantization-statistics": QuantizationStatistics,
+}
 
 
 class Backbone(nn.Module):

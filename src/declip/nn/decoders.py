@@ -197,21 +197,67 @@ class Projection(nn.Module):
             kept.lerp_(new, 1 / self.batches)
 
 
+class Stem(nn.Module):
+    """Learnt filters on the picture: (N, 3, S, S) → (N, width, S/4, S/4).
+
+    The first ones, 5×5, start as high-pass filters: their taps sum to nought, so that what a picture shows is taken
+    away and what its making left behind stays.
+    """
+
+    def __init__(self, widths: tuple[int, int, int], width: int) -> None:
+        super().__init__()
+        first, second, third = widths
+        residual = nn.Conv2d(3, first, 5, padding=2, bias=False)
+        with torch.no_grad():
+            residual.weight -= residual.weight.mean(dim=(2, 3), keepdim=True)
+        self.layers = nn.Sequential(
+            residual,
+            nn.BatchNorm2d(first),
+            nn.ReLU(inplace=True),
+            *_halving(first, second),
+            ResidualBlock(second, 1),
+            *_halving(second, third),
+            ResidualBlock(third, 1),
+            nn.Conv2d(third, width, 1),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, S, S) → (N, width, S/4, S/4)."""
+        out: Tensor = self.layers(images)
+        return out
+
+
+def _halving(channels: int, width: int) -> tuple[nn.Module, ...]:
+    convolution = nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False)
+    return convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+
+
 class DilatedDecoder(nn.Module):
     """For small models: sees far at little cost; outlines on the finest grid of its backbones.
 
     Each map is projected at its own size and only then resized (a 1×1 convolution and a bilinear resize commute, so
     this equals projecting the fused features, cheaper). On half that grid, residual blocks of dilation 1, 2, 4, 8, 1,
     … look around; in their middle the window's mean and deviation join every position, since what is unusual depends
-    on the rest of the picture. One block on the fine grid draws the outline.
+    on the rest of the picture. One block on the fine grid draws the outline. With a stem, the first map is the picture,
+    and what the stem makes of it joins the others.
     """
 
-    def __init__(self, shape: FeatureShape, output_size: int, widths: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        shape: FeatureShape,
+        output_size: int,
+        widths: tuple[int, ...],
+        stem: tuple[int, int, int] | None = None,
+    ) -> None:
         super().__init__()
         fine, coarse, depth = widths[0], widths[1], len(widths) - 1
         self.output_size = output_size
-        self.grid = max(shape.grids)
-        self.projections = nn.ModuleList([Projection(channels, fine) for channels in shape.channels])
+        grids = shape.grids if stem is None else (shape.grids[0] // 4, *shape.grids[1:])
+        self.grid = max(grids)
+        inputs: list[nn.Module] = [Projection(channels, fine) for channels in shape.channels]
+        if stem is not None:
+            inputs[0] = Stem(stem, fine)
+        self.projections = nn.ModuleList(inputs)
         self.widen = nn.Conv2d(fine, coarse, 1)
         self.blocks = nn.ModuleList([ResidualBlock(coarse, 2 ** (i % 4)) for i in range(depth)])
         self.context = nn.Conv2d(2 * coarse, coarse, 1)
@@ -247,7 +293,7 @@ def build_decoder(spec: DecoderSpec, shape: FeatureShape, output_size: int) -> n
         case "attention":
             return AttentionDecoder(channels, output_size, spec.causal)
         case "dilated":
-            return DilatedDecoder(shape, output_size, spec.widths or ())
+            return DilatedDecoder(shape, output_size, spec.widths or (), spec.stem)
         case "conv-4" | "conv-12" | "conv-20":
             per_level = int(spec.kind.removeprefix("conv-")) // 4
             return ConvDecoder(channels, grid, output_size, per_level, spec.widths or PAPER_WIDTHS)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from declip.nn.maps import Features
 
-__all__ = ["BlockStatistics", "ResidualStatistics"]
+__all__ = ["BlockStatistics", "Pixels", "QuantizationStatistics", "ResidualStatistics"]
 
 # JPEG's colour planes in terms of RGB.
 PLANES = {
@@ -28,6 +28,17 @@ PLANES = {
 def _plane(name: str, std: tuple[float, float, float]) -> Tensor:
     """Weights (3, 1, 1) that turn normalised RGB into a plane in 0-255, but for a constant."""
     return (torch.tensor(PLANES[name]) * torch.tensor(std) * 255).view(3, 1, 1)
+
+
+class Pixels(nn.Module):
+    """The picture itself, for a decoder that learns filters of its own (`DecoderSpec.stem`)."""
+
+    def __init__(self, std: tuple[float, float, float]) -> None:
+        super().__init__()
+
+    def forward(self, images: Tensor) -> Features:
+        """images (N, 3, S, S) → Features with that one map."""
+        return Features((images,))
 
 
 class ResidualStatistics(nn.Module):
@@ -125,6 +136,33 @@ class BlockStatistics(nn.Module):
             around = torch.log(_around(phase) + 0.1)
             folded.append(around - around.mean(dim=1, keepdim=True))
         return Features((torch.cat([spectrum, 2 * quiet, *folded], dim=1),))
+
+
+class QuantizationStatistics(nn.Module):
+    """By which steps the coefficients of 8×8 blocks are or were quantized, over 3×3 blocks; nothing is learnt.
+
+    Per low frequency of luma (20) and step q (16), the mean of cos(2π c / q): 1 where every coefficient c is a multiple
+    of q, near 0 where c spreads over more than a step. It is the Fourier transform of the coefficients' histogram, in
+    which a first quantization leaves a peak that a second, finer one does not remove: (N, 320, S/8, S/8).
+    """
+
+    STEPS = (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 18, 20, 24)
+    DIAGONALS: ClassVar = range(1, 6)
+    basis: Tensor
+
+    def __init__(self, std: tuple[float, float, float]) -> None:
+        super().__init__()
+        diagonal = (torch.arange(8).view(8, 1) + torch.arange(8)).flatten().tolist()
+        low = [i for i, d in enumerate(diagonal) if d in self.DIAGONALS]
+        self.register_buffer("basis", _cosines()[low, None] * _plane("Y", std), persistent=False)
+
+    def forward(self, images: Tensor) -> Features:
+        """images (N, 3, S, S), normalised, S a multiple of 8 → Features with one map (N, 320, S/8, S/8)."""
+        # In float32: a coefficient of some hundred is divided by a step and only the rest counts.
+        with torch.autocast(images.device.type, enabled=False):
+            coefficients = F.conv2d(images.float(), self.basis, stride=8)  # (N, 20, S/8, S/8)
+            waves = [torch.cos(coefficients * (2 * math.pi / step)) for step in self.STEPS]
+        return Features((_around(torch.cat(waves, dim=1)),))
 
 
 def _columns(plane: Tensor) -> Tensor:

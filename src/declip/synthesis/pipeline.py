@@ -71,8 +71,8 @@ _VISIBLE = 2  # levels of 255 by which a pixel must have changed in some channel
 _DOWNSCALED_SHARE = 0.2
 _DOWNSCALE = (0.4, 0.9)
 _FACE_ROOM = 1.6  # a crop's side in sides of the face that shall be in it, at least
-_PRIOR_JPEG_SHARE = 0.25
-_PRIOR_QUALITY = (70, 98)
+_BEFORE_SHARE = 0.25
+_BEFORE_QUALITY = (70, 98)
 _CACHED_PHOTOS = 3
 
 
@@ -133,8 +133,13 @@ def synthesize(
     jpeg_quality: tuple[int, int] = (60, 95),
     webp_share: float = 0.0,
     resize_share: float = 0.0,
+    resize_range: tuple[float, float] = (0.5, 0.95),
+    noise_share: float = 0.0,
+    screenshot_share: float = 0.0,
     social_share: float = 0.0,
     social_side: int = 384,
+    before_share: float = _BEFORE_SHARE,
+    donor_share: float = 0.0,
     models: Mapping[str, str | Path] = _NO_MODELS,
     steps: int | None = None,
     device: str = "cpu",
@@ -161,8 +166,10 @@ def synthesize(
         autoencoder: folder or hub id of an autoencoder (`neural.load`); needed by the regenerations.
         jpeg_share: of the pairs saved as JPEG, the others as PNG; in [0, 1].
         jpeg_quality: lowest and highest quality of those, 1-100.
-        webp_share, resize_share, social_share, social_side: what else happens to the pairs before or when they are
-            saved, see `saving.Saving`.
+        webp_share, resize_share, resize_range, noise_share, screenshot_share, social_share, social_side: what else
+            happens to the pairs before or when they are saved, see `saving.Saving`.
+        before_share: of the photos saved as JPEG of quality 70-98 before they are manipulated; in [0, 1].
+        donor_share: of the donors saved so before a part of them is taken, whatever happened to the photo; in [0, 1].
         models, steps, device, fully_regenerated: of the learnt generators, as in `forge`.
         layout: of LAYOUTS; the manifest is written in either.
         split: written into the manifest.
@@ -191,9 +198,14 @@ def synthesize(
             jpeg_quality=(jpeg_quality[0], jpeg_quality[1]),
             webp_share=webp_share,
             resize_share=resize_share,
+            resize_range=(resize_range[0], resize_range[1]),
+            noise_share=noise_share,
+            screenshot_share=screenshot_share,
             social_share=social_share,
             social_side=social_side,
         ),
+        before_share=before_share,
+        donor_share=donor_share,
         layout=_known_layout(layout),
         split=split,
     )
@@ -308,6 +320,8 @@ class _Maker:
     per_photo: int
     networks: _Networks
     finish: saving.Saving
+    before_share: float
+    donor_share: float
     layout: Layout
     split: str
 
@@ -321,6 +335,9 @@ class _Maker:
             raise DatasetError(f"size is {self.size}; expected at least {mask_shapes.SMALLEST_SIDE} px")
         if self.per_photo < 1:
             raise DatasetError(f"per_photo is {self.per_photo}; expected at least 1")
+        for name in ("before_share", "donor_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise DatasetError(f"{name} is {getattr(self, name)}; expected a share in [0, 1]")
         rows = [classical.GENERATORS[name] for name in self.generators if name in classical.GENERATORS]
         if any(row.needs_donor for row in rows) and len(set(self.photos)) < 2:
             raise DatasetError("a splice needs two photos or more: one gives its content to the other")
@@ -348,10 +365,14 @@ class _Maker:
             "split": self.split,
         }
         default = asdict(saving.Saving())
-        later = ("webp_share", "resize_share", "social_share", "social_side")
+        first = ("jpeg_share", "jpeg_quality")
         record |= {
-            name: value for name, value in asdict(self.finish).items() if name in later and value != default[name]
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self.finish).items()
+            if name not in first and value != default[name]
         }
+        record |= {} if self.before_share == _BEFORE_SHARE else {"before_share": self.before_share}
+        record |= {} if not self.donor_share else {"donor_share": self.donor_share}
         record |= {} if self.layout == "manifest" else {"layout": self.layout}
         record |= self.networks.settings(self.generators)
         record["photos"] = [path.name for path in self.photos]
@@ -368,17 +389,17 @@ class _Maker:
             face = faces[int(rng.integers(len(faces)))] if faces else None
             crop, provenance = _crop(whole, self.size, rng, face)
             provenance = {"seed": [self.seed, index], "photo": photo.name, "attempt": attempt, **provenance}
-            if rng.random() < _PRIOR_JPEG_SHARE:
+            if rng.random() < self.before_share:
                 # As most pictures are when somebody comes to manipulate them.
-                quality, chroma = int(rng.integers(_PRIOR_QUALITY[0], _PRIOR_QUALITY[1] + 1)), _chroma(rng)
-                crop = classical.decode_jpeg(classical.encode_jpeg(crop, quality, chroma))
-                provenance["before"] = {"format": "jpeg", "quality": quality, "chroma": chroma}
+                crop, provenance["before"] = _saved_before(crop, rng)
             donor = None
             made: dict[str, Any] = {"generator": generator, "family": _family(generator)}
             if generator in classical.GENERATORS and classical.GENERATORS[generator].needs_donor:
                 other = self._donor(photo, rng)
                 donor, taken = _crop(_read(other, cache), self.size, rng)
                 made["donor"] = {"photo": other.name, **taken}
+                if self.donor_share and rng.random() < self.donor_share:
+                    donor, made["donor"]["before"] = _saved_before(donor, rng)
             try:
                 forged, mask, kind = _forge(crop, generator, rng, donor, self.masks, self.networks)
             except DatasetError as error:
@@ -582,6 +603,13 @@ def _read(path: Path, cache: dict[Path, Pixels]) -> Pixels:
             del cache[next(iter(cache))]
         cache[path] = image.read(path).pixels
     return cache[path]
+
+
+def _saved_before(pixels: Pixels, rng: np.random.Generator) -> tuple[Pixels, dict[str, Any]]:
+    """The pixels after a JPEG, and its record."""
+    quality, chroma = int(rng.integers(_BEFORE_QUALITY[0], _BEFORE_QUALITY[1] + 1)), _chroma(rng)
+    saved = classical.decode_jpeg(classical.encode_jpeg(pixels, quality, chroma))
+    return saved, {"format": "jpeg", "quality": quality, "chroma": chroma}
 
 
 def _chroma(rng: np.random.Generator) -> classical.Chroma:

@@ -1,4 +1,4 @@
-"""What happens to a picture after it was manipulated: JPEG, WebP, smaller sizes, and what a social network does.
+"""What happens to a picture after it was manipulated: JPEG, WebP, other sizes, noise, screens, social networks.
 
 `Saving` holds how often each happens, `draw` chooses the steps of one sample, and `apply` takes a picture through
 them. A fake and its real twin go through the same steps, and the mask is resized along, so that nothing of this tells
@@ -23,6 +23,7 @@ from declip.synthesis import classical
 __all__ = [
     "Encoding",
     "Format",
+    "Noise",
     "Resizing",
     "Saving",
     "Step",
@@ -38,7 +39,8 @@ Mask = NDArray[np.bool_]
 Format = Literal["png", "jpeg", "webp"]
 
 _WEBP_QUALITY = (60, 95)
-_RESIZE = (0.5, 0.95)  # factors of the sides
+_SCREEN = (0.6, 1.6)  # factors of the sides, of what is shown on a screen
+_NOISE = (0.5, 3.0)  # levels of 255
 _SOCIAL_QUALITY = (70, 85)  # of the network's own JPEG, after that of the camera or editor
 
 
@@ -53,12 +55,24 @@ class Encoding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resizing:
-    """To another size, by averaging; size = (height, width) px."""
+    """To another size (height, width) in px: smaller by averaging, larger by cubic interpolation.
+
+    screen: linear interpolation both ways, without averaging, as browsers and viewers scale what they show.
+    """
 
     size: tuple[int, int]
+    screen: bool = False
 
 
-Step: TypeAlias = Encoding | Resizing
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Noise:
+    """Gaussian noise of this deviation, in levels of 255, independent in each value; the seed decides it."""
+
+    sigma: float
+    seed: int
+
+
+Step: TypeAlias = Encoding | Resizing | Noise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +81,10 @@ class Saving:
 
     jpeg_share, webp_share: of the pairs saved so; the others are PNG.
     jpeg_quality: lowest and highest, 1-100.
-    resize_share: of the pairs made smaller by a factor of 0.5-0.95 before they are saved.
+    resize_share: of the pairs brought to another size before they are saved, by a factor in resize_range.
+    noise_share: of the pairs with Gaussian noise of 0.5-3 levels on top.
+    screenshot_share: of the pairs shown on a screen, at 0.6 to 1.6 times their size, and captured as PNG; nothing else
+        of this list happens to those.
     social_share: of the pairs that go the way of a social network: a JPEG of jpeg_quality, then at most social_side px
         a side, then a JPEG of quality 70-85 and halved chroma, whatever else was drawn as the format.
     """
@@ -76,6 +93,9 @@ class Saving:
     jpeg_quality: tuple[int, int] = (60, 95)
     webp_share: float = 0.0
     resize_share: float = 0.0
+    resize_range: tuple[float, float] = (0.5, 0.95)
+    noise_share: float = 0.0
+    screenshot_share: float = 0.0
     social_share: float = 0.0
     social_side: int = 384
 
@@ -86,13 +106,16 @@ class Saving:
                 f"jpeg_share is {self.jpeg_share} and jpeg_quality {self.jpeg_quality}; expected a share in [0, 1] and "
                 "1 <= lowest <= highest <= 100"
             )
-        for name in ("webp_share", "resize_share", "social_share"):
+        for name in ("webp_share", "resize_share", "noise_share", "screenshot_share", "social_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise DatasetError(f"{name} is {getattr(self, name)}; expected a share in [0, 1]")
         if self.jpeg_share + self.webp_share > 1:
             raise DatasetError(
                 f"jpeg_share is {self.jpeg_share} and webp_share {self.webp_share}; expected at most 1 together"
             )
+        least, most = self.resize_range
+        if not 0 < least <= most <= 4:
+            raise DatasetError(f"resize_range is {self.resize_range}; expected 0 < lowest <= highest <= 4")
         if self.social_side < 32:
             raise DatasetError(f"social_side is {self.social_side}; expected at least 32 px")
 
@@ -109,9 +132,14 @@ class Saving:
             last = Encoding(format="webp", quality=_between(_WEBP_QUALITY, rng))
         else:
             last = Encoding(format="png")
+        if self.screenshot_share and rng.random() < self.screenshot_share:
+            shown = Resizing(size=_scaled(size, float(rng.uniform(*_SCREEN))), screen=True)
+            return (shown,), Encoding(format="png")
         if self.resize_share and rng.random() < self.resize_share:
-            size = _scaled(size, float(rng.uniform(*_RESIZE)))
+            size = _scaled(size, float(rng.uniform(*self.resize_range)))
             steps.append(Resizing(size=size))
+        if self.noise_share and rng.random() < self.noise_share:
+            steps.append(Noise(sigma=round(float(rng.uniform(*_NOISE)), 2), seed=int(rng.integers(2**31))))
         if self.social_share and rng.random() < self.social_share:
             steps.append(last if last.format == "jpeg" else self._jpeg(rng))
             if max(size) > self.social_side:
@@ -128,8 +156,13 @@ def apply(pixels: Pixels, steps: Sequence[Step]) -> Pixels:
     """(H, W, 3) uint8 RGB after the steps; an Encoding is written and read again."""
     for step in steps:
         match step:
-            case Resizing(size=(height, width)):
-                pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+            case Resizing(size=(height, width), screen=screen):
+                smaller = height * width < pixels.shape[0] * pixels.shape[1]
+                way = cv2.INTER_LINEAR if screen else cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
+                pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=way), dtype=np.uint8)
+            case Noise(sigma=sigma, seed=seed):
+                drawn = np.random.default_rng(seed).standard_normal(pixels.shape, dtype=np.float32)
+                pixels = np.clip(np.rint(pixels + np.float32(sigma) * drawn), 0, 255).astype(np.uint8)
             case Encoding():
                 pixels = decode(encode(pixels, step))
     return pixels
@@ -143,7 +176,9 @@ def resize_mask(mask: Mask, steps: Sequence[Step]) -> Mask:
     for step in steps:
         if isinstance(step, Resizing):
             height, width = step.size
-            share = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+            smaller = height * width < mask.size
+            way = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+            share = cv2.resize(mask.astype(np.float32), (width, height), interpolation=way)
             mask = np.asarray(share >= 0.5, dtype=bool)
     if not mask.any():
         raise DatasetError("nothing is left of the mask when the picture is made smaller; resize less, or crop larger")
@@ -176,8 +211,10 @@ def record(step: Step) -> dict[str, Any]:
     match step:
         case Encoding():
             return {key: value for key, value in asdict(step).items() if value is not None}
-        case Resizing(size=(height, width)):
-            return {"resized": [height, width]}
+        case Resizing(size=(height, width), screen=screen):
+            return {"resized": [height, width]} | ({"screen": True} if screen else {})
+        case Noise():
+            return {"noise": step.sigma}
 
 
 def _between(limits: tuple[int, int], rng: np.random.Generator) -> int:
