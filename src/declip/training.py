@@ -40,6 +40,7 @@ from declip import image, metrics, weights
 from declip.errors import DatasetError, SpecError
 from declip.features import CachedViews, FeaturePrecision
 from declip.nn import checkpoint
+from declip.nn.backbones import exact
 from declip.nn.maps import Features
 from declip.nn.model import DeclipNet, Network, build_network
 from declip.nn.rivals.net import RivalNet
@@ -476,8 +477,9 @@ class _Loop:
         for step, (inputs, targets) in enumerate(_ahead(self._training_batch, mine), start=done):
             for group in self.optimizer.param_groups:
                 group["lr"] = state.rate(step / self.steps)
+            batch = self._features(inputs)  # frozen features are always computed in float32, as those that are kept
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                loss = self.objective(self._features(inputs), targets.to(accelerator.device))
+                loss = self.objective(batch, targets.to(accelerator.device))
             self.optimizer.zero_grad()
             accelerator.backward(loss)
             self.optimizer.step()
@@ -555,7 +557,7 @@ class _Loop:
         inputs = {name: tensor.to(device) for name, tensor in batch.items()}
         if isinstance(self.net, RivalNet):
             return inputs
-        with torch.no_grad():
+        with torch.no_grad(), exact():
             return self.net.features(inputs["image"])
 
     def _report(self, done: int) -> None:

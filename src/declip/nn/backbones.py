@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from declip.nn.statistics import BlockStatistics, Pixels, QuantizationStatistics
 from declip.types import BackboneSpec
 from declip.weights import sha256_of
 
-__all__ = ["Backbone", "FeatureShape", "Features", "build_backbones", "probe"]
+__all__ = ["Backbone", "FeatureShape", "Features", "build_backbones", "exact", "probe"]
 
 
 STATISTICS = {
@@ -94,6 +95,14 @@ class Backbone(nn.Module):
         )
         # Prefix tokens may include registers (DINOv2 reg4); the class token is the first.
         return Features(tuple(m for m, _ in pairs), pairs[-1][1][:, :1])
+
+
+@contextmanager
+def exact() -> Iterator[None]:
+    """Within, convolutions on a GPU are in full float32: TF32 keeps 10 bits of a pixel, and residuals are smaller."""
+    now = torch.backends.cudnn
+    with now.flags(now.enabled, now.benchmark, now.benchmark_limit, now.deterministic, allow_tf32=False):
+        yield
 
 
 def neighbours(specs: Sequence[BackboneSpec]) -> list[list[BackboneSpec]]:

@@ -207,11 +207,10 @@ class Stem(nn.Module):
     def __init__(self, widths: tuple[int, int, int], width: int) -> None:
         super().__init__()
         first, second, third = widths
-        residual = nn.Conv2d(3, first, 5, padding=2, bias=False)
+        self.residuals = nn.Conv2d(3, first, 5, padding=2, bias=False)
         with torch.no_grad():
-            residual.weight -= residual.weight.mean(dim=(2, 3), keepdim=True)
+            self.residuals.weight -= self.residuals.weight.mean(dim=(2, 3), keepdim=True)
         self.layers = nn.Sequential(
-            residual,
             nn.BatchNorm2d(first),
             nn.ReLU(inplace=True),
             *_halving(first, second),
@@ -223,7 +222,9 @@ class Stem(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, S, S) → (N, width, S/4, S/4)."""
-        out: Tensor = self.layers(images)
+        with torch.autocast(images.device.type, enabled=False):  # bfloat16 keeps 8 bits of a pixel: no noise
+            residuals = self.residuals(images.float())
+        out: Tensor = self.layers(residuals)
         return out
 
 
