@@ -12,8 +12,9 @@ from torch import Tensor
 from declip.errors import WeightsError
 from declip.nn.rivals.cat_net import CatNet
 from declip.nn.rivals.net import RivalNet
-from declip.nn.rivals.patch_forensics import XCEPTION, PatchForensics
+from declip.nn.rivals.patch_forensics import PatchForensics
 from declip.nn.rivals.pscc_net import PsccNet
+from declip.nn.rivals.xception import XCEPTION
 from declip.types import BackboneSpec, ModelSpec
 
 __all__ = ["FakeClass", "join_pscc_net", "read_rival"]
