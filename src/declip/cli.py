@@ -256,15 +256,17 @@ def calibrate(
 def models() -> None:
     """List the catalogue: licence, size, and what is on this machine."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from declip.catalog import MODELS
     from declip.weights import cached
 
-    table = Table("name", "trained on", "licence", "size", "here", box=None, pad_edge=False)
+    whole = [Column(title, no_wrap=True) for title in ("name", "size", "here")]
+    table = Table(whole[0], "trained on", "licence", *whole[1:], box=None, pad_edge=False)
     for card in MODELS:
         path = cached(card)
-        table.add_row(card.name, card.trained_on, card.license, _size(card.size_bytes, path), "yes" if path else "no")
+        size = "by hand" if card.by_hand and path is None else _size(card.size_bytes, path)
+        table.add_row(card.name, card.trained_on, card.license, size, "yes" if path else "no")
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 

@@ -302,8 +302,9 @@ class ModelCard:
     """A row of the catalogue: a model that exists, where it lies and under which terms.
 
     spec is None for a file that carries its own; file is the name under which it is cached, urls are tried in order
-    (none: it comes with declip); sha256 is None where none was published: the first download pins it. numbers are
-    those measured or published for it, as (name, value).
+    (none: it comes with declip, or by hand); by_hand: where a person gets what `declip convert` then makes the file of,
+    for weights that declip does not download. sha256 is None where none was published: the first download pins it.
+    numbers are those measured or published for it, as (name, value).
     """
 
     name: str
@@ -311,11 +312,15 @@ class ModelCard:
     spec: ModelSpec | None
     file: str
     urls: tuple[str, ...] = ()
+    by_hand: str = ""
     sha256: str | None = None
     size_bytes: int | None = None
     license: str
     trained_on: str
     numbers: tuple[tuple[str, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        _check(not (self.urls and self.by_hand), f"{self.name} is downloaded or got by hand, not both")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
