@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
 
 from declip.catalog import MODELS, find
-from declip.errors import WeightsError
+from declip.errors import SpecError, WeightsError
 
 OFFICIAL = [card for card in MODELS if card.urls]
 RIVALS = [card for card in MODELS if card.by_hand]
@@ -30,6 +31,11 @@ def test_the_rivals_are_got_by_hand_from_the_pages_of_their_authors() -> None:
     terms = find("cat-net-official").license
     assert all(word in terms for word in ("research use only", "Apache-2.0", "CC BY 4.0"))
     assert find("pscc-net-official").license == "MIT"
+
+
+def test_a_card_is_downloaded_or_got_by_hand_not_both() -> None:
+    with pytest.raises(SpecError, match="pscc-net-official is downloaded or got by hand, not both"):
+        dataclasses.replace(find("pscc-net-official"), urls=("https://example.org/a.pth",))
 
 
 @pytest.mark.parametrize("card", OFFICIAL, ids=lambda card: card.name)
