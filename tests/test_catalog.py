@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
 
 from declip.catalog import MODELS, find
-from declip.errors import WeightsError
+from declip.errors import SpecError, WeightsError
 
 OFFICIAL = [card for card in MODELS if card.urls]
+RIVALS = [card for card in MODELS if card.by_hand]
 DOLOS = ("ldm", "repaint", "lama", "pluralistic")
 
 
 def test_nine_official_checkpoints_and_the_embedded_model() -> None:
     assert len(OFFICIAL) == 9
-    assert [card.name for card in MODELS if not card.urls] == ["mini"]
-    assert len({card.name for card in MODELS}) == len({card.file for card in MODELS}) == 10
+    assert [card.name for card in MODELS if not card.urls and not card.by_hand] == ["mini"]
+    assert len({card.name for card in MODELS}) == len({card.file for card in MODELS}) == 13
+
+
+def test_the_rivals_are_got_by_hand_from_the_pages_of_their_authors() -> None:
+    assert {card.name: card.by_hand.removeprefix("https://github.com/") for card in RIVALS} == {
+        "pscc-net-official": "proteus1991/PSCC-Net",
+        "cat-net-official": "mjkwon2021/CAT-Net",
+        "patch-forensics-official": "chail/patch-forensics",
+    }
+    assert all(card.file == f"{card.name}.safetensors" and card.sha256 is None for card in RIVALS)
+    terms = find("cat-net-official").license
+    assert all(word in terms for word in ("research use only", "Apache-2.0", "CC BY 4.0"))
+    assert find("pscc-net-official").license == "MIT"
+
+
+def test_a_card_is_downloaded_or_got_by_hand_not_both() -> None:
+    with pytest.raises(SpecError, match="pscc-net-official is downloaded or got by hand, not both"):
+        dataclasses.replace(find("pscc-net-official"), urls=("https://example.org/a.pth",))
 
 
 @pytest.mark.parametrize("card", OFFICIAL, ids=lambda card: card.name)

@@ -359,6 +359,22 @@ def test_offline_0_is_online(server: Server, cache: Path, monkeypatch: pytest.Mo
     assert weights.resolve("m").read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize("name", [card.name for card in catalog.MODELS if card.by_hand])
+def test_what_is_got_by_hand_says_from_where_and_is_then_found(name: str, cache: Path) -> None:
+    card = catalog.find(name)
+    with pytest.raises(WeightsError) as caught:
+        weights.resolve(name)
+    message = str(caught.value)
+    assert f"declip does not download {name}: get its weights from {card.by_hand} (terms: {card.license})" in message
+    assert message.endswith(f"`declip convert OFFICIAL --out {cache / card.file}`")
+    assert weights.cached(card) is None and not cache.exists()
+    cache.mkdir()
+    (cache / card.file).write_bytes(b"converted")
+    assert weights.resolve(name, offline=True) == weights.cached(card) == cache / card.file
+    (cache / card.file).write_bytes(b"converted anew")  # nothing is pinned: the file is one's own
+    assert weights.resolve(name) == cache / card.file
+
+
 def test_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "own.onnx"
     file.write_bytes(b"x")

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import rival_sizes
+
 from declip.catalog import MODELS
 from declip.types import STATISTICS, ModelSpec
 
@@ -47,6 +49,7 @@ def page(record: Figures, attribution: Path) -> str:
         _limits(record),
         _training(attribution),
         _official(),
+        _rivals(),
     )
     return "\n\n".join(parts) + "\n"
 
@@ -251,6 +254,10 @@ Mean IoU in percent on the four test sets of Dolos: for the two trained on LDM a
 with the released weights, for the others as the authors published it. These are not measurements of this repository.
 
 {_table(("model", "trained on", "LDM", "RePaint", "LaMa", "Pluralistic"), rows)}"""
+
+
+def _rivals() -> str:
+    return f"<!-- rivals -->\n{rival_sizes.section(rival_sizes.measure())}<!-- /rivals -->"
 
 
 def _cells(figures: Figures) -> tuple[str, ...]:

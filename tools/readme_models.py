@@ -17,7 +17,10 @@ def table() -> str:
     """Markdown, one row per model; the IoUs are means over the Dolos sets that the card has numbers for."""
     lines = ["| name | what it is | licence | download | IoU, own set | IoU, other sets |", "|---|---|---|---|---|---|"]
     for card in MODELS:
-        size = "none, comes with declip" if not card.urls else f"about {(card.size_bytes or 0) / 1e6:.0f} MB"
+        if card.urls:
+            size = f"about {(card.size_bytes or 0) / 1e6:.0f} MB"
+        else:
+            size = f"[by hand]({card.by_hand})" if card.by_hand else "none, comes with declip"
         own, others = _ious(card)
         lines.append(f"| `{card.name}` | {card.summary} | {card.license} | {size} | {own} | {others} |")
     return "\n".join(lines) + "\n"

@@ -1,7 +1,8 @@
 """The models that exist: MODELS, a tuple of ModelCard. Data only; `declip models` prints it.
 
 The nine official checkpoints are the authors' (CC BY-NC-SA 4.0: not for commercial use); no hash was published for
-them, so the first download pins it. "mini" comes with declip.
+them, so the first download pins it. "mini" comes with declip. The rivals' weights are got by hand from their authors'
+pages, where their terms are to be read, and converted.
 
 numbers are in [0, 1]; a name reads "DATA METRIC": "dolos-ldm iou" is the mean IoU on the fakes of Dolos' LDM test
 set. For the fusion models they are the authors' own; for the two trained on LDM they were measured again by an
@@ -70,6 +71,18 @@ def _dolos(metric: str, ldm: float, repaint: float, lama: float, pluralistic: fl
     )
 
 
+def _rival(name: str, *, summary: str, page: str, terms: str, trained_on: str) -> ModelCard:
+    return ModelCard(
+        name=f"{name}-official",
+        summary=summary,
+        spec=None,
+        file=f"{name}-official.safetensors",
+        by_hand=page,
+        license=terms,
+        trained_on=trained_on,
+    )
+
+
 MODELS: tuple[ModelCard, ...] = (
     ModelCard(
         name="mini",
@@ -108,6 +121,27 @@ MODELS: tuple[ModelCard, ...] = (
     _fusion("repaint", "repaint-p2-9k", "Dolos RePaint-P2", _dolos("iou", 0.274, 0.740, 0.424, 0.542)),
     _fusion("lama", "lama", "Dolos LaMa", _dolos("iou", 0.216, 0.295, 0.865, 0.320)),
     _fusion("pluralistic", "pluralistic", "Dolos Pluralistic", _dolos("iou", 0.049, 0.081, 0.519, 0.837)),
+    _rival(
+        "pscc-net",
+        summary="PSCC-Net (TCSVT 2022), its authors' weights",
+        page="https://github.com/proteus1991/PSCC-Net",
+        terms="MIT",
+        trained_on="its authors' splices, copy–moves and removals",
+    ),
+    _rival(
+        "cat-net",
+        summary="CAT-Net v2 (IJCV 2022), its authors' weights",
+        page="https://github.com/mjkwon2021/CAT-Net",
+        terms="research use only (its README); also quoted: Apache-2.0, weights CC BY 4.0",
+        trained_on="JPEG files; its paper lists them",
+    ),
+    _rival(
+        "patch-forensics",
+        summary="Patch Forensics (ECCV 2020), one of its authors' files",
+        page="https://github.com/chail/patch-forensics",
+        terms="none named",
+        trained_on="faces, real and generated; each file's own",
+    ),
 )
 
 

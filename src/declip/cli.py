@@ -256,15 +256,17 @@ def calibrate(
 def models() -> None:
     """List the catalogue: licence, size, and what is on this machine."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from declip.catalog import MODELS
     from declip.weights import cached
 
-    table = Table("name", "trained on", "licence", "size", "here", box=None, pad_edge=False)
+    whole = [Column(title, no_wrap=True) for title in ("name", "size", "here")]
+    table = Table(whole[0], "trained on", "licence", *whole[1:], box=None, pad_edge=False)
     for card in MODELS:
         path = cached(card)
-        table.add_row(card.name, card.trained_on, card.license, _size(card.size_bytes, path), "yes" if path else "no")
+        size = "by hand" if card.by_hand and path is None else _size(card.size_bytes, path)
+        table.add_row(card.name, card.trained_on, card.license, size, "yes" if path else "no")
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
@@ -356,14 +358,18 @@ def convert(
         Path, typer.Argument(metavar="OFFICIAL.pth", help="Of DeCLIP's or a rival's authors; PSCC-Net: the folder.")
     ],
     out: Annotated[Path, typer.Option("--out", help="The .safetensors file to write.")],
-    tower: Annotated[Tower | None, typer.Option(help="The backbone, where the file leaves it open.")] = None,
+    tower: Annotated[Tower | None, typer.Option(help="DeCLIP: the backbone, where the file leaves it open.")] = None,
+    fake_class: Annotated[
+        int | None, typer.Option(min=0, max=1, help="Patch Forensics: the class that is manipulated. [default: 0]")
+    ] = None,
     force: Force = False,
 ) -> None:
     """Turn an official .pth checkpoint, DeCLIP's or a rival's, into a .safetensors file."""
     _check_free(out, force)
     from declip.nn import checkpoint
 
-    spec = checkpoint.convert(official, out, tower=tower.value if tower else None)
+    chosen = cast("Literal[0, 1] | None", fake_class)
+    spec = checkpoint.convert(official, out, tower=tower.value if tower else None, fake_class=chosen)
     kind = spec.architecture if spec.decoder is None else spec.decoder.kind
     backbones = " + ".join(f"{b.name} layer {b.layer}" for b in spec.backbones)
     _line(f"{out}: {backbones}, {kind}" if backbones else f"{out}: {kind}")

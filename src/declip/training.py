@@ -162,8 +162,10 @@ class TrainConfig:
             return
         if self.views:
             raise SpecError(f"views is {self.views}; all of {architecture} is learnt, there are no features to keep")
-        if self.target == "image" and architecture != "patch-forensics":
+        if self.target == "image" and architecture not in ("patch-forensics", "grad-cam"):
             raise SpecError(f'target = "image" is not for {architecture}, which learns masks')
+        if self.target == "mask" and architecture == "grad-cam":
+            raise SpecError('target is "mask"; grad-cam learns from labels alone: target = "image"')
         if self.augment and architecture == "cat-net":
             raise SpecError("augment is not for cat-net: it reads the coefficients of the files as they are")
 

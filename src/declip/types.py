@@ -41,7 +41,7 @@ FORMAT_VERSION = 1
 # Backbones that are fixed filters: nothing to load, one layer (declip.nn.statistics).
 STATISTICS = ("pixels", "residual-statistics", "block-statistics", "quantization-statistics")
 
-Architecture = Literal["declip", "patch-forensics", "pscc-net", "cat-net"]
+Architecture = Literal["declip", "patch-forensics", "grad-cam", "pscc-net", "cat-net"]
 DecoderKind = Literal["linear", "attention", "conv-4", "conv-12", "conv-20", "dilated"]
 Mode = Literal["whole", "tiled"]
 ImageScore = Literal["mean", "mean-logit", "top"]
@@ -185,7 +185,8 @@ class ModelSpec:
 
     architecture: "declip" has backbones and a decoder. The rivals learn all of their network and have no decoder:
         "patch-forensics" names its Xception as the backbone (name "legacy_xception", layer = the block it is cut
-        behind, 1-5, weights to start from), "pscc-net" and "cat-net" name none.
+        behind, 1-5, weights to start from), so does "grad-cam" (layer 4, timm's index of the whole), "pscc-net" and
+        "cat-net" name none.
     width: of cat-net, channels of its finest branch (all others follow), a multiple of 4; None = the published 48.
     backbones: several = fusion; their features are resized to the first one's grid and concatenated in order.
     input_size, output_size: sides of the square input and of the square map of logits, px.
@@ -248,10 +249,9 @@ class ModelSpec:
                 )
                 return
             case "patch-forensics":
-                found = [(row.name, row.layer) for row in self.backbones]
-                wanted = len(found) == 1 and found[0][0] == "legacy_xception" and 1 <= found[0][1] <= 5
-                _check(wanted, f"patch-forensics has one backbone, legacy_xception with layer 1-5; got {found}")
-                _check(self.mode == "whole", "patch-forensics takes whole pictures: mode is 'whole'")
+                self._check_xception(range(1, 6), "1-5")
+            case "grad-cam":
+                self._check_xception(range(4, 5), "4")
             case "pscc-net":
                 _check(not self.backbones, "pscc-net has no backbones: all of it is learnt")
                 _check(self.output_size % 8 == 0, f"output_size is {self.output_size}; pscc-net needs a multiple of 8")
@@ -268,6 +268,12 @@ class ModelSpec:
             f"width is {self.width}; only cat-net has one, a multiple of 4",
         )
         _check(self.decoder is None, f"{self.architecture} has no decoder of its own choice: leave it out")
+
+    def _check_xception(self, layers: range, shown: str) -> None:
+        found = [(row.name, row.layer) for row in self.backbones]
+        wanted = len(found) == 1 and found[0][0] == "legacy_xception" and found[0][1] in layers
+        _check(wanted, f"{self.architecture} has one backbone, legacy_xception with layer {shown}; got {found}")
+        _check(self.mode == "whole", f"{self.architecture} takes whole pictures: mode is 'whole'")
 
     @property
     def mask_threshold(self) -> float:
@@ -311,8 +317,9 @@ class ModelCard:
     """A row of the catalogue: a model that exists, where it lies and under which terms.
 
     spec is None for a file that carries its own; file is the name under which it is cached, urls are tried in order
-    (none: it comes with declip); sha256 is None where none was published: the first download pins it. numbers are
-    those measured or published for it, as (name, value).
+    (none: it comes with declip, or by hand); by_hand: where a person gets what `declip convert` then makes the file of,
+    for weights that declip does not download. sha256 is None where none was published: the first download pins it.
+    numbers are those measured or published for it, as (name, value).
     """
 
     name: str
@@ -320,11 +327,15 @@ class ModelCard:
     spec: ModelSpec | None
     file: str
     urls: tuple[str, ...] = ()
+    by_hand: str = ""
     sha256: str | None = None
     size_bytes: int | None = None
     license: str
     trained_on: str
     numbers: tuple[tuple[str, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        _check(not (self.urls and self.by_hand), f"{self.name} is downloaded or got by hand, not both")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

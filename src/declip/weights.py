@@ -42,7 +42,8 @@ def resolve(name_or_path: str | Path, *, offline: bool = False) -> Path:
 
     A catalogue name wins over a file of the same name here (write ./NAME for the file). An official checkpoint is
     downloaded once and verified every time; its converted .safetensors is preferred where it lies in the cache,
-    otherwise the result is the .pth itself. offline (or DECLIP_OFFLINE=1): nothing is downloaded.
+    otherwise the result is the .pth itself. What is got by hand has to lie in the cache, converted.
+    offline (or DECLIP_OFFLINE=1): nothing is downloaded.
     Raises WeightsError for an unknown name, a missing or damaged file, or a failed download.
     """
     text = str(name_or_path)
@@ -55,9 +56,16 @@ def resolve(name_or_path: str | Path, *, offline: bool = False) -> Path:
         if isinstance(name_or_path, Path) or len(path.parts) > 1 or path.suffix in _SUFFIXES:
             raise WeightsError(f"there is no weight file {path} (looked in {Path.cwd()})")
     card = catalog.find(text)
+    found = cached(card)
+    if card.by_hand:
+        if found is None:
+            raise WeightsError(
+                f"declip does not download {card.name}: get its weights from {card.by_hand} (terms: {card.license}), "
+                f"then `declip convert OFFICIAL --out {cache_dir() / card.file}`"
+            )
+        return found
     if not card.urls:
         return embedded_path()
-    found = cached(card)
     if found is not None:
         _verify(found, card)
         return found
@@ -87,7 +95,7 @@ def cache_dir() -> Path:
 
 def cached(card: ModelCard) -> Path | None:
     """Where this model lies on this machine, unverified; None if it has to be fetched first."""
-    if not card.urls:
+    if not card.urls and not card.by_hand:
         path = Path(str(importlib.resources.files("declip") / "assets" / card.file))
         return path if path.is_file() else None
     path = cache_dir() / card.file

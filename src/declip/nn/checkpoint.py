@@ -77,26 +77,36 @@ def load_learnt(net: Network, spec: ModelSpec, path: Path) -> None:
     _fill(net.decoder, learnt, (), str(path))
 
 
-def convert(official: Path, out: Path, *, tower: Tower | None = None) -> ModelSpec:
+def convert(
+    official: Path, out: Path, *, tower: Tower | None = None, fake_class: conversion.FakeClass | None = None
+) -> ModelSpec:
     """Read an official checkpoint (.pth) of DeCLIP or a rival and write it as .safetensors; returns its spec.
 
     official: a file; for PSCC-Net, whose weights are three files, a folder that holds them, itself or further down.
     A rival is known by the names of its tensors. Of DeCLIP, layer and decoder are read from the file, the backbone from
     its tensors; `tower` settles what they leave open (a decoder alone, for RN50's layer4 or a fusion with ViT's).
+    fake_class: of Patch Forensics, the class of the file that is the manipulated one (None = 0, its authors' default).
     Backbone tensors in the file (`model.*`) are kept inside the result (it then needs no other download);
     without them the result refers to OpenAI's published weights.
+    Raises WeightsError for a file that does not fit, SpecError for an option that the file's model does not have.
     """
     if official.is_dir():
         files = {path: _open_official(path) for path in sorted(official.rglob("*.pth"))}
-        joined = conversion.join_pscc_net(files, official)
-        save(*joined, out)
-        return joined[1]
-    opened = _open_official(official)
-    rival = conversion.read_rival(opened, official)
-    if rival is not None:
+        rival = conversion.join_pscc_net(files, official)
+        _refuse_options(official, rival[1], tower, fake_class)
         save(*rival, out)
         return rival[1]
+    opened = _open_official(official)
+    known = conversion.read_rival(opened, official, fake_class or 0)
+    if known is not None:
+        _refuse_options(official, known[1], tower, fake_class)
+        save(*known, out)
+        return known[1]
     content = _check_official(opened, official)
+    if fake_class is not None:
+        raise SpecError(
+            f"{official} is of DeCLIP, which has one class; fake_class is for Patch Forensics: leave it out"
+        )
     tensors: dict[str, Tensor] = content["model"]
     learnt = {k: v for k, v in tensors.items() if not k.startswith("model.")}
     frozen = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.visual.")}
@@ -124,6 +134,17 @@ def convert(official: Path, out: Path, *, tower: Tower | None = None) -> ModelSp
     _fill(net, renamed, ("backbones.",), str(official))
     save(net, spec, out)
     return spec
+
+
+def _refuse_options(official: Path, spec: ModelSpec, tower: Tower | None, fake_class: int | None) -> None:
+    """Raises SpecError for what is said of a rival's file and means nothing there."""
+    if tower is not None:
+        raise SpecError(f"{official} is of {spec.architecture}, which has no tower: leave it out")
+    if fake_class is not None and spec.architecture != "patch-forensics":
+        raise SpecError(
+            f"{official} is of {spec.architecture}, whose classes are known; fake_class is for Patch Forensics: leave "
+            "it out"
+        )
 
 
 def _whole_backbones(spec: ModelSpec) -> list[Backbone]:

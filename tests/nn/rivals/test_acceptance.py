@@ -41,6 +41,18 @@ def make_smoothed(folder: Path, count: int, side: int) -> list[Sample]:
     return samples
 
 
+def make_untouched(folder: Path, count: int, side: int) -> list[Sample]:
+    """The same noise without a rectangle."""
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    samples = []
+    for i in range(count):
+        pixels = 100 + 20 * rng.standard_normal((side, side, 3))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i}.jpg", quality=95)
+        samples.append(Sample(image=folder / f"{i}.jpg", label="real", group=f"real-{i}"))
+    return samples
+
+
 MODELS = {
     "patch-forensics": ModelSpec(
         architecture="patch-forensics",
@@ -72,6 +84,32 @@ def test_sixteen_pictures_are_learnt_by_heart(name: str, recipe: dict[str, Any],
     config = TrainConfig(model=MODELS[name], batch_size=4, schedule="cosine", norm_momentum=0.2, **recipe)
     run = training.train(config, train=samples, valid=samples, out=tmp_path / "run")
     assert run.iou >= 0.8
+
+
+@pytest.mark.slow
+def test_grad_cam_tells_sixteen_pictures_apart_by_their_labels(tmp_path: Path) -> None:
+    """Weakly supervised: what is learnt is which pictures are manipulated, and the map, of 4×4 positions, follows as
+    far as it does. Measured: AP 1.00 of pictures; of pixels AP 0.56, IoU 0.28, where flagging all has 0.28 in both."""
+    fakes = make_smoothed(tmp_path / "data", 8, 123)
+    reals = make_untouched(tmp_path / "reals", 8, 123)
+    spec = ModelSpec(
+        architecture="grad-cam",
+        backbones=(BackboneSpec(name="legacy_xception", layer=4),),
+        input_size=123,
+        output_size=4,
+        image_score="mean-logit",
+        **HALF,
+    )
+    config = TrainConfig(
+        model=spec, target="image", select="ap", reals=1.0, batch_size=4, schedule="cosine", norm_momentum=0.2, epochs=3
+    )
+    run = training.train(config, train=[*fakes, *reals], valid=[*fakes, *reals], out=tmp_path / "run")
+    assert run.ap >= 0.95
+    localizer = load(run.best)
+    found = [(localizer(sample.image).scores, image.read_mask(sample)) for sample in fakes]
+    ap = float(np.mean([metrics.average_precision(scores, mask) for scores, mask in found]))
+    share = float(np.mean([mask.mean() for _, mask in found]))
+    assert ap > share + 0.1
 
 
 @pytest.mark.slow

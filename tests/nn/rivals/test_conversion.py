@@ -16,6 +16,7 @@ from declip.nn import checkpoint
 from declip.nn.rivals import cat_net, patch_forensics, pscc_net
 from declip.nn.rivals.patch_forensics import PatchForensics
 from declip.nn.rivals.pscc_net import PsccNet
+from tests.test_cli import call
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -97,17 +98,94 @@ def test_what_does_not_fit_is_refused(change: Any, message: str, tmp_path: Path)
     assert not (tmp_path / "out.safetensors").exists()
 
 
+# The RGB stream's keys are the official ones after "rgb.".
+OFFICIAL_CAT = {"": "rgb."} | {k: v for k, v in cat_net.OFFICIAL.items() if v != "rgb."}
+
+
+def pixels(side: int) -> Tensor:
+    return torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def converted(monkeypatch: pytest.MonkeyPatch, source: Path, *options: object) -> torch.nn.Module:
+    """What `declip convert` makes of a file, opened."""
+    out = source.parent / f"converted-{len(options)}.safetensors"
+    assert call(monkeypatch, "convert", source, "--out", out, "--force", *options) == 0
+    return checkpoint.load(out)[0]
+
+
+def save_patch_forensics(net: PatchForensics, path: Path) -> Path:
+    torch.save({"state_dict": official_of(net, patch_forensics.OFFICIAL)}, path)
+    return path
+
+
+def test_the_command_takes_either_class_of_patch_forensics_as_the_manipulated_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    net = PatchForensics(1).eval()
+    source = save_patch_forensics(net, tmp_path / "bestval_net_D.pth")
+    images = pixels(75)
+    with torch.inference_mode():
+        first, second = net(images).unbind(dim=1)
+        assert float((first - second).abs().mean()) > 0.01
+        torch.testing.assert_close(converted(monkeypatch, source)(images), first - second)
+        torch.testing.assert_close(converted(monkeypatch, source, "--fake-class", 0)(images), first - second)
+        torch.testing.assert_close(converted(monkeypatch, source, "--fake-class", 1)(images), second - first)
+    assert capfd.readouterr().out.splitlines()[0].endswith(": legacy_xception layer 1, patch-forensics")
+    assert call(monkeypatch, "convert", source, "--out", tmp_path / "x.safetensors", "--fake-class", 2) == 2
+    assert "fake-class" in capfd.readouterr().err
+
+
+def test_the_command_joins_pscc_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net = PsccNet().eval()
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    for name, state in pscc_parts(net).items():
+        torch.save(state, folder / f"{name}.pth")
+    images = pixels(64)
+    opened = converted(monkeypatch, folder)
+    with torch.inference_mode():
+        torch.testing.assert_close(opened(images), net(images).masks[0][:, 0])
+
+
 @pytest.mark.slow
-def test_cat_net_is_converted(tmp_path: Path) -> None:
+def test_the_command_converts_cat_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     net = cat_net.CatNet().eval()
     torch.save({"state_dict": official_of(net, OFFICIAL_CAT), "epoch": 1}, tmp_path / "CAT_full_v2.pth.tar")
-    spec = checkpoint.convert(tmp_path / "CAT_full_v2.pth.tar", tmp_path / "out.safetensors")
-    assert (spec.architecture, spec.width) == ("cat-net", None)
-    opened, _ = checkpoint.load(tmp_path / "out.safetensors")
-    kept = {f"network.{key}": value for key, value in net.state_dict().items()}
-    assert all(torch.equal(value, kept[key]) for key, value in opened.state_dict().items())
+    opened = converted(monkeypatch, tmp_path / "CAT_full_v2.pth.tar")
+    generator = torch.Generator().manual_seed(1)
+    inputs = (
+        2 * pixels(64) - 1,
+        torch.randint(-30, 31, (1, 64, 64), generator=generator).float(),
+        torch.randint(1, 65, (1, 8, 8), generator=generator).float(),
+    )
+    with torch.inference_mode():
+        untouched, manipulated = net(*inputs).unbind(dim=1)
+        assert float((manipulated - untouched).abs().mean()) > 1e-3
+        torch.testing.assert_close(opened(*inputs), manipulated - untouched)
 
 
-# The RGB stream's keys are the official ones after "rgb.".
-OFFICIAL_CAT = {"": "rgb."} | {k: v for k, v in cat_net.OFFICIAL.items() if v != "rgb."}
+def test_an_option_that_the_file_has_no_use_for_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    for name, state in pscc_parts(PsccNet()).items():
+        torch.save(state, folder / f"{name}.pth")
+    patches = save_patch_forensics(PatchForensics(1), tmp_path / "patches.pth")
+    tensors = {"fc.0.weight": torch.zeros(1, 1024), "fc.0.bias": torch.zeros(1)}
+    declip_s = tmp_path / "declip.pth"
+    torch.save({"model": tensors, "decoder_type": "linear", "feature_layer": "layer20"}, declip_s)
+    out = tmp_path / "out.safetensors"
+    for source, option, message in (
+        (folder, ("--fake-class", 0), "is of pscc-net, whose classes are known; fake_class is for Patch Forensics"),
+        (folder, ("--tower", "vit"), "is of pscc-net, which has no tower: leave it out"),
+        (patches, ("--tower", "rn50"), "is of patch-forensics, which has no tower: leave it out"),
+        (declip_s, ("--fake-class", 1), "is of DeCLIP, which has one class; fake_class is for Patch Forensics"),
+    ):
+        assert call(monkeypatch, "convert", source, "--out", out, *option) == 2
+        assert message in capfd.readouterr().err
+        assert not out.exists()

@@ -5,18 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from declip.errors import WeightsError
 from declip.nn.rivals.cat_net import CatNet
 from declip.nn.rivals.net import RivalNet
-from declip.nn.rivals.patch_forensics import XCEPTION, PatchForensics
+from declip.nn.rivals.patch_forensics import PatchForensics
 from declip.nn.rivals.pscc_net import PsccNet
+from declip.nn.rivals.xception import XCEPTION
 from declip.types import BackboneSpec, ModelSpec
 
-__all__ = ["join_pscc_net", "read_rival"]
+__all__ = ["FakeClass", "join_pscc_net", "read_rival"]
+
+# Which of the two classes of a Patch Forensics file is the manipulated one: the authors' --fake_class_id, 0 by default.
+FakeClass = Literal[0, 1]
 
 HALF = (0.5, 0.5, 0.5)
 PATCHES = {1: 74, 2: 37, 3: 19, 4: 19, 5: 19}  # behind each block, of 299 px
@@ -24,16 +28,16 @@ PATCHES = {1: 74, 2: 37, 3: 19, 4: 19, 5: 19}  # behind each block, of 299 px
 PSCC_PARTS = {"FENet": "stage4.", "SegNet": "getmask1.", "ClsNet": "incre_modules."}
 
 
-def read_rival(content: Any, source: Path) -> tuple[RivalNet, ModelSpec] | None:
+def read_rival(content: Any, source: Path, fake_class: FakeClass = 0) -> tuple[RivalNet, ModelSpec] | None:
     """What an official file holds → the network, in eval mode, and its spec; None where it is no rival's.
 
-    content: a state dict, or a dict with one under "state_dict"; keys may all begin with "module.". Of the two classes
-    of Patch Forensics the first is taken as the manipulated one, as the authors' code has it unless it is told
-    otherwise. Raises WeightsError for tensors that do not fit, and for one of PSCC-Net's three files alone.
+    content: a state dict, or a dict with one under "state_dict"; keys may all begin with "module.". fake_class: of
+    Patch Forensics, the manipulated one of the file's two classes; nothing in the tensors says which it is.
+    Raises WeightsError for tensors that do not fit, and for one of PSCC-Net's three files alone.
     """
     state = _state_dict(content)
     if any(key.startswith("convout.") for key in state):
-        return _patch_forensics(state, source)
+        return _patch_forensics(state, source, fake_class)
     if any(key.startswith("dc_layer0_dil.") for key in state):
         net = CatNet()
         net.load_official(state, str(source))
@@ -66,14 +70,15 @@ def join_pscc_net(contents: Mapping[Path, Any], source: Path) -> tuple[RivalNet,
     return RivalNet(net).eval(), spec
 
 
-def _patch_forensics(state: Mapping[str, Tensor], source: Path) -> tuple[RivalNet, ModelSpec]:
+def _patch_forensics(state: Mapping[str, Tensor], source: Path, fake_class: FakeClass) -> tuple[RivalNet, ModelSpec]:
     blocks = [int(found[1]) for key in state if (found := re.match(r"block(\d+)\.", key))]
     block = max(blocks, default=0)
     if block not in PATCHES:
         raise WeightsError(f"{source} looks like Patch Forensics, cut behind block {block}; expected 1, 2, 3, 4 or 5")
     net = PatchForensics(block)
-    # Here the manipulated class is the second one.
-    net.load_official({k: v.flip(0) if k.startswith("convout.") else v for k, v in state.items()}, str(source))
+    if fake_class == 0:  # here the manipulated class is the second one
+        state = {k: v.flip(0) if k.startswith("convout.") else v for k, v in state.items()}
+    net.load_official(state, str(source))
     spec = ModelSpec(
         architecture="patch-forensics",
         backbones=(BackboneSpec(name=XCEPTION, layer=block),),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from declip.errors import SpecError
 from declip.nn.backbones import weights_file
 from declip.nn.rivals.cat_net import CatNet
+from declip.nn.rivals.grad_cam import GradCam
 from declip.nn.rivals.patch_forensics import PatchForensics
 from declip.nn.rivals.pscc_net import PsccNet
 from declip.types import ModelSpec
@@ -25,9 +26,9 @@ LEAST_SHARE = 0.01
 
 
 class RivalNet(nn.Module):
-    """Patch Forensics, PSCC-Net or CAT-Net, as a map of logits (N, T, T)."""
+    """Patch Forensics, Grad-CAM, PSCC-Net or CAT-Net, as a map of logits (N, T, T)."""
 
-    def __init__(self, network: PatchForensics | PsccNet | CatNet) -> None:
+    def __init__(self, network: PatchForensics | GradCam | PsccNet | CatNet) -> None:
         super().__init__()
         self.network = network
 
@@ -36,6 +37,9 @@ class RivalNet(nn.Module):
         match self.network:
             case PatchForensics():
                 return _difference(self.network(image))
+            case GradCam():
+                logits: Tensor = self.network(image)  # (N, 1, T, T)
+                return logits[:, 0]
             case PsccNet():
                 finest: Tensor = self.network(image).masks[0]  # (N, 1, T, T)
                 return finest[:, 0]
@@ -45,13 +49,15 @@ class RivalNet(nn.Module):
     def loss(
         self, targets: Tensor, image: Tensor, coefficients: Tensor | None = None, table: Tensor | None = None
     ) -> Tensor:
-        """The rival's own loss. targets: (N, T, T) in [0, 1]; or (N,), of whole pictures (Patch Forensics only, of
-        which every patch then has its picture's label)."""
+        """The rival's own loss. targets: (N, T, T) in [0, 1]; or (N,), of whole pictures: Grad-CAM always, and Patch
+        Forensics, of which every patch then has its picture's label."""
         match self.network:
             case PatchForensics():
                 logits = self(image)
                 labels = targets if targets.ndim == 3 else targets[:, None, None].expand_as(logits)
                 return F.binary_cross_entropy_with_logits(logits, labels)
+            case GradCam():
+                return F.binary_cross_entropy_with_logits(self(image).mean(dim=(1, 2)), targets)
             case PsccNet():
                 found = self.network(image)
                 masks = sum((_balanced(m[:, 0], targets) for m in found.masks), start=targets.new_zeros(()))
@@ -64,26 +70,32 @@ class RivalNet(nn.Module):
 
 
 def build_rival(spec: ModelSpec, *, load_weights: bool = True, offline: bool = False) -> RivalNet:
-    """Build the rival a spec describes, at random but for ImageNet's weights where Patch Forensics names some.
+    """Build the rival a spec describes, at random but for ImageNet's weights where an Xception's spec names some.
 
     Raises SpecError for sizes that the network does not have, WeightsError if weights are missing.
     """
     match spec.architecture:
-        case "patch-forensics":
+        case "patch-forensics" | "grad-cam":
             (body,) = spec.backbones
-            patches = PatchForensics(body.layer)
+            network = _xception(spec.architecture, body.layer)
             with torch.device("meta"):
-                side = PatchForensics(body.layer)(torch.empty(1, 3, spec.input_size, spec.input_size)).shape[-1]
+                whole = torch.empty(1, 3, spec.input_size, spec.input_size)
+                side = _xception(spec.architecture, body.layer)(whole).shape[-1]
             _check_output(spec, side)
             if load_weights and body.weights is not None:
-                patches.load_imagenet(weights_file(body.name, body.weights, body.sha256, offline))
-            return RivalNet(patches).eval()
+                network.load_imagenet(weights_file(body.name, body.weights, body.sha256, offline))
+            return RivalNet(network).eval()
         case "pscc-net":
             return RivalNet(PsccNet(spec.output_size)).eval()
         case "cat-net":
             _check_output(spec, spec.input_size // 4)
             return RivalNet(CatNet() if spec.width is None else CatNet(spec.width)).eval()
-    raise SpecError(f"architecture {spec.architecture!r} is no rival; expected patch-forensics, pscc-net or cat-net")
+    known = "patch-forensics, grad-cam, pscc-net or cat-net"
+    raise SpecError(f"architecture {spec.architecture!r} is no rival; expected {known}")
+
+
+def _xception(architecture: str, layer: int) -> PatchForensics | GradCam:
+    return GradCam() if architecture == "grad-cam" else PatchForensics(layer)
 
 
 def _check_output(spec: ModelSpec, side: int) -> None:

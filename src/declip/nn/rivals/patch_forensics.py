@@ -23,13 +23,12 @@ import timm
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from declip.errors import SpecError, WeightsError
-from declip.nn.backbones import read_tensors
+from declip.errors import SpecError
 from declip.nn.rivals.official import load_strictly, rename
+from declip.nn.rivals.xception import XCEPTION, imagenet_tensors
 
 __all__ = ["PatchForensics"]
 
-XCEPTION = "legacy_xception"
 CHANNELS = {1: 128, 2: 256, 3: 728, 4: 728, 5: 728}  # behind each block
 OFFICIAL = {r"convout\.": "head.", r"(?=conv\d\.|bn\d\.|block\d\.)": ""}
 
@@ -74,17 +73,7 @@ class PatchForensics(nn.Module):
         path: the weights of timm's `legacy_xception` (.pth or .safetensors); None lets timm download them.
         Raises WeightsError where they cannot be had, or do not fit the whole of that network.
         """
-        overlay = None if path is None else {"state_dict": read_tensors(path)}
-        try:
-            whole: nn.Module = timm.create_model(XCEPTION, pretrained=True, pretrained_cfg_overlay=overlay)
-        except OSError as error:
-            raise WeightsError(
-                f"the weights of {XCEPTION} could not be fetched: {error}. Download the file that timm names for it "
-                "elsewhere, and pass its path"
-            ) from error
-        except (RuntimeError, KeyError) as error:
-            raise WeightsError(f"{path or 'what was fetched'} does not fit timm's {XCEPTION}: {error}") from error
-        body = {k: v for k, v in whole.state_dict().items() if k.startswith(tuple(self._body()))}
+        body = {k: v for k, v in imagenet_tensors(path).items() if k.startswith(tuple(self._body()))}
         head = {f"head.{k}": v for k, v in self.head.state_dict().items()}
         load_strictly(self, body | head, str(path or XCEPTION))
 
