@@ -439,13 +439,16 @@ def test_synthesize_passes_its_settings_on(
     assert (seen["models"], seen["layout"], seen["fully_regenerated"]) == ({}, "manifest", False)
     options = ("--masks", "face", "--weights", "lama=a=b.pt", "--weights", "ldm=o/n", "--steps", 9, "--device", "cuda")
     more = ("--fully-regenerated", "--autoencoder", "o/vae", "--layout", "dolos", "--webp", 0.2, "--social", 0.1)
-    last = ("--jpeg", 0.4, "--resize", 0.3, "--social-side", 300)
+    last = ("--jpeg", 0.4, "--resize", 0.3, "--social-side", 300, "--resize-range", 0.7, 1.5)
+    last += ("--noise", 0.05, "--screenshot", 0.06, "--before", 0.7, "--donor", 0.8)
     assert call(monkeypatch, "synthesize", tmp_path / "photos", "--out", tmp_path / "data", *options, *more, *last) == 0
     assert seen["models"] == {"lama": "a=b.pt", "ldm": "o/n"} and seen["masks"] == ["face"]
     assert (seen["steps"], seen["device"], seen["fully_regenerated"]) == (9, "cuda", True)
     assert (seen["autoencoder"], seen["layout"]) == ("o/vae", "dolos")
     assert (seen["jpeg_share"], seen["webp_share"], seen["resize_share"]) == (0.4, 0.2, 0.3)
     assert (seen["social_share"], seen["social_side"]) == (0.1, 300)
+    assert (seen["resize_range"], seen["noise_share"], seen["screenshot_share"]) == ((0.7, 1.5), 0.05, 0.06)
+    assert (seen["before_share"], seen["donor_share"]) == (0.7, 0.8)
     capfd.readouterr()
     left_out = 1
     assert call(monkeypatch, "synthesize", tmp_path / "photos", "--out", tmp_path / "data") == 1

@@ -83,6 +83,8 @@ def test_backbones_that_contradict_themselves(fields: dict[str, Any], message: s
         ({"kind": "conv-4", "widths": (8, 8, 8, 0)}, "expected > 0"),
         ({"kind": "dilated"}, "dilated needs"),
         ({"kind": "dilated", "widths": (8,)}, "dilated needs"),
+        ({"kind": "dilated", "widths": (8, 8), "stem": (4, 4)}, "three widths > 0, of a dilated decoder"),
+        ({"kind": "linear", "stem": (4, 4, 4)}, "three widths > 0, of a dilated decoder"),
         ({"kind": "dilated", "widths": (8, 16, 8)}, "equal coarse ones"),
         ({"kind": "conv-4", "causal": True}, "attention decoder"),
     ],

@@ -11,7 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from declip.nn.backbones import Features, FeatureShape
-from declip.nn.decoders import AttentionBlock, AttentionDecoder, ConvDecoder, LinearDecoder, Projection, build_decoder
+from declip.nn.decoders import (
+    AttentionBlock,
+    AttentionDecoder,
+    ConvDecoder,
+    LinearDecoder,
+    Projection,
+    Stem,
+    build_decoder,
+)
 from declip.types import DecoderSpec
 from tests.tiny import NARROW, randomise
 
@@ -312,3 +320,40 @@ def test_dilated_looks_further_block_by_block_and_works_on_the_finest_grid() -> 
     assert decoder.grid == 28
     assert [block.layers[0].dilation[0] for block in decoder.blocks] == [1, 2, 4, 8, 1, 2]
     assert decoder(features_of(FeatureShape((4, 6), (7, 28), False))).shape == (2, 256, 256)
+
+
+# ── stem ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_stem_starts_as_high_pass_filters_and_gives_a_quarter() -> None:
+    torch.manual_seed(0)
+    stem = Stem((4, 6, 8), 5).eval()
+    assert stem(torch.rand(2, 3, 64, 64)).shape == (2, 5, 16, 16)
+    flat = stem.residuals(torch.full((1, 3, 16, 16), 0.7))[:, :, 2:-2, 2:-2]
+    assert float(flat.detach().abs().max()) < 1e-5
+
+
+def test_a_stem_keeps_a_grey_level_under_bfloat16() -> None:
+    """At 0.9, bfloat16 has steps of half a grey level and more: the noise of a photo would be gone."""
+    torch.manual_seed(0)
+    stem = Stem((4, 6, 8), 5).eval()
+    faint = 0.9 + torch.randn(1, 3, 32, 32) / 255
+    with torch.no_grad():
+        exact = stem.residuals(faint)
+        seen: list[Tensor] = []
+        stem.layers[0].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+        with torch.autocast("cpu", torch.bfloat16):
+            stem(faint)
+    torch.testing.assert_close(seen[0], exact)
+
+
+def test_what_a_stem_sees_is_trained_with_the_decoder() -> None:
+    spec = DecoderSpec(kind="dilated", widths=(8, 8, 8), stem=(4, 4, 4))
+    shape = FeatureShape(channels=(3, 10), grids=(64, 8), has_cls=False)
+    decoder: Any = build_decoder(spec, shape, 16)
+    assert decoder.grid == 16 and isinstance(decoder.projections[0], Stem)
+    features = Features((torch.rand(2, 3, 64, 64), torch.rand(2, 10, 8, 8)))
+    logits = decoder(features)
+    assert logits.shape == (2, 16, 16)
+    logits.sum().backward()
+    assert float(decoder.projections[0].residuals.weight.grad.abs().sum()) > 0

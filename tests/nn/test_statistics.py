@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from declip.nn.statistics import BlockStatistics, ResidualStatistics
+from declip.nn.statistics import BlockStatistics, Pixels, QuantizationStatistics, ResidualStatistics
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -142,10 +142,42 @@ def test_a_lattice_shows_by_its_phase() -> None:
     assert int(features.argmax()) == 4 * 1 + 2
 
 
-# ── both ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── quantization ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("kind", [ResidualStatistics, BlockStatistics])
+def waves(pixels: Tensor) -> dict[int, float]:
+    """Per step, the mean over the blocks inside and over the two lowest frequencies, across and down."""
+    (features,) = QuantizationStatistics(HALF)(grey(pixels)).maps
+    steps, frequencies = QuantizationStatistics.STEPS, 20
+    per_step = features[0, :, 2:-2, 2:-2].mean((1, 2)).view(len(steps), frequencies)[:, [0, 5]].mean(1)
+    return dict(zip(steps, per_step.tolist(), strict=True))
+
+
+def test_a_quantization_shows_at_its_step_and_its_divisors() -> None:
+    """Quality 50: libjpeg's table has 11 and 12 for the lowest frequencies, quality 75 has 6 and 6."""
+    found = waves(jpeg(128 + 15 * noise(160, 160), 75))
+    assert found[6] > 0.9 and found[3] > 0.7 and found[2] > 0.6
+    assert max(abs(found[step]) for step in (4, 5, 7, 8, 9, 10, 11, 14, 16)) < 0.4
+    raw = waves(128 + 15 * noise(160, 160))
+    assert max(abs(value) for value in raw.values()) < 0.15
+
+
+def test_a_first_quantization_outlives_a_second_finer_one() -> None:
+    pixels = 128 + 15 * noise(160, 160)
+    twice, once = waves(jpeg(jpeg(pixels, 50), 93)), waves(jpeg(pixels, 93))
+    assert (twice[11] + twice[12]) / 2 > 0.35
+    assert abs(once[11] + once[12]) / 2 < 0.1
+
+
+def test_pixels_are_the_picture() -> None:
+    images = torch.rand(2, 3, 16, 16)
+    assert Pixels(HALF)(images).maps[0] is images
+
+
+# ── all ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", [ResidualStatistics, BlockStatistics, QuantizationStatistics])
 def test_statistics_do_not_depend_on_how_the_picture_was_normalised(kind: type[torch.nn.Module]) -> None:
     pixels = torch.randint(0, 256, (32, 32), generator=torch.Generator().manual_seed(0)).float()
     (one_way,) = kind(HALF)(grey(pixels)).maps
@@ -153,7 +185,7 @@ def test_statistics_do_not_depend_on_how_the_picture_was_normalised(kind: type[t
     torch.testing.assert_close(one_way, other, atol=2e-3, rtol=2e-3)
 
 
-@pytest.mark.parametrize("kind", [ResidualStatistics, BlockStatistics])
+@pytest.mark.parametrize("kind", [Pixels, ResidualStatistics, BlockStatistics, QuantizationStatistics])
 def test_statistics_keep_nothing_in_a_checkpoint(kind: type[torch.nn.Module]) -> None:
     assert kind(HALF).state_dict() == {}
     assert list(kind(HALF).parameters()) == []

@@ -233,6 +233,11 @@ def test_a_foreign_data_set_is_refused(photos: list[Path], tmp_path: Path) -> No
         ({"resize_share": -0.1}, "resize_share is -0.1"),
         ({"social_share": 2}, "social_share is 2"),
         ({"social_side": 8}, "social_side is 8; expected at least 32"),
+        ({"noise_share": 1.1}, r"noise_share is 1\.1"),
+        ({"screenshot_share": -1}, "screenshot_share is -1"),
+        ({"resize_range": (1.5, 0.5)}, "0 < lowest <= highest"),
+        ({"before_share": 2}, "before_share is 2"),
+        ({"donor_share": -0.5}, r"donor_share is -0\.5"),
         ({"layout": "coco"}, "layout is coco; expected manifest or dolos"),
         ({"models": {"telea": "x.pt"}}, "weights for telea; the generators that take some are lama"),
         ({"steps": 0}, "steps is 0"),
@@ -313,6 +318,18 @@ def test_the_defaults_record_what_they_always_did(made: Path) -> None:
     _, made_of = _records(made)[0]
     assert list(made_of)[:4] == ["generator", "family", "mask", "area"] and list(made_of)[-1] == "saved"
     assert not any("after" in provenance for _, provenance in _records(made))
+
+
+def test_photos_and_donors_are_saved_before(photos: list[Path], tmp_path: Path) -> None:
+    manifest = _synthesize(photos[:2], tmp_path, generators=["splice"], before_share=1.0, donor_share=1.0)
+    settings = json.loads((tmp_path / "synthesis.json").read_text())
+    assert (settings["before_share"], settings["donor_share"]) == (1.0, 1.0)
+    fakes = [provenance for sample, provenance in _records(manifest) if sample.label == "fake"]
+    assert fakes
+    for made_of in fakes:
+        for before in (made_of["before"], made_of["donor"]["before"]):
+            assert before["format"] == "jpeg" and 70 <= before["quality"] <= 98
+        assert made_of["before"] != made_of["donor"]["before"]
 
 
 def test_after_the_manipulation_twins_share_every_step(photos: list[Path], tmp_path: Path) -> None:

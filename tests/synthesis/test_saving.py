@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from PIL import Image
 from skimage import data
 
 from declip.errors import DatasetError
-from declip.synthesis.saving import Encoding, Resizing, Saving, apply, decode, encode, record, resize_mask
+from declip.synthesis.saving import Encoding, Noise, Resizing, Saving, apply, decode, encode, record, resize_mask
 
 
 def _cat() -> NDArray[np.uint8]:
@@ -105,3 +106,51 @@ def test_the_mask_is_resized_along() -> None:
     dot[5, 5] = True
     with pytest.raises(DatasetError, match="nothing is left of the mask"):
         resize_mask(dot, (Resizing(size=(32, 40)),))
+
+
+def test_noise_and_screens_have_their_shares() -> None:
+    saving = Saving(noise_share=0.3, screenshot_share=0.2, resize_share=0.5, resize_range=(1.1, 1.5), social_share=0.5)
+    rng = np.random.default_rng(0)
+    noisy = screens = 0
+    for _ in range(1000):
+        steps, last = saving.draw((100, 200), rng)
+        if any(isinstance(step, Resizing) and step.screen for step in steps):
+            screens += 1
+            assert len(steps) == 1 and last == Encoding(format="png")
+            continue
+        noises = [step for step in steps if isinstance(step, Noise)]
+        noisy += len(noises)
+        assert all(0.5 <= step.sigma <= 3 for step in noises)
+        sizes = [step.size for step in steps if isinstance(step, Resizing)]
+        assert not sizes or 110 <= sizes[0][0] <= 150
+    assert 0.16 <= screens / 1000 <= 0.24
+    assert 0.25 <= noisy / (1000 - screens) <= 0.35
+
+
+def test_noise_is_of_its_deviation_and_seed() -> None:
+    flat = np.full((128, 128, 3), 100, np.uint8)
+    step = Noise(sigma=2.0, seed=7)
+    one = apply(flat, (step,))
+    assert np.array_equal(one, apply(flat, (step,)))
+    assert not np.array_equal(one, apply(flat, (Noise(sigma=2.0, seed=8),)))
+    assert (one.astype(float) - 100).std() == pytest.approx((2**2 + 1 / 12) ** 0.5, abs=0.03)  # and rounding's
+    assert record(step) == {"noise": 2.0}
+
+
+def test_larger_is_cubic_and_a_screen_does_not_average() -> None:
+    pixels = _cat()
+    larger = apply(pixels, (Resizing(size=(256, 320)),))
+    assert np.array_equal(larger, cv2.resize(pixels, (320, 256), interpolation=cv2.INTER_CUBIC))
+    # A chequered picture at 3/4: averaged it is grey, on a screen it is not.
+    chequered = np.repeat((np.indices((128, 128)).sum(0) % 2 * 255).astype(np.uint8)[..., None], 3, 2)
+    size = (96, 96)
+    averaged, shown = (apply(chequered, (Resizing(size=size, screen=screen),)) for screen in (False, True))
+    assert shown.std() > 1.3 * averaged.std()
+    assert record(Resizing(size=size, screen=True)) == {"resized": [96, 96], "screen": True}
+
+
+def test_the_mask_grows_along() -> None:
+    mask = np.zeros((64, 80), dtype=bool)
+    mask[10:30, 20:50] = True
+    larger = resize_mask(mask, (Resizing(size=(128, 160)),))
+    assert larger.shape == (128, 160) and larger.mean() == pytest.approx(mask.mean(), abs=0.005)
