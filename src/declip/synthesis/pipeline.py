@@ -41,7 +41,7 @@ from declip.types import Sample
 if TYPE_CHECKING:
     from declip.synthesis.neural import Autoencoder, LatentAutoencoder
 
-__all__ = ["ALL_GENERATORS", "LAYOUTS", "MASKS", "SETS", "Layout", "MaskKind", "forge", "synthesize"]
+__all__ = ["ALL_GENERATORS", "LAYOUTS", "MASKS", "SETS", "Layout", "MaskKind", "family_of", "forge", "synthesize"]
 
 log = logging.getLogger(__name__)
 
@@ -393,7 +393,7 @@ class _Maker:
                 # As most pictures are when somebody comes to manipulate them.
                 crop, provenance["before"] = _saved_before(crop, rng)
             donor = None
-            made: dict[str, Any] = {"generator": generator, "family": _family(generator)}
+            made: dict[str, Any] = {"generator": generator, "family": family_of(generator)}
             if generator in classical.GENERATORS and classical.GENERATORS[generator].needs_donor:
                 other = self._donor(photo, rng)
                 donor, taken = _crop(_read(other, cache), self.size, rng)
@@ -616,7 +616,8 @@ def _chroma(rng: np.random.Generator) -> classical.Chroma:
     return "4:2:0" if rng.random() < 0.5 else "4:4:4"
 
 
-def _family(generator: str) -> classical.Family:
+def family_of(generator: str) -> classical.Family:
+    """What a generator does to a picture; generator: one of ALL_GENERATORS."""
     if generator in REGENERATIONS:
         return "regeneration"
     if generator in inpainters.INPAINTERS:

@@ -1,0 +1,108 @@
+"""How much of a manipulation does a model see that has never met its family? Train without each family, test on it.
+
+    python tools/leave_one_out.py --data ../shared/data --work data/mini
+
+Five trainings of recipes/mini.toml on the first part of the embedded model's data (tools/make_mini.py), shorter than its
+own, each without one family of manipulations. The mask threshold of each is chosen as the embedded model's is, on the
+choosing half of photos/valid and the families that were met; figures are those of the family left out, on the reporting
+half. Writes docs/leave-one-out.json, which `make model-card` reads. Each training resumes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from declip import calibration, export, training
+from declip.engines import open_engine
+from declip.localizer import Localizer
+from declip.synthesis import family_of
+
+sys.path.insert(0, str(Path(__file__).parent))
+import make_mini
+import model_card
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    """Train, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--work", type=Path, default=ROOT / "data/mini")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--family", action="append", help="of these only, and nothing is written; repeatable")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe")
+    arguments = parser.parse_args()
+    logging.basicConfig(level="WARNING", format="%(message)s")
+    changes = [f"epochs={arguments.epochs}", *arguments.set]
+    config = training.TrainConfig.from_toml(ROOT / "recipes/mini.toml", changes)
+
+    parts = {
+        name: make_mini.make_data(arguments.data, arguments.work / name, make_mini.PARTS[name])
+        for name in ("train", "valid")
+    }
+    photos = make_mini.pictures(arguments.data / "photos/valid")
+    choosing = {path.stem for path in photos if model_card.half_of(path.name) == "choose"}
+    families = sorted({family_of(kind) for kind in model_card.KINDS})
+    forged = [case for case in model_card.forgeries(photos, model_card.KINDS, arguments.data / "weights") if case]
+    clean = [case for case in model_card.untouched(photos) if case.half == "choose"]
+    rows: dict[str, Any] = {}
+    for family in arguments.family or families:
+        met = [s for s in parts["train"] if s.label == "real" or family_of(s.source) != family]
+        valid = [
+            s for s in parts["valid"] if s.group in choosing and (s.label == "real" or family_of(s.source) != family)
+        ]
+        out = arguments.work / "leave-one-out" / family
+        run = training.train(config, train=met, valid=valid, out=out, resume=True, cache=arguments.work / "features")
+        rows[family] = measure(run.best, family, forged, clean)
+        print(family, json.dumps(rows[family]), flush=True)
+    record = {
+        "recipe": changes,
+        "epochs": arguments.epochs,
+        "pairs": sum(sample.label == "fake" for sample in parts["train"]),
+        "families": rows,
+        "mean": {key: float(np.mean([row[key] for row in rows.values()])) for key in ("ap", "iou", "prevalence")},
+    }
+    print(json.dumps(record["mean"]))
+    if not arguments.family:
+        target = ROOT / "docs/leave-one-out.json"
+        target.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def measure(
+    best: Path, family: str, forged: Sequence[model_card.Case], clean: Sequence[model_card.Case]
+) -> dict[str, Any]:
+    """AP, IoU at the threshold, and the masks' share, of the family that was left out: means over its kinds."""
+    localizer = Localizer(open_engine(export.to_onnx(best, best.with_suffix(".onnx"))))
+    known = [case for case in forged if case.half == "choose" and family_of(case.kind) != family]
+    threshold = calibration.mask_threshold(
+        ((localizer(case.pixels).scores, case.mask) for case in known),
+        ((case.kind, localizer(case.pixels).scores) for case in clean),
+        area=model_card.FLAGGED,
+    )
+    localizer = Localizer(localizer.engine, threshold=threshold)
+    kinds: dict[str, dict[str, float]] = {}
+    for kind in model_card.KINDS:
+        if family_of(kind) != family:
+            continue
+        cases = [case for case in forged if case.half == "report" and case.kind == kind]
+        outcomes = list(model_card.measure(localizer, cases))
+        kinds[kind] = {
+            "ap": float(np.mean([outcome.ap for outcome in outcomes])),
+            "iou": float(np.mean([outcome.iou()[-1] for outcome in outcomes])),
+            "prevalence": float(np.mean([outcome.manipulated / outcome.pixels for outcome in outcomes])),
+        }
+    mean = {key: float(np.mean([row[key] for row in kinds.values()])) for key in ("ap", "iou", "prevalence")}
+    return mean | {"threshold": float(threshold), "kinds": kinds}
+
+
+if __name__ == "__main__":
+    main()
