@@ -116,3 +116,50 @@ def test_a_calibrated_model_is_measured_at_its_own_threshold(card: Any) -> None:
     chosen = card.summarise(forged, clean, [], [], calibrated=False)
     assert 0.55 < chosen["threshold"]["used"] <= 0.6 and chosen["kinds"]["telea"]["iou"]["mean"] == 1
     assert own["kinds"]["telea"]["prevalence"] == 0.25 and own["untouched"]["report"]["as they are"]["flagged"] == 0
+
+
+def test_f1_and_iou_are_of_the_same_mask(card: Any) -> None:
+    measured = outcome(card, [0.9, 0.8, 0.3, 0.1], [True, False, True, False])
+    at = int(np.searchsorted(card.THRESHOLDS, 0.5))
+    assert measured.iou()[at] == pytest.approx(1 / 3) and measured.f1()[at] == pytest.approx(0.5)
+    assert measured.auc == pytest.approx(0.75)
+
+
+def test_forged_and_original_pictures_are_told_apart_by_rank(card: Any) -> None:
+    assert card.told_apart([0.9, 0.8], [0.1, 0.2])["mean"] == 1
+    ties = card.told_apart([0.5] * 20, [0.5] * 20)
+    assert (ties["mean"], ties["low"], ties["high"]) == (0.5, 0.5, 0.5)
+    rng = np.random.default_rng(0)
+    apart = card.told_apart((rng.normal(size=200) + 1).tolist(), rng.normal(size=200).tolist())
+    assert apart["mean"] == pytest.approx(0.76, abs=0.03)  # Phi(1 / sqrt 2)
+    assert 0.05 < apart["high"] - apart["low"] < 0.15
+
+
+def _card(ap: float, free: float) -> dict[str, Any]:
+    figures = {"ap": {"mean": ap}, "prevalence": 0.1}
+    sets = ("casia1_subset", "psbattles_mantranet")
+    return {
+        "kinds": {"telea": {"iou": {"mean": 0.7}}, "copy-move": {"iou": {"mean": 0.2}}},
+        "mean": {"iou": {"mean": 0.45}},
+        "forged": {name: {"as they are": figures} for name in sets},
+        "training_free": {"a": dict.fromkeys(sets, free), "b": dict.fromkeys(sets, 0.05)},
+        "told apart": {"casia1_subset": {"mean": 0.6}},
+        "untouched": {
+            half: {"as they are": {"verdicts": {"manipulated": 1, "nothing found": 41}}}
+            for half in ("report", "choose")
+        },
+        "JPEG 75": {"pictures": 2, "iou": {"mean": 0.36}},
+    }
+
+
+def test_goals_are_measured_against_the_best_of_all_that_is_free(card: Any) -> None:
+    rows = {row["goal"]: row for row in card.goals(_card(ap=0.5, free=0.3))}
+    assert rows["mean IoU, all kinds"]["measured"] == 0.45 and not rows["mean IoU, all kinds"]["met"]
+    assert rows["mean IoU, in-painting"]["measured"] == 0.7 and rows["mean IoU, in-painting"]["met"]
+    gain = rows["AP over the best that needs no training, splices"]
+    assert gain["measured"] == 0.2 and gain["met"]
+    assert rows["untouched photos called manipulated, as they are"]["measured"] == 2
+    assert rows["share of the IoU lost after JPEG 75"]["measured"] == 0.2
+    # Where no map beats flagging everything, that is the floor.
+    floor = {row["goal"]: row for row in card.goals(_card(ap=0.2, free=0.04))}
+    assert floor["AP over the best that needs no training, splices"]["measured"] == 0.1
