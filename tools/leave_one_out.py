@@ -4,8 +4,9 @@
 
 Five trainings of recipes/mini.toml on the first part of the embedded model's data (tools/make_mini.py), shorter than
 its own, each without one family of manipulations. The mask threshold of each is chosen as the embedded model's is, on
-the choosing half of photos/valid (of its forgeries a third) and the families that were met; figures are those of the family left out, on the
-reporting half. Writes docs/leave-one-out.json, which `make model-card` reads. Each training resumes.
+the choosing half of photos/valid (of its forgeries a third) and the families that were met; figures are those of the
+family left out, on the reporting half. Writes docs/leave-one-out.json, which `make model-card` reads. Each training
+resumes.
 """
 
 from __future__ import annotations

@@ -45,16 +45,19 @@ from typing import Any, Literal
 
 import model_page
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
 
 import declip
 from declip import baselines, image, metrics, weights
 from declip.errors import DatasetError, ImageError
 from declip.localizer import Localizer, load
+from declip.nn.model import build_network
 from declip.outputs import localize_files
 from declip.synthesis import family_of, forge
 from declip.types import Engine, Localization, ModelSpec, Predictor, Sample
@@ -555,6 +558,14 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def macs(spec: ModelSpec) -> float:
+    """Multiply–accumulates of 256 × 256 px, in thousand millions, counted on one tile."""
+    net = build_network(spec, load_weights=False)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(torch.empty(1, 3, spec.input_size, spec.input_size))
+    return float(counter.get_total_flops() / 2e9 * (256 / spec.input_size) ** 2)
+
+
 # Goals -------------------------------------------------------------------------------------------------------------
 
 
@@ -585,6 +596,8 @@ def goals(card: Mapping[str, Any]) -> list[dict[str, Any]]:
     if card["JPEG 75"]["pictures"]:
         lost = 1 - card["JPEG 75"]["iou"]["mean"] / mean["iou"]["mean"]
         rows.append(("share of the IoU lost after JPEG 75", "<=", 0.35, lost))
+    if "gmac" in card:
+        rows.append(("GMAC of 256 × 256 px", "<=", 0.7, card["gmac"]))
     if timings := card.get("timings"):
         rows.append(("12 megapixels: seconds in the network", "<=", 5, timings["large"]["network_seconds"]))
         rows.append(("12 megapixels, files written: seconds", "<=", 8, timings["large"]["seconds"]))
@@ -799,7 +812,7 @@ def measure_models(
         spec = getattr(predictor, "spec", None)
         calibrated = isinstance(spec, ModelSpec) and spec.calibration is not None
         identity = {key: getattr(predictor, key, "") for key in ("model", "sha256")}
-        described = {"spec": json.loads(spec.to_json())} if isinstance(spec, ModelSpec) else {}
+        described = {"spec": json.loads(spec.to_json()), "gmac": macs(spec)} if isinstance(spec, ModelSpec) else {}
         card = identity | described | {"failed": failed} | summarise(*outcomes, calibrated=calibrated)
         cards.append(card | ({"training_free": free} if free else {}))
     return cards

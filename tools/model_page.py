@@ -65,7 +65,8 @@ This page is written by `make model-card`, which measures the embedded model; al
 
 ## mini, the embedded model
 
-declip {record["declip"]}, sha256 `{record["sha256"][:16]}…`, {record["size_bytes"] / 1e6:.1f} MB, Apache-2.0."""
+declip {record["declip"]}, sha256 `{record["sha256"][:16]}…`, {record["size_bytes"] / 1e6:.1f} MB,
+{record["gmac"]:.2f} GMAC per 256 × 256 px, Apache-2.0."""
 
 
 def _what_it_is(record: Figures, spec: ModelSpec) -> str:

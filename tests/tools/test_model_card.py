@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import sys
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from declip.types import Localization
+from declip.types import BackboneSpec, Localization
+from tests.tiny import tiled_spec
 
 pytest.importorskip("cv2", reason="measuring needs declip[synthesis]")
 pytest.importorskip("torch", reason="measuring needs declip[torch]")
@@ -163,3 +165,9 @@ def test_goals_are_measured_against_the_best_of_all_that_is_free(card: Any) -> N
     # Where no map beats flagging everything, that is the floor.
     floor = {row["goal"]: row for row in card.goals(_card(ap=0.2, free=0.04))}
     assert floor["AP over the best that needs no training, splices"]["measured"] == 0.1
+
+
+def test_multiplications_are_counted_per_256_px(card: Any) -> None:
+    spec = tiled_spec(input_size=64, output_size=16, backbones=(BackboneSpec(name="residual-statistics", layer=0),))
+    twice = dataclasses.replace(spec, input_size=128, output_size=32)
+    assert card.macs(spec) == pytest.approx(card.macs(twice), rel=1e-3) > 0.01
