@@ -170,4 +170,9 @@ def test_goals_are_measured_against_the_best_of_all_that_is_free(card: Any) -> N
 def test_multiplications_are_counted_per_256_px(card: Any) -> None:
     spec = tiled_spec(input_size=64, output_size=16, backbones=(BackboneSpec(name="residual-statistics", layer=0),))
     twice = dataclasses.replace(spec, input_size=128, output_size=32)
-    assert card.macs(spec) == pytest.approx(card.macs(twice), rel=1e-3) > 0.01
+    found = card.macs(spec)
+    assert found == pytest.approx(card.macs(twice), rel=1e-3)
+    filters = (
+        10 * 3 * 5 * 5 * 256 * 256 / 1e9
+    )  # the greater part; a decoder of 8 channels on 64 × 64 positions is small
+    assert filters < found < 1.2 * filters
