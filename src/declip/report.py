@@ -31,6 +31,7 @@ from typing import Any, Literal, get_args
 
 import jinja2
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
@@ -176,8 +177,6 @@ class Report:
             autoescape=True,
             undefined=jinja2.StrictUndefined,
             finalize=_visible,
-            trim_blocks=True,
-            lstrip_blocks=True,
         )
         environment.filters |= {"percent": _percent, "box": _box_text}
         return environment.get_template("report.html").render(_Page(self).values())
@@ -398,7 +397,8 @@ def _box_text(box: Box) -> str:
 
 def _visible(value: Any) -> Any:
     """Of every value that the template prints: what cannot be seen is shown as its code."""
-    if not isinstance(value, str) or value.isprintable():
+    # What a macro has made holds values that went through here, and the template's own marks between them.
+    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
         return value
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in value)
 
@@ -448,8 +448,7 @@ def _map(scores: Floats, side: int, threshold: float | None = None) -> str:
     levels = np.rint(image.resize_scores(scores, size) * np.float32(254)).astype(np.uint8)
     if threshold is not None:
         mask = image.resize_scores((scores >= threshold).astype(np.float32), size) >= 0.5
-        reach = 1 if side <= _SMALL_SIDE else 2
-        levels[mask & ~ndimage.binary_erosion(mask, iterations=reach)] = 255
+        levels[mask & ~ndimage.binary_erosion(mask, iterations=2)] = 255
     return _indexed(levels)
 
 
