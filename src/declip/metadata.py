@@ -292,9 +292,7 @@ def _xmp(opened: Image.Image) -> str:
     return packet[:_XMP_BYTES] if isinstance(packet, str) else ""
 
 
-def _software(
-    opened: Image.Image, shown: Mapping[str, Field], texts: list[Field], xmp: str
-) -> tuple[Field, ...]:
+def _software(opened: Image.Image, shown: Mapping[str, Field], texts: list[Field], xmp: str) -> tuple[Field, ...]:
     """(where it stands, which software it names)."""
     found = [Field(f"EXIF {name}", shown[name].value) for name in _SOFTWARE_TAGS if name in shown]
     found += [Field("PNG Software", field.value) for field in texts if field.name == "PNG Software"]

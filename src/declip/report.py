@@ -210,8 +210,8 @@ def examine(
     photo was taken, and show free text, which may tell it as well. result: of this localizer for this photo, where it
     is there already.
 
-    The photo is localized up to eight times. Beyond 1280 × 1280 px, a tiled model repeats it on a part of that size, and
-    beyond 4096 × 4096 px the training-free maps see a part of that size: at its own resolution, around the largest
+    The photo is localized up to eight times. Beyond 1280 × 1280 px, a tiled model repeats it on a part of that size,
+    and beyond 4096 × 4096 px the training-free maps see a part of that size: at its own resolution, around the largest
     region of the mask (or the highest score). Raises ImageError; ValueError for a date without a time zone.
     """
     if date.tzinfo is None:
