@@ -135,8 +135,8 @@ def test_names_are_few() -> None:
 def test_damaged_exif_is_said_to_be_unreadable() -> None:
     found = read(saved(exif=b"Exif\0\0" + b"II*\0\xff\xff\xff\xff" + b"rubbish"))
     assert found.exif == () and not found.has_position and found.thumbnail is None
-    broken = read(saved(exif=b"Exif\0\0XX rubbish"))
-    assert "EXIF (unreadable)" in broken.withheld
+    assert found.withheld == ("EXIF (empty or unreadable)",)
+    assert read(saved(exif=b"Exif\0\0XX rubbish")).withheld == ("EXIF (empty or unreadable)",)
 
 
 def test_software_in_xmp_and_comments() -> None:

@@ -53,6 +53,7 @@ _FREE_TEXT = (
     *("ImageDescription", "UserComment", "XPTitle", "XPComment", "XPKeywords", "XPSubject", "XPAuthor"),
     *("DocumentName", "ImageHistory"),
 )
+_UNREADABLE = "EXIF (empty or unreadable)"
 # What leads to another block is not a fact of its own.
 _POINTERS = ("ExifOffset", "GPSInfo", "ExifInteroperabilityOffset")
 _SOFTWARE_TAGS = ("Software", "ProcessingSoftware", "HostComputer")
@@ -187,13 +188,14 @@ def _exif_tags(opened: Image.Image) -> tuple[list[tuple[Literal["EXIF", "GPS"], 
             ("GPS", exif.get_ifd(ExifTags.IFD.GPSInfo)),
         ]
     except Exception:  # a damaged block makes Pillow raise a dozen types; the pixels are not concerned
-        return [], ["EXIF (unreadable)"]
+        return [], [_UNREADABLE]
     for block, tags in blocks:
         for number, value in tags.items():
             name = _tag_name(block, number)
             if name not in _POINTERS:
                 found.append((block, Field(name, _value(name, value))))
-    return found, []
+    # Of some damaged blocks Pillow gives no error but nothing.
+    return found, [_UNREADABLE] if not found and opened.info.get("exif") else []
 
 
 def _tag_name(block: Literal["EXIF", "GPS"], number: int) -> str:
