@@ -1,4 +1,4 @@
-"""Measure a localizer and write its card: docs/models.md and docs/models.json.
+"""Measure a localizer and write its card: docs/models.md and docs/models.json; mini.json beside its weights.
 
     python tools/model_card.py                                        the embedded model; writes docs/
     python tools/model_card.py --model a.onnx --model b.safetensors   compares candidates; writes nothing
@@ -839,7 +839,7 @@ def _photos(folder: Path, quick: int | None) -> list[Path]:
 
 
 def write_page(card: dict[str, Any], attribution: Path, docs: Path) -> None:
-    """models.json with all figures, and models.md made from it."""
+    """models.json with all figures, models.md made from it, and beside the weights what a report shows of them."""
     path = weights.embedded_path()
     record = {
         "declip": declip.__version__,
@@ -851,6 +851,8 @@ def write_page(card: dict[str, Any], attribution: Path, docs: Path) -> None:
     }
     (docs / "models.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (docs / "models.md").write_text(model_page.page(record, attribution), encoding="utf-8")
+    figures = json.dumps(model_page.shipped(record), indent=1, ensure_ascii=False)
+    path.with_suffix(".json").write_text(figures + "\n", encoding="utf-8")
 
 
 def _revision() -> str | None:

@@ -14,7 +14,7 @@ import rival_sizes
 from declip.catalog import MODELS
 from declip.types import STATISTICS, ModelSpec
 
-__all__ = ["page"]
+__all__ = ["page", "shipped"]
 
 Figures = Mapping[str, Any]
 
@@ -55,6 +55,31 @@ def page(record: Figures, attribution: Path) -> str:
         _rivals(),
     )
     return "\n\n".join(parts) + "\n"
+
+
+def shipped(record: Figures) -> dict[str, Any]:
+    """Of the figures, what `declip report` tells an analyst: assets/mini.json, which travels with the weights."""
+
+    def row(name: str, figures: Figures) -> dict[str, Any]:
+        iou = {key: round(figures["iou"][key], 4) for key in ("mean", "low", "high")}
+        return {"name": name, "pictures": figures["pictures"], "iou": iou, "verdicts": figures["verdicts"]}
+
+    return {
+        "model": record["model"],
+        "sha256": record["sha256"],
+        "declip": record["declip"],
+        "kinds": [row(kind, figures) for kind, figures in record["kinds"].items()],
+        "mean": row("mean over kinds", record["mean"]),
+        "saved": [row(name, figures) for name, figures in record["saved"].items()],
+        "untouched": [
+            {"name": name, "pictures": figures["pictures"], "verdicts": figures["verdicts"]}
+            for name, figures in record["untouched"]["report"].items()
+        ],
+        "forged": [
+            {**row(SETS.get(name, name), saved["as they are"]), "again": row("JPEG 90", saved["JPEG 90"])}
+            for name, saved in record["forged"].items()
+        ],
+    }
 
 
 def _head(record: Figures) -> str:

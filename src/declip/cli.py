@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 import declip
-from declip.errors import DeclipError, MissingExtraError
+from declip.errors import DeclipError, ImageError, MissingExtraError
 
 if TYPE_CHECKING:
     from declip.calibration import Outcome
@@ -167,6 +167,37 @@ def localize(
     failed = sum(_print_row(row, as_json) for row in _with_bar(rows, len(pairs)))
     _note(f"{len(pairs) - failed} localized to {out}, {failed} failed, {skipped} other files skipped")
     raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def report(
+    photo: Annotated[Path, typer.Argument(metavar="IMAGE", help="One picture.")],
+    out: Annotated[Path, typer.Option("--out", help="The page to write, .html.")],
+    model: Model = "mini",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the facts of the page as one line of JSON.")] = False,
+    gps: Annotated[bool, typer.Option("--gps", help="Tell where the photo was taken, and show free text.")] = False,
+    tile: Annotated[bool | None, typer.Option("--tile/--whole", help="Native resolution, or squashed.")] = None,
+    threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Of the mask.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
+    force: Force = False,
+) -> None:
+    """Write a page on one photo, to be filed: verdict, map, stability, second opinions, metadata, limits."""
+    _check_free(out, force)
+    from datetime import UTC, datetime
+
+    from declip import report as page
+    from declip.localizer import load
+
+    mode: Mode | None = None if tile is None else "tiled" if tile else "whole"
+    localizer = load(model, mode=mode, threshold=threshold, offline=offline)
+    try:
+        found = page.examine(photo, localizer, date=datetime.now(UTC), position=gps)
+    except ImageError as error:
+        _print_row({"image": str(photo), "error": str(error), "kind": error.kind}, as_json)
+        raise typer.Exit(1) from error
+    found.save(out, force=force)
+    _print_row(found.to_dict(), as_json)
+    _note(f"the page is in {out}")
 
 
 @app.command()

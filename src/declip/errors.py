@@ -89,4 +89,6 @@ _EXTRA_OF = {
     **dict.fromkeys(("cv2", "skimage", "pypatchmatch", "patchmatch", "diffusers"), "synthesis"),
     **dict.fromkeys(("imagehash", "sklearn", "datasets", "jpeglib"), "data"),
     "pillow_heif": "heif",
+    "jinja2": "report",
+    "c2pa": "c2pa",
 }

@@ -52,6 +52,7 @@ __all__ = [
     "EXTENSIONS",
     "MAX_BYTES",
     "MAX_PIXELS",
+    "header",
     "normalise",
     "overlay",
     "read",
@@ -130,6 +131,15 @@ def read(source: PictureLike, *, max_pixels: int = MAX_PIXELS, max_bytes: int = 
         "input",
         "expected a path, the bytes of a picture file, a PIL image, or a uint8 array (H, W, 3) or (H, W)",
     )
+
+
+def header(data: bytes, name: str) -> Image.Image:
+    """A picture file's bytes opened by Pillow, pixels not decoded: for its format, EXIF and other metadata.
+
+    name: for messages. Raises ImageError of kind "format" or "corrupt" as `read`; whether the pixels can be decoded
+    is not looked at.
+    """
+    return _open(data, _format_of(data, name), name, MAX_PIXELS)
 
 
 def _file_bytes(path: Path, name: str, max_bytes: int) -> bytes:

@@ -45,7 +45,8 @@ def test_what_is_in_it(wheel: Path) -> None:
         info = f"declip-{declip.__version__}.dist-info"
         for name in ("LICENSE", "NOTICE"):
             assert archive.read(f"{info}/licenses/{name}") == (ROOT / name).read_bytes()
-        assert archive.read("declip/assets/mini.onnx") == MINI.read_bytes()
+        for asset in ("mini.onnx", "mini.json", "report.html"):
+            assert archive.read(f"declip/assets/{asset}") == (MINI.parent / asset).read_bytes()
         assert {"declip/py.typed", f"{info}/entry_points.txt"} <= names
         assert {name.partition("/")[0] for name in names} == {"declip", info}
     assert wheel.stat().st_size <= 14_000_000
