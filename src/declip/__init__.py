@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         metrics,
         nn,
         perturbations,
+        server,
         synthesis,
         training,
     )
@@ -94,6 +95,7 @@ __all__ = [
     "nn",
     "overlay",
     "perturbations",
+    "server",
     "synthesis",
     "training",
 ]
@@ -109,6 +111,7 @@ _MODULES = frozenset(
         "metrics",
         "nn",
         "perturbations",
+        "server",
         "synthesis",
         "training",
     }

@@ -89,4 +89,5 @@ _EXTRA_OF = {
     **dict.fromkeys(("cv2", "skimage", "pypatchmatch", "patchmatch", "diffusers"), "synthesis"),
     **dict.fromkeys(("imagehash", "sklearn", "datasets", "jpeglib"), "data"),
     "pillow_heif": "heif",
+    **dict.fromkeys(("fastapi", "uvicorn", "python_multipart", "prometheus_client", "jinja2"), "serve"),
 }

@@ -66,6 +66,8 @@ def test_extras_exist_and_install_what_is_missing() -> None:
         "sklearn": "scikit-learn",
         "patchmatch": "pypatchmatch",
         "pillow_heif": "pillow-heif",
+        "python_multipart": "python-multipart",
+        "prometheus_client": "prometheus-client",
     }
     for module, extra in errors._EXTRA_OF.items():
         wanted = packages.get(module, module)
