@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         nn,
         perturbations,
         report,
+        server,
         synthesis,
         training,
     )
@@ -96,6 +97,7 @@ __all__ = [
     "overlay",
     "perturbations",
     "report",
+    "server",
     "synthesis",
     "training",
 ]
@@ -112,6 +114,7 @@ _MODULES = frozenset(
         "nn",
         "perturbations",
         "report",
+        "server",
         "synthesis",
         "training",
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
@@ -533,6 +534,61 @@ def reproduce(
     )
     Console(width=None if sys.stdout.isatty() else 120).print(experiments.render(found))
     _line(str(out / experiment.value / "table.md"))
+
+
+@app.command()
+def serve(
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="As for localize; repeatable, the first is the default. [default: mini]"),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of this machine.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="Pictures computed at once; they share the cores.")] = 1,
+    keep: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Keep every picture and its maps. [default: nothing is kept]")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A name it may be called by; repeatable. [default: this machine's, or any]"),
+    ] = None,
+    max_megabytes: Annotated[float, typer.Option(min=0.001, help="Of a request's body.")] = 200,
+    max_megapixels: Annotated[float, typer.Option(min=0.0001, help="Of a picture.")] = 100,
+    max_files: Annotated[int, typer.Option(min=1, help="Of a request.")] = 16,
+    max_memory: Annotated[float, typer.Option(min=1, help="Megabytes of uploads and answers held at once.")] = 1000,
+    requests: Annotated[int, typer.Option(min=1, help="In flight at once.")] = 64,
+    client_requests: Annotated[int, typer.Option(min=1, help="Of one address in flight at once.")] = 16,
+    queue: Annotated[int, typer.Option(min=1, help="Pictures that wait.")] = 128,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds from a request's last byte to its answer.")] = 120,
+    batch_size: Annotated[int, typer.Option(min=1, help="Photos or tiles computed at once.")] = 8,
+    offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
+) -> None:
+    """Serve models over HTTP (docs/serve.md); a bearer token is read from the environment, DECLIP_TOKEN."""
+    from declip import server
+    from declip.localizer import load
+
+    limits = server.Limits(
+        request_bytes=round(max_megabytes * 1e6),
+        pixels=round(max_megapixels * 1e6),
+        files=max_files,
+        held_bytes=round(max_memory * 1e6),
+        requests=requests,
+        client_requests=client_requests,
+        queue=queue,
+        seconds=timeout,
+        batch_size=batch_size,
+    )
+    token = os.environ.get("DECLIP_TOKEN")
+    local = host in server.LOOPBACK
+    hosts = {host, *server.LOOPBACK, *(allow_host or ())} if local else allow_host
+    localizers = [load(name, offline=offline) for name in models or ["mini"]]
+    served = server.create_app(localizers, limits, workers=workers, token=token, hosts=hosts, keep=keep)
+    if not local and token is None:
+        _note(f"anybody who reaches {host} can use this service: set DECLIP_TOKEN to ask for a token")
+    names = ", ".join(localizer.model for localizer in localizers)
+    server.serve(served, host=host, port=port, started=lambda url: _note(f"{names} on {url}"))
 
 
 # --- what `index` is made of ----------------------------------------------------------------------------------------

@@ -91,4 +91,5 @@ _EXTRA_OF = {
     "pillow_heif": "heif",
     "jinja2": "report",
     "c2pa": "c2pa",
+    **dict.fromkeys(("fastapi", "uvicorn", "python_multipart", "prometheus_client"), "serve"),
 }

@@ -53,12 +53,15 @@ __all__ = [
     "MAX_BYTES",
     "MAX_PIXELS",
     "header",
+    "mask_png",
     "normalise",
     "overlay",
     "read",
     "read_mask",
     "read_scores",
     "resize_scores",
+    "scores16",
+    "scores_png",
     "squash",
     "stored",
     "to_input",
@@ -695,8 +698,11 @@ def _upright_size(path: Path) -> tuple[int, int]:
     return (image.width, image.height) if turned else (image.height, image.width)
 
 
-def write_scores(path: str | Path, scores: NDArray[np.float32]) -> None:
-    """Keep (H, W) scores in [0, 1] as a 16-bit grey PNG, 65535 = 1.0; `read_scores` gives them back to 1/131070."""
+def scores16(scores: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """(H, W) scores in [0, 1] → (H, W) uint16, 65535 = 1.0: what is kept of them, to 1/131070.
+
+    Raises ValueError for what is no map of scores.
+    """
     if scores.ndim != 2 or 0 in scores.shape:
         raise ValueError(f"scores have shape {scores.shape}; expected (H, W), H and W > 0")
     grey = np.empty(scores.shape, dtype=np.uint16)
@@ -705,7 +711,17 @@ def write_scores(path: str | Path, scores: NDArray[np.float32]) -> None:
         if not (strip.min() >= 0 and strip.max() <= 1):
             raise ValueError("scores are outside [0, 1] or not finite; expected the scores of a Localization")
         grey[rows] = np.rint(strip * np.float32(65535))
-    _write_png(Path(path), grey)
+    return grey
+
+
+def scores_png(scores: NDArray[np.float32]) -> bytes:
+    """(H, W) scores in [0, 1] as the bytes of a 16-bit grey PNG, 65535 = 1.0."""
+    return _png(scores16(scores))
+
+
+def write_scores(path: str | Path, scores: NDArray[np.float32]) -> None:
+    """Keep (H, W) scores in [0, 1] as a 16-bit grey PNG, 65535 = 1.0; `read_scores` gives them back to 1/131070."""
+    Path(path).write_bytes(scores_png(scores))
 
 
 def read_scores(path: str | Path) -> NDArray[np.float32]:
@@ -753,14 +769,19 @@ def _read_npy(data: bytes, name: str) -> NDArray[np.float32]:
     return scores
 
 
-def write_mask(path: str | Path, mask: NDArray[np.bool_]) -> None:
-    """Keep a (H, W) bool mask as an 8-bit grey PNG, 255 = manipulated."""
+def mask_png(mask: NDArray[np.bool_]) -> bytes:
+    """A (H, W) bool mask as the bytes of an 8-bit grey PNG, 255 = manipulated."""
     if mask.ndim != 2 or 0 in mask.shape or mask.dtype != np.bool_:
         raise ValueError(f"the mask is {mask.dtype} {mask.shape}; expected bool (H, W), H and W > 0")
-    _write_png(Path(path), mask.view(np.uint8) * np.uint8(255))
+    return _png(mask.view(np.uint8) * np.uint8(255))
 
 
-def _write_png(path: Path, grey: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
+def write_mask(path: str | Path, mask: NDArray[np.bool_]) -> None:
+    """Keep a (H, W) bool mask as an 8-bit grey PNG, 255 = manipulated."""
+    Path(path).write_bytes(mask_png(mask))
+
+
+def _png(grey: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
     """A grey PNG of 8 or 16 bits, every row as its difference from the one above, compression level 1.
 
     Pillow tries five filters on every row, which takes three times as long on the score map of a large photo.
@@ -777,12 +798,11 @@ def _write_png(path: Path, grey: NDArray[np.uint8] | NDArray[np.uint16]) -> None
         above = strip[-1:]
         body.append(deflate.compress(lines.data))
     body.append(deflate.flush())
-    chunks = ((b"IHDR", header), (b"IDAT", b"".join(body)), (b"IEND", b""))
-    with path.open("wb") as file:
-        file.write(_PNG)
-        for kind, data in chunks:
-            sum_of_both = zlib.crc32(data, zlib.crc32(kind))
-            file.writelines((struct.pack(">I", len(data)), kind, data, struct.pack(">I", sum_of_both)))
+    parts = [_PNG]
+    for kind, data in ((b"IHDR", header), (b"IDAT", b"".join(body)), (b"IEND", b"")):
+        sum_of_both = zlib.crc32(data, zlib.crc32(kind))
+        parts += (struct.pack(">I", len(data)), kind, data, struct.pack(">I", sum_of_both))
+    return b"".join(parts)
 
 
 # ── overlay ─────────────────────────────────────────────────────────────────────────────────────────────────────────

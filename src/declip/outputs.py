@@ -27,7 +27,7 @@ from declip import image
 from declip.errors import DeclipError, ImageError
 from declip.types import Localization, Photo, Predictor
 
-__all__ = ["SUFFIXES", "Pair", "find_pictures", "localize_files"]
+__all__ = ["SUFFIXES", "Pair", "error_row", "find_pictures", "localize_files", "outcomes"]
 
 SUFFIXES = (".scores.png", ".mask.png", ".overlay.png")
 
@@ -97,6 +97,30 @@ def localize_files(
     yield from _flush(localizer, waiting, out, force, batch_size)
 
 
+def outcomes(
+    localizer: Predictor, photos: Sequence[Photo], batch_size: int
+) -> Iterator[Localization | ImageError | Exception]:
+    """One outcome per photo, in order. If a batch fails as a whole, its photos are tried one by one."""
+    done = 0
+    try:
+        for outcome in localizer.map(photos, batch_size=batch_size):
+            done += 1
+            yield outcome
+    except (DeclipError, MemoryError):
+        raise
+    except Exception as error:
+        if len(photos) - done == 1:
+            yield error
+        else:
+            for photo in photos[done:]:
+                yield from outcomes(localizer, [photo], batch_size)
+
+
+def error_row(name: str, kind: str, message: str) -> Row:
+    """What stands for a picture that failed; message names it."""
+    return {"image": name, "error": message, "kind": kind}
+
+
 # --- pictures in ----------------------------------------------------------------------------------------------------
 
 
@@ -164,12 +188,12 @@ def _flush(
     localizer: Predictor, waiting: list[_Decoded | Row], out: Path, force: bool, batch_size: int
 ) -> Iterator[Row]:
     """One row per waiting item, in order; empties the list."""
-    outcomes = _outcomes(localizer, [item.photo for item in waiting if isinstance(item, _Decoded)], batch_size)
+    results = outcomes(localizer, [item.photo for item in waiting if isinstance(item, _Decoded)], batch_size)
     for item in waiting:
         if isinstance(item, dict):
             yield item
             continue
-        outcome = next(outcomes)
+        outcome = next(results)
         if isinstance(outcome, Localization):
             outcome = dataclasses.replace(outcome, name=str(item.pair.path), seconds=outcome.seconds + item.seconds)
             yield _keep(item, outcome, out, force)
@@ -178,25 +202,6 @@ def _flush(
         else:
             yield _unforeseen(item.pair, outcome)
     waiting.clear()
-
-
-def _outcomes(
-    localizer: Predictor, photos: Sequence[Photo], batch_size: int
-) -> Iterator[Localization | ImageError | Exception]:
-    """One outcome per photo, in order. If a batch fails as a whole, its photos are tried one by one."""
-    done = 0
-    try:
-        for outcome in localizer.map(photos, batch_size=batch_size):
-            done += 1
-            yield outcome
-    except (DeclipError, MemoryError):
-        raise
-    except Exception as error:
-        if len(photos) - done == 1:
-            yield error
-        else:
-            for photo in photos[done:]:
-                yield from _outcomes(localizer, [photo], batch_size)
 
 
 def _keep(item: _Decoded, result: Localization, out: Path, force: bool) -> Row:
@@ -242,7 +247,7 @@ def _existing(target: Path) -> Path | None:
 
 
 def _row(pair: Pair, kind: str, message: str) -> Row:
-    return {"image": str(pair.path), "error": message, "kind": kind}
+    return error_row(str(pair.path), kind, message)
 
 
 def _unforeseen(pair: Pair, error: Exception) -> Row:

@@ -67,6 +67,8 @@ def test_extras_exist_and_install_what_is_missing() -> None:
         "patchmatch": "pypatchmatch",
         "pillow_heif": "pillow-heif",
         "c2pa": "c2pa-python",
+        "python_multipart": "python-multipart",
+        "prometheus_client": "prometheus-client",
     }
     for module, extra in errors._EXTRA_OF.items():
         wanted = packages.get(module, module)

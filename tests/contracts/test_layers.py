@@ -73,7 +73,19 @@ ROWS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
             "reproduce.runs",
         ),
         "batch",
-        "server",
+        (
+            "server.problems",
+            "server.limits",
+            "server.forms",
+            "server.monitor",
+            "server.guard",
+            "server.work",
+            "server.answers",
+            "server.keeping",
+            "server.schemas",
+            "server.app",
+            "server.run",
+        ),
     ),
     ("cli",),
 )
@@ -132,6 +144,7 @@ def own(names: Iterator[str]) -> Iterator[str]:
             "synthesis": "synthesis.pipeline",
             "nn": "nn.checkpoint",
             "reproduce": "reproduce.runs",
+            "server": "server.run",
         }.get(module, module)
 
 

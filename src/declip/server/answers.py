@@ -1,0 +1,194 @@
+"""Pieces → the answer, in the form that the client accepts.
+
+- application/json: {"results": [row, …]}; the maps that were asked for are in row["maps"], as base64 of their PNGs.
+- image/png: one picture's overlay, or the one map that was asked for.
+- application/zip: results.json and, of each picture, the maps as PNGs, all three unless some were asked for;
+  row["maps"] has their names.
+- application/octet-stream: one picture's scores as raw uint16, little-endian, row by row, 65535 = 1.0; the size is in
+  the headers Declip-Height and Declip-Width. (A browser's canvas would read a 16-bit PNG as 8 bits.)
+- multipart/form-data: for browsers, whose `response.formData()` reads it: "results" as in JSON and, of picture N (from
+  0), "scores-N" as raw uint16; other maps that were asked for as "mask-N" and "overlay-N", PNG.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import secrets
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from starlette.responses import Response
+
+from declip import image
+from declip.server.forms import MapName
+from declip.server.limits import Claim
+from declip.server.problems import ProblemError
+from declip.server.work import Piece, Render
+from declip.types import Localization, Photo
+
+__all__ = ["CONTENT", "AnswerType", "accepted", "answer", "maps_of", "renderer"]
+
+AnswerType: TypeAlias = Literal[
+    "application/json", "image/png", "application/zip", "application/octet-stream", "multipart/form-data"
+]
+# The first of those that a client likes equally.
+_TYPES: tuple[AnswerType, ...] = (
+    "application/json",
+    "image/png",
+    "application/zip",
+    "application/octet-stream",
+    "multipart/form-data",
+)
+# For the OpenAPI description: the forms beside JSON.
+CONTENT = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in _TYPES if kind != "application/json"}
+_ALL: tuple[MapName, ...] = ("scores", "mask", "overlay")
+
+
+def accepted(header: str) -> AnswerType:
+    """What an Accept header asks for ("" is anything). Raises ProblemError 406 if it is none of ours."""
+    ranges = [_range(text) for text in header.split(",") if text.strip()] or [("*/*", 1.0)]
+    likes = {kind: _like(kind, ranges) for kind in _TYPES}
+    best = max(_TYPES, key=lambda kind: likes[kind])
+    if likes[best] <= 0:
+        raise ProblemError(406, f"cannot answer as {header}; this service has {', '.join(_TYPES)}")
+    return best
+
+
+def _range(text: str) -> tuple[str, float]:
+    """(media range, how much it is liked) of one part of an Accept header."""
+    kind, *parameters = (part.strip().lower() for part in text.split(";"))
+    weight = next((value[2:] for value in parameters if value.startswith("q=")), "1")
+    return kind, float(weight) if re.fullmatch(r"[01](\.\d{0,3})?", weight) else 0.0
+
+
+def _like(kind: str, ranges: Sequence[tuple[str, float]]) -> float:
+    """The weight of the most specific range that matches."""
+    for wanted in (kind, f"{kind.partition('/')[0]}/*", "*/*"):
+        for name, weight in ranges:
+            if name == wanted:
+                return weight
+    return 0.0
+
+
+def maps_of(kind: AnswerType, asked: tuple[MapName, ...], files: int) -> tuple[MapName, ...]:
+    """The maps that an answer holds. Raises ProblemError 422 where it cannot hold what was asked for."""
+    match kind:
+        case "application/json":
+            return asked
+        case "application/zip":
+            return asked or _ALL
+        case "multipart/form-data":
+            return asked
+        case "image/png" | "application/octet-stream":
+            if files > 1:
+                raise ProblemError(
+                    422, f"{kind} holds one map, and there are {files} files; accept application/zip instead"
+                )
+    if kind == "application/octet-stream":
+        if asked not in ((), ("scores",)):
+            raise ProblemError(422, f"{kind} holds the scores, and maps is {','.join(asked)}; leave it out")
+        return ("scores",)
+    if len(asked) > 1:
+        raise ProblemError(422, f"{kind} holds one map, and maps is {','.join(asked)}; choose one")
+    return asked or ("overlay",)
+
+
+def renderer(kind: AnswerType, maps: tuple[MapName, ...], claim: Claim) -> Render:
+    """What makes the maps of an answer, each by its name; the memory they take is taken from claim."""
+    raw = kind in ("application/octet-stream", "multipart/form-data")
+    names = dict.fromkeys((*(("scores",) if raw else ()), *maps))
+
+    def render(photo: Photo, result: Localization) -> dict[str, bytes]:
+        made: dict[str, bytes] = {}
+        for name in names:
+            made[name] = _map(name, photo, result, raw=raw)
+            claim.take(len(made[name]))
+        return made
+
+    return render
+
+
+def _map(name: str, photo: Photo, result: Localization, *, raw: bool) -> bytes:
+    match name:
+        case "scores" if raw:
+            return image.scores16(result.scores).astype(np.dtype("<u2"), copy=False).tobytes()
+        case "scores":
+            return image.scores_png(result.scores)
+        case "mask":
+            return image.mask_png(result.mask)
+    stream = io.BytesIO()
+    image.overlay(photo, result).save(stream, format="PNG", compress_level=1)
+    return stream.getvalue()
+
+
+def answer(kind: AnswerType, pieces: Sequence[Piece]) -> Response:
+    """The answer; at least one of the pieces is no error, and for one map the only one."""
+    match kind:
+        case "application/json":
+            return Response(_json([_with_base64(piece) for piece in pieces]), media_type=kind)
+        case "application/zip":
+            return Response(_zip(pieces), media_type=kind, headers=_download("declip.zip"))
+        case "multipart/form-data":
+            return _multipart(pieces)
+    (piece,) = pieces
+    ((name, data),) = piece.maps.items()
+    size = {"Declip-Height": str(piece.row["height"]), "Declip-Width": str(piece.row["width"])}
+    if kind == "application/octet-stream":
+        return Response(data, media_type=kind, headers=size | _download("scores.u16"))
+    return Response(data, media_type=kind, headers=size | {"Content-Disposition": f'inline; filename="{name}.png"'})
+
+
+def _download(name: str) -> dict[str, str]:
+    return {"Content-Disposition": f'attachment; filename="{name}"'}
+
+
+def _json(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    return json.dumps({"results": rows}, allow_nan=False).encode()
+
+
+def _with_base64(piece: Piece) -> dict[str, Any]:
+    if not piece.maps:
+        return piece.row
+    return piece.row | {"maps": {name: base64.b64encode(data).decode() for name, data in piece.maps.items()}}
+
+
+def _zip(pieces: Sequence[Piece]) -> bytes:
+    stream = io.BytesIO()
+    rows = []
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:  # PNGs are compressed already
+        for number, piece in enumerate(pieces, start=1):
+            stem = f"{number:03}-{_harmless(piece.row['image'])}"
+            names = {name: f"{stem}.{name}.png" for name in piece.maps}
+            for name, data in piece.maps.items():
+                archive.writestr(names[name], data)
+            rows.append(piece.row | {"maps": names} if piece.maps else piece.row)
+        archive.writestr("results.json", _json(rows))
+    return stream.getvalue()
+
+
+def _harmless(name: str) -> str:
+    """A client's file name as part of a name: no folders, nothing hidden, nothing that a shell or a disk dislikes."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name)[-80:].lstrip("._-") or "picture"
+
+
+def _multipart(pieces: Sequence[Piece]) -> Response:
+    boundary = secrets.token_hex(16)
+    parts = [_part(boundary, "results", "application/json", _json([piece.row for piece in pieces]))]
+    for number, piece in enumerate(pieces):
+        for name, data in piece.maps.items():
+            kind = "application/octet-stream" if name == "scores" else "image/png"
+            parts.append(_part(boundary, f"{name}-{number}", kind, data))
+    body = b"".join((*parts, f"--{boundary}--\r\n".encode()))
+    return Response(body, media_type=f"multipart/form-data; boundary={boundary}")
+
+
+def _part(boundary: str, name: str, kind: str, data: bytes) -> bytes:
+    # A part without a filename is read as text, in UTF-8.
+    file = "" if kind == "application/json" else f'; filename="{name}"'
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"{file}\r\nContent-Type: {kind}\r\n\r\n'
+    return b"".join((head.encode(), data, b"\r\n"))

@@ -1,0 +1,323 @@
+"""`create_app`: the REST service as an ASGI application.
+
+    POST /v1/localize   pictures → rows and maps; see `answers` for the forms of the answer
+    GET  /v1/models     what is served, and the limits of a request
+    GET  /healthz       the process answers
+    GET  /readyz        it takes pictures
+    GET  /metrics       for Prometheus
+    GET  /docs          a page for people; /openapi.json for machines
+
+Errors are problem JSON. A token, where there is one, is needed for /v1/ and /metrics. No URL is ever fetched, there is
+no CORS, and nothing is written to the disk unless `keep` says where.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import hmac
+from collections.abc import AsyncIterator, Collection, Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import jinja2
+import numpy as np
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.staticfiles import StaticFiles
+
+import declip
+from declip import catalog
+from declip.errors import SpecError
+from declip.localizer import Localizer
+from declip.server import answers, forms, keeping, schemas
+from declip.server.guard import STACK, Guard
+from declip.server.limits import Budget, Claim, Gate, Limits
+from declip.server.monitor import Monitor
+from declip.server.problems import ProblemError, status_of
+from declip.server.work import Order, Piece, Workers, modes_of
+from declip.types import Photo
+
+__all__ = ["Service", "create_app"]
+
+_PATHS = ("/v1/localize", "/v1/models", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json")
+_HERE = Path(__file__).parent
+
+_bearer = HTTPBearer(auto_error=False, description="Where the service was started with a token.")
+Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+
+
+class Service:
+    """The state of one app: its models, its threads, and what is in flight."""
+
+    def __init__(
+        self,
+        localizers: Iterable[Localizer],
+        limits: Limits,
+        *,
+        workers: int,
+        token: str | None,
+        keep: Path | None,
+    ) -> None:
+        self.localizers: dict[str, Localizer] = {}
+        for localizer in localizers:
+            if localizer.model in self.localizers:
+                raise SpecError(f"two models are called {localizer.model}; requests choose by name: rename a file")
+            self.localizers[localizer.model] = localizer
+        if not self.localizers:
+            raise SpecError("there is no model to serve; give at least one Localizer")
+        if token is not None and not token:
+            raise SpecError("the token is empty; give one of random characters, or None for no token")
+        self.modes = {name: modes_of(localizer) for name, localizer in self.localizers.items()}
+        self.limits = limits
+        self.token = token
+        self.monitor = Monitor()
+        self.budget = Budget(limits.held_bytes)
+        self.gate = Gate(limits)
+        keeper = None if keep is None else functools.partial(keeping.keep, keep)
+        self.workers = Workers(self.localizers, limits, self.monitor, workers, keep=keeper)
+        self.ready = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._over = asyncio.Event()
+        self.monitor.watch("requests_in_flight", "Requests taken and not yet answered.", lambda: self.gate.inside)
+        self.monitor.watch("queue_pictures", "Pictures that wait.", lambda: self.workers.waiting)
+        self.monitor.watch("held_bytes", "Uploads and answers in memory.", lambda: self.budget.taken)
+
+    async def start(self) -> None:
+        """Try every model once, and start the threads. Raises DeclipError where a model cannot run here."""
+        self._loop = asyncio.get_running_loop()
+        grey = Photo(pixels=np.full((64, 64, 3), 128, np.uint8), name="<a first try>")
+        for localizer in self.localizers.values():
+            await asyncio.to_thread(next, localizer.map([grey]))
+        self.workers.start()
+        self.ready = True
+
+    def stop_soon(self) -> None:
+        """Take nothing new; what was accepted has `drain_seconds` to be answered. Safe to call in a signal handler."""
+        self.ready = False
+        if self._loop is not None and not self._loop.is_closed():
+            loop = self._loop
+            loop.call_soon_threadsafe(lambda: loop.call_later(self.limits.drain_seconds, self._over.set))
+
+    async def stop(self) -> None:
+        """End the threads."""
+        self.ready = False
+        await asyncio.to_thread(self.workers.stop)
+
+    def check(self, given: HTTPAuthorizationCredentials | None) -> None:
+        """Raise ProblemError 401 unless the token is the service's, or it has none."""
+        if self.token is None:
+            return
+        # As the bytes that came: headers are read as Latin-1.
+        if given is None or not hmac.compare_digest(given.credentials.encode("latin-1"), self.token.encode()):
+            header = {"WWW-Authenticate": "Bearer"}
+            raise ProblemError(401, "this needs the header 'Authorization: Bearer TOKEN'", headers=header)
+
+    async def localize(self, request: Request, body: forms.Body) -> Response:
+        """Answer POST /v1/localize. Raises ProblemError, or ClientDisconnect if the client leaves."""
+        kind = answers.accepted(",".join(request.headers.getlist("accept")))
+        client = request.client.host if request.client else ""
+        if not self.ready:
+            raise ProblemError(503, "the service is starting or stopping", retry=5)
+        stack: contextlib.ExitStack = request.scope[STACK]
+        stack.enter_context(self.gate.enter(client))
+        claim = stack.enter_context(self.budget.claim())
+        pieces = await self._pieces(request, body, kind, claim)
+        failed = [piece.row for piece in pieces if "error" in piece.row]
+        if len(failed) == len(pieces):
+            status = status_of([row["kind"] for row in failed])
+            raise ProblemError(status, _summary(failed), errors=failed, retry=10 if status == 503 else None)
+        return await asyncio.to_thread(answers.answer, kind, pieces)
+
+    async def _pieces(self, request: Request, body: forms.Body, kind: answers.AnswerType, claim: Claim) -> list[Piece]:
+        header = request.headers.get
+        form = await forms.read_form(body, header("content-type", ""), header("content-length", ""), self.limits, claim)
+        options = forms.parse_options(form.fields, self.modes)
+        maps = answers.maps_of(kind, options.maps, len(form.files))
+        order = Order(form.files, options, answers.renderer(kind, maps, claim))
+        self.workers.submit(order)
+        try:
+            return await self._wait(request, order)
+        finally:
+            order.drop()  # a no-op for what is done
+
+    async def _wait(self, request: Request, order: Order) -> list[Piece]:
+        """The pieces of an order, unless the client leaves first, or the time is over."""
+        pieces = asyncio.gather(*map(asyncio.wrap_future, order.futures))
+        left = asyncio.create_task(_left(request))
+        over = asyncio.create_task(self._over.wait())
+        try:
+            done, _ = await asyncio.wait(
+                (pieces, left, over), timeout=self.limits.seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+            if pieces in done:
+                return pieces.result()
+            if left in done:
+                raise ClientDisconnect
+            if over in done:
+                raise ProblemError(503, "the service stops, and this was not done in time; send it again", retry=5)
+            raise ProblemError(
+                503,
+                f"not done within {self.limits.seconds:g} s; send fewer or smaller pictures, or try again",
+                retry=10,
+            )
+        finally:
+            for waiting in (pieces, left, over):
+                waiting.cancel()
+
+
+async def _left(request: Request) -> None:
+    """Return when the client is gone; its body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _summary(failed: list[dict[str, Any]]) -> str:
+    return failed[0]["error"] if len(failed) == 1 else f"none of the {len(failed)} pictures could be localized"
+
+
+def create_app(
+    localizers: Localizer | Iterable[Localizer],
+    limits: Limits | None = None,
+    *,
+    workers: int = 1,
+    token: str | None = None,
+    hosts: Collection[str] | None = None,
+    keep: str | Path | None = None,
+) -> FastAPI:
+    """The service of one or several models; the first is the default.
+
+    workers: pictures computed at once, by threads that share the models. token: a bearer token that requests must
+    carry. hosts: the names under which it may be called (None = any). keep: a folder for every picture and its maps.
+    Raises SpecError for two models of one name, and for an empty token.
+    """
+    limits = limits or Limits()
+    given = (localizers,) if isinstance(localizers, Localizer) else localizers
+    service = Service(given, limits, workers=workers, token=token, keep=None if keep is None else Path(keep))
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await service.start()
+        try:
+            yield
+        finally:
+            await service.stop()
+
+    app = FastAPI(
+        title="declip",
+        summary="Shows where a photograph has been manipulated.",
+        version=declip.__version__,
+        lifespan=lifespan,
+        docs_url=None,  # FastAPI's page loads its scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.service = service
+    app.add_middleware(Guard, monitor=service.monitor, hosts=hosts, paths=_PATHS)
+    app.add_exception_handler(ProblemError, _answer_problem)
+    app.add_exception_handler(HTTPException, _answer_http)
+    _add_routes(app, service)
+    app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
+    return app
+
+
+async def _answer_problem(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ProblemError)
+    return error.response()
+
+
+async def _answer_http(_: Request, error: Exception) -> Response:
+    """Starlette's own: an unknown path, a method that a path does not have."""
+    assert isinstance(error, HTTPException)
+    return ProblemError(error.status_code, str(error.detail), headers=error.headers).response()
+
+
+def _add_routes(app: FastAPI, service: Service) -> None:
+    problems: dict[int | str, dict[str, Any]] = {
+        status: {"model": schemas.ProblemBody, "content": {"application/problem+json": {}}}
+        for status in (400, 401, 403, 406, 408, 413, 415, 422, 429, 500, 503)
+    }
+
+    @app.post(
+        "/v1/localize",
+        summary="Localize manipulations in one or several pictures.",
+        responses={200: {"model": schemas.Results, "content": answers.CONTENT}, **problems},
+        openapi_extra={"requestBody": schemas.localize_body(list(service.localizers), service.limits.files)},
+    )
+    async def localize(request: Request, bearer: Bearer) -> Response:
+        body = forms.Body(request)
+        try:
+            service.check(bearer)
+            return await service.localize(request, body)
+        except ProblemError:
+            await body.discard()
+            raise
+        except ClientDisconnect:
+            service.monitor.left.inc()
+            return Response(status_code=499)  # nobody reads it
+
+    few: dict[int | str, dict[str, Any]] = {status: problems[status] for status in (400, 401, 403)}
+
+    @app.get("/v1/models", summary="The models that are served.", responses={200: {"model": schemas.Models}, **few})
+    async def models(bearer: Bearer) -> Response:
+        service.check(bearer)
+        return JSONResponse(_models(service))
+
+    @app.get("/metrics", summary="For Prometheus.", responses={200: {"content": {"text/plain": {}}}, **few})
+    async def metrics(bearer: Bearer) -> Response:
+        service.check(bearer)
+        return Response(service.monitor.text(), media_type=CONTENT_TYPE_LATEST)
+
+    open_: dict[int | str, dict[str, Any]] = {status: problems[status] for status in (400, 403)}
+
+    @app.get("/healthz", summary="The process answers.", responses={200: {"model": schemas.State}, **open_})
+    async def healthz() -> Response:
+        return JSONResponse({"status": "ok"})
+
+    @app.get(
+        "/readyz", summary="It takes pictures.", responses={200: {"model": schemas.State}, **open_, 503: problems[503]}
+    )
+    async def readyz() -> Response:
+        if not (service.ready and service.workers.alive):
+            raise ProblemError(503, "the service is starting or stopping", retry=5)
+        return JSONResponse({"status": "ok"})
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse(_page(app.openapi()))
+
+
+def _models(service: Service) -> dict[str, Any]:
+    cards = {card.name: card for card in catalog.MODELS}
+    rows: list[dict[str, Any]] = []
+    for name, localizer in service.localizers.items():
+        card, calibration = cards.get(name), localizer.spec.calibration
+        rows.append(
+            {
+                "name": name,
+                "sha256": localizer.sha256,
+                "default": not rows,
+                "modes": service.modes[name],
+                "threshold": localizer.threshold,
+                "input_size": localizer.spec.input_size,
+                "calibrated_mode": calibration.mode if calibration and calibration.image_thresholds else None,
+                "false_alarm_rates": [rate for rate, _ in calibration.image_thresholds] if calibration else [],
+                "summary": card.summary if card else None,
+                "trained_on": card.trained_on if card else None,
+                "license": card.license if card else None,
+            }
+        )
+    limits = {name: getattr(service.limits, name) for name in ("request_bytes", "files", "pixels", "seconds")}
+    return {"models": rows, "limits": limits}
+
+
+def _page(schema: dict[str, Any]) -> str:
+    """The OpenAPI description as a page without a script."""
+    loader = jinja2.FileSystemLoader(_HERE / "templates")
+    pages = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
+    return pages.get_template("docs.html").render(schema=schema)
