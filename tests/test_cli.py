@@ -866,3 +866,66 @@ def test_a_512_px_photo_takes_2_seconds_from_start_to_end(tmp_path: Path) -> Non
         assert declip_process("localize", photo, "--out", tmp_path / f"out{i}").returncode == 0
         taken.append(time.perf_counter() - start)
     assert min(taken) <= 2
+
+
+# --- serve ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served(fake: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What `serve` hands to the server, instead of a server that runs."""
+    from declip import server
+
+    def run(app: Any, *, host: str, port: int, started: Any) -> None:
+        fake.update(app=app, host=host, port=port)
+        started(f"http://{host}:{port}")
+
+    monkeypatch.setattr(server, "serve", run)
+    monkeypatch.delenv("DECLIP_TOKEN", raising=False)
+    return fake
+
+
+def test_serve_is_for_this_machine_unless_told_otherwise(
+    served: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "serve") == 0
+    assert (served["model"], served["host"], served["port"]) == ("mini", "127.0.0.1", 8000)
+    assert capfd.readouterr().err == "declip: fake on http://127.0.0.1:8000\n"
+    service = served["app"].state.service
+    assert service.token is None and service.limits.seconds == 120
+    (guard,) = served["app"].user_middleware
+    assert set(guard.kwargs["hosts"]) == {"127.0.0.1", "localhost", "::1"}
+
+
+def test_serve_passes_its_limits_and_the_token_of_the_environment(
+    served: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DECLIP_TOKEN", "secret")
+    arguments = (
+        "--host 0.0.0.0 --max-megabytes 2.5 --max-megapixels 0.5 --max-files 3 --queue 7 --timeout 9 --workers 2"
+    )
+    assert call(monkeypatch, "serve", *arguments.split(), "--port", 0, "--client-requests", 5, "--max-memory", 50) == 0
+    service = served["app"].state.service
+    limits = service.limits
+    assert (limits.request_bytes, limits.pixels, limits.files, limits.queue) == (2_500_000, 500_000, 3, 7)
+    assert (limits.seconds, limits.client_requests, limits.held_bytes) == (9, 5, 50_000_000)
+    assert service.token == "secret" and len(service.workers._threads) == 2
+    assert served["app"].user_middleware[0].kwargs["hosts"] is None
+    assert "DECLIP_TOKEN" not in capfd.readouterr().err
+    monkeypatch.delenv("DECLIP_TOKEN")
+    assert call(monkeypatch, "serve", "--host", "0.0.0.0") == 0
+    assert "anybody who reaches 0.0.0.0" in capfd.readouterr().err
+
+
+def test_serve_without_its_extra_says_the_pip_line() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('fastapi', 'starlette', 'uvicorn', 'python_multipart', 'prometheus_client', 'jinja2'):\n"
+        "    sys.modules[name] = None\n"
+        "from declip import cli\n"
+        "cli.main()\n"
+    )
+    result = declip_process("serve", code=code)
+    assert result.returncode == 2
+    assert result.stderr.endswith("which is not installed: pip install 'declip[serve]'\n")
+    assert len(result.stderr.splitlines()) == 1

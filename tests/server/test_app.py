@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
 import socket
@@ -27,7 +28,7 @@ from declip import image, outputs, server
 from declip.errors import SpecError
 from declip.localizer import Localizer
 from declip.server import schemas
-from declip.types import Calibration
+from declip.types import Calibration, Localization
 from tests.server.serving import FakeEngine, files, picture, running, until, value
 
 KEYS = list(schemas.Row.model_fields)[:-1]
@@ -363,10 +364,21 @@ def test_only_known_names_and_own_pages() -> None:
             assert host in problem(client.get("/healthz", headers={"Host": host}), 400)["detail"] or host == "[::1"
         assert client.get("/healthz", headers={"Host": "LOCALHOST:8000"}).status_code == 200
         own = str(client.base_url).rstrip("/")
-        for origin, status in ((own, 200), ("https://evil.example", 403), ("null", 403)):
-            response = client.post("/v1/localize", files=files(picture()), headers={"Origin": origin})
-            assert response.status_code == status
+        for headers, status in (
+            ({"Origin": own}, 200),
+            ({"Origin": "https://evil.example"}, 403),
+            ({"Origin": "null"}, 403),
+            ({"Origin": "http://[::1"}, 403),
+            # What counts is where a browser says it comes from: with no-referrer it may send "null" for its own page.
+            ({"Origin": "null", "Sec-Fetch-Site": "same-origin"}, 200),
+            ({"Origin": own, "Sec-Fetch-Site": "cross-site"}, 403),
+            ({"Sec-Fetch-Site": "same-site"}, 403),
+        ):
+            response = client.post("/v1/localize", files=files(picture()), headers=headers)
+            assert response.status_code == status, headers
             assert "access-control-allow-origin" not in response.headers
+        link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+        assert client.get("/docs", headers=link).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/docs", "/nowhere", "/static/docs.css", "/openapi.json"])
@@ -459,6 +471,23 @@ def test_what_waits_is_computed_together_and_gives_the_same_bits() -> None:
     alone = Localizer(FakeEngine())
     for i, content in enumerate(contents):
         assert content == image.scores16(alone(picture(i)).scores).tobytes()
+
+
+def test_a_network_on_onnx_runtime_gives_the_same_bits_in_a_batch(tiny_model: tuple[Path, Path]) -> None:
+    localizer = declip.load(tiny_model[1], mode="whole", threads=1)
+    data = [picture(i, (70 + i, 90)) for i in range(8)]
+    with running(localizer, workers=1) as client, ThreadPoolExecutor(8) as pool:
+        send = functools.partial(post, client, accept="application/octet-stream")
+        contents = [response.content for response in pool.map(send, data)]
+        together = value(client, "declip_batch_pictures_sum") / value(client, "declip_batch_pictures_count")
+        (row,) = post(client, data[0], mode="tiled").json()["results"]
+    assert together >= 1  # how many depends on the machine; eight at once are below
+    eight = list(localizer.map(data, batch_size=8))
+    for content, each, result in zip(contents, data, eight, strict=True):
+        assert isinstance(result, Localization)
+        assert content == image.scores16(localizer(each).scores).tobytes()
+        assert np.array_equal(result.scores, localizer(each).scores)
+    assert row["score"] == Localizer(localizer.engine, mode="tiled")(data[0]).score
 
 
 def test_a_bad_file_in_a_batch_harms_no_other_client() -> None:
@@ -637,7 +666,11 @@ def test_keep_keeps_the_file_its_maps_and_its_row(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_kept_is_not_answered(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with running(Localizer(FakeEngine()), keep=tmp_path / "file") as client:
+    folder = tmp_path / "kept"
+    with running(Localizer(FakeEngine()), keep=folder) as client:
+        folder.rmdir()
+        folder.write_text("")  # as a disk that is full or gone
         body = problem(post(client, picture()), 503)
         assert body["errors"][0]["kind"] == "write"
+    with pytest.raises(FileExistsError):
+        server.create_app(Localizer(FakeEngine()), keep=folder)

@@ -194,9 +194,11 @@ def create_app(
 
     workers: pictures computed at once, by threads that share the models. token: a bearer token that requests must
     carry. hosts: the names under which it may be called (None = any). keep: a folder for every picture and its maps.
-    Raises SpecError for two models of one name, and for an empty token.
+    Raises SpecError for two models of one name, and for an empty token; OSError if the folder cannot be made.
     """
     limits = limits or Limits()
+    if keep is not None:
+        Path(keep).mkdir(parents=True, exist_ok=True)  # rather now than at the first picture
     given = (localizers,) if isinstance(localizers, Localizer) else localizers
     service = Service(given, limits, workers=workers, token=token, keep=None if keep is None else Path(keep))
 

@@ -79,7 +79,7 @@ class Guard:
         with contextlib.ExitStack() as stack:
             scope[STACK] = stack
             try:
-                if (problem := self._objection(Headers(scope=scope))) is not None:
+                if (problem := self._objection(scope["method"], Headers(scope=scope))) is not None:
                     await problem.response()(scope, receive, guarded)
                 else:
                     await self._app(scope, receive, guarded)
@@ -96,7 +96,7 @@ class Guard:
                 if path == "/v1/localize":
                     self._monitor.answer_seconds.observe(time.perf_counter() - start)
 
-    def _objection(self, headers: Headers) -> ProblemError | None:
+    def _objection(self, method: str, headers: Headers) -> ProblemError | None:
         """Why a request is not even looked at.
 
         A web page anywhere can make its visitor's browser call this machine: under a name of the page's own that it
@@ -108,8 +108,7 @@ class Guard:
             return ProblemError(
                 400, f"the service is not known as {host!r}; `declip serve --allow-host NAME` lets it be"
             )
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+        if method not in ("GET", "HEAD") and not _is_own(headers):
             return ProblemError(403, "pages of other sites may not call this service")
         return None
 
@@ -121,6 +120,23 @@ def _pieces(message: Message) -> Iterator[Message]:
         yield {"type": "http.response.body", "body": body[at : at + _PIECE], "more_body": True}
     last = max(0, len(body) - 1) // _PIECE * _PIECE
     yield message if last == 0 else {**message, "body": body[last:]}
+
+
+def _is_own(headers: Headers) -> bool:
+    """Not from a page of another site, as far as a browser says. Programs say nothing of the kind."""
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        return site in ("same-origin", "none")
+    # Of browsers that do not send it, or not to this address.
+    origin = headers.get("origin")
+    return origin is None or _netloc(origin) == headers.get("host", "").lower()
+
+
+def _netloc(url: str) -> str:
+    try:
+        return urlsplit(url).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _host(url: str) -> str:

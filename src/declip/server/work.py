@@ -215,16 +215,23 @@ class Workers:
 
     def _run(self) -> None:
         engines = {name: _Stoppable(localizer.engine) for name, localizer in self._localizers.items()}
-        while (task := self._next()) is not None:
-            tasks = [task]
-            start = time.perf_counter()
-            try:
-                self._batch(tasks, engines[task.key[0]])
-            except Exception as error:  # of the model or the machine: the thread lives on for the next picture
-                for unanswered in (item for item in tasks if not item.future.done()):
-                    self._break(unanswered, error)
-            seconds = (time.perf_counter() - start) / len(tasks)
-            self._seconds = 0.8 * self._seconds + 0.2 * seconds
+        while self._turn(engines):
+            pass  # each turn ends before the next one waits, so that nothing of an answered request is held
+
+    def _turn(self, engines: Mapping[str, _Stoppable]) -> bool:
+        """One batch; False when the service stops."""
+        task = self._next()
+        if task is None:
+            return False
+        tasks = [task]
+        start = time.perf_counter()
+        try:
+            self._batch(tasks, engines[task.key[0]])
+        except Exception as error:  # of the model or the machine: the thread lives on for the next picture
+            for unanswered in (item for item in tasks if not item.future.done()):
+                self._break(unanswered, error)
+        self._seconds = 0.8 * self._seconds + 0.2 * (time.perf_counter() - start) / len(tasks)
+        return True
 
     def _next(self) -> _Task | None:
         """The next picture, once there is one; None when the service stops."""
