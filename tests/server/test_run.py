@@ -105,7 +105,7 @@ def test_a_signal_ends_it_with_0_after_what_was_accepted(number: signal.Signals)
     """And with 2 megabytes in each request nothing is written to the disk."""
     large = picture(size=(800, 900))
     assert len(large) > 2_000_000
-    with process(gated=True) as (running, client), ThreadPoolExecutor(6) as pool:
+    with process(limits="batch_size=1", gated=True) as (running, client), ThreadPoolExecutor(6) as pool:
         jobs = [pool.submit(send, client, large) for _ in range(6)]
         until(lambda: value(client, "declip_requests_in_flight") == 6)
         until(lambda: value(client, "declip_queue_pictures") == 5)
