@@ -484,6 +484,7 @@ def _table(fakes: Sequence[int | None], reals: Sequence[int | None]) -> Report:
     return Report(findings=tuple(findings), samples=0, fakes=0, compared=0, bias=bias, baselines=())
 
 
+@pytest.mark.slow
 def test_thresholds_of_the_bias() -> None:
     rng = np.random.default_rng(0)
     even = [int(quality) for quality in rng.integers(60, 96, 400)]

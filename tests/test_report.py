@@ -306,6 +306,7 @@ def test_the_page_needs_nothing_else(fake: Localizer, tmp_path: Path) -> None:
     assert headings == ["h1", "h2", "h3"] and "@page" in text and "prefers-color-scheme: dark" in text
 
 
+@pytest.mark.slow
 def test_pictures_of_the_page_are_bounded_and_bare(fake: Localizer, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x010F] = "MAKER-IN-EXIF"
