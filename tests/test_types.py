@@ -308,3 +308,11 @@ def test_a_verdict_with_a_single_threshold_knows_no_doubt() -> None:
     assert single.verdict(0.7) == ("nothing found", 0.01, 0.8)
     with pytest.raises(SpecError, match="no image thresholds"):
         Calibration().verdict(0.9)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_each_of_the_first_two_rates_has_its_word(count: int) -> None:
+    rates = ((0.01, 0.9), (0.05, 0.8), (0.1, 0.7))[:count]
+    words = ("manipulated", "inconclusive")[:count]
+    steps = Calibration(image_thresholds=rates, photos=100, mode="tiled").steps()
+    assert steps == tuple((word, *pair) for word, pair in zip(words, rates[:2], strict=True))

@@ -682,8 +682,7 @@ def _print_calibration(result: Outcome, out: Path, skipped: int) -> None:
 
     calibration = result.calibration
     table = Table("verdict", "score from", "false alarms", "likely range", box=None, pad_edge=False)
-    words = ("manipulated", "inconclusive")
-    for word, (rate, threshold) in zip(words, calibration.image_thresholds, strict=False):
+    for word, rate, threshold in calibration.steps():
         low, high = false_alarm_range(rate, calibration.photos)
         table.add_row(word, f"{threshold:.4f}", f"at most {100 * rate:g} %", f"{100 * low:.2g} to {100 * high:.2g} %")
     Console(width=None if sys.stdout.isatty() else 120).print(table)

@@ -526,9 +526,8 @@ class _Page:
         found = self.report.localizer.spec.calibration
         if found is None or self.report.result.verdict is None:
             return []
-        words = ("manipulated", "inconclusive")
         steps = []
-        for word, (rate, threshold) in zip(words, found.image_thresholds, strict=False):
+        for word, rate, threshold in found.steps():
             try:
                 likely = calibration.false_alarm_range(rate, found.photos)
             except DatasetError:  # set by hand, or by too few photos

@@ -171,12 +171,19 @@ class Calibration:
         "nothing found" (then rate and threshold are the last pair's: the score stayed below it).
         """
         _check(bool(self.image_thresholds), "this calibration has no image thresholds")
-        words: tuple[Verdict, ...] = ("manipulated", "inconclusive")
-        for word, (rate, threshold) in zip(words, self.image_thresholds, strict=False):
-            if score >= threshold:
-                return word, rate, threshold
-        rate, threshold = self.image_thresholds[min(len(words), len(self.image_thresholds)) - 1]
+        steps = self.steps()
+        for step in steps:
+            if score >= step[2]:
+                return step
+        _, rate, threshold = steps[-1]
         return "nothing found", rate, threshold
+
+    def steps(self) -> tuple[tuple[Verdict, float, float], ...]:
+        """(verdict, false-alarm rate, threshold from which it is given), the strictest first; at most two."""
+        words: tuple[Verdict, ...] = ("manipulated", "inconclusive")
+        # One rate gives one word; rates beyond the second have none.
+        pairs = zip(words, self.image_thresholds, strict=False)
+        return tuple((word, rate, threshold) for word, (rate, threshold) in pairs)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
