@@ -11,6 +11,7 @@ read, and free text is named with its length instead of shown.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import html
 import io
@@ -133,6 +134,30 @@ class Metadata:
     jpeg: JpegTables | None
     thumbnail: NDArray[np.uint8] | None
     credentials: Credentials
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON, by the keys of docs/report.md; of the thumbnail its size (height, width)."""
+        return {
+            "format": self.file_format,
+            "bytes": self.file_bytes,
+            "sha256": self.sha256,
+            "stored_height": self.size[0],
+            "stored_width": self.size[1],
+            "orientation": self.orientation,
+            "exif": _pairs(self.exif),
+            "software": _pairs(self.software),
+            "withheld": list(self.withheld),
+            "has_position": self.has_position,
+            "position": _pairs(self.position),
+            "free_text": _pairs(self.free_text),
+            "jpeg": None if self.jpeg is None else dataclasses.asdict(self.jpeg),
+            "thumbnail": None if self.thumbnail is None else list(self.thumbnail.shape[:2]),
+            "credentials": {"state": self.credentials.state, "fields": _pairs(self.credentials.fields)},
+        }
+
+
+def _pairs(fields: tuple[Field, ...]) -> list[dict[str, str]]:
+    return [field._asdict() for field in fields]
 
 
 def read(photo: Photo, *, position: bool = False) -> Metadata | None:

@@ -37,7 +37,7 @@ from PIL import Image
 from scipy import ndimage
 
 import declip
-from declip import baselines, calibration, catalog, image, metadata, metrics
+from declip import baselines, calibration, catalog, image, metadata, metrics, verdicts
 from declip.errors import DatasetError, ImageError, MissingExtraError, WeightsError
 from declip.localizer import Localizer
 from declip.types import Localization, ModelCard, Photo, PictureLike, Region
@@ -167,7 +167,7 @@ class Report:
                 }
                 for opinion in self.opinions
             ],
-            "metadata": None if self.metadata is None else _metadata_dict(self.metadata),
+            "metadata": None if self.metadata is None else self.metadata.to_dict(),
         }
 
     def to_html(self) -> str:
@@ -178,7 +178,7 @@ class Report:
             undefined=jinja2.StrictUndefined,
             finalize=_visible,
         )
-        environment.filters |= {"percent": _percent, "box": _box_text}
+        environment.filters |= {"percent": verdicts.percent, "box": _box_text}
         return environment.get_template("report.html").render(_Page(self).values())
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
@@ -351,43 +351,12 @@ def _mean(values: Floats) -> float:
 # --- facts as text --------------------------------------------------------------------------------------------------
 
 
-def _metadata_dict(found: metadata.Metadata) -> dict[str, Any]:
-    def pairs(fields: tuple[metadata.Field, ...]) -> list[dict[str, str]]:
-        return [field._asdict() for field in fields]
-
-    jpeg = found.jpeg
-    return {
-        "format": found.file_format,
-        "bytes": found.file_bytes,
-        "sha256": found.sha256,
-        "stored_height": found.size[0],
-        "stored_width": found.size[1],
-        "orientation": found.orientation,
-        "exif": pairs(found.exif),
-        "software": pairs(found.software),
-        "withheld": list(found.withheld),
-        "has_position": found.has_position,
-        "position": pairs(found.position),
-        "free_text": pairs(found.free_text),
-        "jpeg": None if jpeg is None else dataclasses.asdict(jpeg),
-        "thumbnail": None if found.thumbnail is None else list(found.thumbnail.shape[:2]),
-        "credentials": {"state": found.credentials.state, "fields": pairs(found.credentials.fields)},
-    }
-
-
 def _stamp(date: datetime) -> str:
     return date.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _percent(share: float) -> str:
-    """0.0123 → "1.23 %"; whole where it is, and never "0 %" for what is more."""
-    if 0 < share < 0.0001:
-        return "< 0.01 %"
-    return f"{100 * share:.2f}".rstrip("0").rstrip(".") + " %"
 
 
 def _box_text(box: Box) -> str:
@@ -498,6 +467,11 @@ class _Page:
         name = Path(report.result.name).name or report.result.name
         return {
             "facts": facts,
+            "words": verdicts.explain(
+                report.result, spec.calibration, mode=report.localizer.mode, precision=report.localizer.precision
+            ),
+            "limits": verdicts.LIMITS,
+            "no_probability": verdicts.NO_PROBABILITY,
             "name": name if len(name) <= _NAME else f"{name[:_NAME]}…",
             "position_asked": report.position,
             "photo_uri": _jpeg(Image.fromarray(report.photo.pixels), _PHOTO_SIDE),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import functools
 import io
 import json
@@ -24,10 +25,10 @@ import pytest
 from PIL import Image
 
 import declip
-from declip import image, outputs, server
+from declip import image, metadata, outputs, server, verdicts
 from declip.errors import SpecError
 from declip.localizer import Localizer
-from declip.server import schemas
+from declip.server import answers, schemas
 from declip.types import Calibration, Localization
 from tests.server.serving import FakeEngine, files, picture, running, until, value
 
@@ -45,6 +46,15 @@ def post(
     client: httpx.Client, *pictures: bytes | tuple[str, bytes], accept: str = "*/*", **fields: str
 ) -> httpx.Response:
     return client.post("/v1/localize", files=files(*pictures), data=fields, headers={"Accept": accept})
+
+
+def form_of(response: httpx.Response) -> dict[str, Any]:
+    """The parts of a multipart answer, by their names."""
+    head = f"Content-Type: {response.headers['content-type']}\r\n\r\n".encode()
+    return {
+        part.get_param("name", header="content-disposition"): part.get_payload(decode=True)
+        for part in BytesParser().parsebytes(head + response.content).get_payload()  # type: ignore[union-attr]
+    }
 
 
 def problem(response: httpx.Response, status: int) -> dict[str, Any]:
@@ -225,16 +235,25 @@ def test_raw_scores_are_uint16_little_endian(client: httpx.Client) -> None:
 def test_the_form_for_browsers_has_rows_and_raw_scores(client: httpx.Client) -> None:
     data = picture()
     response = post(client, data, b"no picture", picture(1), accept="multipart/form-data", maps="mask")
-    head = f"Content-Type: {response.headers['content-type']}\r\n\r\n".encode()
-    parts = {
-        part.get_param("name", header="content-disposition"): part.get_payload(decode=True)
-        for part in BytesParser().parsebytes(head + response.content).get_payload()  # type: ignore[union-attr]
-    }
-    assert list(parts) == ["results", "scores-0", "mask-0", "scores-2", "mask-2"]
+    parts = form_of(response)
+    assert list(parts) == ["results", "scores-0", "mask-0", "words-0", "scores-2", "mask-2", "words-2"]
     assert [row.get("kind") for row in json.loads(parts["results"])["results"]] == [None, "format", None]
     result = Localizer(FakeEngine())(data)
     assert parts["scores-0"] == image.scores16(result.scores).tobytes()
     assert parts["mask-0"] == image.mask_png(result.mask)
+    row, words = json.loads(parts["results"])["results"][0], json.loads(parts["words-0"])
+    calibration = FakeEngine().spec.calibration
+    said = verdicts.explain(result, calibration, mode="whole", precision="exact")
+    assert words["title"] == said.title and words["summary"] == said.summary
+    assert f"{row['score']:.3f}" in words["summary"] and words["limits"] == list(verdicts.LIMITS)
+    assert [(step["rate"], step["threshold"]) for step in words["steps"]] == [(0.01, 0.9), (0.05, 0.3)]
+
+
+def test_words_say_where_there_is_no_verdict(client: httpx.Client) -> None:
+    parts = form_of(post(client, picture(), accept="multipart/form-data", mode="tiled"))
+    words = json.loads(parts["words-0"])
+    assert (words["tone"], words["title"], words["steps"]) == ("none", "No verdict", [])
+    assert "calibrated in whole mode" in words["summary"] and "ran in tiled mode" in words["summary"]
 
 
 def test_zip_has_rows_and_maps(client: httpx.Client) -> None:
@@ -261,6 +280,104 @@ def test_one_map_is_of_one_picture(client: httpx.Client) -> None:
 
 def test_what_cannot_be_made_is_406(client: httpx.Client) -> None:
     assert "image/png" in problem(post(client, picture(), accept="image/webp, text/html"), 406)["detail"]
+
+
+# --- metadata and report --------------------------------------------------------------------------------------------
+
+
+def ask(client: httpx.Client, path: str, *pictures: bytes | tuple[str, bytes], **fields: str) -> httpx.Response:
+    return client.post(path, files=files(*pictures), data=fields)
+
+
+def camera_jpeg() -> bytes:
+    """A JPEG with EXIF, a description, a GPS position and a small picture of itself, on its side."""
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0131], exif[0x010E], exif[0x0112] = "<img src=x onerror=alert(1)>", "Editor 1", "at home", 6
+    exif.get_ifd(0x8825)[1], exif.get_ifd(0x8825)[2] = "N", (52.0, 30.0, 0.0)
+    stream = io.BytesIO()
+    Image.open(io.BytesIO(picture())).save(stream, format="JPEG", quality=80, exif=exif)
+    return stream.getvalue()
+
+
+def test_metadata_are_those_of_the_report_and_tell_no_place(client: httpx.Client) -> None:
+    data = camera_jpeg()
+    response = ask(client, "/v1/metadata", ("a.jpg", data))
+    body = response.json()
+    schemas.MetadataBody.model_validate(body)
+    found = metadata.read(image.read(data))
+    assert found is not None
+    assert body == {"image": "a.jpg", "preview": None, **json.loads(json.dumps(found.to_dict()))}
+    assert {"name": "Make", "value": "<img src=x onerror=alert(1)>"} in body["exif"]
+    assert (body["has_position"], body["position"], body["free_text"], body["orientation"]) == (True, [], [], 6)
+    assert body["jpeg"]["quality"] == 80 and "at home" not in response.text and "52" not in body["withheld"]
+    asked = ask(client, "/v1/metadata", data, position="true").json()
+    assert {"name": "ImageDescription", "value": "at home"} in asked["free_text"]
+    assert {"name": "GPSLatitudeRef", "value": "N"} in asked["position"]
+
+
+def test_the_preview_in_a_file_is_shown() -> None:
+    small = np.full((60, 400, 3), (200, 30, 30), np.uint8)
+    found = metadata.read(image.read(picture()))
+    assert found is not None
+    body = json.loads(answers.metadata_answer("a", dataclasses.replace(found, thumbnail=small)).body)
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(body["preview"]))))
+    assert shown.shape == (48, 320, 3) and body["thumbnail"] == [60, 400]
+    assert np.abs(shown.astype(int) - (200, 30, 30)).max() <= 4
+
+
+def test_the_report_is_the_page_of_the_command_line(client: httpx.Client) -> None:
+    response = ask(client, "/v1/report", ("<img src=x onerror=alert(1)>", picture()), model="other", threshold="0.25")
+    assert response.status_code == 200 and response.headers["content-type"] == "text/html; charset=utf-8"
+    assert response.headers["content-disposition"] == 'attachment; filename="report.html"'
+    assert "&lt;img src=x onerror=alert(1)&gt;" in response.text and "<img src=x" not in response.text
+    row = post(client, picture(), model="other", threshold="0.25").json()["results"][0]
+    assert f"{row['score']:.3f}" in response.text and "flagged from 0.250" in response.text
+    assert "declip report" in response.text and value(client, "declip_held_bytes") == 0
+    assert "52" not in ask(client, "/v1/report", camera_jpeg()).text.partition("<h3>Place</h3>")[2][:200]
+    assert "GPSLatitudeRef" in ask(client, "/v1/report", camera_jpeg(), position="true").text
+
+
+@pytest.mark.parametrize("path", ["/v1/metadata", "/v1/report"])
+def test_metadata_and_report_have_the_limits_of_localize(client: httpx.Client, path: str) -> None:
+    body = problem(ask(client, path, ("b.jpg", b"no picture")), 415)
+    assert body["errors"][0]["kind"] == "format" and body["detail"].startswith("b.jpg: not a picture")
+    problem(ask(client, path, picture()[:300]), 422)
+    problem(ask(client, path, picture(size=(101, 100))), 413)
+    problem(ask(client, path, bytes(250_000)), 413)
+    problem(ask(client, path, picture(), picture()), 413)
+    problem(ask(client, path, picture(), position="perhaps"), 422)
+    problem(ask(client, path, picture(), maps="mask"), 422)
+    problem(client.post(path, data={"position": "true"}), 415)
+    foreign = {"Origin": "https://evil.example"}
+    problem(client.post(path, files=files(picture()), headers=foreign), 403)
+    with running(Localizer(FakeEngine()), token="word") as closed:
+        problem(ask(closed, path, picture()), 401)
+
+
+def test_a_report_that_nobody_waits_for_is_stopped() -> None:
+    engine = FakeEngine()
+    with running(Localizer(engine)) as client:
+        engine.hold()
+        with pytest.raises(httpx.TimeoutException):
+            client.post("/v1/report", files=files(picture()), timeout=0.5)
+        assert engine.entered.wait(30)
+        until(lambda: value(client, "declip_clients_left_total") == 1)
+        before = len(engine.batches)
+        engine.go.set()
+        assert ask(client, "/v1/report", picture(1)).status_code == 200
+    assert len(engine.batches) == before + 1 + 7  # of the first report one, which had begun; of the second all
+
+
+def test_a_report_does_not_hold_up_pictures_and_metadata() -> None:
+    engine, other = FakeEngine(), FakeEngine("other")
+    with running([Localizer(engine), Localizer(other)]) as client, ThreadPoolExecutor(1) as pool:
+        engine.hold()
+        job = pool.submit(ask, client, "/v1/report", picture())
+        assert engine.entered.wait(30)
+        assert post(client, picture(), model="other").status_code == 200
+        assert ask(client, "/v1/metadata", picture()).status_code == 200
+        engine.go.set()
+        assert job.result().status_code == 200
 
 
 # --- bodies ---------------------------------------------------------------------------------------------------------
@@ -381,7 +498,7 @@ def test_only_known_names_and_own_pages() -> None:
         assert client.get("/docs", headers=link).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/docs", "/nowhere", "/static/docs.css", "/openapi.json"])
+@pytest.mark.parametrize("path", ["/", "/healthz", "/docs", "/nowhere", "/static/docs.css", "/openapi.json"])
 def test_security_headers_are_on_every_answer(client: httpx.Client, path: str) -> None:
     headers = client.get(path).headers
     policy = headers["content-security-policy"]

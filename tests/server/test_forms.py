@@ -22,6 +22,9 @@ BODY = (
 )
 
 
+FIELDS = ("model", "mode", "threshold", "maps")
+
+
 def read(chunks: Iterable[bytes], budget: Budget | None = None, **limits: Any) -> Form:
     """The form of a body that comes in these chunks."""
     waiting = list(chunks)
@@ -33,7 +36,7 @@ def read(chunks: Iterable[bytes], budget: Budget | None = None, **limits: Any) -
 
     body = Body(Request({"type": "http", "headers": []}, receive))
     with (budget or Budget(10**6)).claim() as claim:
-        return asyncio.run(read_form(body, "multipart/form-data; boundary=b", "", Limits(**limits), claim))
+        return asyncio.run(read_form(body, "multipart/form-data; boundary=b", "", Limits(**limits), claim, FIELDS))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 10_000])
@@ -59,7 +62,7 @@ def test_a_client_that_leaves_is_no_problem_but_gone() -> None:
 
     body = Body(Request({"type": "http", "headers": []}, receive))
     with Budget(1000).claim() as claim, pytest.raises(ClientDisconnect):
-        asyncio.run(read_form(body, "multipart/form-data; boundary=b", "", Limits(), claim))
+        asyncio.run(read_form(body, "multipart/form-data; boundary=b", "", Limits(), claim, FIELDS))
 
 
 def test_memory_is_given_back() -> None:

@@ -83,8 +83,9 @@ def check(client: httpx.Client, examples: int) -> Counter[tuple[str, int]]:
 
 def test_it_does_what_it_describes(service: httpx.Client) -> None:
     seen = check(service, 15)
-    assert {path for path, _ in seen} == {"/v1/localize", "/v1/models", "/metrics", "/healthz", "/readyz"}
-    assert seen["/v1/localize", 200] > 0 and seen["/v1/localize", 422] > 0
+    asked = ("/v1/localize", "/v1/metadata", "/v1/report")
+    assert {path for path, _ in seen} == {*asked, "/v1/models", "/metrics", "/healthz", "/readyz"}
+    assert all(seen[path, 200] > 0 and seen[path, 422] > 0 for path in asked)
     assert all(seen[path, 200] == 1 for path in ("/v1/models", "/metrics", "/healthz", "/readyz"))
 
 

@@ -7,31 +7,37 @@
 - application/octet-stream: one picture's scores as raw uint16, little-endian, row by row, 65535 = 1.0; the size is in
   the headers Declip-Height and Declip-Width. (A browser's canvas would read a 16-bit PNG as 8 bits.)
 - multipart/form-data: for browsers, whose `response.formData()` reads it: "results" as in JSON and, of picture N (from
-  0), "scores-N" as raw uint16; other maps that were asked for as "mask-N" and "overlay-N", PNG.
+  0), "scores-N" as raw uint16 and "words-N", JSON: the verdict in words and its thresholds; other maps that were asked
+  for as "mask-N" and "overlay-N", PNG.
 """
 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import json
 import re
 import secrets
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 from starlette.responses import Response
 
-from declip import image
+from declip import image, verdicts
+from declip.localizer import Localizer
+from declip.metadata import Metadata
 from declip.server.forms import MapName
 from declip.server.limits import Claim
 from declip.server.problems import ProblemError
 from declip.server.work import Piece, Render
-from declip.types import Localization, Photo
+from declip.types import Localization, Mode, Photo
 
-__all__ = ["CONTENT", "AnswerType", "accepted", "answer", "maps_of", "renderer"]
+__all__ = ["CONTENT", "AnswerType", "Words", "accepted", "answer", "maps_of", "metadata_answer", "renderer", "words_of"]
 
 AnswerType: TypeAlias = Literal[
     "application/json", "image/png", "application/zip", "application/octet-stream", "multipart/form-data"
@@ -44,8 +50,15 @@ _TYPES: tuple[AnswerType, ...] = (
     "application/octet-stream",
     "multipart/form-data",
 )
+_PART_TYPES = {
+    "scores": "application/octet-stream",
+    "words": "application/json",
+    "mask": "image/png",
+    "overlay": "image/png",
+}
 # For the OpenAPI description: the forms beside JSON.
 CONTENT = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in _TYPES if kind != "application/json"}
+_PREVIEW_SIDE = 320
 _ALL: tuple[MapName, ...] = ("scores", "mask", "overlay")
 
 
@@ -98,7 +111,7 @@ def maps_of(kind: AnswerType, asked: tuple[MapName, ...], files: int) -> tuple[M
     return asked or ("overlay",)
 
 
-def renderer(kind: AnswerType, maps: tuple[MapName, ...], claim: Claim) -> Render:
+def renderer(kind: AnswerType, maps: tuple[MapName, ...], claim: Claim, words: Words) -> Render:
     """What makes the maps of an answer, each by its name; the memory they take is taken from claim."""
     raw = kind in ("application/octet-stream", "multipart/form-data")
     names = dict.fromkeys((*(("scores",) if raw else ()), *maps))
@@ -108,9 +121,32 @@ def renderer(kind: AnswerType, maps: tuple[MapName, ...], claim: Claim) -> Rende
         for name in names:
             made[name] = _map(name, photo, result, raw=raw)
             claim.take(len(made[name]))
+        if kind == "multipart/form-data":
+            made["words"] = json.dumps(words(result)).encode()
         return made
 
     return render
+
+
+# A result → what "words-N" holds.
+Words: TypeAlias = Callable[[Localization], dict[str, Any]]
+
+
+def words_of(localizer: Localizer, mode: Mode) -> Words:
+    """What puts the results of a model in this mode into words: the keys of `verdicts.Wording`, `limits`,
+    `no_probability`, and `steps`, from which score which verdict is given."""
+    calibration = localizer.spec.calibration
+
+    def words(result: Localization) -> dict[str, Any]:
+        said = verdicts.explain(result, calibration, mode=mode, precision=localizer.precision)
+        steps = calibration.steps() if calibration is not None and result.verdict is not None else ()
+        return dataclasses.asdict(said) | {
+            "limits": verdicts.LIMITS,
+            "no_probability": verdicts.NO_PROBABILITY,
+            "steps": [{"word": word, "rate": rate, "threshold": threshold} for word, rate, threshold in steps],
+        }
+
+    return words
 
 
 def _map(name: str, photo: Photo, result: Localization, *, raw: bool) -> bytes:
@@ -141,6 +177,21 @@ def answer(kind: AnswerType, pieces: Sequence[Piece]) -> Response:
     if kind == "application/octet-stream":
         return Response(data, media_type=kind, headers=size | _download("scores.u16"))
     return Response(data, media_type=kind, headers=size | {"Content-Disposition": f'inline; filename="{name}.png"'})
+
+
+def metadata_answer(name: str, found: Metadata) -> Response:
+    """The answer of /v1/metadata. name: of the file, as the client sent it."""
+    row = {"image": name, **found.to_dict(), "preview": None if found.thumbnail is None else _preview(found.thumbnail)}
+    return Response(json.dumps(row, allow_nan=False), media_type="application/json")
+
+
+def _preview(pixels: NDArray[np.uint8]) -> str:
+    """The file's own small picture as base64 of a JPEG, made anew from its pixels: no metadata travels with it."""
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))
+    stream = io.BytesIO()
+    picture.save(stream, format="JPEG", quality=90)
+    return base64.b64encode(stream.getvalue()).decode()
 
 
 def _download(name: str) -> dict[str, str]:
@@ -181,7 +232,7 @@ def _multipart(pieces: Sequence[Piece]) -> Response:
     parts = [_part(boundary, "results", "application/json", _json([piece.row for piece in pieces]))]
     for number, piece in enumerate(pieces):
         for name, data in piece.maps.items():
-            kind = "application/octet-stream" if name == "scores" else "image/png"
+            kind = _PART_TYPES[name]
             parts.append(_part(boundary, f"{name}-{number}", kind, data))
     body = b"".join((*parts, f"--{boundary}--\r\n".encode()))
     return Response(body, media_type=f"multipart/form-data; boundary={boundary}")

@@ -1,11 +1,14 @@
 """`create_app`: the REST service as an ASGI application.
 
+    GET  /              the page for people; the files in static/ are all it needs
     POST /v1/localize   pictures → rows and maps; see `answers` for the forms of the answer
+    POST /v1/metadata   a picture → what its file says of itself
+    POST /v1/report     a picture → the self-contained page of `declip report`
     GET  /v1/models     what is served, and the limits of a request
     GET  /healthz       the process answers
     GET  /readyz        it takes pictures
     GET  /metrics       for Prometheus
-    GET  /docs          a page for people; /openapi.json for machines
+    GET  /docs          a description for people; /openapi.json for machines
 
 Errors are problem JSON. A token, where there is one, is needed for /v1/ and /metrics. No URL is ever fetched, there is
 no CORS, and nothing is written to the disk unless `keep` says where.
@@ -15,16 +18,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import hmac
-from collections.abc import AsyncIterator, Collection, Iterable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from concurrent.futures import Future
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import jinja2
 import numpy as np
 from fastapi import Depends, FastAPI, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
@@ -32,23 +39,41 @@ from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
 
 import declip
-from declip import catalog
-from declip.errors import SpecError
+from declip import catalog, image, metadata, outputs, report
+from declip.errors import ImageError, SpecError
 from declip.localizer import Localizer
 from declip.server import answers, forms, keeping, schemas
+from declip.server.desk import Desk, Job
 from declip.server.guard import STACK, Guard
 from declip.server.limits import Budget, Claim, Gate, Limits
 from declip.server.monitor import Monitor
 from declip.server.problems import ProblemError, status_of
-from declip.server.work import Order, Piece, Workers, modes_of
+from declip.server.work import DroppedError, Order, Piece, Stoppable, Workers, modes_of
 from declip.types import Photo
 
 __all__ = ["Service", "create_app"]
 
-_PATHS = ("/v1/localize", "/v1/models", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json")
+_PATHS = (
+    "/",
+    "/v1/localize",
+    "/v1/metadata",
+    "/v1/report",
+    "/v1/models",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/docs",
+    "/openapi.json",
+)
 _HERE = Path(__file__).parent
 
 _bearer = HTTPBearer(auto_error=False, description="Where the service was started with a token.")
+# What may stand in a form beside its files.
+_LOCALIZE_FIELDS = ("model", "mode", "threshold", "maps")
+_REPORT_FIELDS = ("model", "mode", "threshold", "position")
+_METADATA_FIELDS = ("position",)
+
+T = TypeVar("T")
 Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
 
@@ -81,6 +106,8 @@ class Service:
         self.gate = Gate(limits)
         keeper = None if keep is None else functools.partial(keeping.keep, keep)
         self.workers = Workers(self.localizers, limits, self.monitor, workers, keep=keeper)
+        # Apart from the pictures' queue, and from each other: a report takes as long as many pictures do.
+        self.desks = {name: Desk(name, limits.queue) for name in ("metadata", "report")}
         self.ready = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._over = asyncio.Event()
@@ -95,6 +122,8 @@ class Service:
         for localizer in self.localizers.values():
             await asyncio.to_thread(next, localizer.map([grey]))
         self.workers.start()
+        for desk in self.desks.values():
+            desk.start()
         self.ready = True
 
     def stop_soon(self) -> None:
@@ -107,6 +136,8 @@ class Service:
     async def stop(self) -> None:
         """End the threads."""
         self.ready = False
+        for desk in self.desks.values():
+            await asyncio.to_thread(desk.stop)
         await asyncio.to_thread(self.workers.stop)
 
     def check(self, given: HTTPAuthorizationCredentials | None) -> None:
@@ -121,12 +152,7 @@ class Service:
     async def localize(self, request: Request, body: forms.Body) -> Response:
         """Answer POST /v1/localize. Raises ProblemError, or ClientDisconnect if the client leaves."""
         kind = answers.accepted(",".join(request.headers.getlist("accept")))
-        client = request.client.host if request.client else ""
-        if not self.ready:
-            raise ProblemError(503, "the service is starting or stopping", retry=5)
-        stack: contextlib.ExitStack = request.scope[STACK]
-        stack.enter_context(self.gate.enter(client))
-        claim = stack.enter_context(self.budget.claim())
+        claim = self._enter(request)
         pieces = await self._pieces(request, body, kind, claim)
         failed = [piece.row for piece in pieces if "error" in piece.row]
         if len(failed) == len(pieces):
@@ -134,21 +160,93 @@ class Service:
             raise ProblemError(status, _summary(failed), errors=failed, retry=10 if status == 503 else None)
         return await asyncio.to_thread(answers.answer, kind, pieces)
 
-    async def _pieces(self, request: Request, body: forms.Body, kind: answers.AnswerType, claim: Claim) -> list[Piece]:
+    async def metadata(self, request: Request, body: forms.Body) -> Response:
+        """Answer POST /v1/metadata. Raises as `localize`."""
+        claim = self._enter(request)
+        form = await self._form(request, body, claim, _METADATA_FIELDS, files=1)
+        (upload,), position = form.files, forms.parse_position(form.fields)
+
+        def work() -> Response:
+            found = metadata.read(self._photo(upload), position=position)
+            assert found is not None  # it came from a file
+            return answers.metadata_answer(upload.name, found)
+
+        return await self._at_desk("metadata", request, upload.name, work, threading.Event())
+
+    async def report(self, request: Request, body: forms.Body) -> Response:
+        """Answer POST /v1/report. Raises as `localize`."""
+        claim = self._enter(request)
+        form = await self._form(request, body, claim, _REPORT_FIELDS, files=1)
+        (upload,), position = form.files, forms.parse_position(form.fields)
+        options = forms.parse_options(form.fields, self.modes)
+        served, dropped = self.localizers[options.model], threading.Event()
+        localizer = Localizer(
+            Stoppable(served.engine, dropped.is_set),
+            mode=options.mode,
+            threshold=served.threshold if options.threshold is None else options.threshold,
+            precision=served.precision,
+        )
+
+        def work() -> Response:
+            found = report.examine(self._photo(upload), localizer, date=datetime.now(UTC), position=position)
+            page = found.to_html().encode()
+            claim.take(len(page))
+            return HTMLResponse(page, headers={"Content-Disposition": 'attachment; filename="report.html"'})
+
+        return await self._at_desk("report", request, upload.name, work, dropped)
+
+    def _enter(self, request: Request) -> Claim:
+        """Be in flight until the answer is sent. Raises ProblemError where that cannot be."""
+        if not self.ready:
+            raise ProblemError(503, "the service is starting or stopping", retry=5)
+        stack: contextlib.ExitStack = request.scope[STACK]
+        stack.enter_context(self.gate.enter(request.client.host if request.client else ""))
+        return stack.enter_context(self.budget.claim())
+
+    async def _form(
+        self, request: Request, body: forms.Body, claim: Claim, fields: Sequence[str], files: int | None = None
+    ) -> forms.Form:
         header = request.headers.get
-        form = await forms.read_form(body, header("content-type", ""), header("content-length", ""), self.limits, claim)
+        limits = self.limits if files is None else dataclasses.replace(self.limits, files=files)
+        return await forms.read_form(
+            body, header("content-type", ""), header("content-length", ""), limits, claim, fields
+        )
+
+    def _photo(self, upload: forms.Upload) -> Photo:
+        photo = image.read(upload.data, max_pixels=self.limits.pixels, max_bytes=self.limits.request_bytes)
+        return dataclasses.replace(photo, name=upload.name)
+
+    async def _at_desk(
+        self, name: str, request: Request, picture: str, work: Callable[[], Response], dropped: threading.Event
+    ) -> Response:
+        """What work gives, done at one of the desks; dropped is set where nobody waits for it any more."""
+        job = Job(work)
+        self.desks[name].submit(job)
+        try:
+            (response,) = await self._wait(request, (job.future,))
+        except ImageError as error:
+            row = outputs.error_row(picture, error.kind, f"{picture}: {error.message}")
+            raise ProblemError(status_of([error.kind]), row["error"], errors=[row]) from error
+        finally:
+            dropped.set()  # a no-op for what is done
+            job.future.cancel()
+        return response
+
+    async def _pieces(self, request: Request, body: forms.Body, kind: answers.AnswerType, claim: Claim) -> list[Piece]:
+        form = await self._form(request, body, claim, _LOCALIZE_FIELDS)
         options = forms.parse_options(form.fields, self.modes)
         maps = answers.maps_of(kind, options.maps, len(form.files))
-        order = Order(form.files, options, answers.renderer(kind, maps, claim))
+        words = answers.words_of(self.localizers[options.model], options.mode)
+        order = Order(form.files, options, answers.renderer(kind, maps, claim, words))
         self.workers.submit(order)
         try:
-            return await self._wait(request, order)
+            return await self._wait(request, order.futures)
         finally:
             order.drop()  # a no-op for what is done
 
-    async def _wait(self, request: Request, order: Order) -> list[Piece]:
-        """The pieces of an order, unless the client leaves first, or the time is over."""
-        pieces = asyncio.gather(*map(asyncio.wrap_future, order.futures))
+    async def _wait(self, request: Request, futures: Sequence[Future[T]]) -> list[T]:
+        """What futures give, unless the client leaves first, or the time is over."""
+        pieces = asyncio.gather(*map(asyncio.wrap_future, futures))
         left = asyncio.create_task(_left(request))
         over = asyncio.create_task(self._over.wait())
         try:
@@ -245,6 +343,8 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         for status in (400, 401, 403, 406, 408, 413, 415, 422, 429, 500, 503)
     }
 
+    asked = {status: problem for status, problem in problems.items() if status != 406}
+
     @app.post(
         "/v1/localize",
         summary="Localize manipulations in one or several pictures.",
@@ -252,16 +352,26 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         openapi_extra={"requestBody": schemas.localize_body(list(service.localizers), service.limits.files)},
     )
     async def localize(request: Request, bearer: Bearer) -> Response:
-        body = forms.Body(request)
-        try:
-            service.check(bearer)
-            return await service.localize(request, body)
-        except ProblemError:
-            await body.discard()
-            raise
-        except ClientDisconnect:
-            service.monitor.left.inc()
-            return Response(status_code=499)  # nobody reads it
+        return await _answered(service, service.localize, request, bearer)
+
+    @app.post(
+        "/v1/metadata",
+        summary="Read what the file of one picture says of itself: EXIF, software, JPEG tables, content credentials.",
+        responses={200: {"model": schemas.MetadataBody}, **asked},
+        openapi_extra={"requestBody": schemas.metadata_body()},
+    )
+    async def read_metadata(request: Request, bearer: Bearer) -> Response:
+        return await _answered(service, service.metadata, request, bearer)
+
+    @app.post(
+        "/v1/report",
+        summary="Examine one picture, and write a page on it to be filed: one HTML file that needs no other.",
+        response_class=HTMLResponse,
+        responses={200: {"content": {"text/html": {}}}, **asked},
+        openapi_extra={"requestBody": schemas.report_body(list(service.localizers))},
+    )
+    async def write_report(request: Request, bearer: Bearer) -> Response:
+        return await _answered(service, service.report, request, bearer)
 
     few: dict[int | str, dict[str, Any]] = {status: problems[status] for status in (400, 401, 403)}
 
@@ -289,9 +399,32 @@ def _add_routes(app: FastAPI, service: Service) -> None:
             raise ProblemError(503, "the service is starting or stopping", retry=5)
         return JSONResponse({"status": "ok"})
 
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return FileResponse(_HERE / "static" / "index.html")
+
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
         return HTMLResponse(_page(app.openapi()))
+
+
+async def _answered(
+    service: Service,
+    answer: Callable[[Request, forms.Body], Awaitable[Response]],
+    request: Request,
+    bearer: HTTPAuthorizationCredentials | None,
+) -> Response:
+    """What answer gives, for who has the token; the rest of a body that is refused is read, not cut off."""
+    body = forms.Body(request)
+    try:
+        service.check(bearer)
+        return await answer(request, body)
+    except ProblemError:
+        await body.discard()
+        raise
+    except (ClientDisconnect, DroppedError):
+        service.monitor.left.inc()
+        return Response(status_code=499)  # nobody reads it
 
 
 def _models(service: Service) -> dict[str, Any]:

@@ -23,11 +23,10 @@ from declip.types import Mode
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-__all__ = ["Body", "Form", "MapName", "Options", "Upload", "parse_options", "read_form"]
+__all__ = ["Body", "Form", "MapName", "Options", "Upload", "parse_options", "parse_position", "read_form"]
 
 MapName: TypeAlias = Literal["scores", "mask", "overlay"]
 
-_OPTIONS = ("model", "mode", "threshold", "maps")
 _FIELD_BYTES = 1000
 # How long the rest of a body that was refused is still read and thrown away: a client that is cut off while it sends
 # sees a broken connection, and not why.
@@ -92,8 +91,11 @@ class Body:
                     pass
 
 
-async def read_form(body: Body, content_type: str, content_length: str, limits: Limits, claim: Claim) -> Form:
+async def read_form(
+    body: Body, content_type: str, content_length: str, limits: Limits, claim: Claim, fields: Sequence[str]
+) -> Form:
     """The form that a body is; content_type and content_length are the request's headers, "" where it has none.
+    fields: the names that there may be beside the files.
 
     What is held in memory is taken from claim. Raises ProblemError: 400 (no valid multipart), 408 (too slow), 413 (too
     large, too many files), 415 (not multipart), 422 (unknown, repeated or missing fields), 503 (no memory). Raises
@@ -106,7 +108,7 @@ async def read_form(body: Body, content_type: str, content_length: str, limits: 
         raise ProblemError(400, "the Content-Type names no boundary of the parts")
     if content_length.isdecimal() and int(content_length) > limits.request_bytes:
         raise _too_large(limits)
-    parts = _Parts(limits)
+    parts = _Parts(limits, fields)
     size = 0
     try:
         async with asyncio.timeout(limits.upload_seconds):
@@ -132,8 +134,9 @@ def _too_large(limits: Limits) -> ProblemError:
 class _Parts:
     """The parts of a body, fed by MultipartParser."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, known: Sequence[str]) -> None:
         self._limits = limits
+        self._known = known
         self._files: list[Upload] = []
         self._fields: dict[str, str] = {}
         self._ended = False
@@ -188,13 +191,13 @@ class _Parts:
             self._file = parameters[b"filename"].decode("utf-8", "replace")
         if self._file is not None and self._name != "file":
             raise ProblemError(422, f"got a file as the field {self._name!r}; expected 'file'")
-        if self._file is None and self._name not in _OPTIONS:
+        if self._file is None and self._name not in self._known:
             hint = "; 'file' is sent as a file, with a filename" if self._name == "file" else ""
-            raise ProblemError(422, f"got the field {self._name!r}; expected file, {', '.join(_OPTIONS)}{hint}")
+            raise ProblemError(422, f"got the field {self._name!r}; expected file, {', '.join(self._known)}{hint}")
         if self._name in self._fields:
             raise ProblemError(422, f"the field {self._name!r} is given twice")
         if len(self._files) >= self._limits.files and self._file is not None:
-            raise ProblemError(413, f"at most {self._limits.files} files are taken in one request")
+            raise ProblemError(413, f"at most {self._limits.files} file(s) are taken in one request")
 
     def _on_data(self, data: bytes, start: int, end: int) -> None:
         self._size += end - start
@@ -239,6 +242,17 @@ def parse_options(fields: Mapping[str, str], modes: Mapping[str, Sequence[Mode]]
         threshold=_threshold(fields["threshold"]) if "threshold" in fields else None,
         maps=cast("tuple[MapName, ...]", maps),
     )
+
+
+def parse_position(fields: Mapping[str, str]) -> bool:
+    """Whether the place and free text are asked for, too. Raises ProblemError 422."""
+    match fields.get("position", "false"):
+        case "true":
+            return True
+        case "false":
+            return False
+        case other:
+            raise ProblemError(422, f"position is {other!r}; expected true or false")
 
 
 def _threshold(text: str) -> float:

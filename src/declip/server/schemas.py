@@ -9,8 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from declip.types import Mode, Verdict
 
 __all__ = [
+    "CredentialsBody",
     "ErrorRow",
+    "FieldBody",
+    "JpegBody",
     "Maps",
+    "MetadataBody",
     "Model",
     "Models",
     "ProblemBody",
@@ -19,6 +23,8 @@ __all__ = [
     "Row",
     "State",
     "localize_body",
+    "metadata_body",
+    "report_body",
 ]
 
 _Share = Field(ge=0, le=1)
@@ -110,6 +116,52 @@ class Models(_Schema):
     limits: dict[str, float] = Field(description="request_bytes, files, pixels (of each picture), seconds")
 
 
+class FieldBody(_Schema):
+    """A name and its value, as the file has them: hostile input for whoever shows them."""
+
+    name: str
+    value: str
+
+
+class JpegBody(_Schema):
+    """How a JPEG was saved the last time."""
+
+    tables: list[list[int]] = Field(description="quantisation steps, each table 64, row by row")
+    quality: int = Field(ge=1, le=100, description="of libjpeg's, whose tables come nearest")
+    distance: float = Field(ge=0, description="mean absolute difference of the steps to those; 0: these very tables")
+    subsampling: str = Field(description='as "4:2:0"; "" where it is none of the usual')
+    progressive: bool
+
+
+class CredentialsBody(_Schema):
+    """The C2PA manifest of the file."""
+
+    state: str = Field(description='"no reader", "none", "unreadable", or what the reader says of the manifest')
+    fields: list[FieldBody]
+
+
+class MetadataBody(_Schema):
+    """What a picture file says of itself. Anybody can write, change and remove it."""
+
+    image: str = Field(description="the file name as it was sent")
+    format: str
+    bytes: int = Field(ge=0)
+    sha256: str
+    stored_height: int = Field(ge=1, description="px, before the orientation is applied")
+    stored_width: int = Field(ge=1, description="px, before the orientation is applied")
+    orientation: int = Field(ge=1, le=8)
+    exif: list[FieldBody]
+    software: list[FieldBody]
+    withheld: list[str] = Field(description="names of what is in the file and not shown")
+    has_position: bool
+    position: list[FieldBody] = Field(description="empty unless it was asked for")
+    free_text: list[FieldBody] = Field(description="empty unless the position was asked for: it may name a place")
+    jpeg: JpegBody | None
+    thumbnail: tuple[int, int] | None = Field(description="height, width of the small picture in the file")
+    credentials: CredentialsBody
+    preview: str | None = Field(description="that small picture, base64 of a JPEG of at most 320 px")
+
+
 class State(_Schema):
     """Whether the service is there."""
 
@@ -119,21 +171,48 @@ class State(_Schema):
 def localize_body(models: list[str], files: int) -> dict[str, Any]:
     """The OpenAPI requestBody of /v1/localize."""
     properties = {
-        "file": {
-            "type": "array",
-            "items": {"type": "string", "format": "binary"},
-            "minItems": 1,
-            "maxItems": files,
-            "description": "The pictures; the field is repeated for several.",
-        },
-        "model": {"type": "string", "enum": models},
-        "mode": {"type": "string", "enum": ["whole", "tiled"], "description": "Default: the model's own."},
-        "threshold": {"type": "number", "minimum": 0, "maximum": 1, "description": "Of the mask."},
+        "file": _files(files),
+        **_options(models),
         "maps": {
             "type": "string",
             "pattern": "^(scores|mask|overlay)(,(scores|mask|overlay))*$",
             "description": "Maps that come with the answer, separated by commas.",
         },
     }
+    return _form(properties)
+
+
+def metadata_body() -> dict[str, Any]:
+    """The OpenAPI requestBody of /v1/metadata."""
+    return _form({"file": _files(1), "position": _POSITION})
+
+
+def report_body(models: list[str]) -> dict[str, Any]:
+    """The OpenAPI requestBody of /v1/report."""
+    return _form({"file": _files(1), **_options(models), "position": _POSITION})
+
+
+_POSITION = {
+    "type": "string",
+    "enum": ["true", "false"],
+    "description": "Tell the GPS position and free text, too. Default: false.",
+}
+
+
+def _files(most: int) -> dict[str, Any]:
+    said = "The pictures; the field is repeated for several." if most > 1 else "The picture."
+    items = {"type": "string", "format": "binary"}
+    return {"type": "array", "items": items, "minItems": 1, "maxItems": most, "description": said}
+
+
+def _options(models: list[str]) -> dict[str, Any]:
+    return {
+        "model": {"type": "string", "enum": models},
+        "mode": {"type": "string", "enum": ["whole", "tiled"], "description": "Default: the model's own."},
+        "threshold": {"type": "number", "minimum": 0, "maximum": 1, "description": "Of the mask."},
+    }
+
+
+def _form(properties: dict[str, Any]) -> dict[str, Any]:
     schema = {"type": "object", "properties": properties, "required": ["file"], "additionalProperties": False}
     return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}

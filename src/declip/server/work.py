@@ -33,7 +33,7 @@ from declip.server.monitor import Monitor
 from declip.server.problems import ProblemError
 from declip.types import Engine, Localization, Mode, ModelSpec, Photo
 
-__all__ = ["Order", "Piece", "Render", "Workers", "modes_of"]
+__all__ = ["DroppedError", "Order", "Piece", "Render", "Stoppable", "Workers", "modes_of"]
 
 # Decoded photos that wait for the network together stay below this many pixels.
 _HELD_PIXELS = 16_000_000
@@ -99,16 +99,16 @@ class _Decoded(NamedTuple):
     seconds: float  # that reading took
 
 
-class _DroppedError(Exception):
+class DroppedError(Exception):
     """Raised inside the network's loop when nobody waits for its result."""
 
 
-class _Stoppable:
-    """An engine that stops before its next batch when all it computes for were dropped. For one thread."""
+class Stoppable:
+    """An engine that stops before its next batch once `stop` says so, raising DroppedError. For one thread."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, stop: Callable[[], bool] = lambda: False) -> None:
         self._engine = engine
-        self.tasks: Sequence[_Task] = ()
+        self.stop = stop
 
     @property
     def spec(self) -> ModelSpec:
@@ -123,8 +123,8 @@ class _Stoppable:
         return self._engine.sha256
 
     def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        if self.tasks and all(task.order.dropped for task in self.tasks):
-            raise _DroppedError
+        if self.stop():
+            raise DroppedError
         return self._engine.logits(inputs)
 
 
@@ -214,11 +214,11 @@ class Workers:
     # --- in the threads -------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        engines = {name: _Stoppable(localizer.engine) for name, localizer in self._localizers.items()}
+        engines = {name: Stoppable(localizer.engine) for name, localizer in self._localizers.items()}
         while self._turn(engines):
             pass  # each turn ends before the next one waits, so that nothing of an answered request is held
 
-    def _turn(self, engines: Mapping[str, _Stoppable]) -> bool:
+    def _turn(self, engines: Mapping[str, Stoppable]) -> bool:
         """One batch; False when the service stops."""
         task = self._next()
         if task is None:
@@ -253,7 +253,7 @@ class Workers:
                     return task
         return None
 
-    def _batch(self, tasks: list[_Task], engine: _Stoppable) -> None:
+    def _batch(self, tasks: list[_Task], engine: Stoppable) -> None:
         """Localize the one picture in tasks; tasks grows by those that are computed with it."""
         first = tasks[0]
         model, mode = first.key
@@ -269,13 +269,13 @@ class Workers:
             return
         self._monitor.batch.observe(len(decoded))
         localizer = Localizer(engine, mode=mode, precision=self._localizers[model].precision)
-        engine.tasks = [item.task for item in decoded]
+        engine.stop = lambda: all(item.task.order.dropped for item in decoded)
         try:
             results = outputs.outcomes(localizer, [item.photo for item in decoded], self._limits.batch_size)
             for item, outcome in zip(decoded, results, strict=True):
                 self._settle(item, outcome)
         finally:
-            engine.tasks = ()
+            engine.stop = lambda: False
 
     def _decode(self, task: _Task) -> _Decoded | None:
         """The decoded picture; None, and its row, if there is none."""
@@ -294,7 +294,7 @@ class Workers:
     def _settle(self, item: _Decoded, outcome: Localization | ImageError | Exception) -> None:
         """Turn the outcome of one picture into its Piece."""
         task = item.task
-        if isinstance(outcome, _DroppedError):
+        if isinstance(outcome, DroppedError):
             task.future.set_exception(outcome)
         elif isinstance(outcome, ImageError):
             self._refuse(task, outcome.kind, outcome.message)
@@ -303,7 +303,7 @@ class Workers:
         elif not task.order.dropped:
             self._finish(item, outcome)
         else:
-            task.future.set_exception(_DroppedError())
+            task.future.set_exception(DroppedError())
 
     def _finish(self, item: _Decoded, found: Localization) -> None:
         task = item.task

@@ -1,0 +1,490 @@
+// The page: what is chosen and set, and what then happens.
+
+import * as api from "./api.js";
+import { maskPng, overlayPng, rawScores, save, scoresPng, stem } from "./downloads.js";
+import { ScoreMap, TOP, firstFlagged, palette } from "./map.js";
+import { percent, showMetadata, showRegions, showVerdict, visible } from "./panels.js";
+import { Queue } from "./queue.js";
+import { Viewer } from "./viewer.js";
+
+const SETTLED = 250; // ms after the last change until parts are sought and told
+
+const $ = (id) => document.getElementById(id);
+const number = new Intl.NumberFormat("en");
+
+const look = { layout: "overlay", visible: true, colours: "tint", threshold: 0.5, opacity: 0.7, outline: true };
+let served = null; // what /v1/models says
+let shown = null; // {entry, map, regions, chosen}: the photo that is shown
+let settling = 0;
+
+const parts = new Worker(new URL("./regions.js", import.meta.url), { type: "module" });
+const viewer = new Viewer($("view"), { hovered: (pixel) => read(pixel) });
+const queue = new Queue($("photos"), {
+  ask: () => ({ options: asked(), most: served?.limits.request_bytes ?? Infinity }),
+  chosen: open,
+  finished,
+  removed: (entry) => entry === shown?.entry && forget(),
+  refused: askForToken,
+});
+
+// --- the service ------------------------------------------------------------------------------------------------------
+
+async function meet() {
+  try {
+    served = await api.models();
+  } catch (error) {
+    if (error.status === 401) askForToken();
+    else trouble(error.status === undefined ? "The service does not answer. Is it still running?" : error.message);
+    return false;
+  }
+  trouble("");
+  $("model").replaceChildren(...served.models.map(({ name }) => new Option(name, name)));
+  $("model-field").hidden = served.models.length < 2;
+  chooseModel();
+  return true;
+}
+
+function chooseModel() {
+  const model = served.models.find(({ name }) => name === $("model").value);
+  const words = { tiled: "native resolution", whole: "whole picture" };
+  $("mode").replaceChildren(...model.modes.map((mode) => new Option(words[mode] ?? mode, mode)));
+  $("mode-field").hidden = model.modes.length < 2;
+  $("made-by").textContent = `Model ${model.name}, ${model.sha256.slice(0, 12)}.`;
+}
+
+function asked() {
+  return served ? { model: $("model").value, mode: $("mode").value } : {};
+}
+
+function askForToken() {
+  if (!$("token").hidden) $("token-said").textContent = "That was not the token. Try again.";
+  $("token").hidden = false;
+  $("token-value").value = "";
+  $("token-value").focus();
+}
+
+$("token").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  api.setToken($("token-value").value);
+  if (!(await meet())) return;
+  $("token").hidden = true;
+  queue.resume();
+  ($("photos").querySelector("button") ?? $("choose")).focus();
+});
+
+function trouble(text) {
+  $("trouble").textContent = text;
+  $("trouble").hidden = !text;
+}
+
+// Another model or mode: the photo that is shown is examined again by it.
+for (const id of ["model", "mode"]) {
+  $(id).addEventListener("change", () => {
+    if (id === "model") chooseModel();
+    if (shown) queue.add([shown.entry.file]);
+  });
+}
+
+// --- photos in --------------------------------------------------------------------------------------------------------
+
+function take(files) {
+  const given = [...files];
+  if (!given.length) return;
+  document.body.dataset.state = "some";
+  queue.add(given);
+  if (!queue.current) queue.choose(queue.entries[0]);
+  tell(given.length === 1 ? `1 photo added` : `${given.length} photos added`);
+}
+
+for (const id of ["add", "choose"]) $(id).addEventListener("click", () => $("files").click());
+$("files").addEventListener("change", () => {
+  take($("files").files);
+  $("files").value = "";
+});
+document.addEventListener("paste", (event) => {
+  if (event.clipboardData?.files.length) {
+    event.preventDefault();
+    take(event.clipboardData.files);
+  }
+});
+const carries = (event) => event.dataTransfer?.types.includes("Files");
+document.addEventListener("dragover", (event) => {
+  if (!carries(event)) return;
+  event.preventDefault();
+  $("catch").hidden = false;
+});
+document.addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) $("catch").hidden = true;
+});
+document.addEventListener("drop", (event) => {
+  $("catch").hidden = true;
+  if (!carries(event)) return;
+  event.preventDefault();
+  take(event.dataTransfer.files);
+});
+
+function finished(entry) {
+  if (entry === queue.current) open(entry);
+  const name = visible(entry.file.name);
+  tell(entry.state === "done" ? `${name}: ${entry.words.title}` : `${name}: could not be examined. ${entry.error}`);
+}
+
+// --- the photo that is shown ------------------------------------------------------------------------------------------
+
+let opening = 0;
+
+async function open(entry) {
+  const turn = ++opening;
+  forget();
+  document.body.dataset.state = entry ? entry.state : "empty";
+  if (!entry) {
+    $("choose").focus();
+    return;
+  }
+  $("stage-name").textContent = visible(entry.file.name || "pasted picture");
+  $("failure").hidden = entry.state !== "failed";
+  $("failure-said").textContent = entry.error ?? "";
+  message(entry.state === "failed" ? "" : "Examining…");
+  if (entry.state !== "done") return;
+  const { row } = entry;
+  const scores = new Uint16Array(await entry.scores.arrayBuffer());
+  if (turn !== opening) return;
+  const map = new ScoreMap(scores, row.width, row.height);
+  shown = { entry, map, regions: row.regions, chosen: -1 };
+  showVerdict($("verdict"), entry);
+  $("no-probability").textContent = entry.words.no_probability;
+  await show(entry, map);
+  if (turn !== opening) return;
+  setThreshold(entry.threshold);
+  listRegions(row.threshold === entry.threshold ? row.regions : []);
+  parts.postMessage({ id: entry.id, scores, width: row.width, height: row.height });
+  if (row.threshold !== entry.threshold) seekParts();
+  if ($("file").open) readFile();
+}
+
+// Open the picture; where this browser cannot show it, an empty one of its shape.
+async function show(entry, map) {
+  message("");
+  entry.url ??= URL.createObjectURL(entry.file);
+  let fits = false;
+  try {
+    if (entry.readable !== false) fits = await viewer.open(entry.url, map);
+    if (!fits && entry.readable !== false) entry.readable = false;
+  } catch {
+    entry.readable = false;
+  }
+  if (entry.readable === false) {
+    await viewer.open(standIn(map.width, map.height), map);
+    message("This browser cannot show this kind of file; its map is shown alone.");
+  }
+  viewer.set(look);
+}
+
+function standIn(width, height) {
+  const canvas = document.createElement("canvas");
+  const scale = Math.min(1, 800 / Math.max(width, height));
+  canvas.width = Math.max(1, Math.round(width * scale));
+  canvas.height = Math.max(1, Math.round(height * scale));
+  const context = canvas.getContext("2d");
+  context.fillStyle = "#777";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  return canvas.toDataURL();
+}
+
+function forget() {
+  shown = null;
+  viewer.close();
+  read(null);
+  $("stage-name").textContent = "No photo";
+  $("metadata").replaceChildren();
+  message("");
+}
+
+function message(text) {
+  $("view-message").textContent = text;
+  $("view-message").hidden = !text;
+}
+
+// --- how the map looks ------------------------------------------------------------------------------------------------
+
+function setThreshold(value) {
+  if (!shown) return;
+  look.threshold = Math.min(1, Math.max(0, value));
+  shown.entry.threshold = look.threshold;
+  $("threshold").value = String(look.threshold);
+  $("threshold").setAttribute("aria-valuetext", look.threshold.toFixed(3));
+  $("threshold-value").value = look.threshold.toFixed(3);
+  $("threshold-reset").disabled = look.threshold === shown.entry.row.threshold;
+  const [flagged, all] = [shown.map.flagged(look.threshold), shown.map.scores.length];
+  $("area").textContent = `${percent(flagged / all)} of the picture is flagged`;
+  $("area-pixels").textContent = `${number.format(flagged)} of ${number.format(all)} px`;
+  draw();
+}
+
+// Rounded as it is shown, but for the model's own, which may have more digits.
+function changeThreshold(value) {
+  const own = shown?.entry.row.threshold;
+  const rounded = Math.round(1000 * value) / 1000;
+  setThreshold(Math.abs(rounded - own) < 0.0005 ? own : rounded);
+  clearTimeout(settling);
+  settling = setTimeout(() => {
+    seekParts();
+    tell($("area").textContent);
+  }, SETTLED);
+}
+
+let due = 0;
+
+function draw() {
+  due ||= requestAnimationFrame(() => {
+    due = 0;
+    viewer.set({ ...look });
+    drawScale();
+  });
+}
+
+$("threshold").addEventListener("input", () => changeThreshold(Number($("threshold").value)));
+$("threshold-value").addEventListener("change", () => changeThreshold(Number($("threshold-value").value) || 0));
+$("threshold-reset").addEventListener("click", () => shown && changeThreshold(shown.entry.row.threshold));
+$("opacity").addEventListener("input", () => {
+  look.opacity = Number($("opacity").value) / 100;
+  $("opacity-value").textContent = `${$("opacity").value} %`;
+  draw();
+});
+$("colours").addEventListener("change", () => {
+  look.colours = $("colours").value;
+  draw();
+});
+for (const name of ["visible", "outline"]) {
+  $(name).addEventListener("change", () => {
+    look[name] = $(name).checked;
+    draw();
+  });
+}
+$("layout").addEventListener("change", () => {
+  look.layout = document.querySelector("[name=layout]:checked").value;
+  draw();
+});
+
+// The colours of all scores, and how many pixels have each.
+function drawScale() {
+  const style = getComputedStyle(document.documentElement);
+  const legend = $("legend");
+  const made = palette(look);
+  const line = new ImageData(legend.width, legend.height);
+  const pixels = new Uint32Array(line.data.buffer);
+  for (let i = 0; i < pixels.length; i++) pixels[i] = made[Math.round(((i % legend.width) / (legend.width - 1)) * TOP)];
+  legend.getContext("2d").putImageData(line, 0, 0);
+  const canvas = $("histogram");
+  const context = canvas.getContext("2d");
+  context.clearRect(0, 0, canvas.width, canvas.height);
+  if (!shown) return;
+  const bins = (shown.bins ??= binned(shown.map));
+  const most = Math.log1p(Math.max(...bins));
+  const wide = canvas.width / bins.length;
+  for (const [i, count] of bins.entries()) {
+    context.fillStyle = style.getPropertyValue((i + 0.5) / bins.length >= look.threshold ? "--flag" : "--bars");
+    const high = (Math.log1p(count) / most) * canvas.height;
+    context.fillRect(i * wide, canvas.height - high, wide - 1, high);
+  }
+}
+
+function binned(map) {
+  const bins = new Array(128).fill(0);
+  for (let k = 0; k <= TOP; k++) bins[k >> 9] += map.histogram[k];
+  return bins;
+}
+
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+
+// --- the flagged parts ------------------------------------------------------------------------------------------------
+
+function seekParts() {
+  if (shown) parts.postMessage({ id: shown.entry.id, first: firstFlagged(look.threshold) });
+}
+
+parts.addEventListener("message", ({ data }) => {
+  // Of a threshold that has not moved on since.
+  if (shown?.entry.id === data.id && data.first === firstFlagged(look.threshold)) listRegions(data.regions);
+});
+
+function listRegions(regions) {
+  shown.regions = regions;
+  shown.chosen = -1;
+  viewer.show(null);
+  showRegions($("regions"), regions, (region) => goTo(regions.indexOf(region)));
+  $("parts-count").textContent = regions.length ? String(regions.length) : "";
+  $("regions-none").hidden = regions.length > 0;
+  document.querySelector("#parts .heads").hidden = !regions.length;
+  $("parts").dataset.threshold = String(look.threshold);
+}
+
+function goTo(chosen) {
+  if (!shown?.regions[chosen]) return;
+  shown.chosen = chosen;
+  for (const [i, button] of $("regions").querySelectorAll("button").entries()) {
+    button.setAttribute("aria-pressed", String(i === chosen));
+    if (i === chosen) {
+      button.scrollIntoView({ block: "nearest" });
+      tell(button.getAttribute("aria-label"));
+    }
+  }
+  viewer.show(shown.regions[chosen]);
+}
+
+// --- reading scores ---------------------------------------------------------------------------------------------------
+
+function read(pixel) {
+  const at = pixel ?? viewer?.cross ?? null;
+  $("reading").textContent = at && shown ? reading(at) : "";
+}
+
+function reading({ x, y }) {
+  const score = shown.map.at(x, y);
+  const flagged = Math.round(score * TOP) >= firstFlagged(look.threshold);
+  return `x ${x}, y ${y}: score ${score.toFixed(3)}${flagged ? ", flagged" : ""}`;
+}
+
+function point(pixel) {
+  const inside = pixel && {
+    x: Math.min(shown.map.width - 1, Math.max(0, pixel.x)),
+    y: Math.min(shown.map.height - 1, Math.max(0, pixel.y)),
+  };
+  viewer.point(inside);
+  read(null);
+  tell(inside ? reading(inside) : "Crosshair off");
+}
+
+// --- the file, and what can be kept -----------------------------------------------------------------------------------
+
+$("file").addEventListener("toggle", () => $("file").open && readFile());
+$("position").addEventListener("change", readFile);
+
+async function readFile() {
+  const { entry } = queue.current ? { entry: queue.current } : { entry: null };
+  if (!entry) return;
+  const position = $("position").checked;
+  $("metadata").textContent = "Reading…";
+  let found;
+  try {
+    found = await api.metadata(entry.file, position, entry.stop.signal);
+  } catch (error) {
+    if (entry === queue.current) $("metadata").textContent = error.message;
+    return;
+  }
+  if (entry === queue.current && position === $("position").checked) showMetadata($("metadata"), found);
+}
+
+const MAKERS = {
+  mask: [".mask.png", () => maskPng(shown.map, look.threshold)],
+  overlay: [".view.png", () => overlayPng(shown.entry.readable ? shown.entry.file : null, shown.map, look)],
+  scores: [".scores.png", () => scoresPng(shown.map)],
+  raw: [".scores.u16", () => rawScores(shown.map)],
+  json: [".json", () => new Blob([`${JSON.stringify(result())}\n`], { type: "application/json" })],
+};
+
+// The row at the threshold that is set.
+function result() {
+  const area = shown.map.flagged(look.threshold) / shown.map.scores.length;
+  const own = look.threshold === shown.entry.row.threshold;
+  return own ? shown.entry.row : { ...shown.entry.row, threshold: look.threshold, area, regions: shown.regions };
+}
+
+for (const button of document.querySelectorAll("[data-save]")) {
+  button.addEventListener("click", async () => {
+    if (!shown) return;
+    const [ending, make] = MAKERS[button.dataset.save];
+    const name = stem(shown.entry.file.name) + ending;
+    save(await make(), name);
+    kept(`${name} is saved.`);
+  });
+}
+
+$("save-report").addEventListener("click", async () => {
+  if (!shown) return;
+  const { entry } = shown;
+  const button = $("save-report");
+  const started = performance.now();
+  const said = () => kept(`Writing the report, ${Math.round((performance.now() - started) / 1000)} s…`);
+  const timer = setInterval(said, 1000);
+  button.disabled = true;
+  said();
+  try {
+    const options = { ...entry.options, threshold: entry.threshold, position: $("position").checked };
+    save(await api.report(entry.file, options, entry.stop.signal), `${stem(entry.file.name)}.report.html`);
+    kept(`The report is saved. It is one file that needs no other; print it to have it as PDF.`);
+  } catch (error) {
+    kept(`There is no report: ${error.message}`);
+  } finally {
+    clearInterval(timer);
+    button.disabled = false;
+  }
+});
+
+function kept(text) {
+  $("keep-said").textContent = text;
+}
+
+// --- keys -------------------------------------------------------------------------------------------------------------
+
+$("zoom-in").addEventListener("click", () => viewer.zoom(1.5));
+$("zoom-out").addEventListener("click", () => viewer.zoom(1 / 1.5));
+$("zoom-fit").addEventListener("click", () => viewer.fit());
+$("zoom-actual").addEventListener("click", () => viewer.actual());
+$("help-open").addEventListener("click", () => $("help").showModal());
+
+const KEYS = {
+  o: () => $("files").click(),
+  j: () => queue.step(1),
+  k: () => queue.step(-1),
+  v: nextLayout,
+  m: () => $("visible").click(),
+  "[": () => changeThreshold(look.threshold - 0.01),
+  "]": () => changeThreshold(look.threshold + 0.01),
+  n: () => goTo(shown ? shown.chosen + 1 : 0),
+  p: () => goTo(shown ? shown.chosen - 1 : 0),
+  "+": () => viewer.zoom(1.5),
+  "=": () => viewer.zoom(1.5),
+  "-": () => viewer.zoom(1 / 1.5),
+  0: () => viewer.fit(),
+  1: () => viewer.actual(),
+  c: () => shown && point(viewer.cross ? null : viewer.centre()),
+  "?": () => $("help").showModal(),
+};
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+
+document.addEventListener("keydown", (event) => {
+  const writing = event.target.closest("input:not([type=checkbox], [type=radio], [type=range]), select, textarea");
+  if (event.ctrlKey || event.metaKey || event.altKey || writing || $("help").open || !$("keys").checked) return;
+  const act = KEYS[event.key.toLowerCase()];
+  if (!act) return;
+  event.preventDefault();
+  act();
+});
+
+$("view").addEventListener("keydown", (event) => {
+  const way = ARROWS[event.key];
+  if (!way || !shown || event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault();
+  const far = event.shiftKey;
+  if (viewer.cross) point({ x: viewer.cross.x + way[0] * (far ? 10 : 1), y: viewer.cross.y + way[1] * (far ? 10 : 1) });
+  else viewer.pan(way[0] * (far ? 0.5 : 0.1), way[1] * (far ? 0.5 : 0.1));
+});
+
+function nextLayout() {
+  const choices = [...document.querySelectorAll("[name=layout]")];
+  const next = choices[(choices.findIndex((each) => each.checked) + 1) % choices.length];
+  next.click();
+  tell(next.parentElement.textContent.trim());
+}
+
+// Said to those who do not see the page change.
+function tell(text) {
+  $("live").textContent = text;
+}
+
+$("host").textContent = location.host;
+$("opacity").value = String(100 * look.opacity);
+$("opacity-value").textContent = `${100 * look.opacity} %`;
+meet();
+document.documentElement.dataset.ready = "";

@@ -1,0 +1,69 @@
+// What can be kept of a photo: files made in the browser from what it holds, at the threshold that is set.
+
+import { Sampler, firstFlagged, paint, palette } from "./map.js";
+import { greyPng } from "./png.js";
+
+const STRIP = 512; // rows that are painted at once
+
+/** Hand a Blob to the browser as a file. */
+export function save(blob, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+/** The photo's file name as the beginning of a name that no disk minds. */
+export function stem(name) {
+  return name.replace(/[^\p{L}\p{N}._-]+/gu, "_").replace(/^[._-]+/, "").slice(-80) || "picture";
+}
+
+/** 8-bit grey PNG, 255 = manipulated. */
+export function maskPng(map, threshold) {
+  const first = firstFlagged(threshold);
+  const mask = new Uint8Array(map.scores.length);
+  for (let i = 0; i < mask.length; i++) mask[i] = map.scores[i] >= first ? 255 : 0;
+  return greyPng(mask, map.width, map.height);
+}
+
+/** 16-bit grey PNG, 65535 = 1.0. */
+export function scoresPng(map) {
+  return greyPng(map.scores, map.width, map.height);
+}
+
+/** Raw scores: uint16, little-endian, row by row, 65535 = 1.0. */
+export function rawScores(map) {
+  return new Blob([map.scores], { type: "application/octet-stream" });
+}
+
+/** The photo with the map on it as it is shown, at the photo's own size; photo: a Blob, or null for the map alone. */
+export async function overlayPng(photo, map, look) {
+  const canvas = document.createElement("canvas");
+  canvas.width = map.width;
+  canvas.height = map.height;
+  const context = canvas.getContext("2d");
+  if (photo) {
+    const bitmap = await createImageBitmap(photo);
+    context.drawImage(bitmap, 0, 0, map.width, map.height);
+    bitmap.close();
+  }
+  const layer = document.createElement("canvas");
+  layer.width = map.width;
+  const colours = palette(look);
+  const first = look.outline && look.colours !== "mask" ? firstFlagged(look.threshold) : null;
+  const sampler = new Sampler();
+  for (let y = 0; y < map.height; y += STRIP) {
+    // Two rows more on both sides, for the outline.
+    const top = Math.max(0, y - 2);
+    const height = Math.min(map.height, y + STRIP + 2) - top;
+    sampler.take(map, { width: map.width, height, x: 0, y: top, step: 1 });
+    const pixels = new ImageData(map.width, height);
+    paint(sampler, colours, first, new Uint32Array(pixels.data.buffer));
+    layer.height = height;
+    layer.getContext("2d").putImageData(pixels, 0, 0);
+    const rows = Math.min(STRIP, map.height - y);
+    context.drawImage(layer, 0, y - top, map.width, rows, 0, y, map.width, rows);
+  }
+  return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+}

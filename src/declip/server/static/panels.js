@@ -1,0 +1,171 @@
+// What is known of a photo, as elements. File names and metadata are hostile: they become text, never markup.
+
+/** A new element with properties and children. */
+export function element(name, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...children);
+  return made;
+}
+
+/** Text whose characters can all be seen: control characters and marks that turn the direction become codes. */
+export function visible(text) {
+  return text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (sign) => `\\u{${sign.codePointAt(0).toString(16)}}`);
+}
+
+/** 0.0123 → "1.23 %"; never "0 %" for what is more. */
+export function percent(share) {
+  if (share > 0 && share < 0.0001) return "< 0.01 %";
+  return `${Number((100 * share).toFixed(2))} %`;
+}
+
+const whole = new Intl.NumberFormat("en");
+
+/** The verdict: what the service says of the photo as a whole, and what that does not mean. */
+export function showVerdict(card, { row, words }) {
+  card.dataset.tone = words.tone;
+  card.querySelector(".title").textContent = words.title;
+  card.querySelector(".summary").textContent = words.summary;
+  card.querySelector(".gauge").replaceChildren(...gauge(row, words.steps));
+  card.querySelector(".caution").replaceChildren(element("b", { textContent: words.caution }), ` ${words.because}`);
+  fill(card.querySelector(".meaning"), words.meaning);
+  fill(card.querySelector(".unsaid"), words.unsaid);
+  fill(card.querySelector(".limits"), words.limits);
+}
+
+function fill(list, texts) {
+  list.replaceChildren(...texts.map((textContent) => element("li", { textContent })));
+}
+
+// The score of the photo on a scale from 0 to 1, with the parts of it that carry a word.
+function gauge(row, steps) {
+  const at = (share) => `${100 * share}%`;
+  const bar = element("div", { className: "bar" });
+  for (const [i, step] of steps.entries()) {
+    const part = element("span", { className: step.word });
+    part.style.left = at(step.threshold);
+    part.style.right = at(1 - (steps[i - 1]?.threshold ?? 1));
+    bar.append(part);
+  }
+  const needle = element("span", { className: "needle" });
+  needle.style.left = at(row.score);
+  const value = element("span", { className: "value", textContent: `score ${row.score.toFixed(3)}` });
+  if (row.score > 0.5) value.style.right = at(1 - row.score);
+  else value.style.left = at(row.score);
+  const ends = steps.map((step) => `${step.word} from ${step.threshold.toFixed(3)}`).reverse();
+  const low = element("span", { className: "low", textContent: "0" });
+  const high = element("span", { className: "high", textContent: ends.length ? ends.join(" · ") : "1" });
+  const drawn = element("div", { className: "scale", ariaHidden: "true" }, value, bar, needle, low, high);
+  const said = `Score ${row.score.toFixed(3)} on a scale from 0 to 1. ${ends.join("; ")}`;
+  return [drawn, element("p", { className: "hidden", textContent: said })];
+}
+
+/** The flagged parts; picked(region, button) is called with the one that is wanted. */
+export function showRegions(list, regions, picked) {
+  list.replaceChildren(
+    ...regions.map((region, i) => {
+      const [x0, y0, x1, y1] = region.bbox;
+      const button = element(
+        "button",
+        { type: "button" },
+        element("span", { className: "number", textContent: `${i + 1}` }),
+        element("span", { className: "where", textContent: `${x1 - x0} × ${y1 - y0} px at ${x0}, ${y0}` }),
+        element("span", { className: "share", textContent: percent(region.area) }),
+        element("span", { className: "mean", textContent: region.score.toFixed(3) }),
+      );
+      button.setAttribute(
+        "aria-label",
+        `Part ${i + 1}: ${x1 - x0} by ${y1 - y0} pixels at ${x0}, ${y0}; ${percent(region.area)} of the picture; ` +
+          `mean score ${region.score.toFixed(3)}. Go there.`,
+      );
+      button.addEventListener("click", () => picked(region, button));
+      return element("li", {}, button);
+    }),
+  );
+}
+
+/** What the file says of itself; found: the answer of /v1/metadata. */
+export function showMetadata(place, found) {
+  const parts = [];
+  const heading = (textContent) => parts.push(element("h3", { textContent }));
+  const note = (textContent) => parts.push(element("p", { className: "soft", textContent: visible(textContent) }));
+  note("All of this can be edited or removed without a trace. It can support other evidence; alone it shows nothing.");
+  parts.push(
+    pairs([
+      { name: "Format", value: `${found.format}, ${whole.format(found.bytes)} bytes` },
+      { name: "As stored", value: `${found.stored_width} × ${found.stored_height} px, orientation ${found.orientation}` },
+      { name: "SHA-256", value: found.sha256 },
+    ]),
+  );
+  heading("Software named in the file");
+  if (found.software.length) parts.push(pairs(found.software));
+  else note("None.");
+  heading("EXIF");
+  if (found.exif.length) parts.push(pairs(found.exif));
+  else note("None of the usual tags. Screenshots, messengers and many programs remove them.");
+  if (found.preview) {
+    heading("Embedded preview");
+    parts.push(element("img", { src: `data:image/jpeg;base64,${found.preview}`, alt: "Preview picture stored in the file" }));
+    note("If it shows something else than the photo, the photo was changed after it was made.");
+  }
+  if (found.jpeg) {
+    heading("JPEG compression");
+    parts.push(...jpeg(found.jpeg));
+  }
+  heading("Content credentials (C2PA)");
+  note(credentials(found.credentials.state));
+  if (found.credentials.fields.length) parts.push(pairs(found.credentials.fields));
+  heading("Place");
+  if (found.position.length) parts.push(pairs(found.position));
+  else note(found.has_position ? "The file holds a position. It is left out unless asked for." : "No GPS position was found.");
+  if (found.free_text.length) {
+    heading("Free text");
+    parts.push(pairs(found.free_text));
+  }
+  if (found.withheld.length) note(`Also in the file, not shown: ${found.withheld.join(", ")}.`);
+  place.replaceChildren(...parts);
+}
+
+function pairs(fields) {
+  const list = element("dl");
+  for (const { name, value } of fields) {
+    const told = element("dd", {}, element("bdi", { textContent: visible(value) }));
+    list.append(element("div", {}, element("dt", {}, element("bdi", { textContent: visible(name) })), told));
+  }
+  return list;
+}
+
+function jpeg({ tables, quality, distance, subsampling, progressive }) {
+  const said =
+    distance === 0
+      ? `The quantisation tables are libjpeg's at quality ${quality}, as many programs write them; most cameras have their own.`
+      : `The quantisation tables are not libjpeg's; the nearest are those of quality ${quality} (steps differ by ` +
+        `${distance.toFixed(1)} in the mean).`;
+  const colour = subsampling ? ` Colour ${subsampling}` : " Colour sampled in an unusual way, or absent";
+  const last = `${colour}${progressive ? ", progressive" : ""}. They tell of the last saving only.`;
+  const drawn = tables.map((steps, number) => {
+    const table = element("table", {}, element("caption", { textContent: `Table ${number} (${number ? "colour" : "brightness"})` }));
+    for (let row = 0; row < 64; row += 8) {
+      const cells = steps.slice(row, row + 8).map((step) => element("td", { textContent: String(step) }));
+      table.append(element("tr", {}, ...cells));
+    }
+    return table;
+  });
+  const more = element("details", {}, element("summary", { textContent: "Quantisation tables" }), ...drawn);
+  return [element("p", { className: "soft", textContent: said + last }), more];
+}
+
+function credentials(state) {
+  switch (state) {
+    case "no reader":
+      return "Not looked at: the service has no reader (pip install 'declip[c2pa]').";
+    case "none":
+      return "The file carries no manifest. Most photos do not.";
+    case "unreadable":
+      return "The file carries a manifest that cannot be read.";
+    default:
+      return (
+        `The file carries a manifest; the reader's word for it is “${state}”. No signer is trusted by itself: a valid ` +
+        "signature says that the file was not changed since, not that its signer tells the truth."
+      );
+  }
+}
