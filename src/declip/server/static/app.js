@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { maskPng, overlayPng, rawScores, save, scoresPng, stem } from "./downloads.js";
-import { ScoreMap, TOP, firstFlagged, palette } from "./map.js";
+import { ScoreMap, TOP, firstFlagged } from "./map.js";
 import { percent, showMetadata, showRegions, showVerdict, visible } from "./panels.js";
 import { Queue } from "./queue.js";
 import { Viewer } from "./viewer.js";
@@ -141,10 +141,12 @@ async function open(entry) {
     $("choose").focus();
     return;
   }
-  $("stage-name").textContent = visible(entry.file.name || "pasted picture");
+  const name = visible(entry.file.name || "pasted picture");
+  $("stage-name").textContent = name;
+  document.title = `${name} – declip`;
   $("failure").hidden = entry.state !== "failed";
   $("failure-said").textContent = entry.error ?? "";
-  message(entry.state === "failed" ? "" : "Examining…");
+  message(entry.state === "failed" ? "There is nothing to show." : "Examining…");
   if (entry.state !== "done") return;
   const { row } = entry;
   const scores = new Uint16Array(await entry.scores.arrayBuffer());
@@ -196,6 +198,7 @@ function forget() {
   viewer.close();
   read(null);
   $("stage-name").textContent = "No photo";
+  document.title = "declip";
   $("metadata").replaceChildren();
   message("");
 }
@@ -270,7 +273,7 @@ $("layout").addEventListener("change", () => {
 function drawScale() {
   const style = getComputedStyle(document.documentElement);
   const legend = $("legend");
-  const made = palette(look);
+  const made = viewer.palette;
   const line = new ImageData(legend.width, legend.height);
   const pixels = new Uint32Array(line.data.buffer);
   for (let i = 0; i < pixels.length; i++) pixels[i] = made[Math.round(((i % legend.width) / (legend.width - 1)) * TOP)];
@@ -282,8 +285,9 @@ function drawScale() {
   const bins = (shown.bins ??= binned(shown.map));
   const most = Math.log1p(Math.max(...bins));
   const wide = canvas.width / bins.length;
+  const [flag, bars] = [style.getPropertyValue("--flag"), style.getPropertyValue("--bars")];
   for (const [i, count] of bins.entries()) {
-    context.fillStyle = style.getPropertyValue((i + 0.5) / bins.length >= look.threshold ? "--flag" : "--bars");
+    context.fillStyle = (i + 0.5) / bins.length >= look.threshold ? flag : bars;
     const high = (Math.log1p(count) / most) * canvas.height;
     context.fillRect(i * wide, canvas.height - high, wide - 1, high);
   }
@@ -361,7 +365,7 @@ $("file").addEventListener("toggle", () => $("file").open && readFile());
 $("position").addEventListener("change", readFile);
 
 async function readFile() {
-  const { entry } = queue.current ? { entry: queue.current } : { entry: null };
+  const entry = queue.current;
   if (!entry) return;
   const position = $("position").checked;
   $("metadata").textContent = "Reading…";

@@ -152,12 +152,17 @@ function weights(start, step, first, count, length) {
 /** Of each score its colour as canvas pixels (little-endian RGBA). style: {colours, threshold, opacity}. */
 export function palette({ colours, threshold, opacity }) {
   const made = new Uint32Array(TOP + 1);
-  const first = firstFlagged(threshold);
+  if (colours === "mask") {
+    const first = firstFlagged(threshold);
+    made.fill(packed([0, 0, 0], opacity)).fill(packed([255, 255, 255], opacity), first);
+    return made;
+  }
+  // 1024 colours are finer than what a screen shows, and made often enough while a threshold is moved.
   const scale = SCALES[colours];
-  for (let k = 0; k <= TOP; k++) {
-    if (colours === "tint") made[k] = tinted(k / TOP, threshold, opacity);
-    else if (colours === "mask") made[k] = packed(k >= first ? [255, 255, 255] : [0, 0, 0], opacity);
-    else made[k] = packed(between(scale, (k / TOP) * (scale.length - 1)), opacity);
+  for (let step = 0; step < 1024; step++) {
+    const score = step / 1023;
+    const colour = scale ? packed(between(scale, score * (scale.length - 1)), opacity) : tinted(score, threshold, opacity);
+    made.fill(colour, 64 * step, 64 * (step + 1));
   }
   return made;
 }

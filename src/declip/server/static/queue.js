@@ -106,7 +106,7 @@ export class Queue {
       }
       made.state = "failed";
       made.error = error.message;
-      this.#say(made, "could not be examined");
+      this.#say(made, "not examined");
     }
     this.finished(made);
     this.#next();

@@ -16,6 +16,7 @@ export class Viewer {
     this.cross = null; // {x, y} px of the photo
     this.split = 0.5;
     this.sampler = new Sampler();
+    this.whole = true; // the view shows all of the photo
     this.still = matchMedia("(prefers-reduced-motion: reduce)").matches;
     this.canvas = root.querySelector(".map");
     this.handle = root.querySelector(".swipe-handle");
@@ -49,7 +50,8 @@ export class Viewer {
     for (const inner of [viewer.container, viewer.canvas]) inner.removeAttribute("tabindex");
     viewer.addHandler("update-viewport", () => this.#moved(viewer));
     viewer.addHandler("viewport-change", () => this.#moved(viewer));
-    viewer.addHandler("resize", () => requestAnimationFrame(() => this.#moved(viewer)));
+    // What was shown as a whole stays so in a window of another size.
+    viewer.addHandler("resize", () => requestAnimationFrame(() => this.#resized(viewer)));
     pane.addEventListener("pointermove", (event) => this.hovered(this.#pixelAt(pane, viewer, event)));
     pane.addEventListener("pointerleave", () => this.hovered(null));
     return viewer;
@@ -84,10 +86,16 @@ export class Viewer {
     if (before !== look.layout) {
       this.root.dataset.layout = look.layout;
       // The panes have new sizes, which the viewers see a moment later; the view stays around its middle.
-      const bounds = this.map && this.#main.viewport?.getBounds(true);
+      const viewport = this.map && this.#main.viewport;
+      const whole = this.whole;
+      const [zoom, centre] = viewport ? [viewport.getZoom(true) / viewport.getHomeZoom(), viewport.getCenter(true)] : [];
       requestAnimationFrame(() => {
-        for (const viewer of this.viewers) viewer.forceResize?.();
-        if (bounds) for (const viewer of this.viewers) viewer.viewport?.fitBounds(bounds, true);
+        for (const viewer of viewport ? this.viewers : []) {
+          viewer.forceResize();
+          viewer.viewport.resize(viewer.viewport.getContainerSize(), false);
+          if (whole) viewer.viewport.goHome(true);
+          else viewer.viewport.zoomTo(zoom * viewer.viewport.getHomeZoom(), null, true).panTo(centre, true);
+        }
         this.draw();
       });
     }
@@ -180,7 +188,7 @@ export class Viewer {
     if (width && height) {
       if (this.pixels?.width !== width || this.pixels?.height !== height) this.pixels = new ImageData(width, height);
       const first = look.outline && look.colours !== "mask" ? firstFlagged(look.threshold) : null;
-      paint(this.sampler, this.#palette(), first, new Uint32Array(this.pixels.data.buffer));
+      paint(this.sampler, this.palette, first, new Uint32Array(this.pixels.data.buffer));
       context.putImageData(this.pixels, left, top);
     }
     const cut = look.layout === "swipe" ? `inset(0 0 0 ${100 * this.split}%)` : "none";
@@ -188,7 +196,8 @@ export class Viewer {
     this.drawn++;
   }
 
-  #palette() {
+  /** The colours of all scores, as `palette` in map.js gives them. */
+  get palette() {
     const { colours, threshold, opacity } = this.look;
     const key = `${colours} ${colours === "tint" || colours === "mask" ? threshold : ""} ${opacity}`;
     if (this.colours.key !== key) this.colours = { key, made: palette(this.look) };
@@ -252,9 +261,15 @@ export class Viewer {
     return pixel.x < 0 || pixel.y < 0 || pixel.x >= this.map.width || pixel.y >= this.map.height ? null : pixel;
   }
 
+  #resized(viewer) {
+    if (this.whole) viewer.viewport?.goHome(true);
+    this.#moved(viewer);
+  }
+
   // One pane has moved: the other follows.
   #moved(viewer) {
     if (this.following || !viewer.viewport) return;
+    if (viewer === this.#main) this.whole = viewer.viewport.getZoom() <= 1.001 * viewer.viewport.getHomeZoom();
     if (this.look?.layout === "side") {
       const other = this.viewers[viewer === this.#main ? 0 : 1];
       if (other.isOpen() && viewer.isOpen()) {
