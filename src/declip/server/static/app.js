@@ -492,3 +492,4 @@ $("opacity").value = String(100 * look.opacity);
 $("opacity-value").textContent = `${100 * look.opacity} %`;
 meet();
 document.documentElement.dataset.ready = "";
+performance.mark("ready");
