@@ -55,12 +55,8 @@ class Visit:
 
     def give(self, *files: tuple[str, bytes] | Path) -> None:
         """Choose files."""
-        given = [
-            str(file)
-            if isinstance(file, Path)
-            else {"name": file[0], "mimeType": "application/octet-stream", "buffer": file[1]}
-            for file in files
-        ]
+        pairs = [(file.name, file.read_bytes()) if isinstance(file, Path) else file for file in files]
+        given = [{"name": name, "mimeType": "application/octet-stream", "buffer": data} for name, data in pairs]
         self.page.set_input_files("#files", given)
 
     def drop(self, name: str, data: bytes) -> None:
