@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import logging
 import math
 import random
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -35,6 +36,7 @@ import card_cases
 
 ROOT = Path(__file__).resolve().parents[1]
 RATES = (0.01, 0.05)
+HISTORY = ROOT / "docs/mini-training.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +139,24 @@ def main() -> None:
         )
         print(f"{stage.recipe}: epoch {run.epoch}, IoU {run.iou:.3f}, AP {run.ap:.3f} on crops of the valid photos")
         start = run.best
+    pairs = {name: sum(sample.label == "fake" for sample in samples) for name, samples in data.items()}
+    record = {"pairs": pairs, "stages": [history(out, stage) for stage in STAGES]}
+    HISTORY.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     calibrated = calibrate(run.best, arguments.data, out / "mini.safetensors")
     print(export.to_onnx(calibrated, arguments.out))
+
+
+def history(out: Path, stage: Stage) -> dict[str, Any]:
+    """What a stage's training took: epochs, the one that was kept, and hours without those of the frozen features."""
+    lines = (out / stage.recipe / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    return {
+        "recipe": stage.recipe,
+        "parts": stage.parts,
+        "epochs": len(rows),
+        "kept": max(row["epoch"] for row in rows if row["best"]),
+        "hours": round(sum(row["seconds"] for row in rows) / 3600, 2),
+    }
 
 
 def make_data(data: Path, out: Path, part: Part) -> list[Sample]:

@@ -672,6 +672,7 @@ def write_page(card: dict[str, Any], attribution: Path, docs: Path) -> None:
         "libraries": {name: version(name) for name in ("numpy", "pillow", "onnxruntime", "opencv-python-headless")},
         "size_bytes": path.stat().st_size,
         **card,
+        "training": json.loads((docs / "mini-training.json").read_text(encoding="utf-8")),
         "goals": goals(card),
     }
     (docs / "models.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

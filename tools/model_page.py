@@ -51,7 +51,7 @@ def page(record: Figures, attribution: Path) -> str:
         _robustness(record),
         _time(record),
         _limits(record),
-        _training(attribution),
+        _training(record, attribution),
         _official(),
         _rivals(),
     )
@@ -312,7 +312,7 @@ The four kinds that it sees least of; of each the picture of middling AP, lossle
 ![Pictures, their masks, the scores and the overlays](images/mini-misses.png)"""
 
 
-def _training(attribution: Path) -> str:
+def _training(record: Figures, attribution: Path) -> str:
     with attribution.open(encoding="utf-8", newline="") as file:
         lines = [(row["file"].partition("/")[0], row["source"], row["licence"]) for row in csv.DictReader(file)]
     names = {"train": "training", "valid": "choosing and reporting", "calibrate": "verdict thresholds"}
@@ -342,8 +342,18 @@ make mini
 make model-card
 ```
 
-The settings are in [recipes/mini.toml](../recipes/mini.toml), the steps in
-[tools/make_mini.py](../tools/make_mini.py)."""
+{_history(record["training"])} The steps are in [tools/make_mini.py](../tools/make_mini.py)."""
+
+
+def _history(training: Figures) -> str:
+    pairs, stages = training["pairs"], training["stages"]
+    said = [
+        f"{stage['epochs']} epochs of [{stage['recipe']}](../recipes/{stage['recipe']}) on "
+        f"{sum(pairs[part] for part in stage['parts']):,} manipulated pictures and some of their untouched twins "
+        f"({stage['hours']:.1f} h; that of the highest AP, number {stage['kept']}, was kept)"
+        for stage in stages
+    ]
+    return f"This one took {', then '.join(said)}, on two processor cores that had other work as well."
 
 
 def _official() -> str:
