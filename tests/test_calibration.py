@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import special
+from scipy import ndimage, special
 
 import declip
 from declip import calibration, image, metrics
 from declip.engines import open_engine
 from declip.errors import DatasetError, DeclipError, SpecError, WeightsError
 from declip.localizer import Localizer
-from declip.types import BackboneSpec, Calibration, DecoderSpec, Localization, ModelSpec, Sample
+from declip.types import BackboneSpec, Calibration, DecoderSpec, Localization, ModelSpec, Sample, flagged
 from declip.weights import sha256_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,44 +105,61 @@ def test_the_range_gets_narrower_with_more_photos() -> None:
         calibration.false_alarm_range(0.01, 98)
 
 
-# --- mask threshold -------------------------------------------------------------------------------------------------
+# --- the rule of the mask --------------------------------------------------------------------------------------------
 
 
-def test_mask_threshold_is_the_best_mean_iou() -> None:
+def test_the_rule_of_the_mask_is_that_of_the_best_mean_iou() -> None:
     rng = np.random.default_rng(1)
     pairs = []
     for _ in range(3):
-        mask = rng.random((40, 50)) < 0.3
-        scores = np.clip(0.35 * mask + 0.5 * rng.random(mask.shape), 0, 1).astype(np.float32)
-        pairs.append((scores, mask))
-    best = max(calibration.STEPS, key=lambda t: np.mean([metrics.iou(s >= np.float32(t), m) for s, m in pairs]))
-    assert calibration.mask_threshold(pairs, []) == pytest.approx(best)
+        mask = np.zeros((40, 50), bool)
+        mask[8:20, 10:30] = True
+        noise = ndimage.uniform_filter(rng.random(mask.shape), 3)
+        pairs.append((np.clip(0.2 * mask + noise, 0, 1).astype(np.float32), mask))
+    found = calibration.mask_rule(pairs, [])
+    rules = [(t, p) for t in calibration.THRESHOLDS for p in calibration.STEPS if p >= t]
+    rules += [(t, t) for t in calibration.STEPS]
+    ious = {rule: np.mean([metrics.iou(flagged(s, *map(np.float32, rule)), m) for s, m in pairs]) for rule in rules}
+    assert found[1] > found[0]
+    assert ious[found] == max(ious.values()) > ious[found[0], found[0]]
 
 
-def test_mask_threshold_leaves_untouched_photos_alone() -> None:
+def test_a_peak_drops_the_faint_parts_of_untouched_photos_and_keeps_the_outline() -> None:
+    mask = np.zeros((20, 20), bool)
+    mask[4:12, 4:12] = True
+    fake = np.where(mask, np.float32(0.5), np.float32(0.0))
+    fake[6:8, 6:8] = 0.95
+    real = np.zeros((20, 20), np.float32)
+    real[2:9, 2:9] = 0.7
+    assert calibration.mask_rule([(fake, mask)], [("as they are", real)]) == pytest.approx((0.1, 0.71))
+    shown = flagged(fake, 0.1, 0.71)
+    assert np.array_equal(shown, mask) and not flagged(real, 0.1, 0.71).any()
+
+
+def test_the_mask_leaves_untouched_photos_alone() -> None:
     mask = np.zeros((10, 10), bool)
     mask[:5] = True
     scores = np.where(mask, 0.4, 0.1).astype(np.float32)
-    assert calibration.mask_threshold([(scores, mask)], []) <= 0.4
+    assert calibration.mask_rule([(scores, mask)], [])[1] <= 0.4
     reals = [("as they are", np.full((10, 10), 0.6, np.float32))]
-    assert calibration.mask_threshold([(scores, mask)], reals) == pytest.approx(0.61)
+    assert calibration.mask_rule([(scores, mask)], reals)[1] == pytest.approx(0.61)
 
 
-def test_mask_threshold_holds_for_each_kind_of_untouched_photo() -> None:
+def test_the_mask_holds_for_each_kind_of_untouched_photo() -> None:
     """One in thirty flagged is allowed in all, but not one in ten of those re-saved."""
     mask = np.zeros((10, 10), bool)
     mask[:5] = True
     fakes = [(np.where(mask, 0.4, 0.1).astype(np.float32), mask)]
     quiet, loud = np.zeros((10, 10), np.float32), np.full((10, 10), 0.6, np.float32)
     alike = [("as they are", s) for s in [quiet] * 29 + [loud]]
-    assert calibration.mask_threshold(fakes, alike) <= 0.4
+    assert calibration.mask_rule(fakes, alike)[1] <= 0.4
     apart = [("as they are", quiet)] * 20 + [("re-saved", s) for s in [quiet] * 9 + [loud]]
-    assert calibration.mask_threshold(fakes, apart) == pytest.approx(0.61)
+    assert calibration.mask_rule(fakes, apart)[1] == pytest.approx(0.61)
 
 
-def test_mask_threshold_needs_fakes() -> None:
+def test_the_mask_needs_fakes() -> None:
     with pytest.raises(DatasetError, match="needs manipulated pictures"):
-        calibration.mask_threshold([], [])
+        calibration.mask_rule([], [])
 
 
 # --- temperature ----------------------------------------------------------------------------------------------------
@@ -286,11 +303,11 @@ def test_a_planted_miscalibration_is_found(tmp_path: Path) -> None:
     results = [localizer(path) for path in photos]
     assert outcome.scores == tuple(result.score for result in results)
     assert found.image_thresholds == calibration.image_thresholds(outcome.scores, (0.05,))
-    expected = calibration.mask_threshold(
+    expected = calibration.mask_rule(
         [(localizer(sample.image).scores, image.read_mask(sample)) for sample in samples],
         [("as they are", result.scores) for result in results],
     )
-    assert found.mask_threshold == expected != 0.4
+    assert (found.mask_threshold, found.mask_peak) == expected != (0.4, 0.0)
 
 
 def test_a_temperature_that_is_there_already_changes_nothing(tmp_path: Path) -> None:
@@ -303,6 +320,7 @@ def test_a_temperature_that_is_there_already_changes_nothing(tmp_path: Path) -> 
     )
     assert again.calibration.temperature == pytest.approx(fresh.calibration.temperature, rel=1e-3)
     assert again.calibration.mask_threshold == fresh.calibration.mask_threshold
+    assert again.calibration.mask_peak == fresh.calibration.mask_peak
     kept = calibration.measure(Localizer(engine), photos, rates=(0.05,)).calibration
     assert (kept.temperature, kept.mask_threshold) == (2.5, 0.1)
 
@@ -433,7 +451,8 @@ def test_mini_keeps_the_rates_over_200_splits_of_real_photos(tmp_path: Path) -> 
     shipped = declip.load().spec.calibration
     assert shipped is not None
     assert outcome.calibration.temperature == shipped.temperature
-    assert outcome.calibration.mask_threshold == shipped.mask_threshold
+    rules = [(found.mask_threshold, found.mask_peak) for found in (outcome.calibration, shipped)]
+    assert rules[0] == rules[1]
     assert np.allclose(outcome.calibration.image_thresholds, shipped.image_thresholds, atol=1e-4)
     for rate, kept, rank in ((0.05, 85, 4), (0.05, 119, 6), (0.01, 119, 1)):
         found = splits(scores, rate, kept)

@@ -35,6 +35,7 @@ KEYS = [
     "false_alarm_rate",
     "score_threshold",
     "threshold",
+    "peak",
     "area",
     "regions",
     "model",

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -582,6 +583,25 @@ def test_augmentation_turns_the_cache_off(
     assert run.iou > 0.4
     again = training.train(config, train=train, valid=valid, out=tmp_path / "again", cache=tmp_path / "cache")
     assert run.best.read_bytes() == again.best.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler")
+def test_compiled_backbones_give_the_same_losses(data: tuple[list[Sample], list[Sample]], tmp_path: Path) -> None:
+    train, valid = data
+    losses = {}
+    for compiled in (False, True):
+        # Three pictures: a batch of two and one of one, so that there is code for both sizes.
+        config = config_of(views=0, compile=compiled, epochs=2, batch_size=2)
+        training.train(config, train=train[:6], valid=valid, out=tmp_path / str(compiled), cache=tmp_path / "cache")
+        losses[compiled] = [row["loss"] for row in rows_of(tmp_path / str(compiled))]
+    assert losses[True] == pytest.approx(losses[False], rel=1e-4)
+
+
+def test_both_halves_of_the_training_of_mini_are_of_one_model() -> None:
+    first, second = (TrainConfig.from_toml(RECIPES / name) for name in ("mini.toml", "mini-fresh.toml"))
+    assert first.model == second.model
+    assert (first.kept_views, second.kept_views, second.compile) == (1, 0, True)
 
 
 def test_a_run_starts_from_another_decoder(data: tuple[list[Sample], list[Sample]], tmp_path: Path) -> None:

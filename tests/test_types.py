@@ -19,6 +19,7 @@ from declip.types import (
     ModelSpec,
     Photo,
     Sample,
+    flagged,
 )
 
 VIT = BackboneSpec(name="vit_large_patch14_clip_quickgelu_224.openai", layer=20)
@@ -37,11 +38,12 @@ def spec(**changes: Any) -> ModelSpec:
     return ModelSpec(**({"backbones": (VIT,), "decoder": DecoderSpec(kind="conv-20")} | changes))
 
 
-def localization(scores: Any, threshold: float = 0.5) -> Localization:
+def localization(scores: Any, threshold: float = 0.5, peak: float = 0.0) -> Localization:
     return Localization(
         name="a.jpg",
         scores=np.asarray(scores, np.float32),
         threshold=threshold,
+        peak=peak,
         score=0.25,
         model="fake",
         sha256="00" * 32,
@@ -99,6 +101,7 @@ def test_decoders_that_contradict_themselves(fields: dict[str, Any], message: st
     [
         ({"temperature": 0}, "temperature is 0"),
         ({"mask_threshold": 1.1}, "mask_threshold is 1.1"),
+        ({"mask_peak": -0.1}, "mask_peak is -0.1"),
         ({"image_thresholds": ((0, 0.5),)}, "false-alarm rates"),
         ({"image_thresholds": ((0.05, 0.6), (0.01, 0.8))}, "rising order"),
         ({"mode": "half"}, "calibration mode is 'half'"),
@@ -227,6 +230,22 @@ def test_mask_and_area_include_the_threshold_itself() -> None:
     assert result.area == 0.5
 
 
+def test_with_a_peak_the_mask_holds_the_parts_that_reach_it() -> None:
+    scores = np.zeros((6, 8), np.float32)
+    scores[0:3, 0:3] = 0.5
+    scores[1, 1] = 0.9
+    scores[3, 3] = 0.5  # touches at a corner
+    scores[0:3, 5:8] = 0.89
+    result = localization(scores, threshold=0.5, peak=0.9)
+    expected = np.zeros((6, 8), bool)
+    expected[0:3, 0:3] = expected[3, 3] = True
+    assert np.array_equal(result.mask, expected)
+    assert (result.area, result.to_dict()["peak"]) == (10 / 48, 0.9)
+    assert [region.bbox for region in result.regions] == [(0, 0, 4, 4)]
+    # A peak that every part reaches, and one that none does.
+    assert np.array_equal(flagged(scores, 0.5, 0.5), scores >= 0.5) and not flagged(scores, 0.5, 0.91).any()
+
+
 def test_regions_are_8_connected_largest_first() -> None:
     scores = np.zeros((10, 20))
     scores[1:4, 2:6] = 0.75  # 12 px
@@ -274,6 +293,7 @@ def test_to_dict_has_the_documented_keys_in_order_and_is_json() -> None:
         "false_alarm_rate",
         "score_threshold",
         "threshold",
+        "peak",
         "area",
         "regions",
         "model",

@@ -3,7 +3,7 @@
     python tools/leave_one_out.py --data ../shared/data --work data/mini
 
 Five trainings of recipes/mini.toml on the first part of the embedded model's data (tools/make_mini.py), shorter than
-its own, each without one family of manipulations. The mask threshold of each is chosen as the embedded model's is, on
+its own, each without one family of manipulations. The rule of the mask of each is chosen as the embedded model's is, on
 the choosing half of photos/valid (of its forgeries a third) and the families that were met; figures are those of the
 family left out, on the reporting half. Writes docs/leave-one-out.json, which `make model-card` reads. Each training
 resumes.
@@ -27,8 +27,8 @@ from declip.localizer import Localizer
 from declip.synthesis import family_of
 
 sys.path.insert(0, str(Path(__file__).parent))
+import card_cases
 import make_mini
-import model_card
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -51,13 +51,13 @@ def main() -> None:
         for name in ("train", "valid")
     }
     photos = make_mini.pictures(arguments.data / "photos/valid")
-    choosing = {path.stem for path in photos if model_card.half_of(path.name) == "choose"}
-    families = sorted({family_of(kind) for kind in model_card.KINDS})
+    choosing = {path.stem for path in photos if card_cases.half_of(path.name) == "choose"}
+    families = sorted({family_of(kind) for kind in card_cases.KINDS})
     # Of the choosing half a third is enough for a mean over all kinds; what decides a threshold are the untouched.
-    third = [p for p in photos if model_card.half_of(p.name) == "choose"][::3]
-    chosen = sorted(third + [p for p in photos if model_card.half_of(p.name) == "report"])
-    forged = [case for case in model_card.forgeries(chosen, model_card.KINDS, arguments.data / "weights") if case]
-    clean = [case for case in model_card.untouched(photos) if case.half == "choose"]
+    third = [p for p in photos if card_cases.half_of(p.name) == "choose"][::3]
+    chosen = sorted(third + [p for p in photos if card_cases.half_of(p.name) == "report"])
+    forged = [case for case in card_cases.forgeries(chosen, card_cases.KINDS, arguments.data / "weights") if case]
+    clean = [case for case in card_cases.untouched(photos) if case.half == "choose"]
     rows: dict[str, Any] = {}
     for family in arguments.family or families:
         met = [s for s in parts["train"] if s.label == "real" or family_of(s.source) != family]
@@ -82,30 +82,30 @@ def main() -> None:
 
 
 def measure(
-    best: Path, family: str, forged: Sequence[model_card.Case], clean: Sequence[model_card.Case]
+    best: Path, family: str, forged: Sequence[card_cases.Case], clean: Sequence[card_cases.Case]
 ) -> dict[str, Any]:
     """AP, IoU at the threshold, and the masks' share, of the family that was left out: means over its kinds."""
     localizer = Localizer(open_engine(export.to_onnx(best, best.with_suffix(".onnx"))))
     known = [case for case in forged if case.half == "choose" and family_of(case.kind) != family]
-    threshold = calibration.mask_threshold(
+    threshold, peak = calibration.mask_rule(
         ((localizer(case.pixels).scores, case.mask) for case in known),
         ((case.kind, localizer(case.pixels).scores) for case in clean),
-        area=model_card.FLAGGED,
+        area=card_cases.FLAGGED,
     )
-    localizer = Localizer(localizer.engine, threshold=threshold)
+    localizer = Localizer(localizer.engine, threshold=threshold, peak=peak)
     kinds: dict[str, dict[str, float]] = {}
-    for kind in model_card.KINDS:
+    for kind in card_cases.KINDS:
         if family_of(kind) != family:
             continue
         cases = [case for case in forged if case.half == "report" and case.kind == kind]
-        outcomes = list(model_card.measure(localizer, cases))
+        outcomes = list(card_cases.measure(localizer, cases))
         kinds[kind] = {
             "ap": float(np.mean([outcome.ap for outcome in outcomes])),
             "iou": float(np.mean([outcome.iou()[-1] for outcome in outcomes])),
             "prevalence": float(np.mean([outcome.manipulated / outcome.pixels for outcome in outcomes])),
         }
     mean = {key: float(np.mean([row[key] for row in kinds.values()])) for key in ("ap", "iou", "prevalence")}
-    return mean | {"threshold": float(threshold), "kinds": kinds}
+    return mean | {"threshold": threshold, "peak": peak, "kinds": kinds}
 
 
 if __name__ == "__main__":

@@ -3,36 +3,40 @@
     python tools/make_mini.py --data ../shared/data --work data/mini
 
 --data is a folder as photos/{train,valid,calibrate} and weights/ (the autoencoder); --work holds the data set, the run
-and its checkpoints. Each step resumes: run it again after an interruption. Seeded throughout (recipes/mini.toml).
+and its checkpoints. Each step resumes: run it again after an interruption. Seeded throughout
+(recipes/mini.toml, recipes/mini-fresh.toml).
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import logging
 import math
 import random
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from PIL import Image
 
 from declip import datasets, export, image, training
-from declip.calibration import image_thresholds, mask_threshold
+from declip.calibration import image_thresholds, mask_rule
 from declip.engines import open_engine
 from declip.localizer import Localizer
 from declip.nn import checkpoint
 from declip.synthesis import synthesize
+from declip.synthesis.saving import Saving
 from declip.types import Calibration, Sample
 
 sys.path.insert(0, str(Path(__file__).parent))
-import model_card
+import card_cases
 
 ROOT = Path(__file__).resolve().parents[1]
 RATES = (0.01, 0.05)
+HISTORY = ROOT / "docs/mini-training.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +47,34 @@ class Part:
     generators: tuple[str, ...] = ("all-classical", "regenerate-local")
     seed: int
     per_photo: int = 14
-    jpeg_share: float = 0.5
-    jpeg_quality: tuple[int, int] = (60, 95)
+    masks: tuple[str, ...] = ("random", "object")
+    saving: Saving = field(default_factory=Saving)
+    before_share: float = 0.25
+    donor_share: float = 0.0
     smallest: int = 0  # px of a photo, height · width: smaller ones are left out
+
+
+# What most doubtful pictures have behind them: photo and donor were JPEG files before, and the net has resized them,
+# captured them from screens and saved them again.
+TRAVELLED = Part(
+    photos="train",
+    seed=11,
+    per_photo=2,
+    masks=("random", "object", "grabcut", "face"),
+    saving=Saving(
+        jpeg_share=0.6,
+        jpeg_quality=(60, 100),
+        webp_share=0.08,
+        resize_share=0.2,
+        resize_range=(0.5, 1.5),
+        noise_share=0.1,
+        screenshot_share=0.06,
+        social_share=0.1,
+        social_side=2000,
+    ),
+    before_share=0.7,
+    donor_share=0.7,
+)
 
 
 PARTS = {
@@ -56,13 +85,28 @@ PARTS = {
         generators=("regenerate-local", "patchmatch"),
         seed=3,
         per_photo=4,
-        jpeg_share=0.3,
-        jpeg_quality=(75, 95),
+        saving=Saving(jpeg_share=0.3, jpeg_quality=(75, 95)),
     ),
     # Three quarters of the photos are of 299 px, soon seen; a crop of a large one is a picture of its own.
-    "large": Part(photos="train", seed=4, per_photo=42, jpeg_quality=(70, 98), smallest=300_000),
+    "large": Part(photos="train", seed=4, per_photo=42, saving=Saving(jpeg_quality=(70, 98)), smallest=300_000),
+    "travelled": TRAVELLED,
+    "travelled-large": dataclasses.replace(TRAVELLED, seed=14, per_photo=14, smallest=300_000),
     "valid": Part(photos="valid", seed=2),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A training. recipe: its file. parts: what of PARTS it learns from."""
+
+    recipe: str
+    parts: tuple[str, ...]
+
+
+STAGES = (
+    Stage(recipe="mini.toml", parts=("train", "faint", "large")),
+    Stage(recipe="mini-fresh.toml", parts=("train", "faint", "large", "travelled", "travelled-large")),
+)
 
 
 def main() -> None:
@@ -71,22 +115,48 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "data/mini")
     parser.add_argument("--run", default="run", help="name of the run's folder in --work")
     parser.add_argument("--out", type=Path, default=ROOT / "src/declip/assets/mini.onnx")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change both recipes")
     arguments = parser.parse_args()
     logging.basicConfig(level="WARNING", format="%(message)s")
 
     data = {name: make_data(arguments.data, arguments.work / name, part) for name, part in PARTS.items()}
     # The other half of the valid photos is the model card's to report on: it chooses nothing, epochs neither.
-    choosing = {p.stem for p in (arguments.data / "photos/valid").iterdir() if model_card.half_of(p.name) == "choose"}
+    choosing = {p.stem for p in (arguments.data / "photos/valid").iterdir() if card_cases.half_of(p.name) == "choose"}
     valid = [sample for sample in data["valid"] if sample.group in choosing]
-    config = training.TrainConfig.from_toml(ROOT / "recipes/mini.toml", arguments.set)
     out = arguments.work / arguments.run
-    samples = data["train"] + data["faint"] + data["large"]
-    cache = arguments.work / "features"
-    run = training.train(config, train=samples, valid=valid, out=out, resume=True, cache=cache)
-    print(f"best epoch {run.epoch}: IoU {run.iou:.3f}, AP {run.ap:.3f} on crops of the valid photos")
+    start = None
+    for stage in STAGES:
+        config = training.TrainConfig.from_toml(ROOT / "recipes" / stage.recipe, arguments.set)
+        samples = [sample for part in stage.parts for sample in data[part]]
+        run = training.train(
+            config,
+            train=samples,
+            valid=valid,
+            out=out / stage.recipe,
+            resume=True,
+            cache=arguments.work / "features",
+            start=start,
+        )
+        print(f"{stage.recipe}: epoch {run.epoch}, IoU {run.iou:.3f}, AP {run.ap:.3f} on crops of the valid photos")
+        start = run.best
+    pairs = {name: sum(sample.label == "fake" for sample in samples) for name, samples in data.items()}
+    record = {"pairs": pairs, "stages": [history(out, stage) for stage in STAGES]}
+    HISTORY.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     calibrated = calibrate(run.best, arguments.data, out / "mini.safetensors")
     print(export.to_onnx(calibrated, arguments.out))
+
+
+def history(out: Path, stage: Stage) -> dict[str, Any]:
+    """What a stage's training took: epochs, the one that was kept, and hours without those of the frozen features."""
+    lines = (out / stage.recipe / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    return {
+        "recipe": stage.recipe,
+        "parts": stage.parts,
+        "epochs": len(rows),
+        "kept": max(row["epoch"] for row in rows if row["best"]),
+        "hours": round(sum(row["seconds"] for row in rows) / 3600, 2),
+    }
 
 
 def make_data(data: Path, out: Path, part: Part) -> list[Sample]:
@@ -104,10 +174,12 @@ def make_data(data: Path, out: Path, part: Part) -> list[Sample]:
         per_photo=part.per_photo,
         workers=2,
         autoencoder=data / "weights",
-        jpeg_share=part.jpeg_share,
-        jpeg_quality=part.jpeg_quality,
+        masks=part.masks,
+        before_share=part.before_share,
+        donor_share=part.donor_share,
         split=part.photos,
         progress=sys.stderr.isatty(),
+        **dataclasses.asdict(part.saving),
     )
     return datasets.read_manifest(manifest)
 
@@ -115,25 +187,29 @@ def make_data(data: Path, out: Path, part: Part) -> list[Sample]:
 def calibrate(best: Path, data: Path, out: Path) -> Path:
     """Put the thresholds into the checkpoint.
 
-    Mask threshold: on the model card's choosing half of photos/valid, its forgeries and its untouched photos. Image
+    The mask's rule: on the model card's choosing half of photos/valid, its forgeries and its untouched photos. Image
     thresholds: on photos/calibrate, as the files are.
     """
     net, spec = checkpoint.load(best)
     localizer = Localizer(open_engine(export.to_onnx(best, best.with_suffix(".onnx"))))
-    photos = [p for p in pictures(data / "photos/valid") if model_card.half_of(p.name) == "choose"]
-    cases = model_card.forgeries(photos, model_card.KINDS, data / "weights")
+    photos = [p for p in pictures(data / "photos/valid") if card_cases.half_of(p.name) == "choose"]
+    cases = card_cases.forgeries(photos, card_cases.KINDS, data / "weights")
     fakes = ((localizer(case.pixels).scores, case.mask) for case in cases if case is not None)
-    reals = ((case.kind, localizer(case.pixels).scores) for case in model_card.untouched(photos))
-    threshold = mask_threshold(fakes, reals, area=model_card.FLAGGED)
+    reals = ((case.kind, localizer(case.pixels).scores) for case in card_cases.untouched(photos))
+    threshold, peak = mask_rule(fakes, reals, area=card_cases.FLAGGED)
     scores = [localizer(path).score for path in pictures(data / "photos/calibrate")]
     calibration = Calibration(
         mask_threshold=threshold,
+        mask_peak=peak,
         image_thresholds=image_thresholds(scores, RATES),
         photos=len(scores),
         mode=localizer.mode,
         precision=localizer.precision,
     )
-    print(f"mask threshold {threshold:.2f}; image thresholds {calibration.image_thresholds} on {len(scores)} photos")
+    print(
+        f"mask from {threshold:.2f} with peaks of {peak:.2f}; image thresholds {calibration.image_thresholds} on "
+        f"{len(scores)} photos"
+    )
     return checkpoint.save(net, dataclasses.replace(spec, calibration=calibration), out)
 
 

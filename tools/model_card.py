@@ -12,11 +12,12 @@ What is measured, always on the same pictures:
 - The manipulated ones of the reporting half saved again as JPEG 75.
 - `forged/dev`: real manipulated pictures that nobody here made; the originals of some of them; and what the
   training-free maps make of them (`declip.baselines`).
+- Every second photo of the reporting half after JPEG, WebP, resizing, blur and noise of rising strength.
 - Time and memory of the command line, in fresh processes.
 - docs/leave-one-out.json, where tools/leave_one_out.py has written it.
 
-The mask threshold is the model's own where it is calibrated (`make mini` calibrates on the choosing half). Otherwise
-the rule of the calibration is applied here: the highest mean IoU on the choosing half of all thresholds that leave 95 %
+The mask is the model's own where it is calibrated (`make mini` calibrates on the choosing half). Otherwise a threshold
+is chosen here: the highest mean IoU on the choosing half of all thresholds that leave 95 %
 of its untouched photos alone, both as they are and re-saved.
 
 Needs `pip install 'declip[all]'`.
@@ -26,8 +27,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
-import io
 import json
 import os
 import statistics
@@ -37,15 +36,32 @@ import tempfile
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import card_figures
 import model_page
 import numpy as np
 import torch
+from card_cases import (
+    FLAGGED,
+    KINDS,
+    SEED,
+    THRESHOLDS,
+    Case,
+    Outcome,
+    Pixels,
+    forged_originals,
+    forged_sets,
+    forgeries,
+    half_of,
+    measure,
+    resaved,
+    untouched,
+)
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
@@ -54,41 +70,16 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 import declip
-from declip import baselines, image, metrics, weights
-from declip.errors import DatasetError, ImageError
+from declip import baselines, image, plots, weights
 from declip.localizer import Localizer, load
 from declip.nn.model import build_network
 from declip.outputs import localize_files
-from declip.synthesis import family_of, forge
-from declip.types import Engine, Localization, ModelSpec, Predictor, Sample
-
-Pixels = NDArray[np.uint8]
-Mask = NDArray[np.bool_]
-Half = Literal["choose", "report"]
+from declip.synthesis import family_of
+from declip.types import Engine, ModelSpec, Predictor
 
 ROOT = Path(__file__).resolve().parents[1]
-KINDS = (
-    "telea",
-    "navier-stokes",
-    "patchmatch",
-    "biharmonic",
-    "regenerate-local",
-    "splice-hard",
-    "splice-feathered",
-    "splice-poisson",
-    "splice-colour",
-    "copy-move",
-    "blur",
-    "noise",
-    "resample",
-    "relight",
-)
-SEED = 2
-CROP = 512  # px
-JPEG_QUALITY = (75, 95)
 RESAMPLES = 2000
-FLAGGED = 0.02  # share of the area above which an untouched photo counts as falsely flagged
-FALSE_ALARMS = 0.05  # share of untouched photos that may be
+FALSE_ALARMS = 0.05  # share of untouched photos that may be flagged by more than FLAGGED of their area
 # Sets of forged/dev by what was done to their pictures.
 FAMILIES = {
     "in-painting by networks": (
@@ -99,189 +90,6 @@ FAMILIES = {
     ),
     "splices": ("casia1_subset", "psbattles_mantranet"),
 }
-THRESHOLDS = (np.arange(1, 200) / 200).astype(np.float32)
-
-
-# What is measured --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Case:
-    """A picture with its known mask. group: what it shares a photo or scene with; jpeg: re-saved by this script; path:
-    of the file, where it is measured as it is."""
-
-    kind: str
-    group: str
-    half: Half
-    pixels: Pixels
-    mask: Mask
-    jpeg: bool = False
-    path: Path | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
-    """What one model made of one case.
-
-    hits, alarms: (T + 1,) manipulated and untouched pixels with a score of at least each of THRESHOLDS, and last of all
-    the model's own threshold.
-    """
-
-    kind: str
-    group: str
-    half: Half
-    jpeg: bool
-    pixels: int
-    manipulated: int
-    hits: NDArray[np.int64]
-    alarms: NDArray[np.int64]
-    ap: float
-    auc: float
-    score: float
-    verdict: str | None
-    threshold: float
-
-    def iou(self) -> NDArray[np.float64]:
-        """(T + 1,) IoU at each threshold; nan where nothing is manipulated."""
-        union = self.manipulated + self.alarms
-        return self.hits / union if self.manipulated else np.full(len(union), np.nan)
-
-    def f1(self) -> NDArray[np.float64]:
-        """(T + 1,) F1 of the pixels at each threshold; nan where nothing is manipulated."""
-        both = self.manipulated + self.hits + self.alarms
-        return 2 * self.hits / both if self.manipulated else np.full(len(both), np.nan)
-
-    def flagged(self) -> NDArray[np.float64]:
-        """(T + 1,) flagged share of the area."""
-        return (self.hits + self.alarms) / self.pixels
-
-
-def half_of(name: str) -> Half:
-    """Which half a photo belongs to, from its file name alone."""
-    return "choose" if hashlib.sha256(name.encode()).digest()[0] % 2 else "report"
-
-
-def forgeries(photos: Sequence[Path], kinds: Sequence[str], autoencoder: Path) -> Iterator[Case | None]:
-    """Every photo manipulated by every kind, in order; None where a manipulation did not succeed.
-
-    A splice's donor is another photo of the same half. Exactly half of each kind's results are re-saved as JPEG.
-    """
-    for number, path in enumerate(photos):
-        half = half_of(path.name)
-        others = [other for other in photos if other != path and half_of(other.name) == half]
-        pixels = image.read(path).pixels
-        for place, kind in enumerate(kinds):
-            rng = np.random.default_rng((SEED, zlib.crc32(path.name.encode()), zlib.crc32(kind.encode())))
-            crop = _crop(pixels, rng)
-            donor = None
-            if kind.startswith("splice"):
-                if not others:
-                    yield None
-                    continue
-                donor = _crop(image.read(others[int(rng.integers(len(others)))]).pixels, rng)
-            try:
-                forged, mask = forge(crop, kind, rng, donor, autoencoder=autoencoder)
-            except DatasetError:
-                yield None
-                continue
-            jpeg = (number + place) % 2 == 1
-            if jpeg:
-                forged = _resaved(forged, int(rng.integers(JPEG_QUALITY[0], JPEG_QUALITY[1] + 1)))
-            yield Case(kind=kind, group=path.name, half=half, pixels=forged, mask=mask, jpeg=jpeg)
-
-
-def untouched(photos: Sequence[Path]) -> Iterator[Case]:
-    """Every photo whole, as it is and re-saved as JPEG 75."""
-    for path in photos:
-        pixels, half = image.read(path).pixels, half_of(path.name)
-        nothing = np.zeros(pixels.shape[:2], dtype=bool)
-        yield Case(kind="as they are", group=path.name, half=half, pixels=pixels, mask=nothing)
-        again = _resaved(pixels, 75)
-        yield Case(kind="JPEG 75", group=path.name, half=half, pixels=again, mask=nothing, jpeg=True)
-
-
-def forged_sets(folder: Path, quick: int | None = None) -> Iterator[Case]:
-    """The real manipulated pictures: each as it is, and re-saved as JPEG 90; kind = the set's name.
-
-    quick: at most so many of each set.
-    """
-    for dataset in sorted(path for path in folder.iterdir() if (path / "image").is_dir()):
-        for path in sorted((dataset / "image").iterdir())[:quick]:
-            sample = Sample(image=path, mask=dataset / "mask" / f"{path.stem}.png", label="fake")
-            pixels, mask = image.read(path).pixels, image.read_mask(sample)
-            yield Case(kind=dataset.name, group=_scene(path.stem), half="report", pixels=pixels, mask=mask, path=path)
-            again = _resaved(pixels, 90)
-            yield Case(kind=dataset.name, group=_scene(path.stem), half="report", pixels=again, mask=mask, jpeg=True)
-
-
-def forged_originals(folder: Path, quick: int | None = None) -> Iterator[Case]:
-    """The untouched originals that some of those sets have: each as it is, and re-saved as JPEG 90."""
-    for dataset in sorted(path for path in folder.iterdir() if (path / "original").is_dir()):
-        for path in sorted((dataset / "original").iterdir())[:quick]:
-            pixels = image.read(path).pixels
-            nothing = np.zeros(pixels.shape[:2], dtype=bool)
-            yield Case(kind=dataset.name, group=path.stem, half="report", pixels=pixels, mask=nothing, path=path)
-            again = _resaved(pixels, 90)
-            yield Case(kind=dataset.name, group=path.stem, half="report", pixels=again, mask=nothing, jpeg=True)
-
-
-def _scene(stem: str) -> str:
-    """Variants of one photo share it: boat_inpainted_0 and boat_inpainted_1, rotation_img16 and scale_img16."""
-    for mark in ("_inpainted", "_ours"):
-        stem = stem.partition(mark)[0]
-    for prefix in ("rotation_", "scale_", "scaling_"):
-        stem = stem.removeprefix(prefix)
-    return stem
-
-
-def _crop(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    height, width = (min(CROP, side) for side in pixels.shape[:2])
-    y = int(rng.integers(pixels.shape[0] - height + 1))
-    x = int(rng.integers(pixels.shape[1] - width + 1))
-    return np.ascontiguousarray(pixels[y : y + height, x : x + width])
-
-
-def _resaved(pixels: Pixels, quality: int) -> Pixels:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
-    return image.read(buffer.getvalue()).pixels
-
-
-# Measuring ---------------------------------------------------------------------------------------------------------
-
-
-def measure(predictor: Predictor, cases: Iterable[Case]) -> Iterator[Outcome]:
-    """What a model makes of each case, in order. Raises ImageError if it refuses one."""
-    for case in cases:
-        (result,) = predictor.map([case.pixels if case.path is None else case.path])
-        if isinstance(result, ImageError):
-            raise result
-        yield _outcome(case, result)
-
-
-def _outcome(case: Case, result: Localization) -> Outcome:
-    inside, outside = result.scores[case.mask], result.scores[~case.mask]
-    return Outcome(
-        kind=case.kind,
-        group=case.group,
-        half=case.half,
-        jpeg=case.jpeg,
-        pixels=case.mask.size,
-        manipulated=inside.size,
-        hits=_at_least(inside, result.threshold),
-        alarms=_at_least(outside, result.threshold),
-        ap=metrics.average_precision(result.scores, case.mask),
-        auc=metrics.auc(result.scores, case.mask),
-        score=result.score,
-        verdict=result.verdict,
-        threshold=result.threshold,
-    )
-
-
-def _at_least(scores: NDArray[np.float32], own: float) -> NDArray[np.int64]:
-    reached = np.bincount(np.searchsorted(THRESHOLDS, scores, side="right"), minlength=len(THRESHOLDS) + 1)
-    counts = reached[::-1].cumsum()[::-1][1:]
-    return np.append(counts, np.count_nonzero(scores >= own)).astype(np.int64)
 
 
 def best_threshold(forged: Sequence[Outcome], clean: Sequence[Outcome] = ()) -> int:
@@ -630,7 +438,7 @@ def print_card(card: Mapping[str, Any], console: Console) -> None:
     at = card["threshold"]
     console.rule(f"{card['model']} {card['sha256'][:12]}")
     console.print(
-        f"mask threshold {at['used']:.3f} (from its {at['origin']}); the highest mean IoU on the choosing half is at "
+        f"mask from {at['used']:.3f} (from its {at['origin']}); the highest mean IoU on the choosing half is at "
         f"{at['best']:.3f}; {card['failed']} manipulations did not succeed"
     )
     table = _table("photos/valid, reporting half")
@@ -771,7 +579,24 @@ def main() -> None:
     for card in cards:
         print_card(card, console)
     if whole and not arguments.model and not arguments.no_write:
+        cards[0]["robustness"] = draw(load("mini"), cards[0], photos, arguments.data / "weights", ROOT / "docs/images")
         write_page(cards[0], arguments.data / "photos" / "ATTRIBUTION.csv", ROOT / "docs")
+
+
+def draw(
+    localizer: Localizer, card: Mapping[str, Any], photos: Sequence[Path], autoencoder: Path, images: Path
+) -> dict[str, Any]:
+    """mini-robustness.png and mini-misses.png, of the reporting half; returns what the former shows."""
+    reporting = [path for path in photos if half_of(path.name) == "report"]
+    # Of every second photo: a mean over all kinds needs no more, and there are seventeen versions of each.
+    cases = [case for case in forgeries(reporting[::2], KINDS, autoencoder) if case is not None]
+    found = card_figures.robustness(localizer, cases)
+    plots.save(card_figures.robustness_figure(found), images / "mini-robustness.png")
+    hardest = card_figures.hardest(card["kinds"])
+    shown = [path for path in reporting if path.name.startswith(card_figures.SHOWN_SOURCES)]
+    cases = [case for case in forgeries(shown, hardest, autoencoder) if case is not None]
+    plots.save(card_figures.misses(localizer, cases, hardest), images / "mini-misses.png")
+    return found
 
 
 def measure_models(
@@ -804,7 +629,7 @@ def measure_models(
                 for predictor, outcomes in zip(predictors, measured, strict=True):
                     outcomes[number] += measure(predictor, [case])
                     if name == "manipulated" and case.half == "report":
-                        saved = dataclasses.replace(case, pixels=_resaved(case.pixels, 75), jpeg=True)
+                        saved = dataclasses.replace(case, pixels=resaved(case.pixels, 75), jpeg=True)
                         outcomes[-1] += measure(predictor, [saved])
     free = training_free(sets, quick) if real else {}
     cards = []
@@ -847,6 +672,7 @@ def write_page(card: dict[str, Any], attribution: Path, docs: Path) -> None:
         "libraries": {name: version(name) for name in ("numpy", "pillow", "onnxruntime", "opencv-python-headless")},
         "size_bytes": path.stat().st_size,
         **card,
+        "training": json.loads((docs / "mini-training.json").read_text(encoding="utf-8")),
         "goals": goals(card),
     }
     (docs / "models.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

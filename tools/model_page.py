@@ -12,7 +12,7 @@ from typing import Any
 import rival_sizes
 
 from declip.catalog import MODELS
-from declip.types import STATISTICS, ModelSpec
+from declip.types import STATISTICS, Calibration, ModelSpec
 
 __all__ = ["page", "shipped"]
 
@@ -48,9 +48,10 @@ def page(record: Figures, attribution: Path) -> str:
         _untouched(record),
         _forged(record),
         _left_out(record),
+        _robustness(record),
         _time(record),
         _limits(record),
-        _training(attribution),
+        _training(record, attribution),
         _official(),
         _rivals(),
     )
@@ -119,11 +120,18 @@ def _what_it_is(record: Figures, spec: ModelSpec) -> str:
     if spec.calibration is not None:
         pairs = " and ".join(f"{threshold:.3f} ({rate:.0%})" for rate, threshold in spec.calibration.image_thresholds)
         lines.append(
-            f"Scores of {spec.calibration.mask_threshold:g} and more are in the mask. The verdict's thresholds on "
+            f"{_rule(spec.calibration)} The verdict's thresholds on "
             f"the image score, and their false-alarm rates, are {pairs}; they come from {spec.calibration.photos} "
             "untouched photos."
         )
     return "\n".join(lines)
+
+
+def _rule(calibration: Calibration) -> str:
+    text = f"Scores of {calibration.mask_threshold:g} and more are in the mask"
+    if calibration.mask_peak > calibration.mask_threshold:
+        text += f", in parts where one reaches {calibration.mask_peak:g}"
+    return text + "."
 
 
 def _how(record: Figures) -> str:
@@ -132,12 +140,12 @@ def _how(record: Figures) -> str:
 
 {choose + report} photos that it was not trained on are split into two halves by a hash of their names. Each photo is
 manipulated once in each of the ways below (`declip synthesize` has them), in a crop of at most 512 px at its own
-resolution, with fixed seeds; half of the results are saved as JPEG of quality 75–95. The mask threshold is chosen on
+resolution, with fixed seeds; half of the results are saved as JPEG of quality 75–95. The rule of the mask is chosen on
 one half ({choose} photos), such that few of its untouched photos are flagged; all that follows is measured on the other
 half ({report} photos).
 
 AP is the area under the precision–recall curve of the pixels, AUC that under their ROC curve; IoU and F1 are those of
-the mask with the known one, at the calibrated threshold. All are taken for each picture, then averaged. In brackets:
+the calibrated mask with the known one. All are taken for each picture, then averaged. In brackets:
 the 95 % interval of a bootstrap over photos. "Flag all" is what a mask of the whole picture would reach, in AP as in
 IoU; flagging nothing reaches an IoU of 0."""
 
@@ -238,10 +246,31 @@ def _left_out(record: Figures) -> str:
     return f"""### Kinds that a model has never met
 
 Five models of this kind, each trained without one family of manipulations ({found["epochs"]} epochs on
-{found["pairs"]} pairs, less than the embedded model has had) and measured on that family, at a mask threshold that was
-chosen on the others. [leave-one-out.json](leave-one-out.json), written by `tools/leave_one_out.py`.
+{found["pairs"]} pairs, less than the embedded model has had) and measured on that family, with a rule of the mask
+that was chosen on the others. [leave-one-out.json](leave-one-out.json), written by `tools/leave_one_out.py`.
 
 {_table(("family left out", "flag all", "AP", "IoU", "AP of its kinds"), rows)}"""
+
+
+def _robustness(record: Figures) -> str:
+    found = record["robustness"]
+    rows = [
+        (kind, "–" if row["level"] is None else f"{row['level']:g}", f"{row['ap']:.2f}", f"{row['iou']:.2f}")
+        for kind, doses in found["kinds"].items()
+        for row in doses
+    ]
+    return f"""### What photos go through
+
+{found["pictures"]} of the lossless forgeries of the reporting half, after one more step each; means over the kinds.
+Resizing goes back to the old size.
+
+![AP and IoU over the strength of JPEG, WebP, resizing, blur and noise](images/mini-robustness.png)
+
+<details><summary>The figures</summary>
+
+{_table(("step", "strength", "AP", "IoU"), rows)}
+
+</details>"""
 
 
 def _time(record: Figures) -> str:
@@ -275,10 +304,15 @@ def _limits(record: Figures) -> str:
 - A picture that was generated or processed as a whole has no part that differs from the rest. Sharp text, overlays,
   out-of-focus areas, panoramas and pictures put together by a phone may be flagged although nobody meant to deceive.
 - The figures stand on few photos: their intervals are wide, and the two halves are of the same sources.
-- "nothing found" is no proof that a photo is genuine, and no verdict is a proof of intent."""
+- "nothing found" is no proof that a photo is genuine, and no verdict is a proof of intent.
+
+The four kinds that it sees least of; of each the picture of middling AP, lossless, from photos that may be shown here
+(Kodak's, Pop!_OS's):
+
+![Pictures, their masks, the scores and the overlays](images/mini-misses.png)"""
 
 
-def _training(attribution: Path) -> str:
+def _training(record: Figures, attribution: Path) -> str:
     with attribution.open(encoding="utf-8", newline="") as file:
         lines = [(row["file"].partition("/")[0], row["source"], row["licence"]) for row in csv.DictReader(file)]
     names = {"train": "training", "valid": "choosing and reporting", "calibrate": "verdict thresholds"}
@@ -308,8 +342,18 @@ make mini
 make model-card
 ```
 
-The settings are in [recipes/mini.toml](../recipes/mini.toml), the steps in
-[tools/make_mini.py](../tools/make_mini.py)."""
+{_history(record["training"])} The steps are in [tools/make_mini.py](../tools/make_mini.py)."""
+
+
+def _history(training: Figures) -> str:
+    pairs, stages = training["pairs"], training["stages"]
+    said = [
+        f"{stage['epochs']} epochs of [{stage['recipe']}](../recipes/{stage['recipe']}) on "
+        f"{sum(pairs[part] for part in stage['parts']):,} manipulated pictures and some of their untouched twins "
+        f"({stage['hours']:.1f} h; that of the highest AP, number {stage['kept']}, was kept)"
+        for stage in stages
+    ]
+    return f"This one took {', then '.join(said)}, on two processor cores that had other work as well."
 
 
 def _official() -> str:

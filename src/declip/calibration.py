@@ -2,7 +2,7 @@
 
 `calibrate` takes a model file and writes another with the `Calibration` inside; `measure` does the same for an open
 localizer and writes nothing. The rest are the rules they follow, each of scores alone: `image_thresholds`,
-`false_alarm_range`, `fit_temperature`, `mask_threshold`.
+`false_alarm_range`, `fit_temperature`, `mask_rule`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
-from scipy import optimize, special
+from scipy import ndimage, optimize, special
 
 from declip import image
 from declip.engines import check_target, open_engine, with_spec
@@ -34,7 +34,7 @@ __all__ = [
     "false_alarm_range",
     "fit_temperature",
     "image_thresholds",
-    "mask_threshold",
+    "mask_rule",
     "measure",
 ]
 
@@ -42,6 +42,8 @@ _log = logging.getLogger(__name__)
 
 RATES = (0.01, 0.05)
 STEPS = np.round(np.arange(0.02, 0.981, 0.01), 2)
+# The thresholds that are tried with higher peaks than themselves: finding the parts at one takes time.
+THRESHOLDS = STEPS[8:89:10]  # 0.1, 0.2, … 0.9
 
 # Temperatures beyond these mean that the scores say nothing, or everything, about the masks.
 COLDEST, HOTTEST = 0.05, 20.0
@@ -121,7 +123,7 @@ def measure(
     photos: paths; such that the photos to be judged later could as well have been among them. rates: one or two
     false-alarm rates in (0, 1): that of "manipulated", and that of "inconclusive". samples: None = temperature and mask
     threshold stay the model's; else the manipulated pictures with masks among them refit both (`fit_temperature`, then
-    `mask_threshold` on scores of the new temperature, with photos as the untouched ones). seed: of the pixels that the
+    `mask_rule` on scores of the new temperature, with photos as the untouched ones). seed: of the pixels that the
     temperature is fitted on. progress: show bars on stderr.
 
     A photo, sample or mask that cannot be read is left out, named in the log and counted; so are photos whose bytes
@@ -134,7 +136,7 @@ def measure(
     paths = list(map(Path, photos))
     distinct = _distinct(paths)
     image_thresholds([0.0] * len(distinct), rates)  # refuses what it can before hours of computing
-    temperature, threshold = localizer.spec.temperature, localizer.spec.mask_threshold
+    temperature, rule = localizer.spec.temperature, (localizer.spec.mask_threshold, localizer.spec.mask_peak)
     scores: list[float] = []
     used: list[Sample] = []
 
@@ -160,7 +162,7 @@ def measure(
         temperature = fit_temperature(manipulated(), temperature, seed=seed)
         final = _at(localizer, temperature)
         pairs = _with_masks(final, used, batch_size, "mask threshold", progress)
-        threshold = mask_threshold(((found, mask) for _, found, mask in pairs), untouched(final))
+        rule = mask_rule(((found, mask) for _, found, mask in pairs), untouched(final))
     thresholds = image_thresholds(scores, rates)
     if len(scores) < _FEW:
         _log.warning("only %d photos: the rates are kept on average, but a single calibration can be off", len(scores))
@@ -172,7 +174,8 @@ def measure(
     return Outcome(
         calibration=Calibration(
             temperature=temperature,
-            mask_threshold=threshold,
+            mask_threshold=rule[0],
+            mask_peak=rule[1],
             image_thresholds=thresholds,
             photos=len(scores),
             mode=localizer.mode,
@@ -269,37 +272,66 @@ def fit_temperature(
     return math.exp(best)
 
 
-def mask_threshold(
+def mask_rule(
     fakes: Iterable[tuple[NDArray[np.float32], NDArray[np.bool_]]],
     reals: Iterable[tuple[str, NDArray[np.float32]]],
     *,
     area: float = 0.02,
     share: float = 0.05,
-) -> float:
-    """The threshold on scores of the highest mean IoU that leaves untouched photos alone.
+) -> tuple[float, float]:
+    """(threshold, peak) of the mask (`types.flagged`) with the highest mean IoU that leave untouched photos alone.
 
     fakes: (scores (H, W) in [0, 1], mask (H, W) bool) of manipulated pictures. reals: (kind, scores) of untouched
     ones, kinds such as "as they are" and "re-saved". At most `share` of each kind may have more than `area` of their
-    pixels at or above the threshold.
-    Returns one of 0.02, 0.03, … 0.98; the highest where none keeps the condition. Raises DatasetError without fakes.
+    pixels in the mask.
+    Returns two of 0.02, 0.03, … 0.98, the peak at or above the threshold, which is at most 0.9 unless they are equal;
+    the highest of both where none keeps the condition. Raises DatasetError without fakes.
     """
-    total = np.zeros(len(STEPS))
+    total = np.zeros((len(STEPS), len(STEPS)))
     count = 0
     for scores, mask in fakes:
-        inside, outside = _counts(scores[mask]), _counts(scores[~mask])
+        inside, outside = _flagged_pixels(scores, mask)
         total += inside / np.maximum(mask.sum() + outside, 1)
         count += 1
     if not count:
-        raise DatasetError("choosing a mask threshold needs manipulated pictures with masks")
-    flagged: dict[str, list[NDArray[np.bool_]]] = {}
+        raise DatasetError("choosing a rule for the mask needs manipulated pictures with masks")
+    alarms: dict[str, list[NDArray[np.bool_]]] = {}
     for kind, scores in reals:
-        flagged.setdefault(kind, []).append(_counts(scores.ravel()) / scores.size > area)
-    allowed = np.ones(len(STEPS), bool)
-    for rows in flagged.values():
+        _, flagged = _flagged_pixels(scores, np.zeros(scores.shape, bool))
+        alarms.setdefault(kind, []).append(flagged / scores.size > area)
+    tried = np.isin(STEPS, THRESHOLDS)[:, None] | np.eye(len(STEPS), dtype=bool)
+    allowed = tried & np.tri(len(STEPS), dtype=bool).T  # the peak is at or above the threshold
+    for rows in alarms.values():
         allowed &= np.mean(rows, axis=0) <= share
     if not allowed.any():
-        return float(STEPS[-1])
-    return float(STEPS[np.argmax(np.where(allowed, total, -1.0))])
+        return float(STEPS[-1]), float(STEPS[-1])
+    threshold, peak = np.unravel_index(np.argmax(np.where(allowed, total, -1.0)), total.shape)
+    return float(STEPS[threshold]), float(STEPS[peak])
+
+
+def _flagged_pixels(
+    scores: NDArray[np.float32], mask: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pixels inside and outside of the true mask that are flagged, by threshold (rows) and peak (columns) of STEPS.
+
+    Rows of other thresholds than THRESHOLDS hold, at equal threshold and peak only, what the threshold alone flags.
+    """
+    inside, outside = (np.zeros((len(STEPS), len(STEPS)), np.int64) for _ in range(2))
+    np.fill_diagonal(inside, _counts(scores[mask]))
+    np.fill_diagonal(outside, _counts(scores[~mask]))
+    for threshold in THRESHOLDS:
+        row = int(np.searchsorted(STEPS, threshold))
+        labels, count = ndimage.label(scores >= np.float32(threshold), structure=np.ones((3, 3), dtype=bool))
+        if not count:
+            continue
+        peaks = ndimage.maximum(scores, labels, np.arange(1, count + 1))
+        # A part is flagged by every peak up to its own.
+        last = np.searchsorted(STEPS.astype(np.float32), peaks, side="right")
+        for target, chosen in ((inside, labels[mask]), (outside, labels[~mask])):
+            sizes = np.bincount(chosen, minlength=count + 1)[1:]
+            by_peak = np.bincount(last, weights=sizes, minlength=len(STEPS) + 1)
+            target[row, row:] = by_peak[::-1].cumsum()[::-1][1:][row:]
+    return inside, outside
 
 
 def _rank(rate: float, photos: int) -> int:
@@ -372,7 +404,7 @@ def _at(localizer: Localizer, temperature: float) -> Localizer:
     """The same localizer, its scores made at another temperature."""
     calibration = dataclasses.replace(localizer.spec.calibration or Calibration(), temperature=temperature)
     engine = _Retold(localizer.engine, dataclasses.replace(localizer.spec, calibration=calibration))
-    return Localizer(engine, mode=localizer.mode, threshold=localizer.threshold, precision=localizer.precision)
+    return Localizer(engine, mode=localizer.mode, precision=localizer.precision)
 
 
 def _counts(values: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -694,7 +694,10 @@ def _print_calibration(result: Outcome, out: Path, skipped: int) -> None:
     dropped = f"{result.unreadable} unreadable, {result.repeated} repeated, {skipped} other files skipped"
     _line(f"photos          {calibration.photos}; left out: {dropped}")
     _line(f"temperature     {calibration.temperature:.4g}, {fitted}")
-    _line(f"mask threshold  {calibration.mask_threshold:g}, {fitted}")
+    peak = (
+        f" in parts that reach {calibration.mask_peak:g}" if calibration.mask_peak > calibration.mask_threshold else ""
+    )
+    _line(f"mask threshold  {calibration.mask_threshold:g}{peak}, {fitted}")
     _line(f"verdicts in     {calibration.mode} mode only")
     _line(f"written         {out}")
     if result.lost:

@@ -35,7 +35,7 @@ import declip
 from declip import catalog, evaluation_report, image, metrics
 from declip.errors import DatasetError, DeclipError, ImageError
 from declip.evaluation_report import Case, CaseKind
-from declip.types import Localization, ModelSpec, Photo, PictureLike, Polarity, Predictor, Sample
+from declip.types import Localization, ModelSpec, Photo, PictureLike, Polarity, Predictor, Sample, flagged
 
 __all__ = ["FILES", "Evaluation", "Figures", "Maps", "Row", "Summary", "check_free", "evaluate"]
 
@@ -93,10 +93,10 @@ _FIGURES = {figure.name: figure.metadata for figure in dataclasses.fields(Figure
 class Row:
     """What came of one sample: a line of images.csv. Names that `Figures` has, too, mean the same, of one picture.
 
-    height, width: of the mask, px; of an untouched picture without one, of the scores. threshold: scores above it are
-    flagged. area: flagged share. score: of the whole picture. called: "manipulated" at the calibrated threshold or not;
-    None without one. true, false, missed: pixels. resized: the scores had another size than the mask.
-    error, kind: as in `ImageError`; then the sample is in no figure.
+    height, width: of the mask, px; of an untouched picture without one, of the scores. threshold: parts of scores above
+    it are flagged, where one of them reaches peak. area: flagged share. score: of the whole picture. called:
+    "manipulated" at the calibrated threshold or not; None without one. true, false, missed: pixels. resized: the scores
+    had another size than the mask. error, kind: as in `ImageError`; then the sample is in no figure.
     """
 
     image: str
@@ -107,6 +107,7 @@ class Row:
     height: int = 0
     width: int = 0
     threshold: float = math.nan
+    peak: float = 0.0
     score: float = math.nan
     verdict: str | None = None
     called: bool | None = None
@@ -385,9 +386,9 @@ def _measure(
     stretched = resized and not _same_aspect(scores.shape, mask.shape)
     if resized:
         scores = image.resize_scores(scores, (mask.shape[0], mask.shape[1]))
-    limit = result.threshold if threshold is None else threshold
-    flagged = scores > limit
-    true, false, missed, _ = metrics.confusion(flagged, mask)
+    limit, peak = (result.threshold, result.peak) if threshold is None else (threshold, 0.0)
+    shown = flagged(scores, limit, peak) & (scores > limit)
+    true, false, missed, _ = metrics.confusion(shown, mask)
     area = (true + false) / mask.size
     called = None if result.verdict is None else result.verdict == "manipulated"
     if score_threshold is not None:
@@ -397,12 +398,13 @@ def _measure(
         height=mask.shape[0],
         width=mask.shape[1],
         threshold=limit,
+        peak=peak,
         score=result.score,
         verdict=result.verdict,
         called=called,
         manipulated=(true + missed) / mask.size,
         area=area,
-        f1_imdl=metrics.imdl_f1(flagged, mask),
+        f1_imdl=metrics.imdl_f1(shown, mask),
         true=true,
         false=false,
         missed=missed,
@@ -414,12 +416,12 @@ def _measure(
     row = dataclasses.replace(
         row,
         # The paper counts two empty masks as agreeing; here a fake with an empty mask has no figures at all.
-        iou=metrics.iou(flagged, mask) if mask.any() else math.nan,
-        f1=metrics.f1(scores, mask, limit),
+        iou=metrics.iou(shown, mask) if mask.any() else math.nan,
+        f1=metrics.f1(shown.astype(np.float32), mask),
         f1_best_oracle=metrics.best_f1(scores, mask),
         ap=metrics.average_precision(scores, mask),
         auc=metrics.auc(scores, mask),
-        f1_pixels=metrics.pixel_f1(flagged, mask),
+        f1_pixels=metrics.pixel_f1(shown, mask),
         f1_either_oracle=metrics.either_f1(scores, mask, limit),
         f1_best_either_oracle=metrics.best_either_f1(scores, mask),
     )
@@ -622,7 +624,7 @@ def _protocol(
     spec = getattr(predictor, "spec", None)
     name, sha256 = model or ("unknown", "")
     trained_on = next((card.trained_on for card in catalog.MODELS if card.name == name), "not recorded")
-    limits = sorted({row.threshold for row in rows})
+    limits = sorted({(row.threshold, row.peak) for row in rows})
     polarity = Counter(sample.fake_is for sample in samples if sample.mask is not None)
     resized = sum(row.resized for row in rows)
     formats = "; ".join(
@@ -639,7 +641,7 @@ def _protocol(
         "input size": _input(predictor, spec),
         "resize": f"scores, after the sigmoid, bilinearly to the size of the mask file; needed for {resized} of "
         f"{len(rows)} pictures",
-        "threshold": f"scores > {', '.join(f'{limit:g}' for limit in limits) or '-'} "
+        "threshold": f"scores > {', '.join(_rule(*limit) for limit in limits) or '-'} "
         + ("(given)" if threshold is not None else "(the predictor's own)"),
         "calibrated threshold": _score_threshold(spec, rows, score_threshold),
         "image score": "mean of the map" if isinstance(predictor, Maps) else f"{_image_score(spec)}",
@@ -678,6 +680,10 @@ def _image_score(spec: Any) -> str:
             return "mean of the highest 1 % of the scores, at least 64"
         case _:
             return "the predictor's own"
+
+
+def _rule(threshold: float, peak: float) -> str:
+    return f"{threshold:g} in parts that reach {peak:g}" if peak > threshold else f"{threshold:g}"
 
 
 def _score_threshold(spec: Any, rows: Sequence[Row], given: float | None) -> str:
@@ -753,6 +759,9 @@ def _thumbnails(
     except ImageError:
         return shown
     pixels = np.asarray(Image.fromarray(photo.pixels).resize(known.size))
+    # Whether a part reaches its peak can only be seen at full size: what is not flagged there is kept below.
+    kept = image.resize_scores(flagged(scores, row.threshold, row.peak).astype(np.float32), known.size[::-1]) >= 0.5
+    small = np.where(kept, small, np.minimum(small, np.nextafter(np.float32(row.threshold), np.float32(0))))
     result = Localization(name="", scores=small, threshold=row.threshold, score=row.score, model="", sha256="")
     overlay = image.overlay(Photo(pixels=pixels, name=photo.name), result)
     return (("photo", _data_uri(Image.fromarray(pixels), "JPEG")), *shown, ("overlay", _data_uri(overlay, "JPEG")))

@@ -26,7 +26,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -812,8 +812,9 @@ def overlay(picture: PictureLike, result: Localization, *, opacity: float = 0.5)
     """The photo, a little paler, with its suspicious parts tinted and the mask outlined: an RGB image of its own size.
 
     Scores are shown as they are, never stretched to their own range: the tint sets in at 60 % of the threshold, turns
-    from amber to red, and reaches `opacity` (in [0, 1]) at a score of 1. A photo in which nothing was found stays a
-    photo. Raises ImageError where picture and result differ in size.
+    from amber to red, and reaches `opacity` (in [0, 1]) at a score of 1; outside of the mask the peak, if there is one,
+    stands for the threshold. A photo in which nothing was found stays a photo. Raises ImageError where picture and
+    result differ in size.
     """
     photo = read(picture)
     if photo.size != result.scores.shape:
@@ -827,7 +828,7 @@ def overlay(picture: PictureLike, result: Localization, *, opacity: float = 0.5)
     height, width = photo.size
     line = max(1.6, (height * width) ** 0.5 / 600)  # px: of the same weight on a thumbnail and on 24 megapixels
     reach = int(2 * line) + 2
-    colours, alphas = _tint(result.threshold, opacity)
+    inside, outside = (_tint(level, opacity) for level in (result.threshold, max(result.threshold, result.peak)))
     canvas = Image.new("RGB", (width, height))
     for rows in _strips(height, width):
         top, bottom = max(0, rows.start - reach), min(height, rows.stop + reach)
@@ -835,13 +836,16 @@ def overlay(picture: PictureLike, result: Localization, *, opacity: float = 0.5)
         grey = pixels.convert("L")
         strip = Image.blend(Image.merge("RGB", (grey, grey, grey)), pixels, SATURATION)
         scores = result.scores[top:bottom]
+        mask = result.mask[top:bottom]
         level = Image.fromarray((scores * np.float32(255)).astype(np.uint8))
-        alpha = level.point(alphas)
+        within = Image.fromarray(mask.view(np.uint8) * np.uint8(255))
+        alpha = Image.composite(level.point(inside.alphas), level.point(outside.alphas), within)
         box = alpha.getbbox()
         if box is not None:  # most strips of most photos have nothing to tint
-            level.putpalette(colours)
-            strip.paste(level.crop(box).convert("RGB"), box, mask=alpha.crop(box))
-            _outline(strip, scores >= result.threshold, line)
+            part = level.crop(box)
+            tint = Image.composite(_coloured(part, inside), _coloured(part, outside), within.crop(box))
+            strip.paste(tint, box, mask=alpha.crop(box))
+            _outline(strip, mask, line)
         canvas.paste(strip.crop((0, rows.start - top, width, rows.stop - top)), (0, rows.start))
     return canvas
 
@@ -850,13 +854,25 @@ SATURATION = 0.3
 AMBER, RED = (255, 190, 40), (235, 10, 50)
 
 
-def _tint(threshold: float, opacity: float) -> tuple[list[int], list[int]]:
-    """Of each score × 255: the tint's colour (a flat palette) and its opacity × 255."""
+class _Tint(NamedTuple):
+    """Of each score × 255: the colour (a flat palette), and the opacity × 255."""
+
+    colours: list[int]
+    alphas: list[int]
+
+
+def _tint(threshold: float, opacity: float) -> _Tint:
     start = 0.6 * threshold
     # Strength: 0 up to the start, 0.6 at the threshold, 1 at a score of 1.
     strength = np.interp(np.arange(256) / 255, [start, threshold, 1.0], [0.0, 0.6, 1.0])
     colours = np.outer(1 - strength, AMBER) + np.outer(strength, RED)
-    return np.rint(colours).astype(int).ravel().tolist(), np.rint(255 * opacity * strength).astype(int).tolist()
+    return _Tint(np.rint(colours).astype(int).ravel().tolist(), np.rint(255 * opacity * strength).astype(int).tolist())
+
+
+def _coloured(level: Image.Image, tint: _Tint) -> Image.Image:
+    level = level.copy()
+    level.putpalette(tint.colours)
+    return level.convert("RGB")
 
 
 def _outline(strip: Image.Image, mask: NDArray[np.bool_], line: float) -> None:

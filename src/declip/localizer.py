@@ -33,7 +33,7 @@ def load(
     """Open a model: None = the embedded one; a name of `declip.catalog`; a path to a .onnx or .safetensors.
 
     threads: of the engine (None = its default); device: torch's or "cuda" for ONNX Runtime (None = what there is).
-    mode and threshold override the model's own. precision: "exact" (fp32) is all this release computes.
+    mode and threshold override the model's own (see Localizer). precision: "exact" (fp32) is all this release computes.
     offline: never download.
     Raises WeightsError, SpecError, or MissingExtraError if the file needs torch and torch is not installed.
     """
@@ -70,9 +70,9 @@ class Localizer:
     """Pictures → Localizations with one engine. Thread-safe.
 
     mode: "whole" squashes the photo to the network's square input, "tiled" slides over it at native resolution;
-    None = the model's (one made for "whole" is tiled with a quarter of overlap). threshold: of the mask; None = the
-    model's calibrated one, or its default. precision: how the engine computes; a verdict is given only where mode and
-    precision are those of the calibration.
+    None = the model's (one made for "whole" is tiled with a quarter of overlap). threshold, peak: of the mask
+    (`types.flagged`); without a threshold both are the model's, calibrated or default. precision: how the engine
+    computes; a verdict is given only where mode and precision are those of the calibration.
     """
 
     def __init__(
@@ -81,11 +81,13 @@ class Localizer:
         *,
         mode: Mode | None = None,
         threshold: float | None = None,
+        peak: float = 0.0,
         precision: Precision = "exact",
     ) -> None:
         self.engine = engine
         self.mode: Mode = mode or engine.spec.mode
         self.threshold = engine.spec.mask_threshold if threshold is None else threshold
+        self.peak = engine.spec.mask_peak if threshold is None else peak
         self.precision: Precision = precision
         self.overlap = engine.spec.overlap if engine.spec.mode == "tiled" else engine.spec.input_size // 4
         if not 0 <= self.threshold <= 1:
@@ -244,6 +246,7 @@ class Localizer:
             name=photo.name,
             scores=np.ascontiguousarray(scores),
             threshold=self.threshold,
+            peak=self.peak,
             score=score,
             verdict=verdict,
             false_alarm_rate=rate,

@@ -40,7 +40,7 @@ import declip
 from declip import baselines, calibration, catalog, image, metadata, metrics, verdicts
 from declip.errors import DatasetError, ImageError, MissingExtraError, WeightsError
 from declip.localizer import Localizer
-from declip.types import Localization, ModelCard, Photo, PictureLike, Region
+from declip.types import Localization, ModelCard, Photo, PictureLike, Region, flagged
 
 __all__ = ["Change", "Opinion", "Report", "Stability", "Variant", "examine"]
 
@@ -69,12 +69,14 @@ class Variant:
     """The map of a changed copy of the photo, beside that of the photo.
 
     scores: (H, W) float32 in [0, 1], brought back to the grid of the unchanged one ("crop-1px": without its first row
-    and column). iou: of both masks on that grid; 1 where both are empty, as `metrics.iou`. change: mean absolute
-    difference of the scores. area: share of the mask. score: of the changed picture as a whole.
+    and column). mask: by the rule of the unchanged one. iou: of both masks on that grid; 1 where both are empty, as
+    `metrics.iou`. change: mean absolute difference of the scores. area: share of the mask. score: of the changed
+    picture as a whole.
     """
 
     change: Change
     scores: Floats
+    mask: NDArray[np.bool_]
     iou: float
     difference: float
     area: float
@@ -252,12 +254,13 @@ def _stability(photo: Photo, found: Localization, localizer: Localizer) -> Stabi
         again = localizer(_changed(part, change))
         scores = _back(again.scores, change, part.size)
         before = base.scores[1:, 1:] if change == "crop-1px" else base.scores
-        mask = scores >= base.threshold
+        mask = flagged(scores, base.threshold, base.peak)
         variants.append(
             Variant(
                 change=change,
                 scores=scores,
-                iou=metrics.iou(mask, before >= base.threshold),
+                mask=mask,
+                iou=metrics.iou(mask, flagged(before, base.threshold, base.peak)),
                 difference=float(np.abs(scores - before).mean(dtype=np.float64)),
                 area=float(mask.mean()),
                 score=again.score,
@@ -411,13 +414,13 @@ def _jpeg(picture: Image.Image, side: int) -> str:
     return _uri("jpeg", stream)
 
 
-def _map(scores: Floats, side: int, threshold: float | None = None) -> str:
-    """Scores in fixed colours as a data URI, at most `side` px long; the mask's border where a threshold is given."""
+def _map(scores: Floats, side: int, mask: NDArray[np.bool_] | None = None) -> str:
+    """Scores in fixed colours as a data URI, at most `side` px long; the border of the mask where one is given."""
     size = _fit((scores.shape[0], scores.shape[1]), side)
     levels = np.rint(image.resize_scores(scores, size) * np.float32(254)).astype(np.uint8)
-    if threshold is not None:
-        mask = image.resize_scores((scores >= threshold).astype(np.float32), size) >= 0.5
-        levels[mask & ~ndimage.binary_erosion(mask, iterations=2)] = 255
+    if mask is not None:
+        small = image.resize_scores(mask.astype(np.float32), size) >= 0.5
+        levels[small & ~ndimage.binary_erosion(small, iterations=2)] = 255
     return _indexed(levels)
 
 
@@ -441,11 +444,11 @@ def _colour_legend() -> str:
     return _indexed(np.tile(np.arange(255, dtype=np.uint8), (16, 1)))
 
 
-def _overlay_legend(threshold: float) -> str:
+def _overlay_legend(threshold: float, peak: float) -> str:
     """What the overlay does to a grey photo whose scores grow from 0 on the left to 1 on the right."""
     ramp = np.tile(np.linspace(0, 1, 1020, dtype=np.float32), (48, 1))
     grey = Photo(pixels=np.full((*ramp.shape, 3), 150, np.uint8), name="legend")
-    shown = Localization(name="legend", scores=ramp, threshold=threshold, score=0.0, model="", sha256="")
+    shown = Localization(name="legend", scores=ramp, threshold=threshold, peak=peak, score=0.0, model="", sha256="")
     return _jpeg(image.overlay(grey, shown), 1020)
 
 
@@ -476,14 +479,14 @@ class _Page:
             "position_asked": report.position,
             "photo_uri": _jpeg(Image.fromarray(report.photo.pixels), _PHOTO_SIDE),
             "overlay_uri": _jpeg(self.marked, _PHOTO_SIDE),
-            "scores_uri": _map(report.result.scores, _MAP_SIDE, report.result.threshold),
+            "scores_uri": _map(report.result.scores, _MAP_SIDE, report.result.mask),
             "shown": _fit(report.photo.size, _PHOTO_SIDE),
-            "overlay_legend": _overlay_legend(report.result.threshold),
+            "overlay_legend": _overlay_legend(report.result.threshold, report.result.peak),
             "colour_legend": _colour_legend(),
             "steps": self._steps(),
             "regions": list(self._regions()),
-            "stability_uri": _map(report.stability.base.scores, _SMALL_SIDE, report.result.threshold),
-            "stable_uris": [_map(v.scores, _SMALL_SIDE, report.result.threshold) for v in report.stability.variants],
+            "stability_uri": _map(report.stability.base.scores, _SMALL_SIDE, report.stability.base.mask),
+            "stable_uris": [_map(v.scores, _SMALL_SIDE, v.mask) for v in report.stability.variants],
             "steady": sum(v.iou >= 0.5 for v in report.stability.variants),
             "opinion_uris": [_map(o.scores, _SMALL_SIDE) for o in report.opinions if o.scores is not None],
             "opinion_whole": report.opinions[0].box == (0, 0, *report.photo.size[::-1]),

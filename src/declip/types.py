@@ -35,6 +35,7 @@ __all__ = [
     "Predictor",
     "Region",
     "Sample",
+    "flagged",
 ]
 
 FORMAT_VERSION = 1
@@ -141,7 +142,8 @@ class Calibration:
     """What a model's scores mean, measured on photos that took no part in its training.
 
     temperature: divides the logits before the sigmoid (in `image.to_scores`).
-    mask_threshold: scores at or above it are in the mask.
+    mask_threshold, mask_peak: a part of the picture whose scores are at or above the first is in the mask if one of
+        them is at or above the second (`flagged`).
     image_thresholds: (false-alarm rate, threshold on the image score), rates rising.
     photos: how many untouched photos the thresholds stand on.
     mode, precision: how they were localized; a verdict is given only when both agree.
@@ -149,6 +151,7 @@ class Calibration:
 
     temperature: float = 1.0
     mask_threshold: float = 0.5
+    mask_peak: float = 0.0
     image_thresholds: tuple[tuple[float, float], ...] = ()
     photos: int = 0
     mode: Mode = "whole"
@@ -159,6 +162,7 @@ class Calibration:
         object.__setattr__(self, "image_thresholds", pairs)
         _check(self.temperature > 0, f"temperature is {self.temperature}; expected > 0")
         _check(0 <= self.mask_threshold <= 1, f"mask_threshold is {self.mask_threshold}; expected in [0, 1]")
+        _check(0 <= self.mask_peak <= 1, f"mask_peak is {self.mask_peak}; expected in [0, 1]")
         _check(all(0 < rate < 1 for rate, _ in pairs), f"false-alarm rates are {pairs}; expected in (0, 1)")
         _check(list(pairs) == sorted(pairs), f"image_thresholds are {pairs}; expected rates in rising order")
         _choice(self.mode, Mode, "calibration mode")
@@ -288,6 +292,11 @@ class ModelSpec:
         return self.threshold if self.calibration is None else self.calibration.mask_threshold
 
     @property
+    def mask_peak(self) -> float:
+        """What a part of the mask must reach; 0 without a calibration."""
+        return 0.0 if self.calibration is None else self.calibration.mask_peak
+
+    @property
     def temperature(self) -> float:
         """Divides the logits before the sigmoid: 1 unless calibrated."""
         return 1.0 if self.calibration is None else self.calibration.temperature
@@ -408,16 +417,17 @@ class Localization:
     """The result for one photo.
 
     scores: (H, W) float32 in [0, 1], 1 = manipulated, on the decoded upright photo's own pixel grid.
-    threshold: scores at or above it form the mask. score: of the whole image, in [0, 1] (see ModelSpec.image_score).
+    threshold, peak: of the mask, see `flagged`. score: of the whole image, in [0, 1] (see ModelSpec.image_score).
     verdict: None without a calibration, or when mode or precision differ from it; then so are
     false_alarm_rate (share of untouched photos that reach score_threshold) and score_threshold.
     model, sha256: which weights computed it. seconds: from reading the picture to this result.
     """
 
-    # Not slotted: regions are found once, when they are asked for.
+    # Not slotted: mask and regions are found once, when they are asked for.
     name: str
     scores: NDArray[np.float32]
     threshold: float
+    peak: float = 0.0
     score: float
     verdict: Verdict | None = None
     false_alarm_rate: float | None = None
@@ -426,10 +436,10 @@ class Localization:
     sha256: str
     seconds: float = 0.0
 
-    @property
+    @cached_property
     def mask(self) -> NDArray[np.bool_]:
         """(H, W) bool, True = manipulated."""
-        return self.scores >= self.threshold
+        return flagged(self.scores, self.threshold, self.peak)
 
     @property
     def area(self) -> float:
@@ -466,12 +476,28 @@ class Localization:
             "false_alarm_rate": self.false_alarm_rate,
             "score_threshold": self.score_threshold,
             "threshold": self.threshold,
+            "peak": self.peak,
             "area": self.area,
             "regions": [dataclasses.asdict(region) for region in self.regions],
             "model": self.model,
             "sha256": self.sha256,
             "seconds": self.seconds,
         }
+
+
+def flagged(scores: NDArray[np.float32], threshold: float, peak: float = 0.0) -> NDArray[np.bool_]:
+    """The mask of a map: its 8-connected parts of scores at or above `threshold` in which one is at or above `peak`.
+
+    Faint parts that grow into nothing certain are what untouched photos are full of; with a peak a low threshold can
+    follow the outline of what is certain (hysteresis, as in Canny's edges). scores: (H, W) in [0, 1].
+    """
+    mask = scores >= threshold
+    if peak <= threshold or not mask.any():
+        return mask
+    labels, count = ndimage.label(mask, structure=np.ones((3, 3), dtype=bool))
+    kept = np.zeros(count + 1, dtype=bool)
+    kept[labels[scores >= peak]] = True
+    return np.asarray(kept[labels])
 
 
 class Engine(Protocol):

@@ -439,6 +439,7 @@ def _models(service: Service) -> dict[str, Any]:
                 "default": not rows,
                 "modes": service.modes[name],
                 "threshold": localizer.threshold,
+                "peak": localizer.peak,
                 "input_size": localizer.spec.input_size,
                 "calibrated_mode": calibration.mode if calibration and calibration.image_thresholds else None,
                 "false_alarm_rates": [rate for rate, _ in calibration.image_thresholds] if calibration else [],

@@ -60,7 +60,8 @@ class Row(_Schema):
     verdict: Verdict | None = Field(description="null without a calibration for this mode")
     false_alarm_rate: float | None = Field(ge=0, le=1, description="of untouched photos that reach score_threshold")
     score_threshold: float | None = Field(ge=0, le=1)
-    threshold: float = Field(ge=0, le=1, description="scores at or above it are in the mask")
+    threshold: float = Field(ge=0, le=1, description="parts of scores at or above it are in the mask …")
+    peak: float = Field(ge=0, le=1, description="… if a score in them is at or above this")
     area: float = Field(ge=0, le=1, description="share of the photo inside the mask")
     regions: list[RegionRow] = Field(description="the 50 largest, largest first")
     model: str
@@ -100,7 +101,8 @@ class Model(_Schema):
     sha256: str
     default: bool
     modes: list[Mode] = Field(description="its own first")
-    threshold: float = Field(ge=0, le=1, description="of the mask, unless a request gives its own")
+    threshold: float = Field(ge=0, le=1, description="of the mask, unless a request gives its own …")
+    peak: float = Field(ge=0, le=1, description="… which then is all; else a part of the mask must reach this")
     input_size: int = Field(description="px")
     calibrated_mode: Mode | None = Field(description="the mode in which it gives verdicts")
     false_alarm_rates: list[float] = Field(description="of the verdicts 'manipulated' and 'inconclusive'")

@@ -307,10 +307,10 @@ class Workers:
 
     def _finish(self, item: _Decoded, found: Localization) -> None:
         task = item.task
-        threshold = task.order.options.threshold
-        if threshold is None:
-            threshold = self._localizers[task.key[0]].threshold
-        result = dataclasses.replace(found, threshold=threshold, seconds=found.seconds + item.seconds)
+        localizer, threshold = self._localizers[task.key[0]], task.order.options.threshold
+        rule = (localizer.threshold, localizer.peak) if threshold is None else (threshold, 0.0)
+        seconds = found.seconds + item.seconds
+        result = dataclasses.replace(found, threshold=rule[0], peak=rule[1], seconds=seconds)
         try:
             if self._keep is not None:
                 self._keep(item.photo, result)

@@ -1,0 +1,227 @@
+"""The pictures that models are measured on, and what a model makes of one: always the same, for all of them.
+
+`forgeries` and `untouched` of `photos/valid`, `forged_sets` and `forged_originals` of `forged/dev` give Cases;
+`measure` turns them into Outcomes. tools/model_card.py says what they stand for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from declip import image, metrics
+from declip.errors import DatasetError, ImageError
+from declip.synthesis import forge
+from declip.types import Localization, Predictor, Sample
+
+Pixels = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+Half = Literal["choose", "report"]
+
+KINDS = (
+    "telea",
+    "navier-stokes",
+    "patchmatch",
+    "biharmonic",
+    "regenerate-local",
+    "splice-hard",
+    "splice-feathered",
+    "splice-poisson",
+    "splice-colour",
+    "copy-move",
+    "blur",
+    "noise",
+    "resample",
+    "relight",
+)
+SEED = 2
+CROP = 512  # px
+JPEG_QUALITY = (75, 95)
+FLAGGED = 0.02  # share of the area above which an untouched photo counts as falsely flagged
+THRESHOLDS = (np.arange(1, 200) / 200).astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """A picture with its known mask. group: what it shares a photo or scene with; jpeg: re-saved by this script; path:
+    of the file, where it is measured as it is."""
+
+    kind: str
+    group: str
+    half: Half
+    pixels: Pixels
+    mask: Mask
+    jpeg: bool = False
+    path: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What one model made of one case.
+
+    hits, alarms: (T + 1,) manipulated and untouched pixels with a score of at least each of THRESHOLDS, and last of all
+    those in the model's own mask.
+    """
+
+    kind: str
+    group: str
+    half: Half
+    jpeg: bool
+    pixels: int
+    manipulated: int
+    hits: NDArray[np.int64]
+    alarms: NDArray[np.int64]
+    ap: float
+    auc: float
+    score: float
+    verdict: str | None
+    threshold: float
+
+    def iou(self) -> NDArray[np.float64]:
+        """(T + 1,) IoU at each threshold; nan where nothing is manipulated."""
+        union = self.manipulated + self.alarms
+        return self.hits / union if self.manipulated else np.full(len(union), np.nan)
+
+    def f1(self) -> NDArray[np.float64]:
+        """(T + 1,) F1 of the pixels at each threshold; nan where nothing is manipulated."""
+        both = self.manipulated + self.hits + self.alarms
+        return 2 * self.hits / both if self.manipulated else np.full(len(both), np.nan)
+
+    def flagged(self) -> NDArray[np.float64]:
+        """(T + 1,) flagged share of the area."""
+        return (self.hits + self.alarms) / self.pixels
+
+
+def half_of(name: str) -> Half:
+    """Which half a photo belongs to, from its file name alone."""
+    return "choose" if hashlib.sha256(name.encode()).digest()[0] % 2 else "report"
+
+
+def forgeries(photos: Sequence[Path], kinds: Sequence[str], autoencoder: Path) -> Iterator[Case | None]:
+    """Every photo manipulated by every kind, in order; None where a manipulation did not succeed.
+
+    A splice's donor is another photo of the same half. Exactly half of each kind's results are re-saved as JPEG.
+    """
+    for number, path in enumerate(photos):
+        half = half_of(path.name)
+        others = [other for other in photos if other != path and half_of(other.name) == half]
+        pixels = image.read(path).pixels
+        for place, kind in enumerate(kinds):
+            rng = np.random.default_rng((SEED, zlib.crc32(path.name.encode()), zlib.crc32(kind.encode())))
+            crop = _crop(pixels, rng)
+            donor = None
+            if kind.startswith("splice"):
+                if not others:
+                    yield None
+                    continue
+                donor = _crop(image.read(others[int(rng.integers(len(others)))]).pixels, rng)
+            try:
+                forged, mask = forge(crop, kind, rng, donor, autoencoder=autoencoder)
+            except DatasetError:
+                yield None
+                continue
+            jpeg = (number + place) % 2 == 1
+            if jpeg:
+                forged = resaved(forged, int(rng.integers(JPEG_QUALITY[0], JPEG_QUALITY[1] + 1)))
+            yield Case(kind=kind, group=path.name, half=half, pixels=forged, mask=mask, jpeg=jpeg)
+
+
+def untouched(photos: Sequence[Path]) -> Iterator[Case]:
+    """Every photo whole, as it is and re-saved as JPEG 75."""
+    for path in photos:
+        pixels, half = image.read(path).pixels, half_of(path.name)
+        nothing = np.zeros(pixels.shape[:2], dtype=bool)
+        yield Case(kind="as they are", group=path.name, half=half, pixels=pixels, mask=nothing)
+        again = resaved(pixels, 75)
+        yield Case(kind="JPEG 75", group=path.name, half=half, pixels=again, mask=nothing, jpeg=True)
+
+
+def forged_sets(folder: Path, quick: int | None = None) -> Iterator[Case]:
+    """The real manipulated pictures: each as it is, and re-saved as JPEG 90; kind = the set's name.
+
+    quick: at most so many of each set.
+    """
+    for dataset in sorted(path for path in folder.iterdir() if (path / "image").is_dir()):
+        for path in sorted((dataset / "image").iterdir())[:quick]:
+            sample = Sample(image=path, mask=dataset / "mask" / f"{path.stem}.png", label="fake")
+            pixels, mask = image.read(path).pixels, image.read_mask(sample)
+            yield Case(kind=dataset.name, group=_scene(path.stem), half="report", pixels=pixels, mask=mask, path=path)
+            again = resaved(pixels, 90)
+            yield Case(kind=dataset.name, group=_scene(path.stem), half="report", pixels=again, mask=mask, jpeg=True)
+
+
+def forged_originals(folder: Path, quick: int | None = None) -> Iterator[Case]:
+    """The untouched originals that some of those sets have: each as it is, and re-saved as JPEG 90."""
+    for dataset in sorted(path for path in folder.iterdir() if (path / "original").is_dir()):
+        for path in sorted((dataset / "original").iterdir())[:quick]:
+            pixels = image.read(path).pixels
+            nothing = np.zeros(pixels.shape[:2], dtype=bool)
+            yield Case(kind=dataset.name, group=path.stem, half="report", pixels=pixels, mask=nothing, path=path)
+            again = resaved(pixels, 90)
+            yield Case(kind=dataset.name, group=path.stem, half="report", pixels=again, mask=nothing, jpeg=True)
+
+
+def _scene(stem: str) -> str:
+    """Variants of one photo share it: boat_inpainted_0 and boat_inpainted_1, rotation_img16 and scale_img16."""
+    for mark in ("_inpainted", "_ours"):
+        stem = stem.partition(mark)[0]
+    for prefix in ("rotation_", "scale_", "scaling_"):
+        stem = stem.removeprefix(prefix)
+    return stem
+
+
+def _crop(pixels: Pixels, rng: np.random.Generator) -> Pixels:
+    height, width = (min(CROP, side) for side in pixels.shape[:2])
+    y = int(rng.integers(pixels.shape[0] - height + 1))
+    x = int(rng.integers(pixels.shape[1] - width + 1))
+    return np.ascontiguousarray(pixels[y : y + height, x : x + width])
+
+
+def resaved(pixels: Pixels, quality: int) -> Pixels:
+    """As a JPEG file of this quality, read again."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+    return image.read(buffer.getvalue()).pixels
+
+
+def measure(predictor: Predictor, cases: Iterable[Case]) -> Iterator[Outcome]:
+    """What a model makes of each case, in order. Raises ImageError if it refuses one."""
+    for case in cases:
+        (result,) = predictor.map([case.pixels if case.path is None else case.path])
+        if isinstance(result, ImageError):
+            raise result
+        yield _outcome(case, result)
+
+
+def _outcome(case: Case, result: Localization) -> Outcome:
+    inside, outside = result.scores[case.mask], result.scores[~case.mask]
+    return Outcome(
+        kind=case.kind,
+        group=case.group,
+        half=case.half,
+        jpeg=case.jpeg,
+        pixels=case.mask.size,
+        manipulated=inside.size,
+        hits=_at_least(inside, result.mask[case.mask]),
+        alarms=_at_least(outside, result.mask[~case.mask]),
+        ap=metrics.average_precision(result.scores, case.mask),
+        auc=metrics.auc(result.scores, case.mask),
+        score=result.score,
+        verdict=result.verdict,
+        threshold=result.threshold,
+    )
+
+
+def _at_least(scores: NDArray[np.float32], own: Mask) -> NDArray[np.int64]:
+    reached = np.bincount(np.searchsorted(THRESHOLDS, scores, side="right"), minlength=len(THRESHOLDS) + 1)
+    counts = reached[::-1].cumsum()[::-1][1:]
+    return np.append(counts, np.count_nonzero(own)).astype(np.int64)
