@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -17,7 +18,7 @@ import pytest
 from PIL import Image
 
 import declip
-from declip import image, server, verdicts
+from declip import image, server, types, verdicts
 from declip.localizer import Localizer
 from declip.types import Localization
 from tests.server import browsing
@@ -77,7 +78,10 @@ def result(path: Path) -> Localization:
 def flagged(found: Localization, threshold: float) -> tuple[str, str]:
     """The area as the page tells it, counted in the scores that a service sends."""
     levels = image.scores16(found.scores)
-    count = int(np.count_nonzero(levels >= round(threshold * 65535 + 0.4999)))
+    # At the model's own threshold by its own rule.
+    rule = (threshold, found.peak if threshold == found.threshold else 0.0)
+    first, high = (round(number * 65535 + 0.4999) for number in rule)
+    count = int(np.count_nonzero(types.flagged(levels.astype(np.float32), first, high)))
     share = f"{verdicts.percent(count / levels.size)} of the picture is flagged"
     return share, f"{count:,} of {levels.size:,} px"
 
@@ -136,6 +140,34 @@ def test_the_threshold_gives_what_python_counts(visit: Visit) -> None:
     visit.page.click("#threshold-reset")
     assert area(visit) == flagged(expected, expected.threshold)
     visit.until("document.querySelector('#live').textContent.includes('is flagged')")
+
+
+@pytest.mark.slow
+def test_faint_parts_are_left_out_until_the_threshold_is_moved(browser: Any) -> None:
+    engine = FakeEngine()
+    assert engine.spec.calibration is not None
+    calibration = dataclasses.replace(engine.spec.calibration, mask_threshold=0.5, mask_peak=0.9)
+    engine.spec = dataclasses.replace(engine.spec, calibration=calibration)
+    pixels = bright()
+    pixels[36:44, 4:20] = 150
+    data = saved_as(pixels, "PNG")
+    with running(Localizer(engine)) as client, visiting(browser, address(client)) as visit:
+        expected = Localizer(engine)(data)
+        assert len(expected.regions) == 1 < np.count_nonzero(expected.scores >= 0.5) / expected.mask.sum()
+        visit.give(("a.png", data))
+        visit.done()
+        assert area(visit) == flagged(expected, 0.5)
+        assert len(visit.settled()) == 1
+        assert "flags a part only if its score reaches 0.900" in visit.text("#peak")
+        (x0, y0, x1, y1) = expected.regions[0].bbox
+        visit.set_threshold(0.51)
+        assert area(visit) == flagged(expected, 0.51)
+        assert len(visit.settled()) == 2
+        assert "are flagged, too; Reset" in visit.text("#peak")
+        visit.page.click("#threshold-reset")
+        assert area(visit) == flagged(expected, 0.5)
+        (row,) = visit.settled()
+        assert row[1] == f"{x1 - x0} × {y1 - y0} px at {x0}, {y0}"
 
 
 @pytest.mark.slow

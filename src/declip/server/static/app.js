@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { maskPng, overlayPng, rawScores, save, scoresPng, stem } from "./downloads.js";
-import { ScoreMap, TOP, firstFlagged } from "./map.js";
+import { ScoreMap, TOP, firstFlagged, marked } from "./map.js";
 import { percent, showMetadata, showRegions, showVerdict, visible } from "./panels.js";
 import { Queue } from "./queue.js";
 import { Viewer } from "./viewer.js";
@@ -14,7 +14,7 @@ const number = new Intl.NumberFormat("en");
 
 const look = { layout: "overlay", visible: true, colours: "tint", threshold: 0.5, opacity: 0.7, outline: true };
 let served = null; // what /v1/models says
-let shown = null; // {entry, map, regions, chosen}: the photo that is shown
+let shown = null; // {entry, map, own, regions, chosen}: the photo that is shown; own: its map as the model marks it
 let settling = 0;
 
 const parts = new Worker(new URL("./regions.js", import.meta.url), { type: "module" });
@@ -152,15 +152,15 @@ async function open(entry) {
   const scores = new Uint16Array(await entry.scores.arrayBuffer());
   if (turn !== opening) return;
   const map = new ScoreMap(scores, row.width, row.height);
-  shown = { entry, map, regions: row.regions, chosen: -1 };
+  shown = { entry, map, own: marked(map, row.threshold, row.peak), regions: row.regions, chosen: -1 };
   showVerdict($("verdict"), entry);
   $("no-probability").textContent = entry.words.no_probability;
   await show(entry, map);
   if (turn !== opening) return;
   setThreshold(entry.threshold);
-  listRegions(row.threshold === entry.threshold ? row.regions : []);
   parts.postMessage({ id: entry.id, scores, width: row.width, height: row.height });
-  if (row.threshold !== entry.threshold) seekParts();
+  listRegions([]);
+  seekParts();
   if ($("file").open) readFile();
 }
 
@@ -179,7 +179,7 @@ async function show(entry, map) {
     await viewer.open(standIn(map.width, map.height), map);
     message("This browser cannot show this kind of file; its map is shown alone.");
   }
-  viewer.set(look);
+  viewer.set(look, marks());
 }
 
 function standIn(width, height) {
@@ -210,6 +210,14 @@ function message(text) {
 
 // --- how the map looks ------------------------------------------------------------------------------------------------
 
+// At its own threshold the model asks for a peak, too; another threshold is all that decides, here as in the service.
+const isOwn = () => look.threshold === shown.entry.row.threshold;
+const PEAK = {
+  own: (peak) => `The model flags a part only if its score reaches ${peak.toFixed(3)} somewhere; another threshold flags faint parts, too.`,
+  other: (peak) => `Faint parts, whose scores stay below ${peak.toFixed(3)}, are flagged, too; Reset leaves them out again.`,
+};
+const marks = () => (shown && isOwn() ? shown.own : (shown?.map ?? null));
+
 function setThreshold(value) {
   if (!shown) return;
   look.threshold = Math.min(1, Math.max(0, value));
@@ -217,9 +225,11 @@ function setThreshold(value) {
   $("threshold").value = String(look.threshold);
   $("threshold").setAttribute("aria-valuetext", look.threshold.toFixed(3));
   $("threshold-value").value = look.threshold.toFixed(3);
-  $("threshold-reset").disabled = look.threshold === shown.entry.row.threshold;
-  const [flagged, all] = [shown.map.flagged(look.threshold), shown.map.scores.length];
+  $("threshold-reset").disabled = isOwn();
+  const [flagged, all] = [marks().flagged(look.threshold), shown.map.scores.length];
   $("area").textContent = `${percent(flagged / all)} of the picture is flagged`;
+  const { peak, threshold } = shown.entry.row;
+  $("peak").textContent = peak > threshold ? PEAK[isOwn() ? "own" : "other"](peak) : "";
   $("area-pixels").textContent = `${number.format(flagged)} of ${number.format(all)} px`;
   draw();
 }
@@ -241,7 +251,7 @@ let due = 0;
 function draw() {
   due ||= requestAnimationFrame(() => {
     due = 0;
-    viewer.set({ ...look });
+    viewer.set({ ...look }, marks());
     drawScale();
   });
 }
@@ -304,12 +314,14 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 // --- the flagged parts ------------------------------------------------------------------------------------------------
 
 function seekParts() {
-  if (shown) parts.postMessage({ id: shown.entry.id, first: firstFlagged(look.threshold) });
+  if (!shown) return;
+  if (isOwn()) listRegions(shown.entry.row.regions);
+  else parts.postMessage({ id: shown.entry.id, first: firstFlagged(look.threshold) });
 }
 
 parts.addEventListener("message", ({ data }) => {
   // Of a threshold that has not moved on since.
-  if (shown?.entry.id === data.id && data.first === firstFlagged(look.threshold)) listRegions(data.regions);
+  if (shown?.entry.id === data.id && !isOwn() && data.first === firstFlagged(look.threshold)) listRegions(data.regions);
 });
 
 function listRegions(regions) {
@@ -345,7 +357,7 @@ function read(pixel) {
 
 function reading({ x, y }) {
   const score = shown.map.at(x, y);
-  const flagged = Math.round(score * TOP) >= firstFlagged(look.threshold);
+  const flagged = Math.round(marks().at(x, y) * TOP) >= firstFlagged(look.threshold);
   return `x ${x}, y ${y}: score ${score.toFixed(3)}${flagged ? ", flagged" : ""}`;
 }
 
@@ -380,8 +392,8 @@ async function readFile() {
 }
 
 const MAKERS = {
-  mask: [".mask.png", () => maskPng(shown.map, look.threshold)],
-  overlay: [".view.png", () => overlayPng(shown.entry.readable ? shown.entry.file : null, shown.map, look)],
+  mask: [".mask.png", () => maskPng(marks(), look.threshold)],
+  overlay: [".view.png", () => overlayPng(shown.entry.readable ? shown.entry.file : null, shown.map, marks(), look)],
   scores: [".scores.png", () => scoresPng(shown.map)],
   raw: [".scores.u16", () => rawScores(shown.map)],
   json: [".json", () => new Blob([`${JSON.stringify(result())}\n`], { type: "application/json" })],
@@ -389,9 +401,9 @@ const MAKERS = {
 
 // The row at the threshold that is set.
 function result() {
+  if (isOwn()) return shown.entry.row;
   const area = shown.map.flagged(look.threshold) / shown.map.scores.length;
-  const own = look.threshold === shown.entry.row.threshold;
-  return own ? shown.entry.row : { ...shown.entry.row, threshold: look.threshold, area, regions: shown.regions };
+  return { ...shown.entry.row, threshold: look.threshold, peak: 0, area, regions: shown.regions };
 }
 
 for (const button of document.querySelectorAll("[data-save]")) {
@@ -414,7 +426,8 @@ $("save-report").addEventListener("click", async () => {
   button.disabled = true;
   said();
   try {
-    const options = { ...entry.options, threshold: entry.threshold, position: $("position").checked };
+    const options = { ...entry.options, position: $("position").checked };
+    if (!isOwn()) options.threshold = entry.threshold;
     save(await api.report(entry.file, options, entry.stop.signal), `${stem(entry.file.name)}.report.html`);
     kept(`The report is saved. It is one file that needs no other; print it to have it as PDF.`);
   } catch (error) {

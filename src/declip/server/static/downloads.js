@@ -2,6 +2,7 @@
 
 import { Sampler, firstFlagged, paint, palette } from "./map.js";
 import { greyPng } from "./png.js";
+import { byMask } from "./viewer.js";
 
 const STRIP = 512; // rows that are painted at once
 
@@ -20,11 +21,11 @@ export function stem(name) {
 }
 
 /** 8-bit grey PNG, 255 = manipulated. */
-export function maskPng(map, threshold) {
+export function maskPng(marks, threshold) {
   const first = firstFlagged(threshold);
-  const mask = new Uint8Array(map.scores.length);
-  for (let i = 0; i < mask.length; i++) mask[i] = map.scores[i] >= first ? 255 : 0;
-  return greyPng(mask, map.width, map.height);
+  const mask = new Uint8Array(marks.scores.length);
+  for (let i = 0; i < mask.length; i++) mask[i] = marks.scores[i] >= first ? 255 : 0;
+  return greyPng(mask, marks.width, marks.height);
 }
 
 /** 16-bit grey PNG, 65535 = 1.0. */
@@ -38,7 +39,7 @@ export function rawScores(map) {
 }
 
 /** The photo with the map on it as it is shown, at the photo's own size; photo: a Blob, or null for the map alone. */
-export async function overlayPng(photo, map, look) {
+export async function overlayPng(photo, map, marks, look) {
   const canvas = document.createElement("canvas");
   canvas.width = map.width;
   canvas.height = map.height;
@@ -52,14 +53,16 @@ export async function overlayPng(photo, map, look) {
   layer.width = map.width;
   const colours = palette(look);
   const first = look.outline && look.colours !== "mask" ? firstFlagged(look.threshold) : null;
-  const sampler = new Sampler();
+  const [sampler, edges] = [new Sampler(), new Sampler()];
   for (let y = 0; y < map.height; y += STRIP) {
     // Two rows more on both sides, for the outline.
     const top = Math.max(0, y - 2);
     const height = Math.min(map.height, y + STRIP + 2) - top;
-    sampler.take(map, { width: map.width, height, x: 0, y: top, step: 1 });
+    const view = { width: map.width, height, x: 0, y: top, step: 1 };
+    sampler.take(byMask(look) ? marks : map, view);
+    edges.take(marks, view);
     const pixels = new ImageData(map.width, height);
-    paint(sampler, colours, first, new Uint32Array(pixels.data.buffer));
+    paint(sampler, colours, edges, first, new Uint32Array(pixels.data.buffer));
     layer.height = height;
     layer.getContext("2d").putImageData(pixels, 0, 0);
     const rows = Math.min(STRIP, map.height - y);

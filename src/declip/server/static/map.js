@@ -2,6 +2,8 @@
 //
 // Scores are uint16, row by row, 65535 = 1.0, as the service sends them. Thresholds are in [0, 1].
 
+import { runsOf } from "./parts.js";
+
 export const TOP = 65535;
 
 const SMOOTH = 1 / 6; // pixels of the photo per pixel of the screen, below which they are not smoothed
@@ -15,7 +17,7 @@ const SCALES = {
   grey: [[0, 0, 0], [255, 255, 255]],
 };
 
-/** The smallest score that is in the mask. This is the one place where the page says what a threshold means. */
+/** The smallest score that is in the mask. This and `marked` are where the page says what a mask is. */
 export function firstFlagged(threshold) {
   return Math.min(TOP + 1, Math.max(0, Math.ceil(threshold * TOP - 1e-6)));
 }
@@ -57,6 +59,28 @@ export class ScoreMap {
     }
     return this.levels[n];
   }
+}
+
+/**
+ * The map that a model's own rule marks by its threshold alone: a part that does not reach the peak, and all around, is
+ * scaled down so far that the peak falls on the threshold, as image.py tints it. Without a peak the map itself.
+ */
+export function marked(map, threshold, peak) {
+  const [first, high] = [firstFlagged(threshold), firstFlagged(peak)];
+  if (high <= first || first === 0) return map;
+  const { starts, ends, rows, roots } = runsOf(map, first);
+  const scores = new Uint16Array(map.scores.length);
+  const share = threshold / peak;
+  for (let i = 0; i < scores.length; i++) scores[i] = Math.min(first - 1, Math.floor(map.scores[i] * share));
+  const reached = new Set();
+  const span = (run) => map.scores.subarray(rows[run] * map.width + starts[run], rows[run] * map.width + ends[run]);
+  for (let run = 0; run < roots.length; run++) {
+    if (!reached.has(roots[run]) && span(run).some((score) => score >= high)) reached.add(roots[run]);
+  }
+  for (let run = 0; run < roots.length; run++) {
+    if (reached.has(roots[run])) scores.set(span(run), rows[run] * map.width + starts[run]);
+  }
+  return new ScoreMap(scores, map.width, map.height);
 }
 
 function halved({ scores, width, height }) {
@@ -189,11 +213,14 @@ function packed([red, green, blue], opacity) {
 const WHITE = 0xffffffff;
 const DARK = 0xb0000000;
 
-/** Paint sampled scores into pixels (Uint32Array of the same length); first: the smallest score inside the outline. */
-export function paint(sampler, colours, first, pixels) {
-  const { scores, width, height } = sampler;
-  for (let i = 0; i < scores.length; i++) pixels[i] = colours[scores[i]];
+/**
+ * Paint sampled scores into pixels (Uint32Array of the same length). first: the smallest score inside the outline, which
+ * is drawn round those of `marks`, sampled alike; null draws none.
+ */
+export function paint(sampler, colours, marks, first, pixels) {
+  for (let i = 0; i < pixels.length; i++) pixels[i] = colours[sampler.scores[i]];
   if (first === null) return;
+  const { scores, width, height } = marks;
   // A white line inside the border of the mask, cased in dark outside of it, to stand out on any ground. There is none
   // at the ends of the canvas: the mask may go on there.
   for (let y = 0, i = 0; y < height; y++) {

@@ -10,12 +10,14 @@ export class Viewer {
   constructor(root, { hovered }) {
     this.root = root;
     this.hovered = hovered;
-    this.map = null;
+    this.map = null; // what is read and coloured
+    this.marks = null; // what is flagged: the same, or as `marked` makes it
     this.look = null;
     this.region = null;
     this.cross = null; // {x, y} px of the photo
     this.split = 0.5;
     this.sampler = new Sampler();
+    this.edges = new Sampler();
     this.whole = true; // the view shows all of the photo
     this.still = matchMedia("(prefers-reduced-motion: reduce)").matches;
     this.canvas = root.querySelector(".map");
@@ -59,7 +61,7 @@ export class Viewer {
 
   /** Show a photo; picture: the address of what the browser can show. Resolves to false where its shape is another. */
   async open(picture, map) {
-    this.map = map;
+    this.map = this.marks = map;
     this.region = null;
     this.cross = null;
     this.split = 0.5;
@@ -74,15 +76,16 @@ export class Viewer {
 
   /** Show nothing. */
   close() {
-    this.map = null;
+    this.map = this.marks = null;
     for (const viewer of this.viewers) viewer.close();
     this.draw();
   }
 
-  /** Change how the map looks, and draw it. */
-  set(look) {
+  /** Change how the map looks and what of it is flagged, and draw it. */
+  set(look, marks) {
     const before = this.look?.layout;
     this.look = look;
+    this.marks = marks;
     if (before !== look.layout) {
       this.root.dataset.layout = look.layout;
       // The panes have new sizes, which the viewers see a moment later; the view stays around its middle.
@@ -182,13 +185,16 @@ export class Viewer {
       canvas.height = view.height;
     }
     const context = canvas.getContext("2d");
-    this.sampler.take(map, view);
+    // Scores in colours are the scores; what is tinted, or in the mask, is what is flagged.
+    this.sampler.take(byMask(look) ? this.marks : map, view);
+    const edges = byMask(look) ? this.sampler : this.edges;
+    edges.take(this.marks, view);
     const { left, top, width, height } = this.sampler;
     context.clearRect(0, 0, canvas.width, canvas.height);
     if (width && height) {
       if (this.pixels?.width !== width || this.pixels?.height !== height) this.pixels = new ImageData(width, height);
       const first = look.outline && look.colours !== "mask" ? firstFlagged(look.threshold) : null;
-      paint(this.sampler, this.palette, first, new Uint32Array(this.pixels.data.buffer));
+      paint(this.sampler, this.palette, edges, first, new Uint32Array(this.pixels.data.buffer));
       context.putImageData(this.pixels, left, top);
     }
     const cut = look.layout === "swipe" ? `inset(0 0 0 ${100 * this.split}%)` : "none";
@@ -199,7 +205,7 @@ export class Viewer {
   /** The colours of all scores, as `palette` in map.js gives them. */
   get palette() {
     const { colours, threshold, opacity } = this.look;
-    const key = `${colours} ${colours === "tint" || colours === "mask" ? threshold : ""} ${opacity}`;
+    const key = `${colours} ${byMask(this.look) ? threshold : ""} ${opacity}`;
     if (this.colours.key !== key) this.colours = { key, made: palette(this.look) };
     return this.colours.made;
   }
@@ -308,6 +314,11 @@ export class Viewer {
       this.swipe(this.split + steps[event.key]);
     });
   }
+}
+
+/** Whether what is drawn depends on what is flagged, outline apart. */
+export function byMask({ colours }) {
+  return colours === "tint" || colours === "mask";
 }
 
 // OpenSeadragon adds a style of its own where it finds none so marked; inline styles are forbidden here. This one is no
