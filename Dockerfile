@@ -15,7 +15,7 @@ RUN python -m venv /opt/declip \
 # Of the same image as above: the environment's Python is the one that it was made with.
 FROM python:3.12-slim
 COPY --from=build /opt/declip /opt/declip
-ENV PATH=/opt/declip/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+ENV PATH=/opt/declip/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 ORT_DISABLE_TELEMETRY=1
 USER 10001:10001
 EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=30s \
