@@ -144,7 +144,7 @@ class Service:
         try:
             return await self._wait(request, order)
         finally:
-            order.drop()  # a no-op for what is done
+            self.workers.drop(order)  # a no-op for what is done
 
     async def _wait(self, request: Request, order: Order) -> list[Piece]:
         """The pieces of an order, unless the client leaves first, or the time is over."""
