@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -75,6 +78,14 @@ def test_engines_are_thread_safe(tiny_model: tuple[Path, Path], position: int) -
     for thread in threads:
         thread.join()
     assert all(float(np.abs(found[seed] - expected[seed]).max()) <= 1e-6 for seed in range(4))
+
+
+def test_onnx_runtime_keeps_no_record_of_its_use(tiny_model: tuple[Path, Path], tmp_path: Path) -> None:
+    """Its telemetry would leave an identifier of the machine and a queue of messages in the home folder."""
+    code = f"import declip; declip.load({str(tiny_model[1])!r})"
+    environment = {"HOME": str(tmp_path), "PATH": os.defpath, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-B", "-c", code], env=environment, check=True)
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_threads_are_an_argument(tiny_model: tuple[Path, Path]) -> None:

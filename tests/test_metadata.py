@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import sys
+import zlib
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -16,6 +18,7 @@ from PIL import Image, PngImagePlugin
 from declip import image, metadata
 from declip.errors import ImageError
 from declip.types import Photo
+from tests.signing import manifest, signed
 
 
 def saved(kind: str = "JPEG", picture: Image.Image | None = None, **options: Any) -> Photo:
@@ -276,6 +279,66 @@ def test_any_answer_is_survived(reader: dict[str, Any], answer: str | None, stat
 def test_without_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "c2pa", None)
     assert read(saved()).credentials == metadata.Credentials(state="no reader")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP", "TIFF"])
+def test_a_signed_picture_is_read_by_the_real_reader(kind: str) -> None:
+    pytest.importorskip("c2pa")
+    found = read(image.read(signed(manifest(), kind=kind))).credentials
+    assert found.state == "Valid"
+    assert [tuple(field) for field in found.fields] == [
+        ("made by", "Camera 1.0"),
+        ("signed by", "A signer"),
+        ("certificate of", "A key"),
+        ("action", "c2pa.created, by Camera 2, source: digitalCapture"),
+        ("action", "c2pa.edited, by Editor, 2026-01-02T03:04:05Z"),
+        ("ingredients", "0"),
+        ("check", "signingCredential.untrusted"),
+    ]
+
+
+def test_a_picture_that_was_changed_after_it_was_signed() -> None:
+    pytest.importorskip("c2pa")
+    data = bytearray(signed(manifest(), kind="PNG"))
+    chunk = data.index(b"IDAT")
+    length = int.from_bytes(data[chunk - 4 : chunk], "big")
+    pixels = bytearray(zlib.decompress(data[chunk + 4 : chunk + 4 + length]))
+    pixels[-1] ^= 1
+    packed = zlib.compress(bytes(pixels), 6)
+    end = zlib.crc32(b"IDAT" + packed).to_bytes(4, "big")
+    data[chunk - 4 : chunk + 8 + length] = len(packed).to_bytes(4, "big") + b"IDAT" + packed + end
+    found = read(image.read(bytes(data))).credentials
+    assert found.state == "Invalid"
+    assert metadata.Field("check", "assertion.dataHash.mismatch") in found.fields
+
+
+def test_a_claim_that_was_changed_after_it_was_signed() -> None:
+    pytest.importorskip("c2pa")
+    data = signed(manifest(editor="Editor A"))
+    assert data.count(b"Editor A") == 1
+    found = read(image.read(data.replace(b"Editor A", b"Editor B"))).credentials
+    assert found.state == "Invalid"
+    assert metadata.Field("check", "assertion.hashedURI.mismatch") in found.fields
+
+
+def test_a_manifest_elsewhere_is_not_fetched() -> None:
+    pytest.importorskip("c2pa")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.2)
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/manifest.c2pa"
+        assert read(image.read(signed(manifest(), address=address))).credentials == metadata.Credentials(
+            state="elsewhere"
+        )
+        with pytest.raises(TimeoutError):
+            listener.accept()
+
+
+def test_a_damaged_manifest_is_unreadable() -> None:
+    pytest.importorskip("c2pa")
+    data = bytearray(signed(manifest()))
+    start = data.index(b"jumb") + 30
+    data[start : start + 30] = bytes(30)
+    assert read(image.read(bytes(data))).credentials == metadata.Credentials(state="unreadable")
 
 
 def test_the_header_is_read_without_the_pixels(tmp_path: Path) -> None:

@@ -22,10 +22,11 @@ from PIL import Image
 from scipy import stats
 
 import declip
-from declip import catalog, cli, image, localizer, metrics, perturbations, report
+from declip import catalog, cli, image, localizer, metadata, metrics, perturbations, report
 from declip.errors import ImageError
 from declip.localizer import Localizer
 from declip.types import BackboneSpec, Calibration, DecoderSpec, ModelSpec, Photo
+from tests.signing import manifest, signed
 
 MINI = Path(declip.__file__).parent / "assets" / "mini.onnx"
 PHOTOS = Path(__file__).resolve().parents[1] / "examples" / "photos"
@@ -378,6 +379,40 @@ def test_hostile_metadata_is_text_and_cut(fake: Localizer, tmp_path: Path) -> No
 def test_a_hostile_model_name_is_text(fake: Localizer) -> None:
     fake.engine.model = "<script>alert(5)</script>"  # type: ignore[misc]
     assert "script" not in Page(examine(pixels(), fake).to_html()).tags
+
+
+def test_hostile_content_credentials_are_text(fake: Localizer) -> None:
+    pytest.importorskip("c2pa")
+    maker, editor = "<script>alert(6)</script>", '"><img src=x onerror=alert(7)>{{ 7 * 7 }}\u202e' + "E" * 500
+    signer = "</td></table><script>alert(8)</script>"
+    facts = examine(signed(manifest(maker, editor), signer=signer), fake)
+    assert facts.metadata is not None and facts.metadata.credentials.state == "Valid"
+    text = facts.to_html()
+    page = Page(text)
+    assert "script" not in page.tags and not [n for _, n, _ in page.attributes if n.startswith("on")]
+    assert "x" not in page.values("src") and "\u202e" not in text and "E" * 161 not in text
+    assert "<script>alert(6)</script> 1.0" in page.text and signer in page.text
+    assert "{{ 7 * 7 }}" in page.text and "a valid signature says that the file was not changed" in page.text
+    assert "48,51.4935" not in text and "48.8582" not in text
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("Invalid", "a manifest that does not hold"),
+        ("elsewhere", "declip fetches nothing"),
+        ("unreadable", "a manifest that cannot be read"),
+        ("none", "The file carries no manifest"),
+        ("no reader", "c2pa-python is not installed"),
+    ],
+)
+def test_each_state_of_content_credentials_has_its_words(fake: Localizer, state: str, said: str) -> None:
+    data = io.BytesIO()
+    Image.fromarray(pixels()).save(data, "JPEG")
+    facts = examine(data.getvalue(), fake)
+    assert facts.metadata is not None
+    shown = replace(facts, metadata=replace(facts.metadata, credentials=metadata.Credentials(state=state)))
+    assert said in Page(shown.to_html()).text
 
 
 # --- the place ------------------------------------------------------------------------------------------------------

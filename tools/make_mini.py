@@ -153,6 +153,7 @@ def history(out: Path, stage: Stage) -> dict[str, Any]:
     return {
         "recipe": stage.recipe,
         "parts": stage.parts,
+        "planned": training.TrainConfig.from_toml(ROOT / "recipes" / stage.recipe).epochs,
         "epochs": len(rows),
         "kept": max(row["epoch"] for row in rows if row["best"]),
         "hours": round(sum(row["seconds"] for row in rows) / 3600, 2),

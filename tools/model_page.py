@@ -348,7 +348,7 @@ make model-card
 def _history(training: Figures) -> str:
     pairs, stages = training["pairs"], training["stages"]
     said = [
-        f"{stage['epochs']} epochs of [{stage['recipe']}](../recipes/{stage['recipe']}) on "
+        f"{stage['epochs']} of {stage['planned']} epochs of [{stage['recipe']}](../recipes/{stage['recipe']}) on "
         f"{sum(pairs[part] for part in stage['parts']):,} manipulated pictures and some of their untouched twins "
         f"({stage['hours']:.1f} h; that of the highest AP, number {stage['kept']}, was kept)"
         for stage in stages

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ class OnnxEngine:
     """
 
     def __init__(self, path: Path, *, threads: int | None = None, device: str | None = None) -> None:
+        # Since 1.29 its builds send usage to its maker, unless they find this before anything else.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime
 
         provider = {None: "CPUExecutionProvider", "cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

@@ -215,6 +215,7 @@ class Localizer:
             logit_total /= weight
             mean_logits = logit_total[: inside[0], : inside[1]]
         score = self._image_score(scores, mean_logits)
+        del padded, coefficients, weight  # what is resized next is large as well
         full = image.resize_scores(scores, (inside[0] * ratio, inside[1] * ratio))
         return full[: photo.size[0], : photo.size[1]], score
 

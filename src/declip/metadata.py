@@ -102,8 +102,9 @@ class JpegTables:
 class Credentials:
     """The C2PA manifest (content credentials) of a file.
 
-    state: "no reader" (c2pa-python is not installed), "none" (no manifest in the file), "unreadable", or what the
-    reader says of the manifest: "Valid", "Trusted", "Invalid". fields: what the active manifest claims.
+    state: "no reader" (c2pa-python is not installed), "none" (no manifest in the file), "elsewhere" (the file names the
+    address of its manifest, which is not fetched), "unreadable", or what the reader says of the manifest: "Valid",
+    "Trusted", "Invalid". fields: what the active manifest claims.
     """
 
     state: str
@@ -407,14 +408,17 @@ def _credentials(data: bytes, file_format: str) -> Credentials:
         return Credentials(
             state=_cut(str(store.get("validation_state", "unknown")), 0), fields=tuple(_claims(store, manifest))[:_MOST]
         )
-    except (c2pa.C2paError, json.JSONDecodeError, KeyError, TypeError, AttributeError):
+    except c2pa.C2paError as error:
+        # It has one class for all; the kind is its first word.
+        return Credentials(state="elsewhere" if str(error).startswith("Remote:") else "unreadable")
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
         return Credentials(state="unreadable")
 
 
 def _claims(store: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterator[Field]:
     """What is shown of a manifest; assertions of place, persons and any other kind are left out."""
     for generator in manifest.get("claim_generator_info", []):
-        yield _claim("made by", f"{generator.get('name', '')} {generator.get('version', '')}")
+        yield _claim("made by", _program(generator))
     signature = manifest.get("signature_info", {})
     for name, key in (("signed by", "issuer"), ("certificate of", "common_name"), ("signed at", "time")):
         if signature.get(key):
@@ -423,13 +427,19 @@ def _claims(store: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterator[F
         if str(assertion.get("label", "")).startswith("c2pa.actions"):
             for action in assertion["data"].get("actions", []):
                 agent = action.get("softwareAgent", "")
-                by = agent.get("name", "") if isinstance(agent, dict) else agent
+                by = _program(agent) if isinstance(agent, dict) else agent
                 source = str(action.get("digitalSourceType", "")).rpartition("/")[2]
-                parts = (action.get("action", ""), by and f"by {by}", source and f"source: {source}")
+                when = action.get("when", "")
+                parts = (action.get("action", ""), by and f"by {by}", source and f"source: {source}", when)
                 yield _claim("action", ", ".join(str(part) for part in parts if part))
     yield _claim("ingredients", len(manifest.get("ingredients", [])))
     for status in store.get("validation_status", []):
         yield _claim("check", status.get("code", ""))
+
+
+def _program(described: Mapping[str, Any]) -> str:
+    """Name and version."""
+    return f"{described.get('name', '')} {described.get('version', '')}".strip()
 
 
 def _claim(name: str, value: object) -> Field:

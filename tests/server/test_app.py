@@ -687,6 +687,28 @@ def test_a_client_that_leaves_is_not_computed_for() -> None:
     assert engine.batches == [1, 1]
 
 
+def test_a_client_that_leaves_gives_its_places_in_the_queue_back() -> None:
+    """And its pictures are no longer in memory, for which it has stopped to be counted."""
+    engine = FakeEngine()
+    with running(Localizer(engine), server.Limits(queue=2, batch_size=1)) as client, ThreadPoolExecutor(2) as pool:
+        engine.hold()
+        first = pool.submit(post, client, picture())
+        assert engine.entered.wait(30)
+        address = (client.base_url.host, client.base_url.port or 80)
+        request = client.build_request("POST", "/v1/localize", files=files(picture(1), picture(2)))
+        with socket.create_connection(address) as leaver:
+            leaver.sendall(head(request) + request.read())
+            until(lambda: value(client, "declip_queue_pictures") == 2)
+            assert post(client, picture()).status_code == 503
+        until(lambda: value(client, "declip_clients_left_total") == 1)
+        assert value(client, "declip_queue_pictures") == 0
+        second = pool.submit(post, client, picture(3), picture(4))
+        until(lambda: value(client, "declip_queue_pictures") == 2)
+        engine.go.set()
+        assert (first.result().status_code, second.result().status_code) == (200, 200)
+    assert len(engine.batches) == 1 + 1 + 2  # the first try at the start, and what somebody waited for
+
+
 def test_a_client_that_leaves_while_it_sends_frees_its_memory() -> None:
     with running(Localizer(FakeEngine())) as client:
         address = (client.base_url.host, client.base_url.port or 80)

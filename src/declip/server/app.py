@@ -242,7 +242,7 @@ class Service:
         try:
             return await self._wait(request, order.futures)
         finally:
-            order.drop()  # a no-op for what is done
+            self.workers.drop(order)  # a no-op for what is done
 
     async def _wait(self, request: Request, futures: Sequence[Future[T]]) -> list[T]:
         """What futures give, unless the client leaves first, or the time is over."""

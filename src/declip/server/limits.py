@@ -37,7 +37,7 @@ class Limits:
     held_bytes: int = 1_000_000_000
     upload_seconds: float = 60
     seconds: float = 120
-    drain_seconds: float = 25
+    drain_seconds: float = 20
     batch_size: int = 8
 
     def __post_init__(self) -> None:

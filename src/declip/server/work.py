@@ -207,6 +207,12 @@ class Workers:
             self._waiting.extend(_Task(order, number) for number in range(len(order.uploads)))
             self._change.notify(len(order.uploads))
 
+    def drop(self, order: Order) -> None:
+        """Give an order up: what waits leaves the queue with its uploads, what is computed is stopped soon."""
+        order.drop()
+        with self._change:
+            self._waiting = deque(task for task in self._waiting if task.order is not order)
+
     def _patience(self) -> int:
         """Seconds after which half of the queue should be done."""
         return max(1, min(60, math.ceil(len(self._waiting) * self._seconds / len(self._threads) / 2)))
