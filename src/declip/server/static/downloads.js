@@ -51,7 +51,6 @@ export async function overlayPng(photo, map, look) {
   const layer = document.createElement("canvas");
   layer.width = map.width;
   const colours = palette(look);
-  const first = look.outline && look.colours !== "mask" ? firstFlagged(look.threshold) : null;
   const sampler = new Sampler();
   for (let y = 0; y < map.height; y += STRIP) {
     // Two rows more on both sides, for the outline.
@@ -59,7 +58,7 @@ export async function overlayPng(photo, map, look) {
     const height = Math.min(map.height, y + STRIP + 2) - top;
     sampler.take(map, { width: map.width, height, x: 0, y: top, step: 1 });
     const pixels = new ImageData(map.width, height);
-    paint(sampler, colours, first, new Uint32Array(pixels.data.buffer));
+    paint(sampler, look, colours, new Uint32Array(pixels.data.buffer));
     layer.height = height;
     layer.getContext("2d").putImageData(pixels, 0, 0);
     const rows = Math.min(STRIP, map.height - y);

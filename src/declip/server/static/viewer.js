@@ -1,6 +1,6 @@
 // The photo and its map: two panes that move together, a map drawn on top at the size of the view, regions, a crosshair.
 
-import { Sampler, firstFlagged, paint, palette } from "./map.js";
+import { Sampler, paint, palette } from "./map.js";
 
 const MOST_ZOOM = 24; // screen pixels per pixel of the photo
 const SPLIT_STEP = 0.05;
@@ -187,8 +187,7 @@ export class Viewer {
     context.clearRect(0, 0, canvas.width, canvas.height);
     if (width && height) {
       if (this.pixels?.width !== width || this.pixels?.height !== height) this.pixels = new ImageData(width, height);
-      const first = look.outline && look.colours !== "mask" ? firstFlagged(look.threshold) : null;
-      paint(this.sampler, this.palette, first, new Uint32Array(this.pixels.data.buffer));
+      paint(this.sampler, look, this.palette, new Uint32Array(this.pixels.data.buffer));
       context.putImageData(this.pixels, left, top);
     }
     const cut = look.layout === "swipe" ? `inset(0 0 0 ${100 * this.split}%)` : "none";
