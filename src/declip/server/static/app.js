@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { maskPng, overlayPng, rawScores, save, scoresPng, stem } from "./downloads.js";
-import { ScoreMap, TOP, firstFlagged, marked } from "./map.js";
+import { ScoreMap, TOP, firstFlagged, marked, paint } from "./map.js";
 import { percent, showMetadata, showRegions, showVerdict, visible } from "./panels.js";
 import { Queue } from "./queue.js";
 import { Viewer } from "./viewer.js";
@@ -283,10 +283,11 @@ $("layout").addEventListener("change", () => {
 function drawScale() {
   const style = getComputedStyle(document.documentElement);
   const legend = $("legend");
-  const made = viewer.palette;
   const line = new ImageData(legend.width, legend.height);
   const pixels = new Uint32Array(line.data.buffer);
-  for (let i = 0; i < pixels.length; i++) pixels[i] = made[Math.round(((i % legend.width) / (legend.width - 1)) * TOP)];
+  const scores = Uint16Array.from(pixels, (_, i) => Math.round(((i % legend.width) / (legend.width - 1)) * TOP));
+  const ramp = { scores, width: legend.width, height: legend.height };
+  paint(ramp, ramp, { ...look, outline: false }, viewer.palette, pixels);
   legend.getContext("2d").putImageData(line, 0, 0);
   const canvas = $("histogram");
   const context = canvas.getContext("2d");

@@ -2,7 +2,6 @@
 
 import { Sampler, firstFlagged, paint, palette } from "./map.js";
 import { greyPng } from "./png.js";
-import { byMask } from "./viewer.js";
 
 const STRIP = 512; // rows that are painted at once
 
@@ -52,17 +51,16 @@ export async function overlayPng(photo, map, marks, look) {
   const layer = document.createElement("canvas");
   layer.width = map.width;
   const colours = palette(look);
-  const first = look.outline && look.colours !== "mask" ? firstFlagged(look.threshold) : null;
   const [sampler, edges] = [new Sampler(), new Sampler()];
   for (let y = 0; y < map.height; y += STRIP) {
     // Two rows more on both sides, for the outline.
     const top = Math.max(0, y - 2);
     const height = Math.min(map.height, y + STRIP + 2) - top;
     const view = { width: map.width, height, x: 0, y: top, step: 1 };
-    sampler.take(byMask(look) ? marks : map, view);
+    sampler.take(look.colours === "tint" ? marks : map, view);
     edges.take(marks, view);
     const pixels = new ImageData(map.width, height);
-    paint(sampler, colours, edges, first, new Uint32Array(pixels.data.buffer));
+    paint(sampler, edges, look, colours, new Uint32Array(pixels.data.buffer));
     layer.height = height;
     layer.getContext("2d").putImageData(pixels, 0, 0);
     const rows = Math.min(STRIP, map.height - y);

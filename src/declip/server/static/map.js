@@ -6,6 +6,9 @@ import { runsOf } from "./parts.js";
 
 export const TOP = 65535;
 
+// Finer than what a screen shows, and made often enough while a threshold is moved.
+const SHADES = 1024;
+const SHIFT = 6; // from a score to its shade
 const SMOOTH = 1 / 6; // pixels of the photo per pixel of the screen, below which they are not smoothed
 
 // Of the overlay: as image.py paints it, and the scores' colours of report.py. A test compares them.
@@ -173,20 +176,17 @@ function weights(start, step, first, count, length) {
   return made;
 }
 
-/** Of each score its colour as canvas pixels (little-endian RGBA). style: {colours, threshold, opacity}. */
+/**
+ * The colours of scores as canvas pixels (little-endian RGBA): evenly spaced ones, or, of the mask, those of what is not
+ * and what is flagged. look: {colours, threshold, opacity}.
+ */
 export function palette({ colours, threshold, opacity }) {
-  const made = new Uint32Array(TOP + 1);
-  if (colours === "mask") {
-    const first = firstFlagged(threshold);
-    made.fill(packed([0, 0, 0], opacity)).fill(packed([255, 255, 255], opacity), first);
-    return made;
-  }
-  // 1024 colours are finer than what a screen shows, and made often enough while a threshold is moved.
+  if (colours === "mask") return Uint32Array.of(packed([0, 0, 0], opacity), packed([255, 255, 255], opacity));
+  const made = new Uint32Array(SHADES);
   const scale = SCALES[colours];
-  for (let step = 0; step < 1024; step++) {
-    const score = step / 1023;
-    const colour = scale ? packed(between(scale, score * (scale.length - 1)), opacity) : tinted(score, threshold, opacity);
-    made.fill(colour, 64 * step, 64 * (step + 1));
+  for (let step = 0; step < SHADES; step++) {
+    const score = step / (SHADES - 1);
+    made[step] = scale ? packed(between(scale, score * (scale.length - 1)), opacity) : tinted(score, threshold, opacity);
   }
   return made;
 }
@@ -214,35 +214,35 @@ const WHITE = 0xffffffff;
 const DARK = 0xb0000000;
 
 /**
- * Paint sampled scores into pixels (Uint32Array of the same length). first: the smallest score inside the outline, which
- * is drawn round those of `marks`, sampled alike; null draws none.
+ * Paint sampled scores into pixels (Uint32Array of the same length). marks: what is flagged, sampled alike; the outline
+ * goes round that. look: also {outline}. colours: its palette.
  */
-export function paint(sampler, colours, marks, first, pixels) {
-  for (let i = 0; i < pixels.length; i++) pixels[i] = colours[sampler.scores[i]];
-  if (first === null) return;
-  const { scores, width, height } = marks;
+export function paint({ scores }, marks, look, colours, pixels) {
+  const { width, height } = marks;
+  const first = firstFlagged(look.threshold);
+  const flagged = new Uint8Array(scores.length);
+  for (let i = 0; i < scores.length; i++) flagged[i] = marks.scores[i] >= first ? 1 : 0;
+  if (look.colours === "mask") {
+    for (let i = 0; i < scores.length; i++) pixels[i] = colours[flagged[i]];
+    return;
+  }
+  for (let i = 0; i < scores.length; i++) pixels[i] = colours[scores[i] >> SHIFT];
+  if (!look.outline) return;
   // A white line inside the border of the mask, cased in dark outside of it, to stand out on any ground. There is none
   // at the ends of the canvas: the mask may go on there.
   for (let y = 0, i = 0; y < height; y++) {
     for (let x = 0; x < width; x++, i++) {
-      const inside = scores[i] >= first;
-      const west = x === 0 ? inside : scores[i - 1] >= first;
-      const east = x === width - 1 ? inside : scores[i + 1] >= first;
-      const north = y === 0 ? inside : scores[i - width] >= first;
-      const south = y === height - 1 ? inside : scores[i + width] >= first;
-      if (inside) {
-        if (!(west && east && north && south && thick(scores, i, x, y, width, height, first))) pixels[i] = WHITE;
-      } else if (west || east || north || south) pixels[i] = DARK;
+      if (x && flagged[i] !== flagged[i - 1]) border(pixels, flagged, i - 1, i);
+      if (y && flagged[i] !== flagged[i - width]) border(pixels, flagged, i - width, i);
     }
   }
 }
 
-// Still inside two pixels further on: so the line is two pixels wide.
-function thick(scores, i, x, y, width, height, first) {
-  return (
-    (x < 2 || scores[i - 2] >= first) &&
-    (x > width - 3 || scores[i + 2] >= first) &&
-    (y < 2 || scores[i - 2 * width] >= first) &&
-    (y > height - 3 || scores[i + 2 * width] >= first)
-  );
+// Between two neighbours, one of which is flagged. The line is two pixels wide where the mask is.
+function border(pixels, flagged, one, other) {
+  const [inside, outside] = flagged[one] ? [one, other] : [other, one];
+  const further = inside + (inside - outside);
+  pixels[inside] = WHITE;
+  if (flagged[further]) pixels[further] = WHITE;
+  pixels[outside] = DARK;
 }

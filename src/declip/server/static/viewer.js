@@ -1,6 +1,6 @@
 // The photo and its map: two panes that move together, a map drawn on top at the size of the view, regions, a crosshair.
 
-import { Sampler, firstFlagged, paint, palette } from "./map.js";
+import { Sampler, paint, palette } from "./map.js";
 
 const MOST_ZOOM = 24; // screen pixels per pixel of the photo
 const SPLIT_STEP = 0.05;
@@ -185,16 +185,16 @@ export class Viewer {
       canvas.height = view.height;
     }
     const context = canvas.getContext("2d");
-    // Scores in colours are the scores; what is tinted, or in the mask, is what is flagged.
-    this.sampler.take(byMask(look) ? this.marks : map, view);
-    const edges = byMask(look) ? this.sampler : this.edges;
+    // Scores in colours are the scores; what is tinted is what is flagged.
+    const coloured = look.colours === "tint" ? this.marks : map;
+    this.sampler.take(coloured, view);
+    const edges = coloured === this.marks ? this.sampler : this.edges;
     edges.take(this.marks, view);
     const { left, top, width, height } = this.sampler;
     context.clearRect(0, 0, canvas.width, canvas.height);
     if (width && height) {
       if (this.pixels?.width !== width || this.pixels?.height !== height) this.pixels = new ImageData(width, height);
-      const first = look.outline && look.colours !== "mask" ? firstFlagged(look.threshold) : null;
-      paint(this.sampler, this.palette, edges, first, new Uint32Array(this.pixels.data.buffer));
+      paint(this.sampler, edges, look, this.palette, new Uint32Array(this.pixels.data.buffer));
       context.putImageData(this.pixels, left, top);
     }
     const cut = look.layout === "swipe" ? `inset(0 0 0 ${100 * this.split}%)` : "none";
@@ -205,7 +205,7 @@ export class Viewer {
   /** The colours of all scores, as `palette` in map.js gives them. */
   get palette() {
     const { colours, threshold, opacity } = this.look;
-    const key = `${colours} ${byMask(this.look) ? threshold : ""} ${opacity}`;
+    const key = `${colours} ${colours === "tint" ? threshold : ""} ${opacity}`;
     if (this.colours.key !== key) this.colours = { key, made: palette(this.look) };
     return this.colours.made;
   }
@@ -314,11 +314,6 @@ export class Viewer {
       this.swipe(this.split + steps[event.key]);
     });
   }
-}
-
-/** Whether what is drawn depends on what is flagged, outline apart. */
-export function byMask({ colours }) {
-  return colours === "tint" || colours === "mask";
 }
 
 // OpenSeadragon adds a style of its own where it finds none so marked; inline styles are forbidden here. This one is no
