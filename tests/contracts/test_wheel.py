@@ -47,6 +47,9 @@ def test_what_is_in_it(wheel: Path) -> None:
             assert archive.read(f"{info}/licenses/{name}") == (ROOT / name).read_bytes()
         for asset in ("mini.onnx", "mini.json", "report.html"):
             assert archive.read(f"declip/assets/{asset}") == (MINI.parent / asset).read_bytes()
+        static = MINI.parents[1] / "server" / "static"
+        for path in (path for path in static.rglob("*") if path.is_file()):
+            assert archive.read(f"declip/server/static/{path.relative_to(static).as_posix()}") == path.read_bytes()
         assert {"declip/py.typed", f"{info}/entry_points.txt"} <= names
         assert {name.partition("/")[0] for name in names} == {"declip", info}
     assert wheel.stat().st_size <= 14_000_000

@@ -501,7 +501,8 @@ def test_all_of_it_by_keyboard(visit: Visit) -> None:
         reached.append(name)
         assert outlined != "none" or name in ("BODY", "swipe-handle"), name
     reached = reached[reached.index("mode") :]  # it goes round
-    wanted = "mode add help-open photo zoom-out view threshold-value threshold opacity colours save-report".split()
+    wanted = ["mode", "add", "help-open", "photo", "zoom-out", "view", "threshold-value", "threshold"]
+    wanted += ["opacity", "colours", "save-report"]
     places = [reached.index(name) for name in wanted]
     assert places == sorted(places)
 

@@ -117,10 +117,11 @@ export class Sampler {
     if (this.map === map && this.key === key) return;
     this.map = map;
     this.key = key;
-    const left = Math.max(0, Math.ceil(-view.x / view.step - 0.5));
-    const top = Math.max(0, Math.ceil(-view.y / view.step - 0.5));
-    const right = Math.min(view.width, Math.ceil((map.width - view.x) / view.step - 0.5));
-    const bottom = Math.min(view.height, Math.ceil((map.height - view.y) / view.step - 0.5));
+    // All that touches the photo, so that nothing of it looks out at the edges.
+    const left = Math.max(0, Math.floor(-view.x / view.step + 1e-6));
+    const top = Math.max(0, Math.floor(-view.y / view.step + 1e-6));
+    const right = Math.min(view.width, Math.ceil((map.width - view.x) / view.step - 1e-6));
+    const bottom = Math.min(view.height, Math.ceil((map.height - view.y) / view.step - 1e-6));
     this.left = left;
     this.top = top;
     this.width = Math.max(0, right - left);
