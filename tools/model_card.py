@@ -71,6 +71,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import declip
 from declip import baselines, image, plots, weights
+from declip.engines import Wrapped
 from declip.localizer import Localizer, load
 from declip.nn.model import build_network
 from declip.outputs import localize_files
@@ -259,29 +260,17 @@ def _choice(forged: Sequence[Outcome], clean: Sequence[Outcome]) -> list[dict[st
 # Time and memory ---------------------------------------------------------------------------------------------------
 
 
-class TimedEngine:
+class TimedEngine(Wrapped):
     """An engine that notes how long it computes."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self.seconds = 0.0
-
-    @property
-    def spec(self) -> ModelSpec:
-        return self._engine.spec
-
-    @property
-    def model(self) -> str:
-        return self._engine.model
-
-    @property
-    def sha256(self) -> str:
-        return self._engine.sha256
 
     def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         start = time.perf_counter()
         try:
-            return self._engine.logits(inputs)
+            return super().logits(inputs)
         finally:
             self.seconds += time.perf_counter() - start
 

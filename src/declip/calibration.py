@@ -11,10 +11,10 @@ import dataclasses
 import hashlib
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from rich.progress import track
 from scipy import ndimage, optimize, special
 
 from declip import image
-from declip.engines import check_target, open_engine, with_spec
+from declip.engines import Wrapped, check_target, open_engine, with_spec
 from declip.errors import DatasetError, ImageError, SpecError
 from declip.localizer import Localizer, model_file
 from declip.types import Calibration, Engine, Mode, ModelSpec, Sample
@@ -381,23 +381,16 @@ def _tracked(items: Iterable[T], what: str, total: int, progress: bool) -> Itera
     return track(items, what, total, console=Console(stderr=True), disable=not progress)
 
 
-@dataclass(frozen=True, slots=True)
-class _Retold:
+class _Retold(Wrapped):
     """An engine under another description."""
 
-    engine: Engine
-    spec: ModelSpec
+    def __init__(self, engine: Engine, spec: ModelSpec) -> None:
+        super().__init__(engine)
+        self._spec = spec
 
     @property
-    def model(self) -> str:
-        return self.engine.model
-
-    @property
-    def sha256(self) -> str:
-        return self.engine.sha256
-
-    def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        return self.engine.logits(inputs)
+    def spec(self) -> ModelSpec:
+        return self._spec
 
 
 def _at(localizer: Localizer, temperature: float) -> Localizer:

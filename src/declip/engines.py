@@ -19,9 +19,35 @@ from declip.errors import DeclipError, MissingExtraError, SpecError, WeightsErro
 from declip.types import Engine, ModelSpec
 from declip.weights import sha256_of
 
-__all__ = ["OnnxEngine", "TorchEngine", "check_target", "open_engine", "with_spec"]
+__all__ = ["OnnxEngine", "TorchEngine", "Wrapped", "check_target", "open_engine", "with_spec"]
 
 SPEC_KEY = "declip"
+
+
+class Wrapped:
+    """An engine that does what another one does; subclasses change a part of it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The other's."""
+        return self.engine.spec
+
+    @property
+    def model(self) -> str:
+        """The other's."""
+        return self.engine.model
+
+    @property
+    def sha256(self) -> str:
+        """The other's."""
+        return self.engine.sha256
+
+    def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """As `Engine.logits`."""
+        return self.engine.logits(inputs)
 
 
 class OnnxEngine:

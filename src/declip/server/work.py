@@ -25,13 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declip import image, outputs
+from declip.engines import Wrapped
 from declip.errors import ImageError, SpecError
 from declip.localizer import Localizer
 from declip.server.forms import Options, Upload
 from declip.server.limits import Limits
 from declip.server.monitor import Monitor
 from declip.server.problems import ProblemError
-from declip.types import Engine, Localization, Mode, ModelSpec, Photo
+from declip.types import Engine, Localization, Mode, Photo
 
 __all__ = ["DroppedError", "Order", "Piece", "Render", "Stoppable", "Workers", "modes_of"]
 
@@ -103,29 +104,18 @@ class DroppedError(Exception):
     """Raised inside the network's loop when nobody waits for its result."""
 
 
-class Stoppable:
+class Stoppable(Wrapped):
     """An engine that stops before its next batch once `stop` says so, raising DroppedError. For one thread."""
 
     def __init__(self, engine: Engine, stop: Callable[[], bool] = lambda: False) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self.stop = stop
 
-    @property
-    def spec(self) -> ModelSpec:
-        return self._engine.spec
-
-    @property
-    def model(self) -> str:
-        return self._engine.model
-
-    @property
-    def sha256(self) -> str:
-        return self._engine.sha256
-
     def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """As `Engine.logits`."""
         if self.stop():
             raise DroppedError
-        return self._engine.logits(inputs)
+        return super().logits(inputs)
 
 
 def modes_of(localizer: Localizer) -> tuple[Mode, ...]:
