@@ -324,12 +324,14 @@ def _flagged_pixels(
         labels, count = ndimage.label(scores >= np.float32(threshold), structure=np.ones((3, 3), dtype=bool))
         if not count:
             continue
-        peaks = ndimage.maximum(scores, labels, np.arange(1, count + 1))
+        above = labels > 0
+        parts, manipulated = labels[above], mask[above]
+        peaks = np.zeros(count + 1, np.float32)
+        np.maximum.at(peaks, parts, scores[above])
         # A part is flagged by every peak up to its own.
         last = np.searchsorted(STEPS.astype(np.float32), peaks, side="right")
-        for target, chosen in ((inside, labels[mask]), (outside, labels[~mask])):
-            sizes = np.bincount(chosen, minlength=count + 1)[1:]
-            by_peak = np.bincount(last, weights=sizes, minlength=len(STEPS) + 1)
+        for target, chosen in ((inside, parts[manipulated]), (outside, parts[~manipulated])):
+            by_peak = np.bincount(last, weights=np.bincount(chosen, minlength=count + 1), minlength=len(STEPS) + 1)
             target[row, row:] = by_peak[::-1].cumsum()[::-1][1:][row:]
     return inside, outside
 
