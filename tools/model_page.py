@@ -37,6 +37,24 @@ FIXED = {
 DOLOS = ("dolos-ldm", "dolos-repaint", "dolos-lama", "dolos-pluralistic")
 
 
+TRIED = """### What was tried
+
+Networks were compared on the same data after as many steps, by AP on the choosing half and on the pictures that others
+manipulated. Backbones and stem are in the code and can be named in a recipe.
+
+- **Layers.** Without stage 3 of EfficientNet, or without EfficientNet, much less is learnt: fixed statistics alone do
+  not carry it, though the first stages take most of the time.
+- **The history of JPEG**: `quantization-statistics`, which shows the steps of a first quantization through a second. No
+  gain over `block-statistics` alone. Not kept.
+- **Learnt high-pass filters**: `pixels` with a stem, instead of the fixed residuals. As good at most. Not kept.
+- **Photos that have travelled** (JPEG before the manipulation, other sizes, screenshots): trained on those alone it
+  sees more in CASIA and PixelHacker, and less of LaMa and CRFill. Both kinds of data are mixed.
+- **One crop of each picture for all epochs** is learnt by heart after seven. The second stage draws new ones.
+- **The mean of two networks' logits** finds more at the same false alarms, for twice the work. Not kept.
+- **A peak that a part must reach**, beside a threshold: more of each mask at the same false alarms, on the synthesized
+  pictures as on those of others. Kept."""
+
+
 def page(record: Figures, attribution: Path) -> str:
     """The whole page. record: what docs/models.json holds; attribution: the list of the training photos (CSV)."""
     spec = ModelSpec.from_json(json.dumps(record["spec"]))
@@ -52,6 +70,7 @@ def page(record: Figures, attribution: Path) -> str:
         _time(record),
         _limits(record),
         _training(record, attribution),
+        TRIED,
         _official(),
         _rivals(),
     )
