@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,6 +127,36 @@ def test_damaged_files_are_refused() -> None:
     with pytest.raises(ImageError, match="truncated") as caught:
         read_coefficients(data[: len(data) // 2])
     assert caught.value.kind == "corrupt"
+
+
+def test_threads_read_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """jpeglib's memory is corrupted otherwise, and the process ends."""
+    import jpeglib
+
+    busy = threading.Lock()
+    reads: list[bool] = []
+
+    class Watched:
+        """A file of jpeglib, of which everything is read slowly."""
+
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def __getattr__(self, name: str) -> Any:
+            reads.append(busy.acquire(blocking=False))
+            time.sleep(0.002)
+            if reads[-1]:
+                busy.release()
+            return getattr(self.file, name)
+
+    read_dct = jpeglib.read_dct
+    monkeypatch.setattr(jpeglib, "read_dct", lambda path: Watched(read_dct(path)))
+    stream = io.BytesIO()
+    Image.fromarray(np.full((16, 16, 3), 99, np.uint8)).save(stream, "JPEG")
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(read_coefficients, [stream.getvalue()] * 8))
+    assert len(reads) == 8 * 4 and all(reads)
+    assert all(np.array_equal(one.coefficients, found[0].coefficients) for one in found)
 
 
 def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

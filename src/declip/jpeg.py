@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ __all__ = ["JpegCoefficients", "read_coefficients"]
 
 # Colour spaces whose first component is luma.
 WITH_LUMA = ("JCS_YCbCr", "JCS_GRAYSCALE")
+
+# jpeglib gathers a file's markers in variables of its whole library: two threads that read at once corrupt its memory.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,11 +102,12 @@ def _decode(data: bytes, name: str) -> tuple[NDArray[np.int16], NDArray[np.int32
         path = Path(folder) / "photo.jpg"
         path.write_bytes(data)
         try:
-            file: Any = jpeglib.read_dct(str(path))
-            if file.jpeg_color_space.name not in WITH_LUMA:
-                return None
-            blocks = file.Y  # (rows, columns, 8, 8)
-            table = file.qt[file.quant_tbl_no[0]]
+            with _ONE_AT_A_TIME:
+                file: Any = jpeglib.read_dct(str(path))
+                if file.jpeg_color_space.name not in WITH_LUMA:
+                    return None
+                blocks = file.Y  # (rows, columns, 8, 8)
+                table = file.qt[file.quant_tbl_no[0]]
         except OSError as error:
             raise ImageError(
                 name,
