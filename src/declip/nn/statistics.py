@@ -1,6 +1,9 @@
 """Fixed statistics of a picture: backbones without weights that see what cameras, filters and compression leave.
 
 They take the network's input (N, 3, S, S), normalised; its scale is undone, so that they measure grey levels of 0-255.
+They always compute in float32: what they measure is finer than bfloat16's 8 bits of a pixel. Means are written as what
+ONNX Runtime does fast; its pooling of overlapping windows and of planes that are no multiple of 16 takes several times
+as long as the convolutions before it.
 """
 
 from __future__ import annotations
@@ -75,12 +78,14 @@ class ResidualStatistics(nn.Module):
 
     def forward(self, images: Tensor) -> Features:
         """images (N, 3, S, S), normalised → Features with one map (N, 3 · filters, S/4, S/4)."""
-        residuals = F.conv2d(F.pad(images, (2, 2, 2, 2), mode="reflect"), self.kernels).abs()  # (N, F, S, S)
-        fine = F.avg_pool2d(residuals, 4)  # (N, F, S/4, S/4)
-        coarse = _around(fine)
-        # A smooth stand-in for the share of residuals below a grey level.
-        quiet = F.avg_pool2d(torch.exp(-residuals), 4)
-        return Features((torch.cat([torch.log(fine + 0.1), torch.log(coarse + 0.1), 2 * quiet], dim=1),))
+        with torch.autocast(images.device.type, enabled=False):
+            padded = F.pad(images.float(), (2, 2, 2, 2), mode="reflect")
+            residuals = F.conv2d(padded, self.kernels).abs()  # (N, F, S, S)
+            fine = _pooled(residuals, 4)  # (N, F, S/4, S/4)
+            coarse = _around(fine)
+            # A smooth stand-in for the share of residuals below a grey level.
+            quiet = _pooled(torch.exp(-residuals), 4)
+            return Features((torch.cat([torch.log(fine + 0.1), torch.log(coarse + 0.1), 2 * quiet], dim=1),))
 
 
 class BlockStatistics(nn.Module):
@@ -93,10 +98,10 @@ class BlockStatistics(nn.Module):
     """
 
     DIAGONALS: ClassVar = range(1, 8)
+    planes: Tensor
     luma: Tensor
     chroma: Tensor
     groups: Tensor
-    differences: Tensor
 
     def __init__(self, std: tuple[float, float, float]) -> None:
         super().__init__()
@@ -104,38 +109,28 @@ class BlockStatistics(nn.Module):
         diagonal = torch.arange(8).view(8, 1) + torch.arange(8)
         low = [i for i, d in enumerate(diagonal.flatten().tolist()) if d in self.DIAGONALS]
         groups = torch.stack([(diagonal.flatten()[low] == d).float() for d in self.DIAGONALS])
-        planes = {name: _plane(name, std) for name in PLANES}
-        self.register_buffer("luma", basis[1:, None] * planes["Y"], persistent=False)
-        coloured = [basis[low, None] * planes[name] for name in ("Cb", "Cr")]
-        self.register_buffer("chroma", torch.cat(coloured), persistent=False)
+        planes = torch.stack([_plane(name, std).flatten() for name in PLANES])
+        self.register_buffer("planes", planes, persistent=False)
+        self.register_buffer("luma", basis[1:, None], persistent=False)
+        self.register_buffer("chroma", basis[low, None].repeat(2, 1, 1, 1), persistent=False)
         mean = groups / groups.sum(dim=1, keepdim=True)
         apart = torch.zeros_like(mean)
         weights = torch.cat([torch.cat([mean, apart], dim=1), torch.cat([apart, mean], dim=1)])
         self.register_buffer("groups", weights[:, :, None, None], persistent=False)
-        second = torch.tensor([1.0, -2.0, 1.0])
-        middle = torch.tensor([0.0, 1.0, 0.0])
-        taps = [torch.outer(middle, second), torch.outer(second, middle), torch.outer(second, second) / 2]
-        self.register_buffer("differences", torch.stack(taps)[:, None] * planes["Y"], persistent=False)
 
     def forward(self, images: Tensor) -> Features:
         """images (N, 3, S, S), normalised, S a multiple of 8 → Features with one map (N, 172, S/8, S/8)."""
-        # Frequencies above zero sum to nought, so the mean of the normalisation falls out here too.
-        luma = F.conv2d(images, self.luma, stride=8).abs()  # (N, 63, S/8, S/8)
-        chroma = F.conv2d(F.conv2d(images, self.chroma, stride=8).abs(), self.groups)
-        spectrum = torch.log(_around(torch.cat([luma, chroma], dim=1)) + 0.1)
-        quiet = _around(torch.exp(-luma * luma))
-        differences = F.conv2d(F.pad(images, (1, 1, 1, 1), mode="reflect"), self.differences).abs()
-        across, down, both = differences[:, :1], differences[:, 1:2], differences[:, 2:]
-        phases = [
-            _columns(across),
-            _columns(down.transpose(2, 3)).transpose(2, 3),
-            F.avg_pool2d(F.pixel_unshuffle(both, 4), 2),
-        ]
-        folded = []
-        for phase in phases:
-            around = torch.log(_around(phase) + 0.1)
-            folded.append(around - around.mean(dim=1, keepdim=True))
-        return Features((torch.cat([spectrum, 2 * quiet, *folded], dim=1),))
+        with torch.autocast(images.device.type, enabled=False):
+            n, _, height, width = images.shape
+            # Frequencies above zero sum to nought, so the mean of the normalisation falls out here too.
+            planes = (self.planes @ images.float().flatten(2)).view(n, 3, height, width)
+            magnitudes = F.conv2d(planes[:, :1], self.luma, stride=8).abs()  # (N, 63, S/8, S/8)
+            chroma = F.conv2d(F.conv2d(planes[:, 1:], self.chroma, stride=8, groups=2).abs(), self.groups)
+            parts = [magnitudes, chroma, torch.exp(-magnitudes * magnitudes), *_phases(planes[:, :1])]
+            spectrum, quiet, *phases = torch.split(_around(torch.cat(parts, dim=1)), [77, 63, 8, 8, 16], dim=1)
+            levels = [torch.log(phase + 0.1) for phase in phases]
+            apart = [level - level.mean(dim=1, keepdim=True) for level in levels]
+            return Features((torch.cat([torch.log(spectrum + 0.1), 2 * quiet, *apart], dim=1),))
 
 
 class QuantizationStatistics(nn.Module):
@@ -165,16 +160,47 @@ class QuantizationStatistics(nn.Module):
         return Features((_around(torch.cat(waves, dim=1)),))
 
 
-def _columns(plane: Tensor) -> Tensor:
-    """(N, 1, S, S) → (N, 8, S/8, S/8): the mean of each of the 8 columns of a block."""
-    n, _, height, width = plane.shape
-    rows = F.avg_pool2d(plane, (8, 1))  # (N, 1, S/8, S)
-    return rows.view(n, height // 8, width // 8, 8).permute(0, 3, 1, 2)
+def _phases(luma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Second differences of (N, 1, S, S), magnitudes by phase: of columns and of rows modulo 8, of both modulo 4.
+
+    (N, 8, S/8, S/8) twice and (N, 16, S/8, S/8), means over each 8×8 block.
+    """
+    n, _, height, width = luma.shape
+    rows, columns = height // 8, width // 8
+    padded = F.pad(luma, (1, 1, 1, 1), mode="reflect")[:, 0]  # (N, S + 2, S + 2)
+    across = _second(padded, 2)  # (N, S + 2, S)
+    down = _second(padded[:, :, 1:-1], 1)
+    both = _second(across, 1).abs() / 2
+    by_column = across[:, 1:-1].abs().reshape(n, rows, 8, width).mean(dim=2).view(n, rows, columns, 8)
+    by_row = down.abs().reshape(n, rows, 8, columns, 8).mean(dim=4)
+    halves = both.reshape(n, rows, 2, 4, width).mean(dim=2).view(n, rows, 4, columns, 8)
+    by_both = (halves[..., :4] + halves[..., 4:]) / 2  # (N, S/8, 4, S/8, 4)
+    return (
+        by_column.permute(0, 3, 1, 2),
+        by_row.permute(0, 2, 1, 3),
+        by_both.permute(0, 2, 4, 1, 3).reshape(n, 16, rows, columns),
+    )
+
+
+def _second(planes: Tensor, dim: int) -> Tensor:
+    """Second differences along a dimension, which becomes 2 shorter."""
+    length = planes.shape[dim] - 2
+    before, here, after = (planes.narrow(dim, start, length) for start in range(3))
+    return before - 2 * here + after
+
+
+def _pooled(maps: Tensor, side: int) -> Tensor:
+    """The mean of side × side positions each: (N, C, h, w) → (N, C, h/side, w/side)."""
+    n, channels, height, width = maps.shape
+    rows = maps.reshape(n, channels, height // side, side, width).mean(dim=3)
+    return rows.view(n, channels, height // side, width // side, side).mean(dim=4)
 
 
 def _around(maps: Tensor) -> Tensor:
     """The mean over 3×3 positions, fewer at the border."""
-    return F.avg_pool2d(maps, 3, stride=1, padding=1, count_include_pad=False)
+    channels, size = maps.shape[1], maps.shape[2:]
+    sums = F.conv2d(maps, maps.new_ones(channels, 1, 3, 3), padding=1, groups=channels)
+    return sums / F.conv2d(maps.new_ones(1, 1, *size), maps.new_ones(1, 1, 3, 3), padding=1)
 
 
 def _cosines() -> Tensor:
