@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import os
@@ -16,7 +17,16 @@ import pytest
 import safetensors.torch
 from numpy.typing import NDArray
 
-from declip.engines import OnnxEngine, TorchEngine, check_target, open_engine, with_spec
+from declip import probes
+from declip.engines import (
+    PROBE_KEY,
+    OnnxEngine,
+    OpenVinoEngine,
+    TorchEngine,
+    check_target,
+    open_engine,
+    with_spec,
+)
 from declip.errors import DeclipError, SpecError, WeightsError
 from declip.nn import checkpoint
 from declip.types import Calibration
@@ -230,3 +240,85 @@ def test_a_damaged_source_leaves_no_file(tiny_model: tuple[Path, Path], tmp_path
     with pytest.raises(WeightsError, match="no declip model description"):
         with_spec(tmp_path / "bare.onnx", spec, tmp_path / "out.onnx")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bare.onnx", "torn.onnx", "torn.safetensors"]
+
+
+# ── fast ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["torch", "openvino"])
+def test_fast_is_near_and_says_so(tiny_model: tuple[Path, Path], kind: int) -> None:
+    if kind:
+        pytest.importorskip("openvino")
+    exact, fast = (open_engine(tiny_model[kind], precision=p) for p in ("exact", "fast"))
+    assert type(fast) is (OpenVinoEngine if kind else TorchEngine)
+    assert (fast.spec, fast.model, fast.sha256) == (exact.spec, exact.model, exact.sha256)
+    for count in (1, 5):
+        ours, theirs = fast.logits(batch(count)), exact.logits(batch(count))
+        assert ours.shape == theirs.shape == (count, 32, 32)
+        assert ours.dtype == np.float32
+        drift = float(np.sqrt(np.mean((ours - theirs) ** 2)) / theirs.std())
+        assert drift < 0.05
+        assert drift > 1e-5 or kind  # bf16; OpenVINO takes fp32 where the CPU has none
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_share_a_batch(tiny_model: tuple[Path, Path], threads: int) -> None:
+    pytest.importorskip("openvino")
+    inputs = batch(7)["image"]
+    for precision in ("exact", "fast"):
+        engine = open_engine(tiny_model[1], threads=threads, precision=precision)
+        together = engine.logits({"image": inputs})
+        alone = np.concatenate([engine.logits({"image": inputs[i : i + 1]}) for i in range(7)])
+        np.testing.assert_array_equal(together, alone)
+
+
+def test_a_fast_engine_that_drifts_is_refused(tiny_model: tuple[Path, Path], tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    model = onnx.load_model(str(tiny_model[1]))
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    shifted = probes.unpack(entries[PROBE_KEY]) + 1
+    onnx.helper.set_model_props(model, entries | {PROBE_KEY: base64.b64encode(shifted.tobytes()).decode()})
+    onnx.save_model(model, str(tmp_path / "other.onnx"))
+    with pytest.raises(SpecError, match=r"OpenVINO's other\.onnx computes something else here"):
+        open_engine(tmp_path / "other.onnx", precision="fast")
+    del entries[PROBE_KEY]
+    onnx.helper.set_model_props(model, entries)
+    onnx.save_model(model, str(tmp_path / "old.onnx"))
+    with pytest.raises(
+        WeightsError, match=r"has no probe to prove a fast engine on; make it anew with `declip export`"
+    ):
+        open_engine(tmp_path / "old.onnx", precision="fast")
+    assert open_engine(tmp_path / "old.onnx").logits(batch(1)).shape == (1, 32, 32)
+
+
+def test_no_fast_engine_where_there_is_none(tiny_model: tuple[Path, Path]) -> None:
+    pytest.importorskip("openvino")
+    with pytest.raises(SpecError, match="runs on the CPU; got device 'cuda'"):
+        open_engine(tiny_model[1], device="cuda", precision="fast")
+
+
+def test_openvino_sends_nothing_home(tiny_model: tuple[Path, Path]) -> None:
+    pytest.importorskip("openvino")
+    code = (
+        "import socket, sys\n"
+        "socket.socket.connect = lambda *a: sys.exit('connected')\n"
+        "from declip.engines import open_engine\n"
+        f"open_engine({str(tiny_model[1])!r}, precision='fast')\n"
+        "print(sys.modules['openvino_telemetry'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "None\n"), done.stderr
+
+
+def test_without_openvino_the_line_to_install_it_is_named(tiny_model: tuple[Path, Path]) -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['openvino'] = None\n"
+        "import declip\n"
+        "try:\n"
+        f"    declip.load({str(tiny_model[1])!r}, precision='fast')\n"
+        "except declip.MissingExtraError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "pip install 'declip[openvino]'" in done.stdout, done.stderr

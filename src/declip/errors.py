@@ -91,5 +91,7 @@ _EXTRA_OF = {
     "pillow_heif": "heif",
     "jinja2": "report",
     "c2pa": "c2pa",
+    "openvino": "openvino",
     **dict.fromkeys(("fastapi", "uvicorn", "python_multipart", "prometheus_client"), "serve"),
+    **dict.fromkeys(("ray", "pyarrow", "fsspec"), "ray"),
 }

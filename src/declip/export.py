@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 import torch
 
-from declip.engines import SPEC_KEY, OnnxEngine
+from declip import probes
+from declip.engines import PROBE_KEY, SPEC_KEY, OnnxEngine
 from declip.errors import ExportError
 from declip.nn import checkpoint
 
@@ -23,8 +24,9 @@ def to_onnx(source: str | Path, out: str | Path) -> Path:
     """Export a .safetensors checkpoint to ONNX: image (N, 3, S, S) float32 → logits (N, T, T) float32, N free.
 
     PSCC-Net and CAT-Net are refused: what the exporter makes of them computes something else. The ModelSpec goes into
-    the metadata; normalisation stays outside (`image.to_input`), sigmoid too. The file is
-    kept only if its logits for N = 1 and 3 differ from torch's by at most 1e-4; otherwise ExportError.
+    the metadata, as does the answer to a probe, on which fast engines prove themselves; normalisation stays outside
+    (`image.to_input`), sigmoid too. The file is kept only if its logits for N = 1 and 3 differ from torch's by at most
+    1e-4; otherwise ExportError.
     """
     out = Path(out)
     net, spec = checkpoint.load(Path(source))
@@ -54,8 +56,9 @@ def to_onnx(source: str | Path, out: str | Path) -> Path:
         if program is None:
             raise ExportError(f"torch.onnx gave no program for {source}")
         model = program.model_proto
-        entry = model.metadata_props.add()
-        entry.key, entry.value = SPEC_KEY, spec.to_json()
+        with torch.inference_mode():
+            answer = net(torch.from_numpy(probes.picture(spec))).numpy()
+        onnx.helper.set_model_props(model, {SPEC_KEY: spec.to_json(), PROBE_KEY: probes.pack(answer)})
         onnx.save_model(model, str(partial))
         _check(net, partial, example)
         partial.replace(out)

@@ -47,7 +47,9 @@ def pictures(size: int = 64) -> Tensor:
 def test_what_is_saved_is_loaded(spec: ModelSpec, tmp_path: Path) -> None:
     net = tiny_net(spec, seed=3)
     path = checkpoint.save(net, spec, tmp_path / "new" / "model.safetensors")
+    state = torch.get_rng_state()
     loaded, found = checkpoint.load(path)
+    assert torch.equal(torch.get_rng_state(), state)  # nothing is drawn that the file then replaces
     assert found == spec == checkpoint.read_spec(path)
     assert not any(m.training for m in loaded.modules())
     assert loaded.state_dict().keys() == net.state_dict().keys()

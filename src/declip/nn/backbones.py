@@ -26,7 +26,7 @@ from declip.nn.statistics import BlockStatistics, Pixels, QuantizationStatistics
 from declip.types import BackboneSpec
 from declip.weights import sha256_of
 
-__all__ = ["Backbone", "FeatureShape", "Features", "build_backbones", "exact", "probe"]
+__all__ = ["Backbone", "FeatureShape", "Features", "build_backbones", "exact", "extract_layers", "probe"]
 
 
 STATISTICS = {
@@ -84,17 +84,22 @@ class Backbone(nn.Module):
         return super().train(False)
 
     def forward(self, images: Tensor) -> Features:
-        """images (N, 3, S, S) → Features, one map per layer."""
+        """images (N, 3, S, S) → Features, one map per layer, and the last layer's class token."""
+        pairs = self.layer_pairs(images)
+        return Features(tuple(m for m, _ in pairs), pairs[-1][1])
+
+    def layer_pairs(self, images: Tensor) -> list[tuple[Tensor, Tensor | None]]:
+        """images (N, 3, S, S) → (map, class token (N, 1, C) or None) of each layer."""
         if not self.has_cls:
             maps = self.model.forward_intermediates(
                 images, indices=self.layers, stop_early=True, intermediates_only=True
             )
-            return Features(tuple(maps))
+            return [(m, None) for m in maps]
         pairs = self.model.forward_intermediates(
             images, indices=self.layers, stop_early=True, intermediates_only=True, return_prefix_tokens=True
         )
         # Prefix tokens may include registers (DINOv2 reg4); the class token is the first.
-        return Features(tuple(m for m, _ in pairs), pairs[-1][1][:, :1])
+        return [(m, prefix[:, :1]) for m, prefix in pairs]
 
 
 @contextmanager
@@ -165,6 +170,18 @@ def extract(backbones: Sequence[nn.Module], images: Tensor) -> Features:
     parts = [backbone(images) for backbone in backbones]
     maps = tuple(m for part in parts for m in part.maps)
     return Features(maps, parts[0].cls if len(maps) == 1 else None)
+
+
+def extract_layers(backbones: Sequence[nn.Module], images: Tensor) -> list[tuple[Tensor, Tensor | None]]:
+    """As `extract`, but (map, class token) of each layer, so that each has all that it has alone."""
+    pairs: list[tuple[Tensor, Tensor | None]] = []
+    for backbone in backbones:
+        if isinstance(backbone, Backbone):
+            pairs += backbone.layer_pairs(images)
+        else:
+            features = backbone(images)
+            pairs += [(m, None) for m in features.maps[:-1]] + [(features.maps[-1], features.cls)]
+    return pairs
 
 
 def load_pretrained(backbone: Backbone, weights: str, sha256: str | None = None, *, offline: bool = False) -> None:

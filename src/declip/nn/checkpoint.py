@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from declip.errors import SpecError, WeightsError
 from declip.nn.backbones import Backbone, load_tensors, neighbours
@@ -56,9 +57,31 @@ def load(path: Path, *, offline: bool = False) -> tuple[Network, ModelSpec]:
     """
     spec, tensors = _read(path, tensors=True)
     # A rival's weights are all its own: what it started from is of no further use.
-    net = build_network(spec, load_weights=spec.architecture == "declip", offline=offline)
+    with _Undrawn():
+        net = build_network(spec, load_weights=spec.architecture == "declip", offline=offline)
     _fill(net, tensors, _published(spec), str(path))
     return net, spec
+
+
+class _Undrawn(TorchFunctionMode):
+    """Within it, tensors are not filled at random: a file gives every value, and drawing 300 million takes seconds."""
+
+    DRAWING = (
+        Tensor.uniform_,
+        Tensor.normal_,
+        Tensor.erfinv_,
+        nn.init.kaiming_normal_,
+        nn.init.kaiming_uniform_,
+        nn.init.normal_,
+        nn.init.trunc_normal_,
+        nn.init.uniform_,
+        nn.init.xavier_uniform_,
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self.DRAWING:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def load_learnt(net: Network, spec: ModelSpec, path: Path) -> None:

@@ -12,6 +12,8 @@ A decoder of your own is any `nn.Module` that takes `Features` and returns logit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -270,8 +272,11 @@ class DilatedDecoder(nn.Module):
         """Features → logits (N, T, T)."""
         size = (self.grid, self.grid)
         parts = [projection(m) for projection, m in zip(self.projections, features.maps, strict=True)]
-        resized = [p if p.shape[-2:] == size else F.interpolate(p, size, mode="bilinear") for p in parts]
-        x = F.relu(sum(resized[1:], start=resized[0]))  # (N, fine, grid, grid)
+        # A resize of a sum is the sum of the resized: one for each size will do.
+        sizes = dict.fromkeys(part.shape[-2:] for part in parts)
+        sums = [_sum([part for part in parts if part.shape[-2:] == side]) for side in sizes]
+        resized = [part if part.shape[-2:] == size else F.interpolate(part, size, mode="bilinear") for part in sums]
+        x = F.relu(_sum(resized))  # (N, fine, grid, grid)
         y = F.relu(self.widen(F.avg_pool2d(x, 2, ceil_mode=True)))  # (N, coarse, grid/2, grid/2)
         for i, block in enumerate(self.blocks):
             if i == len(self.blocks) // 2:
@@ -283,6 +288,10 @@ class DilatedDecoder(nn.Module):
         logits = self.head(self.outline(x))  # (N, 1, grid, grid)
         out = (self.output_size, self.output_size)
         return (logits if logits.shape[-2:] == out else F.interpolate(logits, out, mode="bilinear"))[:, 0]
+
+
+def _sum(maps: Sequence[Tensor]) -> Tensor:
+    return sum(maps[1:], start=maps[0])
 
 
 def build_decoder(spec: DecoderSpec, shape: FeatureShape, output_size: int) -> nn.Module:

@@ -1,0 +1,153 @@
+"""A lean network computes what it computed before."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from declip import probes
+from declip.nn import lean
+from declip.nn.decoders import Stem
+from declip.nn.model import build
+from declip.nn.statistics import ResidualStatistics
+from declip.types import BackboneSpec, DecoderSpec, ModelSpec
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+VIT = BackboneSpec(name="vit_tiny_patch16_224", layer=1)
+QUICK = BackboneSpec(name="vit_base_patch32_clip_quickgelu_224", layer=1)
+MINI = (
+    BackboneSpec(name="residual-statistics", layer=0),
+    BackboneSpec(name="block-statistics", layer=0),
+    BackboneSpec(name="tf_efficientnet_lite0", layer=1),
+)
+SPECS = {
+    # With the number of layers to fold: the backbone's up to its layer, and the decoder's.
+    "vit": (ModelSpec(backbones=(VIT,), decoder=DecoderSpec(kind="conv-4", widths=(8, 8, 8, 8))), 4),
+    "resnet": (
+        ModelSpec(
+            backbones=(BackboneSpec(name="resnet18", layer=2),), decoder=DecoderSpec(kind="conv-4", widths=(8, 8, 8, 8))
+        ),
+        1 + 4 + 5 + 4,
+    ),
+    "quick": (ModelSpec(backbones=(QUICK,), decoder=DecoderSpec(kind="linear")), 2),
+    "mini": (
+        ModelSpec(
+            backbones=MINI, decoder=DecoderSpec(kind="dilated", widths=(8, 16, 16)), input_size=64, output_size=16
+        ),
+        1 + 2 + 2 * 3 + 2 * 2 + 2,
+    ),
+}
+
+
+def network(name: str) -> tuple[nn.Module, ModelSpec, int]:
+    """With BatchNorms that have seen something."""
+    torch.manual_seed(0)
+    spec, folded = SPECS[name]
+    net = build(spec, load_weights=False)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.normal_(module.weight, 1, 0.1)
+            nn.init.normal_(module.bias, 0, 0.1)
+    return net, spec, folded
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_folding_changes_nothing_but_rounding(name: str) -> None:
+    net, spec, folded = network(name)
+    image = torch.from_numpy(probes.picture(spec))
+    others = torch.randn(2, 3, spec.input_size, spec.input_size, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        expected = net(others)
+        assert lean.fold(net, image) == folded
+        found = net(others)
+    assert float((found - expected).abs().max()) <= 3e-5 * float(expected.std())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+    assert lean.fold(net, image) == 0  # nothing twice
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_bf16_is_close_and_leaves_statistics_exact(name: str) -> None:
+    net, spec, _ = network(name)
+    image = torch.from_numpy(probes.picture(spec))
+    with torch.inference_mode():
+        expected = net(image)
+        quick = lean.quicken(copy.deepcopy(net))
+        with torch.autocast("cpu", torch.bfloat16):
+            found = quick(image).float()
+            if name == "mini":
+                statistics = next(m for m in net.modules() if isinstance(m, ResidualStatistics))
+                assert torch.equal(
+                    statistics(image).maps[0],
+                    next(m for m in quick.modules() if isinstance(m, ResidualStatistics))(image).maps[0],
+                )
+    drift = float((found - expected).square().mean().sqrt() / expected.std())
+    assert 1e-4 < drift < 0.1  # it is bf16, and it is near
+
+
+def test_the_filters_on_pixels_stay_in_fp32() -> None:
+    spec = ModelSpec(
+        backbones=(BackboneSpec(name="pixels", layer=0), *MINI[:1]),
+        decoder=DecoderSpec(kind="dilated", widths=(8, 16, 16), stem=(4, 8, 8)),
+        input_size=64,
+        output_size=16,
+    )
+    net = lean.quicken(build(spec, load_weights=False))
+    assert isinstance(net, nn.Module)
+    stem = next(m for m in net.modules() if isinstance(m, Stem))
+    assert stem.residuals.weight.dtype == torch.float32
+    assert stem.layers[2].weight.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("taps", [1, 3, 5])
+def test_one_map_is_found_before_it_is_enlarged(taps: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(32, 1, taps, padding=taps // 2, bias=bias)
+    net = nn.Sequential(nn.ReLU(), nn.Upsample(scale_factor=2, mode="bilinear"), conv).eval()
+    images = torch.randn(2, 32, 6, 9)
+    with torch.inference_mode():
+        expected = net.double()(images.double())
+        assert lean.narrow(net.float()) == 1
+        for given in (images, images.contiguous(memory_format=torch.channels_last)):
+            found = net(given)
+            assert found.shape == expected.shape == (2, 1, 12, 18)
+            assert float((found - expected).abs().max() / expected.std()) < 1e-5
+    assert lean.narrow(net) == 0
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(32, 2, 5, padding=2)),
+        nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(25, 1, 5, padding=2)),
+        nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(32, 1, 5)),
+        nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(32, 1, 5, padding=2, padding_mode="reflect")),
+        nn.Sequential(nn.Upsample(scale_factor=2), nn.ReLU(), nn.Conv2d(32, 1, 5, padding=2)),
+        nn.Sequential(nn.Conv2d(32, 1, 5, padding=2)),
+    ],
+)
+def test_other_ends_stay(net: nn.Module) -> None:
+    assert lean.narrow(net) == 0
+
+
+def test_what_is_used_elsewhere_as_well_is_not_folded() -> None:
+    class Tapped(nn.Module):
+        """A BatchNorm in another module than the convolution whose output it takes."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.rest = nn.Sequential(nn.BatchNorm2d(4))
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            y = self.conv(image)
+            return self.rest(y) + y
+
+    net = Tapped().eval()
+    assert lean.fold(net, torch.randn(1, 3, 8, 8)) == 0
