@@ -861,3 +861,13 @@ def test_twelve_megapixels_are_drawn_and_written_quickly(tmp_path: Path) -> None
             work()
             times.append(time.thread_time() - start)
         assert min(times) < seconds
+
+
+def test_an_overlay_s_file_is_the_overlay() -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8)
+    scores = np.tile(np.linspace(0, 1, 53, dtype=np.float32), (37, 1))
+    result = Localization(name="a", scores=scores, threshold=0.5, score=0.5, model="m", sha256="0")
+    found = Image.open(io.BytesIO(image.overlay_png(photo, result)))
+    found.load()
+    assert (found.format, found.mode, found.size) == ("PNG", "RGB", (53, 37))
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(image.overlay(photo, result)))

@@ -29,6 +29,7 @@ from declip.errors import (
 if TYPE_CHECKING:
     from declip import (
         baselines,
+        batch,
         calibration,
         datasets,
         evaluation,
@@ -85,6 +86,7 @@ __all__ = [
     "SpecError",
     "WeightsError",
     "baselines",
+    "batch",
     "calibration",
     "datasets",
     "evaluate",
@@ -105,6 +107,7 @@ __all__ = [
 _MODULES = frozenset(
     {
         "baselines",
+        "batch",
         "calibration",
         "datasets",
         "evaluation",

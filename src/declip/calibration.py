@@ -26,7 +26,7 @@ from declip import image
 from declip.engines import Wrapped, check_target, open_engine, with_spec
 from declip.errors import DatasetError, ImageError, SpecError
 from declip.localizer import Localizer, model_file
-from declip.types import Calibration, Engine, Mode, ModelSpec, Sample
+from declip.types import Calibration, Engine, Mode, ModelSpec, Precision, Sample
 
 __all__ = [
     "Outcome",
@@ -80,6 +80,7 @@ def calibrate(
     rates: Sequence[float] = RATES,
     samples: Sequence[Sample] | None = None,
     mode: Mode | None = None,
+    precision: Precision = "exact",
     batch_size: int = 8,
     seed: int = 0,
     offline: bool = False,
@@ -88,15 +89,16 @@ def calibrate(
 ) -> Outcome:
     """Calibrate a model on untouched photos and write it, weights unchanged, with the calibration inside.
 
-    model: as for `declip.load`. out: the file to write, of the same suffix as the model's (.onnx for mini). mode: to
-    localize in; None = the model's own. A verdict is given only in this mode. The rest as for `measure`.
+    model: as for `declip.load`. out: the file to write, of the same suffix as the model's (.onnx for mini). mode,
+    precision: to localize in (None = the model's own mode); a verdict is given only in these. The rest as for
+    `measure`.
     Raises DeclipError where out exists, unless force; WeightsError for another suffix; and as `load` and `measure` do.
     """
     source = model_file(model, offline=offline)
     check_target(source, out, force=force)
-    engine = open_engine(source, offline=offline)
+    engine = open_engine(source, precision=precision, offline=offline)
     outcome = measure(
-        Localizer(engine, mode=mode),
+        Localizer(engine, mode=mode, precision=precision),
         photos,
         rates=rates,
         samples=samples,

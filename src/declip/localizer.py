@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,11 @@ from declip.engines import open_engine
 from declip.errors import ImageError, MissingExtraError, SpecError
 from declip.types import Engine, Localization, Mode, ModelSpec, Photo, PictureLike, Precision, Verdict
 
-__all__ = ["Localizer", "load", "model_file"]
+__all__ = ["Localizer", "ahead", "load", "model_file"]
+
+T = TypeVar("T")
+Corner: TypeAlias = tuple[int, int]  # (y, x) px of a tile's first pixel
+Inputs: TypeAlias = dict[str, NDArray[Any]]  # what a network takes, by name
 
 
 def load(
@@ -33,14 +38,15 @@ def load(
     """Open a model: None = the embedded one; a name of `declip.catalog`; a path to a .onnx or .safetensors.
 
     threads: of the engine (None = its default); device: torch's or "cuda" for ONNX Runtime (None = what there is).
-    mode and threshold override the model's own (see Localizer). precision: "exact" (fp32) is all this release computes.
-    offline: never download.
-    Raises WeightsError, SpecError, or MissingExtraError if the file needs torch and torch is not installed.
+    mode and threshold override the model's own (see Localizer). precision: "exact" is fp32; "fast" is bf16 where the
+    CPU has it, by OpenVINO for .onnx files and by torch for .safetensors. offline: never download.
+    Raises WeightsError, SpecError, or MissingExtraError if torch or OpenVINO is needed and not installed.
     """
-    if precision != "exact":
-        raise SpecError(f"precision is {precision!r}; this release computes 'exact' (fp32) only")
-    engine = open_engine(model_file(model, offline=offline), threads=threads, device=device, offline=offline)
-    return Localizer(engine, mode=mode, threshold=threshold)
+    if precision not in get_args(Precision):
+        raise SpecError(f"precision is {precision!r}; expected 'exact' or 'fast'")
+    path = model_file(model, offline=offline)
+    engine = open_engine(path, threads=threads, device=device, precision=precision, offline=offline)
+    return Localizer(engine, mode=mode, threshold=threshold, precision=precision)
 
 
 def model_file(model: str | Path | None = None, *, offline: bool = False) -> Path:
@@ -115,109 +121,69 @@ class Localizer:
 
     def __call__(self, picture: PictureLike) -> Localization:
         """Localize one picture: str, Path, bytes, PIL image, (H, W, 3) uint8 or Photo. Raises ImageError."""
-        result = next(self.map([picture], batch_size=1))
+        (result,) = self._localize([self._read(picture)], 8)
         if isinstance(result, ImageError):
             raise result
         return result
 
     def map(self, images: Iterable[PictureLike], batch_size: int = 8) -> Iterator[Localization | ImageError]:
-        """Localize pictures in order; a bad one is yielded as its ImageError. Holds at most batch_size at a time.
+        """Localize pictures in order; a bad one is yielded as its ImageError.
 
-        batch_size counts photos (whole) or tiles (tiled) computed at once; it changes no score.
+        batch_size counts photos (whole) or tiles (tiled; of one photo, or of several small ones) computed at once; it
+        changes no score. While the caller has the results of one batch, the next is computed and the one after it
+        read, in threads of their own, so that at most three batches, or large photos, are held. `images` is iterated
+        in one of them.
         """
         if batch_size < 1:
             raise SpecError(f"batch_size is {batch_size}; expected >= 1")
-        pictures = iter(images)
-        if self.mode == "tiled":
-            for picture in pictures:
-                yield self._tiled(picture, batch_size)
-            return
-        while batch := list(islice(pictures, batch_size)):
-            yield from self._whole(batch)
+        batches = ahead(self._batches(images, batch_size))
+        for results in ahead(self._localize(batch, batch_size) for batch in batches):
+            yield from results
 
-    def _whole(self, pictures: list[PictureLike]) -> Iterator[Localization | ImageError]:
+    def _batches(self, images: Iterable[PictureLike], batch_size: int) -> Iterator[list[_Underway]]:
+        batch: list[_Underway] = []
+        for picture in images:
+            batch.append(self._read(picture))
+            if sum(read.inputs for read in batch) >= batch_size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def _read(self, picture: PictureLike) -> _Underway:
         start = time.perf_counter()
-        photos = [_read(picture) for picture in pictures]
-        good = [photo for photo in photos if isinstance(photo, Photo)]
-        if good:
-            inputs = np.stack([image.to_input(photo.pixels, self.spec) for photo in good])
-            maps = iter(self.engine.logits({"image": inputs}))
-        shared = (time.perf_counter() - start) / len(pictures)
-        for photo in photos:
-            if isinstance(photo, ImageError):
-                yield photo
-                continue
-            start = time.perf_counter() - shared
-            logits = next(maps)
-            scores = image.to_scores(logits, self.spec.temperature)
-            score = self._image_score(scores, logits)
-            # As the rival's authors do it.
-            bicubic = self.spec.architecture == "patch-forensics"
-            yield self._result(photo, image.resize_scores(scores, photo.size, bicubic=bicubic), score, start)
-
-    def _tiled(self, picture: PictureLike, batch_size: int) -> Localization | ImageError:
-        start = time.perf_counter()
-        photo = _read(picture)
-        if isinstance(photo, ImageError):
-            return photo
-        if self.spec.architecture == "cat-net":
-            return self._tiled_jpeg(photo, batch_size, start)
-        scores, score = self._scan(photo, batch_size)
-        return self._result(photo, scores, score, start)
-
-    def _tiled_jpeg(self, photo: Photo, batch_size: int, start: float) -> Localization | ImageError:
-        """With the coefficients of the file, on the grid in which they are stored."""
         try:
-            found = jpeg.read_coefficients(photo)
+            photo = image.read(picture)
+            content: _Whole | _Scan
+            if self.mode == "tiled":
+                found = jpeg.read_coefficients(photo) if self.spec.architecture == "cat-net" else None
+                content = _Scan(photo, self.spec, self.overlap, found)
+            else:
+                content = _Whole(photo, self.spec)
         except ImageError as error:
-            return error
-        as_stored = dataclasses.replace(photo, pixels=image.stored(photo.pixels, found.orientation))
-        scores, score = self._scan(as_stored, batch_size, found)
-        return self._result(photo, image.upright(scores, found.orientation), score, start)
+            return _Underway(error, time.perf_counter() - start)
+        return _Underway(content, time.perf_counter() - start)
 
-    def _scan(
-        self, photo: Photo, batch_size: int, found: jpeg.JpegCoefficients | None = None
-    ) -> tuple[NDArray[np.float32], float]:
-        """(scores (H, W), image score) by tiles. found: what a network reads beside the pixels, on the same grid."""
-        size, ratio = self.spec.input_size, self.spec.input_size // self.spec.output_size
-        padded = _pad(photo.pixels, size, _unit(size, self.overlap, ratio))
-        height, width = padded.shape[:2]
-        coefficients = None if found is None else found.plane(height, width)
-        corners = [
-            (y, x)
-            for y in _offsets(height, size, self.overlap, ratio)
-            for x in _offsets(width, size, self.overlap, ratio)
-        ]
-        blend = _window(self.spec.output_size, self.overlap // ratio)
-        total = np.zeros((height // ratio, width // ratio), np.float32)
-        logit_total = np.zeros_like(total) if self.spec.image_score == "mean-logit" else None
-        weight = np.zeros_like(total)
-        remaining = iter(corners)
-        while batch := list(islice(remaining, batch_size)):
-            windows = [(slice(y, y + size), slice(x, x + size)) for y, x in batch]
-            inputs = {"image": np.stack([image.normalise(padded[window], self.spec) for window in windows])}
-            if found is not None and coefficients is not None:
-                inputs["coefficients"] = np.stack([coefficients[window] for window in windows])
-                inputs["table"] = np.stack([found.table.astype(np.float32)] * len(windows))
-            for (y, x), logits in zip(batch, self.engine.logits(inputs), strict=True):
-                rows = slice(y // ratio, (y + size) // ratio)
-                columns = slice(x // ratio, (x + size) // ratio)
-                total[rows, columns] += blend * image.to_scores(logits, self.spec.temperature)
-                weight[rows, columns] += blend
-                if logit_total is not None:
-                    logit_total[rows, columns] += blend * logits
-        # Scores of the padding are no part of the photo.
-        inside = (-(-photo.size[0] // ratio), -(-photo.size[1] // ratio))
-        total /= weight
-        scores = total[: inside[0], : inside[1]]
-        mean_logits = None
-        if logit_total is not None:
-            logit_total /= weight
-            mean_logits = logit_total[: inside[0], : inside[1]]
-        score = self._image_score(scores, mean_logits)
-        del padded, coefficients, weight  # what is resized next is large as well
-        full = image.resize_scores(scores, (inside[0] * ratio, inside[1] * ratio))
-        return full[: photo.size[0], : photo.size[1]], score
+    def _localize(self, batch: Sequence[_Underway], batch_size: int) -> list[Localization | ImageError]:
+        """One outcome for each, in order."""
+        start = time.perf_counter()
+        work = [read.content for read in batch if not isinstance(read.content, ImageError)]
+        tiles = [(content, corner) for content in work for corner in content.corners]
+        parts = [tiles[i : i + batch_size] for i in range(0, len(tiles), batch_size)]
+        for part, inputs in ahead((part, _stacked(part)) for part in parts):
+            for (content, corner), logits in zip(part, self.engine.logits(inputs), strict=True):
+                content.add(corner, logits)
+        shared = (time.perf_counter() - start) / max(1, len(tiles))
+        outcomes: list[Localization | ImageError] = []
+        for read in batch:
+            if isinstance(read.content, ImageError):
+                outcomes.append(read.content)
+                continue
+            start = time.perf_counter() - read.seconds - shared * read.inputs
+            grid, logit_grid = read.content.grids()
+            score = self._image_score(grid, logit_grid)
+            outcomes.append(self._result(read.content.photo, read.content.full(grid), score, start))
+        return outcomes
 
     def _image_score(self, scores: NDArray[np.float32], logits: NDArray[np.float32] | None) -> float:
         """The image's score in [0, 1], on the network's grid (see ModelSpec.image_score)."""
@@ -258,11 +224,126 @@ class Localizer:
         )
 
 
-def _read(picture: PictureLike) -> Photo | ImageError:
-    try:
-        return image.read(picture)
-    except ImageError as error:
-        return error
+@dataclass(frozen=True, slots=True)
+class _Underway:
+    """A picture that was read, or why it could not be, and the seconds that took."""
+
+    content: _Whole | _Scan | ImageError
+    seconds: float
+
+    @property
+    def inputs(self) -> int:
+        """Of the network: tiles, or one."""
+        return 1 if isinstance(self.content, ImageError) else len(self.content.corners)
+
+
+class _Whole:
+    """A photo that the network sees squashed into one input."""
+
+    corners: tuple[Corner, ...] = ((0, 0),)
+
+    def __init__(self, photo: Photo, spec: ModelSpec) -> None:
+        self.photo = photo
+        self.spec = spec
+        self._input = image.to_input(photo.pixels, spec)
+
+    def tile(self, corner: Corner) -> Inputs:
+        """The input."""
+        return {"image": self._input}
+
+    def add(self, corner: Corner, logits: NDArray[np.float32]) -> None:
+        """Keep the network's answer."""
+        self._logits = logits
+
+    def grids(self) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """(scores, logits) as the network gave them, (T, T) both."""
+        return image.to_scores(self._logits, self.spec.temperature), self._logits
+
+    def full(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(T, T) → (H, W)."""
+        bicubic = self.spec.architecture == "patch-forensics"  # as the rival's authors do it
+        return image.resize_scores(scores, self.photo.size, bicubic=bicubic)
+
+
+class _Scan:
+    """A photo in overlapping tiles, and the map that their scores are blended into.
+
+    found: what a network reads beside the pixels; the tiles then lie on the grid in which the file stores it.
+    """
+
+    def __init__(self, photo: Photo, spec: ModelSpec, overlap: int, found: jpeg.JpegCoefficients | None = None) -> None:
+        self.photo = photo
+        self.spec = spec
+        self._found = found
+        size, ratio = spec.input_size, spec.input_size // spec.output_size
+        pixels = photo.pixels if found is None else image.stored(photo.pixels, found.orientation)
+        self._size = pixels.shape[:2]
+        self._padded = _pad(pixels, size, _unit(size, overlap, ratio))
+        height, width = self._padded.shape[:2]
+        self._coefficients = None if found is None else found.plane(height, width)
+        self._ratio = ratio
+        self.corners: tuple[Corner, ...] = tuple(
+            (y, x) for y in _offsets(height, size, overlap, ratio) for x in _offsets(width, size, overlap, ratio)
+        )
+        self._blend = _window(spec.output_size, overlap // ratio)
+        self._total = np.zeros((height // ratio, width // ratio), np.float32)
+        self._logit_total = np.zeros_like(self._total) if spec.image_score == "mean-logit" else None
+        self._weight = np.zeros_like(self._total)
+
+    def tile(self, corner: Corner) -> Inputs:
+        """The input with this corner (y, x)."""
+        window = self._window(corner, 1)
+        inputs: Inputs = {"image": image.normalise(self._padded[window], self.spec)}
+        if self._found is not None and self._coefficients is not None:
+            inputs |= {"coefficients": self._coefficients[window], "table": self._found.table.astype(np.float32)}
+        return inputs
+
+    def add(self, corner: Corner, logits: NDArray[np.float32]) -> None:
+        """Blend the network's answer in."""
+        window = self._window(corner, self._ratio)
+        self._total[window] += self._blend * image.to_scores(logits, self.spec.temperature)
+        self._weight[window] += self._blend
+        if self._logit_total is not None:
+            self._logit_total[window] += self._blend * logits
+
+    def grids(self) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """(scores, logits where the image score needs them) of the photo without its padding; for the last time."""
+        height, width = (-(-side // self._ratio) for side in self._size)
+        self._total /= self._weight
+        scores, logits = self._total[:height, :width], None
+        if self._logit_total is not None:
+            self._logit_total /= self._weight
+            logits = self._logit_total[:height, :width]
+        del self._padded, self._coefficients, self._total, self._weight  # what is resized next is large as well
+        return scores, logits
+
+    def full(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """On the photo's own pixels, (H, W)."""
+        height, width = (side * self._ratio for side in scores.shape)
+        full = image.resize_scores(scores, (height, width))[: self._size[0], : self._size[1]]
+        return full if self._found is None else image.upright(full, self._found.orientation)
+
+    def _window(self, corner: Corner, ratio: int) -> tuple[slice, slice]:
+        y, x = (start // ratio for start in corner)
+        side = self.spec.input_size // ratio
+        return slice(y, y + side), slice(x, x + side)
+
+
+def _stacked(tiles: Sequence[tuple[_Whole | _Scan, Corner]]) -> Inputs:
+    inputs = [content.tile(corner) for content, corner in tiles]
+    return {name: np.stack([each[name] for each in inputs]) for name in inputs[0]}
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items; each is made in a thread of its own while the one before it is used."""
+    with ThreadPoolExecutor(1, thread_name_prefix="declip-ahead") as pool:
+        try:
+            upcoming = pool.submit(next, items, None)
+            while (item := upcoming.result()) is not None:
+                upcoming = pool.submit(next, items, None)
+                yield item
+        finally:
+            upcoming.cancel()
 
 
 def _unit(size: int, overlap: int, ratio: int) -> int:

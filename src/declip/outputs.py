@@ -25,9 +25,10 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from declip import image
 from declip.errors import DeclipError, ImageError
+from declip.localizer import ahead
 from declip.types import Localization, Photo, Predictor
 
-__all__ = ["SUFFIXES", "Pair", "error_row", "find_pictures", "localize_files", "outcomes"]
+__all__ = ["SUFFIXES", "Pair", "error_row", "find_pictures", "is_output", "localize_files", "outcomes"]
 
 SUFFIXES = (".scores.png", ".mask.png", ".overlay.png")
 
@@ -79,22 +80,17 @@ def localize_files(
 ) -> Iterator[Row]:
     """Localize each (path, name), write its maps to out / name + suffix, and yield one row per picture, in order.
 
-    Holds at most batch_size decoded photos, each decoded once. An output that exists is not computed again but
-    reported as kind "exists", unless force. Files appear whole or not at all. "seconds" of a row includes decoding.
+    Decodes each photo once, a batch ahead: at most twice batch_size decoded ones are held. An output that exists is
+    not computed again but reported as kind "exists", unless force. Files appear whole or not at all. "seconds" of a row
+    includes decoding.
     Raises DeclipError if out cannot be made, or where no picture could be localized (a missing extra, say).
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DeclipError(f"cannot make the output folder {out}: {error.strerror}") from error
-    claimed: set[Path] = set()
-    waiting: list[_Decoded | Row] = []
-    for pair in (Pair(*pair) for pair in pairs):
-        waiting.append(_prepare(pair, out, claimed, force))
-        photos = [item.photo for item in waiting if isinstance(item, _Decoded)]
-        if len(waiting) >= batch_size or sum(p.size[0] * p.size[1] for p in photos) >= _HELD_PIXELS:
-            yield from _flush(localizer, waiting, out, force, batch_size)
-    yield from _flush(localizer, waiting, out, force, batch_size)
+    for batch in ahead(_batches(pairs, out, force, batch_size)):
+        yield from _flush(localizer, batch, out, force, batch_size)
 
 
 def outcomes(
@@ -136,7 +132,7 @@ def _walk(root: Path) -> tuple[list[Pair], int]:
     for folder, _, names in os.walk(root, onerror=unreadable):
         for name in names:
             path = Path(folder, name)
-            if _is_output(name):
+            if is_output(name):
                 continue
             # A link that leads nowhere is reported when it is read; pipes and devices are no pictures.
             if path.suffix.lower() in image.EXTENSIONS and _kind(path) != "other":
@@ -155,7 +151,8 @@ def _kind(path: Path) -> Literal["file", "folder", "other"] | None:
     return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "other"
 
 
-def _is_output(name: str) -> bool:
+def is_output(name: str) -> bool:
+    """Whether a file of this name is one that `localize_files` writes: "photo.jpg.mask.png", but not "my.mask.png"."""
     for suffix in SUFFIXES:
         if name.endswith(suffix):
             return Path(name.removesuffix(suffix)).suffix.lower() in image.EXTENSIONS
@@ -184,10 +181,25 @@ def _prepare(pair: Pair, out: Path, claimed: set[Path], force: bool) -> _Decoded
     return _Decoded(pair, photo, time.perf_counter() - start)
 
 
+def _batches(
+    pairs: Iterable[tuple[Path, Path]], out: Path, force: bool, batch_size: int
+) -> Iterator[list[_Decoded | Row]]:
+    claimed: set[Path] = set()
+    waiting: list[_Decoded | Row] = []
+    for pair in (Pair(*pair) for pair in pairs):
+        waiting.append(_prepare(pair, out, claimed, force))
+        photos = [item.photo for item in waiting if isinstance(item, _Decoded)]
+        if len(waiting) >= batch_size or sum(p.size[0] * p.size[1] for p in photos) >= _HELD_PIXELS:
+            yield waiting
+            waiting = []
+    if waiting:
+        yield waiting
+
+
 def _flush(
-    localizer: Predictor, waiting: list[_Decoded | Row], out: Path, force: bool, batch_size: int
+    localizer: Predictor, waiting: Sequence[_Decoded | Row], out: Path, force: bool, batch_size: int
 ) -> Iterator[Row]:
-    """One row per waiting item, in order; empties the list."""
+    """One row per waiting item, in order."""
     results = outcomes(localizer, [item.photo for item in waiting if isinstance(item, _Decoded)], batch_size)
     for item in waiting:
         if isinstance(item, dict):
@@ -201,7 +213,6 @@ def _flush(
             yield _row(item.pair, outcome.kind, str(outcome))
         else:
             yield _unforeseen(item.pair, outcome)
-    waiting.clear()
 
 
 def _keep(item: _Decoded, result: Localization, out: Path, force: bool) -> Row:
@@ -233,7 +244,7 @@ def _write_maps(photo: Photo, result: Localization, scores: Path, mask: Path, ov
     # PNG compression takes most of the time of a large photo, and Pillow lets other threads run meanwhile.
     with ThreadPoolExecutor(3) as pool:
         jobs = (
-            pool.submit(lambda: image.overlay(photo, result).save(overlay, format="PNG", compress_level=1)),
+            pool.submit(lambda: overlay.write_bytes(image.overlay_png(photo, result))),
             pool.submit(image.write_scores, scores, result.scores),
             pool.submit(image.write_mask, mask, result.mask),
         )

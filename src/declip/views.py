@@ -6,6 +6,7 @@ same in every run and list of samples that it appears in, and `Views.content` ca
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -62,6 +63,12 @@ class Views:
     def __len__(self) -> int:
         """How many samples."""
         return len(self.samples)
+
+    def part(self, start: int, stop: int) -> Views:
+        """The same views of the samples from `start` to before `stop`; what is known of their files is shared."""
+        other = copy.copy(self)
+        other.samples = self.samples[start:stop]
+        return other
 
     def load(self, position: int, view: int = 0) -> tuple[Inputs, NDArray[np.float32]]:
         """View `view` of a sample: (inputs, target).

@@ -205,7 +205,7 @@ def test_inline_maps_are_the_files_of_the_command_line(client: httpx.Client, tmp
     result = Localizer(FakeEngine())(data)
     image.write_scores(tmp_path / "scores.png", result.scores)
     image.write_mask(tmp_path / "mask.png", result.mask)
-    image.overlay(data, result).save(tmp_path / "overlay.png", compress_level=1)
+    (tmp_path / "overlay.png").write_bytes(image.overlay_png(data, result))
     assert list(row["maps"]) == ["overlay", "scores", "mask"]
     for name, text in row["maps"].items():
         assert base64.b64decode(text) == (tmp_path / f"{name}.png").read_bytes(), name

@@ -157,9 +157,7 @@ def _map(name: str, photo: Photo, result: Localization, *, raw: bool) -> bytes:
             return image.scores_png(result.scores)
         case "mask":
             return image.mask_png(result.mask)
-    stream = io.BytesIO()
-    image.overlay(photo, result).save(stream, format="PNG", compress_level=1)
-    return stream.getvalue()
+    return image.overlay_png(photo, result)
 
 
 def answer(kind: AnswerType, pieces: Sequence[Piece]) -> Response:

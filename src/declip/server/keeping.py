@@ -26,6 +26,6 @@ def keep(folder: Path, photo: Photo, result: Localization) -> Path:
     (partial / "photo").write_bytes(photo.data)
     image.write_scores(partial / "scores.png", result.scores)
     image.write_mask(partial / "mask.png", result.mask)
-    image.overlay(photo, result).save(partial / "overlay.png", format="PNG", compress_level=1)
+    (partial / "overlay.png").write_bytes(image.overlay_png(photo, result))
     (partial / "result.json").write_text(json.dumps(result.to_dict()) + "\n", encoding="utf-8")
     return partial.rename(folder / name)
