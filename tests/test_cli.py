@@ -248,7 +248,7 @@ def test_evaluate_prints_figures_and_protocol_and_writes_them(
 ) -> None:
     manifest, out = samples(tmp_path), tmp_path / "out"
     assert call(monkeypatch, "evaluate", manifest, "--out", out, "--threshold", 0.5, "--whole") == 0
-    assert fake == {"model": None, "mode": "whole", "offline": False}
+    assert fake == {"model": None, "mode": "whole", "precision": "exact", "offline": False}
     stdout, stderr = capfd.readouterr()
     assert "IoU" in stdout and "oracle" in stdout and "32×32 px" in stdout and "scores > 0.5 (given)" in stdout
     assert "WARNING" not in stdout and stderr == ""
@@ -292,6 +292,7 @@ def test_evaluate_scores_what_localize_wrote(
     assert stderr.startswith("declip: missing: ") and "a.png: no map in" in stderr
     assert "a.png" in (tmp_path / "out" / "images.csv").read_text()
     assert call(monkeypatch, "evaluate", manifest, "--maps", maps, "--model", "m", "--out", tmp_path / "x") == 2
+    assert call(monkeypatch, "evaluate", manifest, "--maps", maps, "--precision", "fast", "--out", tmp_path / "x") == 2
     assert call(monkeypatch, "evaluate", manifest, "--maps", tmp_path / "gone", "--out", tmp_path / "x") == 2
     assert not (tmp_path / "x").exists()
 
@@ -351,6 +352,7 @@ def test_calibrate_passes_its_settings_on(
     manifest, out = samples(tmp_path / "data"), tmp_path / "mine.onnx"
     photos = [picture(tmp_path / "photos" / "b" / "2.png"), picture(tmp_path / "1.png")]
     options = ("--data", manifest, "--split", "test", "--whole", "--batch-size", 3, "--offline", "--force")
+    options += ("--precision", "fast")
     arguments = ("calibrate", tmp_path / "photos", tmp_path / "1.png", "--out", out)
     assert call(monkeypatch, *arguments, *options, "--model", "m.onnx") == 1
     stdout, stderr = capfd.readouterr()
@@ -368,6 +370,7 @@ def test_calibrate_passes_its_settings_on(
         "out": out,
         "rates": [0.01, 0.05],
         "mode": "whole",
+        "precision": "fast",
         "batch_size": 3,
         "offline": True,
         "force": True,

@@ -56,6 +56,13 @@ class Precision(StrEnum):
     fast = "fast"
 
 
+class Device(StrEnum):
+    """What a worker computes on."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
 class Polarity(StrEnum):
     """Which value of a mask file is manipulated."""
 
@@ -108,6 +115,7 @@ class Layout(StrEnum):
 
 
 Model = Annotated[str, typer.Option("--model", help="A name of `declip models`, a .onnx or a .safetensors file.")]
+Precise = Annotated[Precision, typer.Option(help="exact is fp32; fast is bf16 where the processor has it.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what exists.")]
 
 
@@ -150,9 +158,7 @@ def localize(
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON per image.")] = False,
     tile: Annotated[bool | None, typer.Option("--tile/--whole", help="Native resolution, or squashed.")] = None,
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Of the mask.")] = None,
-    precision: Annotated[
-        Precision, typer.Option(help="exact is fp32; fast, where a release has it, is lower.")
-    ] = Precision.exact,
+    precision: Precise = Precision.exact,
     batch_size: Annotated[int, typer.Option(min=1, help="Photos or tiles computed at once.")] = 8,
     offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
     force: Force = False,
@@ -202,6 +208,50 @@ def report(
 
 
 @app.command()
+def batch(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A folder, a URI, or a list: .jsonl, .txt, .parquet.")
+    ],
+    out: Annotated[str, typer.Option("--out", help="Folder or URI for the Parquet files.")],
+    model: Model = "mini",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the job of --out, if there is one.")] = False,
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster; else workers of this machine.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes, at most.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of each; by default all cores are used.")] = None,
+    device: Annotated[Device | None, typer.Option(help="cuda takes one GPU for each worker.")] = None,
+    shard_size: Annotated[int | None, typer.Option(min=1, help="Files of a part; a kill loses what is begun.")] = None,
+    tile: Annotated[bool | None, typer.Option("--tile/--whole", help="Native resolution, or squashed.")] = None,
+    threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Of the mask.")] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="exact is fp32; fast, where there is it, lower.")
+    ] = Precision.exact,
+    offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
+) -> None:
+    """Localize any number of photos into Parquet files: by several workers, resumable, here or on a Ray cluster."""
+    from declip import batch as job
+
+    mode: Mode | None = None if tile is None else "tiled" if tile else "whole"
+    summary = job.run(
+        source,
+        out,
+        model=model,
+        mode=mode,
+        threshold=threshold,
+        precision=precision.value,
+        resume=resume,
+        address=address,
+        workers=workers,
+        threads=threads,
+        device=device.value if device else None,
+        shard_size=shard_size,
+        offline=offline,
+        progress=sys.stderr.isatty(),
+    )
+    _line(str(summary))
+    raise typer.Exit(1 if summary.errors else 0)
+
+
+@app.command()
 def evaluate(
     manifest: Annotated[Path, typer.Argument(metavar="SAMPLES.jsonl", help="A manifest of samples with known masks.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for images.csv, summary.json and report.html.")],
@@ -212,6 +262,7 @@ def evaluate(
     tile: Annotated[bool | None, typer.Option("--tile/--whole", help="Native resolution, or squashed.")] = None,
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Of the mask.")] = None,
     score_threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Of the image score.")] = None,
+    precision: Precise = Precision.exact,
     batch_size: Annotated[int, typer.Option(min=1, help="Photos or tiles computed at once.")] = 8,
     offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
     force: Force = False,
@@ -220,8 +271,8 @@ def evaluate(
     from declip import datasets, evaluation
     from declip.localizer import load
 
-    if maps and (model or tile is not None):
-        raise DeclipError("--maps scores what is there: it goes with neither --model nor --tile/--whole")
+    if maps and (model or tile is not None or precision != Precision.exact):
+        raise DeclipError("--maps scores what is there: it goes with none of --model, --tile/--whole and --precision")
     evaluation.check_free(out, force=force)
     samples = [sample for sample in datasets.read_manifest(manifest) if split in (None, sample.split)]
     mode: Mode | None = None if tile is None else "tiled" if tile else "whole"
@@ -231,7 +282,7 @@ def evaluate(
         else None
     )
     result = evaluation.evaluate(
-        source or load(model, mode=mode, offline=offline),
+        source or load(model, mode=mode, precision=precision.value, offline=offline),
         samples,
         threshold=threshold,
         score_threshold=score_threshold,
@@ -254,6 +305,7 @@ def calibrate(
     data: Annotated[Path | None, typer.Option("--data", help="Manifest of fakes with masks, to refit with.")] = None,
     split: Annotated[str | None, typer.Option(help="Only the samples of this split.")] = None,
     tile: Annotated[bool | None, typer.Option("--tile/--whole", help="Native resolution, or squashed.")] = None,
+    precision: Precise = Precision.exact,
     batch_size: Annotated[int, typer.Option(min=1, help="Photos or tiles computed at once.")] = 8,
     offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
     force: Force = False,
@@ -275,6 +327,7 @@ def calibrate(
         rates=rates,
         samples=samples,
         mode=mode,
+        precision=precision.value,
         batch_size=batch_size,
         offline=offline,
         force=force,
@@ -510,6 +563,38 @@ def train(
 
 
 @app.command()
+def features(
+    manifests: Annotated[list[Path], typer.Argument(metavar="SAMPLES.jsonl…", help="Manifests of samples.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of frozen features: --cache of train.")],
+    backbone: Annotated[str | None, typer.Option(metavar="NAME", help="Of timm, with its tag.")] = None,
+    layers: Annotated[list[int] | None, typer.Option("--layer", min=0, help="Repeatable; one pass for all.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="What it trains on; else every sample, as the paper.")] = None,
+    changes: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Of the recipe.")] = None,
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster; else workers of this machine.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes, at most.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of each; by default all cores are used.")] = None,
+    device: Annotated[Device | None, typer.Option(help="cuda takes one GPU for each worker.")] = None,
+) -> None:
+    """Compute frozen features by several workers, once for any number of trainings."""
+    from declip import batch
+    from declip.reproduce.setup import parse_layers
+
+    config = batch.recipe_for(parse_layers(backbone, layers or []), recipe, changes or [])
+    filled = batch.fill_cache(
+        manifests,
+        out,
+        config=config,
+        every=recipe is None,
+        address=address,
+        workers=workers,
+        threads=threads,
+        device=device.value if device else None,
+        progress=sys.stderr.isatty(),
+    )
+    _line(str(filled))
+
+
+@app.command()
 def reproduce(
     experiment: Annotated[Experiment, typer.Argument(metavar="EXPERIMENT", help=f"One of {', '.join(Experiment)}.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of all experiments; what is finished there is reused.")],
@@ -562,6 +647,7 @@ def serve(
     client_requests: Annotated[int, typer.Option(min=1, help="Of one address in flight at once.")] = 16,
     queue: Annotated[int, typer.Option(min=1, help="Pictures that wait.")] = 128,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds from a request's last byte to its answer.")] = 120,
+    precision: Precise = Precision.exact,
     batch_size: Annotated[int, typer.Option(min=1, help="Photos or tiles computed at once.")] = 8,
     offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
 ) -> None:
@@ -583,7 +669,7 @@ def serve(
     token = os.environ.get("DECLIP_TOKEN")
     local = host in server.LOOPBACK
     hosts = {host, *server.LOOPBACK, *(allow_host or ())} if local else allow_host
-    localizers = [load(name, offline=offline) for name in models or ["mini"]]
+    localizers = [load(name, precision=precision.value, offline=offline) for name in models or ["mini"]]
     served = server.create_app(localizers, limits, workers=workers, token=token, hosts=hosts, keep=keep)
     if not local and token is None:
         _note(f"anybody who reaches {host} can use this service: set DECLIP_TOKEN to ask for a token")

@@ -14,11 +14,13 @@ resumed, what is damaged is computed again. Nothing is ever deleted; a folder th
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
 import os
 import shutil
+import uuid
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,17 +37,19 @@ from torch import Tensor, nn
 
 import declip
 from declip.errors import DatasetError, SpecError
-from declip.nn.backbones import STATISTICS, Backbone, Features, exact, neighbours, probe
+from declip.nn.backbones import STATISTICS, Backbone, Features, exact, extract_layers, neighbours, probe
 from declip.nn.model import DeclipNet
 from declip.types import ModelSpec
 from declip.views import Views
 
-__all__ = ["CachedViews", "FeaturePrecision", "Shelf", "describe_layers"]
+__all__ = ["BATCH_SIZE", "CachedViews", "FeaturePrecision", "Shelf", "describe_layers"]
 
 FeaturePrecision = Literal["fp16", "fp32"]
 
 _DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 _THREADS = min(8, os.cpu_count() or 1)
+# Pictures that the backbones compute at once; another number moves features by roundings.
+BATCH_SIZE = 16
 
 _log = logging.getLogger(__name__)
 
@@ -101,7 +105,7 @@ class Shelf:
         """Keep the tensors of a key."""
         path = self.path(key)
         path.parent.mkdir(exist_ok=True)
-        partial = path.with_name(f".{key}-{os.getpid()}.part")
+        partial = path.with_name(f".{key}-{uuid.uuid4().hex}.part")  # machines that share the disk share process ids
         save_file(tensors, partial, metadata={"crc32": _checksum(tensors)})
         partial.replace(path)
 
@@ -154,10 +158,15 @@ class CachedViews:
         target = self._output**2 if self.views.target == "mask" else 1
         return values * self._dtype.itemsize + 2 * target
 
-    def fill(self, items: Sequence[int], *, batch_size: int = 16, progress: bool = False) -> None:
-        """Compute and keep items. Says how much it will write first; raises DatasetError if the disk has less room."""
-        if not items:
-            return
+    def of(self, views: Views) -> CachedViews:
+        """The same cache, with the same network, of other views of the same model."""
+        other = copy.copy(self)
+        other.views = views
+        other.keys = views.keys(self.count)
+        return other
+
+    def announce(self, items: Sequence[int]) -> None:
+        """Say how much filling in items will write; raises DatasetError if the disk has less room."""
         console = Console(stderr=True)
         size, room = len(items) * self.bytes_per_item(), shutil.disk_usage(self.folder).free
         console.print(
@@ -169,7 +178,15 @@ class CachedViews:
                 f"the features need {size / 1e9:.1f} GB and {self.folder} has room for {room / 1e9:.1f} GB; "
                 "choose another folder for the cache, or views = 0 for none"
             )
+
+    def fill(self, items: Sequence[int], *, batch_size: int = BATCH_SIZE, progress: bool = False) -> None:
+        """Compute and keep items, announced first. Raises as `announce`, ImageError for a picture that cannot be read,
+        and SpecError for features that do not fit the precision."""
+        if not items:
+            return
+        self.announce(items)
         columns = (TextColumn("frozen features"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        console = Console(stderr=True)
         with Progress(*columns, console=console, disable=not progress) as bar, ThreadPoolExecutor(_THREADS) as pool:
             task = bar.add_task("", total=len(items))
             for start in range(0, len(items), batch_size):
@@ -186,7 +203,7 @@ class CachedViews:
 
     def _is_there(self, item: int) -> bool:
         content, target = self.keys[item]
-        # Several layers are computed at once without their class tokens, which a single one may need.
+        # Of several layers the class tokens are kept as well, since a single one may need its own; they do not.
         there = all(shelf.has(content, ("map", "cls") if self._shape.has_cls else ("map",)) for shelf in self._shelves)
         return there and self._targets.has(target, ("target",))
 
@@ -211,10 +228,10 @@ class CachedViews:
         device = next((tensor.device for tensor in self.net.state_dict().values()), torch.device("cpu"))
         images = torch.stack([pixels for pixels, _ in loaded]).to(device).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode(), exact():
-            features = self.net.features(images)
-        for j, shelf in enumerate(self._shelves):
-            maps = self._narrow(features.maps[j])
-            tokens = None if features.cls is None else self._narrow(features.cls)
+            layers = extract_layers(list(self.net.backbones), images)
+        for (wide, token), shelf in zip(layers, self._shelves, strict=True):
+            maps = self._narrow(wide)
+            tokens = None if token is None else self._narrow(token)
             for row, item in enumerate(items):
                 entry = {"map": maps[row].contiguous()}
                 if tokens is not None:
@@ -278,6 +295,6 @@ def _stack(rows: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
 
 
 def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}-{os.getpid()}.part")
+    partial = path.with_name(f".{path.name}-{uuid.uuid4().hex}.part")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)

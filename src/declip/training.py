@@ -47,7 +47,7 @@ from declip.nn.rivals.net import RivalNet
 from declip.types import ModelSpec, Sample
 from declip.views import AUGMENTATIONS, Target, Views
 
-__all__ = ["Run", "TrainConfig", "train"]
+__all__ = ["Run", "TrainConfig", "parts_of", "train"]
 
 Schedule = Literal["plateau", "cosine", "poly", "step"]
 Selection = Literal["iou", "ap", "loss"]
@@ -181,6 +181,12 @@ class TrainConfig:
             return 0 if self.augment else 1
         return self.views
 
+    def kept_of(self, part: str) -> int:
+        """How many views of each sample of "train" or "valid" are kept; validation has one, never augmented."""
+        if self.model.architecture != "declip":
+            return 0
+        return self.kept_views if part == "train" else 1
+
     @classmethod
     def from_toml(cls, path: str | Path, changes: Sequence[str] = ()) -> TrainConfig:
         """Read a recipe: the table [model] is a ModelSpec, the other keys are those of this class.
@@ -237,7 +243,7 @@ def train(
     out = Path(out)
     accelerator = Accelerator(log_with="tensorboard", project_dir=str(out))
     console = Console(stderr=True, quiet=not accelerator.is_main_process)
-    parts = _parts(config, train, valid)
+    parts = parts_of(config, train, valid)
     digests = {name: _digest(views) for name, views in parts.items()}
     if start is not None:
         digests["start"] = weights.sha256_of(start)
@@ -254,7 +260,7 @@ def train(
     folder = weights.cache_dir() / "features" if cache is None else Path(cache)
     data: dict[str, CachedViews | FreshViews] = {}
     for name, views in parts.items():
-        count = config.kept_views if name == "train" else 1
+        count = config.kept_of(name)
         if isinstance(net, RivalNet) or not count:
             data[name] = FreshViews(views)
             continue
@@ -576,7 +582,8 @@ class _Loop:
             self._bar.update(self._task, completed=done, description=text)
 
 
-def _parts(config: TrainConfig, train: Sequence[Sample], valid: Sequence[Sample]) -> dict[str, Views]:
+def parts_of(config: TrainConfig, train: Sequence[Sample], valid: Sequence[Sample]) -> dict[str, Views]:
+    """What a recipe learns from and is selected on, "train" and "valid". Raises DatasetError for what cannot be."""
     whole = config.target == "image"
     chosen = {"train": _chosen(train, config), "valid": [s for s in valid if whole or s.label == "fake"]}
     for samples in chosen.values():

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "src" / "declip"
 ROWS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
     (("errors", "types"),),
     ("image", "metrics", "catalog", "plots", "paper", "verdicts"),
-    ("datasets", "weights", "perturbations", "jpeg", "metadata"),
+    ("datasets", "weights", "perturbations", "jpeg", "metadata", "local_ray"),
     (
         (
             "nn.maps",
@@ -33,6 +33,8 @@ ROWS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
             "nn.rivals.conversion",
             "nn.model",
             "nn.checkpoint",
+            "nn.lean",
+            "nn.winograd",
         ),
     ),
     (
@@ -55,7 +57,7 @@ ROWS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
             "synthesis.pipeline",
         ),
         ("views", "features"),
-        "engines",
+        ("probes", "engines"),
         ("evaluation_report", "evaluation"),
         "baselines",
     ),
@@ -72,7 +74,16 @@ ROWS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
             "reproduce.rivals",
             "reproduce.runs",
         ),
-        "batch",
+        (
+            "batch.rows",
+            "batch.stores",
+            "batch.listing",
+            "batch.job",
+            "batch.attempts",
+            "batch.worker",
+            "batch.driver",
+            "batch.features",
+        ),
         (
             "server.problems",
             "server.limits",
@@ -86,6 +97,7 @@ ROWS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
             "server.schemas",
             "server.app",
             "server.run",
+            "server.ray_serve",
         ),
     ),
     ("cli",),
@@ -145,6 +157,7 @@ def own(names: Iterator[str]) -> Iterator[str]:
             "synthesis": "synthesis.pipeline",
             "nn": "nn.checkpoint",
             "reproduce": "reproduce.runs",
+            "batch": "batch.features",
             "server": "server.run",
         }.get(module, module)
 

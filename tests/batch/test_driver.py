@@ -1,0 +1,309 @@
+"""Whole jobs: killed, resumed, on S3; and what is decided before they start."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from declip import batch, image
+from declip.batch import driver, stores
+from declip.batch.rows import decode_mask
+from declip.batch.worker import Weights
+from declip.errors import ImageError, MissingExtraError, SpecError
+from declip.localizer import load
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "bench" / "batch_job.py"
+
+
+@pytest.fixture(scope="module")
+def bench() -> ModuleType:
+    specification = importlib.util.spec_from_file_location("batch_job", SCRIPT)
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules["batch_job"] = module  # its dataclasses look themselves up
+    specification.loader.exec_module(module)
+    return module
+
+
+def fake_ray(monkeypatch: pytest.MonkeyPatch, **members: Any) -> None:
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(**members))
+
+
+# --- before it starts -----------------------------------------------------------------------------------------------
+
+
+def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'declip\[ray\]'"):
+        batch.run(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("cores", "workers", "threads", "expected"),
+    [
+        (1, None, None, (1, 1)),
+        (2, None, None, (2, 1)),
+        (8, None, None, (2, 4)),
+        (64, None, None, (16, 4)),
+        (8, 3, None, (3, 2)),
+        (8, None, 2, (4, 2)),
+        (2, None, 4, (1, 4)),
+        (2, 6, None, (6, 1)),
+        (2, 6, 3, (6, 3)),
+    ],
+)
+def test_workers_and_threads_share_the_cores(
+    cores: int, workers: int | None, threads: int | None, expected: tuple[int, int]
+) -> None:
+    assert driver._shared(cores, workers, threads) == expected
+
+
+def test_a_cluster_is_shared_by_what_its_machines_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 4.0}},
+        {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 2.0}},
+        {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+    ]
+    fake_ray(monkeypatch, nodes=lambda: nodes)
+    pool = driver._sized(None, None, None)
+    assert (pool.workers, pool.threads) == (3, 4)
+    pool = driver._sized(1, None, None)
+    assert (pool.workers, pool.threads) == (1, 8)  # no machine has 12
+    pool = driver._sized(None, None, "cuda")
+    assert (pool.workers, pool.threads) == (2, 6)
+    assert driver._sized(5, 1, "cuda").workers == 2
+    with pytest.raises(SpecError, match="threads is 9; the largest machine has 8 cores"):
+        driver._sized(None, 9, None)
+    fake_ray(monkeypatch, nodes=lambda: nodes[:1])
+    with pytest.raises(SpecError, match="Ray knows of no GPU"):
+        driver._sized(None, None, "cuda")
+
+
+def test_weights_come_through_ray_where_the_file_is_not(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: tuple[Path, Path], tmp_path: Path
+) -> None:
+    path = tiny_model[1]
+    sha256 = load(path).sha256
+    assert Weights(path=path, sha256=sha256).local() == path
+    fake_ray(monkeypatch, get=lambda reference: reference)
+    assert Weights(path=path, sha256=sha256, reference=b"").local() == path
+    monkeypatch.setenv("DECLIP_CACHE", str(tmp_path))
+    fetched = Weights(path=Path("/elsewhere/tiny.onnx"), sha256=sha256, reference=path.read_bytes()).local()
+    assert fetched.is_relative_to(tmp_path) and load(fetched).sha256 == sha256 and fetched.name == "tiny.onnx"
+    other = tmp_path / "tiny.onnx"
+    other.write_bytes(b"another file of that name")
+    assert Weights(path=other, sha256=sha256, reference=b"unused").local() == fetched
+
+
+# --- progress -------------------------------------------------------------------------------------------------------
+
+
+def test_progress_is_a_line_now_and_then(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.0, 1.0, 10.0, 12.0, 20.0])
+    monkeypatch.setattr(driver, "time", SimpleNamespace(perf_counter=lambda: next(times)))
+    with caplog.at_level(logging.INFO, "declip"), driver.shown(100, 20, False) as show:
+        show(8)  # after 1 s: too early
+        show(12)  # after 10 s
+    assert caplog.messages == ["40 of 100 files, 1.7 files/s"]
+
+
+def test_progress_is_a_bar_on_stderr(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    with driver.shown(100, 20, True) as show:
+        show(30)
+    out, err = capsys.readouterr()
+    assert out == "" and "50/100" in err and "files/s" in err
+
+
+def test_the_summary_says_what_was_before() -> None:
+    summary = batch.Summary(files=100, errors=3, done_before=20, seconds=16.0)
+    assert summary.rate == 5.0
+    assert str(summary) == "100 files, 20 of them before, 3 errors, 16.0 s, 5.0 files/s"
+    assert str(batch.Summary(files=1, errors=0, done_before=0, seconds=2.0)) == "1 files, 0 errors, 2.0 s, 0.5 files/s"
+
+
+# --- whole jobs -----------------------------------------------------------------------------------------------------
+
+
+def declip(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "declip", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env={**os.environ, **(env or {})},
+    )
+
+
+def png(seed: int, size: tuple[int, int] = (70, 90)) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_the_hostile_files_of_the_bench_are_what_they_are_called(bench: ModuleType, tmp_path: Path) -> None:
+    made = bench.make(tmp_path, 60, 6, 64)
+    assert len(set(made.files)) == 60 and sorted(made.hostile.values()) == sorted(bench.KINDS)
+    bad = {}
+    contents = set()
+    for path in made.files:
+        try:
+            data = stores.fetch(str(path), 1 << 20)
+            contents.add(data)
+            assert image.read(data).size == (64, 64)
+        except ImageError as error:
+            bad[path] = error.kind
+    assert bad == {path: bench.KINDS[kind] for path, kind in made.hostile.items()}
+    assert len(contents) == 59  # all but the one that is not there
+
+
+def test_the_bench_sees_what_is_wrong(bench: ModuleType) -> None:
+    good: dict[str, Any] = {
+        "hostile": 2,
+        "parts": 9,
+        "uninterrupted": {"workers": 2, "exit": 1},
+        "interrupted": {"parts_at_third": 3, "parts_at_two_thirds": 6, "exit": 1},
+        "ratio": 1.8,
+        "once": True,
+        "errors_right": True,
+        "identical": True,
+        "errors": {"corrupt": 2},
+    }
+    assert bench.checks(good) == []
+    late = {"parts_at_third": 3, "parts_at_two_thirds": 9, "exit": 1}
+    for wrong in (
+        {"ratio": 1.6},
+        {"once": False},
+        {"identical": False},
+        {"errors_right": False},
+        {"errors": {"corrupt": 3}},
+        {"interrupted": late},
+    ):
+        assert len(bench.checks({**good, **wrong})) == 1, wrong
+
+
+@pytest.mark.slow
+def test_a_job_that_is_killed_twice_ends_as_one_that_is_not(tmp_path: Path) -> None:
+    """240 files, 12 of them hostile; the driver is killed at a third, a worker at two thirds."""
+    out = tmp_path / "figures.json"
+    arguments = ("--files", "240", "--hostile", "12", "--side", "128", "--shard-size", "10", "--no-speed")
+    command = [sys.executable, str(SCRIPT), *arguments, "--out", str(out)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=550)
+    assert found.returncode == 0, found.stdout + found.stderr
+    figures = json.loads(out.read_text())
+    assert figures["once"] and figures["errors_right"] and figures["identical"]
+    assert figures["errors"] == {"corrupt": 4, "format": 4, "missing": 2, "too-large": 2}
+    interruption = figures["interrupted"]
+    assert 8 <= interruption["parts_at_third"] < 16 <= interruption["parts_at_two_thirds"] < 24 == figures["parts"]
+    assert interruption["line"].startswith(
+        f"240 files, {10 * interruption['parts_at_third']} of them before, 12 errors"
+    )
+
+
+@pytest.mark.slow
+def test_a_file_that_kills_every_worker_is_a_row(tiny_model: tuple[Path, Path], tmp_path: Path) -> None:
+    for seed in range(12):
+        stores.write(str(tmp_path / "in" / f"{seed:02d}.png"), png(seed) if seed != 5 else b"POISON")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\n"
+        "from declip import image\n"
+        "read = image.read\n"
+        "image.read = lambda data: os._exit(1) if data == b'POISON' else read(data)\n"
+    )
+    env = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    arguments = ("--model", str(tiny_model[1]), "--workers", "1", "--threads", "1", "--shard-size", "6")
+    done = declip("batch", str(tmp_path / "in"), "--out", str(tmp_path / "out"), *arguments, env=env)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.startswith("12 files, 1 errors, ") and done.stdout.count("\n") == 1
+    rows = pq.read_table(tmp_path / "out").sort_by("image").to_pylist()
+    assert [row["kind"] for row in rows] == [None] * 5 + ["crash"] + [None] * 6
+
+
+@pytest.mark.slow
+def test_a_job_that_cannot_go_on_says_why(tiny_model: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("nothing://a.jpg\nnothing://b.jpg\n")
+    job = ("batch", str(tmp_path / "list.txt"), "--out", str(tmp_path / "out"), "--model", str(tiny_model[1]))
+    done = declip(*job, "--workers", "1")
+    assert done.returncode == 2 and done.stdout == ""
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("declip: no file of part 0")]
+    assert "the first one: nothing://a.jpg: cannot be read" in line and "Traceback" not in done.stderr
+    assert stores.names(str(tmp_path / "out")) == ["_declip"]
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """An S3 server on this machine with a bucket; the environment that leads to it."""
+    moto = pytest.importorskip("moto.server")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    env = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    import fsspec
+
+    fsspec.filesystem("s3", skip_instance_cache=True).mkdir("bucket")
+    yield env
+    server.stop()
+
+
+@pytest.mark.slow
+def test_a_job_on_s3(s3: dict[str, str], tiny_model: tuple[Path, Path]) -> None:
+    files = {f"in/{seed % 2}/{seed}.png": png(seed) for seed in range(20)}
+    files |= {"in/empty.jpg": b"", "in/text.jpg": b"no picture", "in/notes.md": b"none either"}
+    for name, data in files.items():
+        stores.write(f"s3://bucket/{name}", data)
+    with pytest.raises(FileExistsError):
+        stores.write("s3://bucket/in/text.jpg", b"another", new=True)
+    assert stores.fetch("s3://bucket/in/text.jpg", 99) == b"no picture"
+
+    model = tiny_model[1]
+    job = ("batch", "s3://bucket/in", "--out", "s3://bucket/out", "--model", str(model), "--shard-size", "8")
+    done = declip(*job, "--workers", "1", "--threads", "1")
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.startswith("22 files, 2 errors, ")
+    assert "1 other files skipped" in done.stderr
+    parts = [f"part-0000{part}.parquet" for part in range(3)]
+    assert sorted(stores.names("s3://bucket/out")) == ["_declip", *parts]
+    rows = [
+        row
+        for part in parts
+        for row in pq.read_table(io.BytesIO(stores.fetch(f"s3://bucket/out/{part}", 1 << 20))).to_pylist()
+    ]
+    assert sorted(row["image"] for row in rows) == sorted(
+        f"s3://bucket/{name}" for name in files if "notes" not in name
+    )
+    assert {row["image"]: row["kind"] for row in rows if row["kind"]} == {
+        "s3://bucket/in/empty.jpg": "corrupt",
+        "s3://bucket/in/text.jpg": "format",
+    }
+    localizer = load(model)
+    for row in rows[:3]:
+        direct = localizer(files[row["image"].removeprefix("s3://bucket/")])
+        assert row["score"] == pytest.approx(direct.score, abs=1e-6)
+        assert np.mean(decode_mask(row) != direct.mask) < 1e-3
+
+    refused = declip(*job)
+    assert refused.returncode == 2 and "s3://bucket/out has a job already; --resume goes on" in refused.stderr
+    resumed = declip(*job, "--resume")
+    assert resumed.returncode == 1 and resumed.stdout.startswith("22 files, 22 of them before, 2 errors, 0.0 s")
