@@ -11,7 +11,7 @@ ARGS ?=
 export PYTHONDONTWRITEBYTECODE :=
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable
 
-.PHONY: help demo test test-slow check mini model-card examples readme clean
+.PHONY: help demo test test-slow check mini model-card examples readme bench clean
 
 help:
 	@echo "make demo        localize the example photos; installs the light core only"
@@ -22,6 +22,7 @@ help:
 	@echo "make model-card  measure the embedded model: the numbers of docs/models.md (ARGS=\"--data FOLDER\")"
 	@echo "make examples    make examples/photos and examples/masks anew (ARGS=\"--autoencoder FOLDER\")"
 	@echo "make readme      write the table of models in README.md from the catalogue"
+	@echo "make bench       measure speed and memory, and write docs/performance.md (ARGS=\"--only networks\")"
 	@echo "make clean       remove .venv and the caches of the tools; results stay"
 
 demo: $(VENV)/.core
@@ -49,6 +50,13 @@ examples: $(VENV)/.all
 
 readme: $(VENV)/.core
 	$(BIN)/python tools/readme_models.py --write
+
+# What is asked for and not met is printed, and stops neither the rest nor the page.
+bench: $(VENV)/.all
+	-$(BIN)/python bench/speed.py $(ARGS)
+	-$(BIN)/python bench/steady.py
+	-$(BIN)/python bench/scale_page.py --measure
+	$(BIN)/python bench/speed_page.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
