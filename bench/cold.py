@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from memory import resident_megabytes
+from linux import resident_megabytes
 
 
 def main() -> None:

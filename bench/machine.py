@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from linux import processor
 
 __all__ = ["CORES", "busy", "environment", "interleaved", "peak_contenders", "peaks", "spread"]
 
@@ -28,7 +29,7 @@ def environment() -> dict[str, Any]:
     words = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     fields = {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in words}
     return {
-        "cpu": f"{fields.get('model name', platform.processor())}, model {fields.get('model', '?')}",
+        "cpu": processor(),
         "cores": CORES,
         "threads": torch.get_num_threads(),
         "flags": [flag for flag in FLAGS if flag in fields.get("flags", "").split()],

@@ -260,8 +260,12 @@ def start(found: Mapping[str, Any]) -> str:
         text = (
             f"{steady['photos']:,} photos of 0.5 MP through `declip.load().map`: {steady['mb_first']:.0f} MB resident "
             f"after the first {mark}, {steady['mb_last']:.0f} MB at the end; {steady['rate_first']:.2f} photos a "
-            f"second over the first {mark}, {steady['rate_last']:.2f} over the last."
+            f"second over the first {mark}, {steady['rate_last']:.2f} over the last. The machine, which others use as "
+            f"well, meanwhile gave {steady['gflops_first']:.0f} and {steady['gflops_last']:.0f} GFLOP/s of matrix "
+            "products."
         )
+        if steady["cpu"] != found.get("environment", {}).get("cpu"):
+            text += f" Measured on another machine ({steady['cpu']})."
         blocks.append(_filled(text))
     return "\n\n".join(blocks) if blocks else NOT_YET
 

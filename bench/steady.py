@@ -5,7 +5,8 @@
 
 Seeded crops of the example photos, resized to 612×816 and saved as JPEGs in a folder that is removed afterwards, go
 through `declip.load().map`. Memory is looked at after the first --mark photos and at the end; the rate is that of the
-first and of the last --mark. Ends with 1 if it is not steady. Needs Linux.
+first and of the last --mark, and beside it what the machine gives just then, in matrix products. Ends with 1 if it is
+not steady. Needs Linux.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from acceptance import checks
-from memory import resident_megabytes
+from linux import processor, resident_megabytes
 from PIL import Image
 
 import declip
@@ -31,6 +32,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PHOTOS = ROOT / "examples" / "photos"
 RESULTS = ROOT / "bench" / "results.json"
 SIZE = (612, 816)  # (height, width)
+PIECE = 10  # photos between two looks at the machine, which are so many products of matrices of this side
+PRODUCTS, SIDE = 20, 1024
 
 
 def main() -> int:
@@ -79,24 +82,55 @@ def make_photos(folder: Path, count: int, seed: int = 0) -> list[Path]:
 def measure(localizer: Localizer, photos: Sequence[Path], mark: int, batch_size: int) -> dict[str, Any]:
     """Memory after the first `mark` photos and at the end, rates of the first and last `mark`."""
     localizer(photos[0])  # the first one takes longer
-    times, memory = [time.perf_counter()], {}
-    for number, result in enumerate(localizer.map(photos, batch_size=batch_size), 1):
-        if isinstance(result, Exception):
-            raise result
-        times.append(time.perf_counter())
-        if number in (mark, len(photos)):
-            memory[number] = resident_megabytes()
+    first = rates(localizer, photos[:mark], batch_size)
+    mb_first = resident_megabytes()
+    between = through(localizer, photos[mark:-mark], batch_size)
+    last = rates(localizer, photos[-mark:], batch_size)
+    mb_last = resident_megabytes()
     return {
+        "cpu": processor(),
         "photos": len(photos),
         "mark": mark,
-        "seconds": round(times[-1] - times[0], 1),
-        "mb_first": memory[mark],
-        "mb_last": memory[len(photos)],
+        "seconds": round(first.seconds + between + last.seconds, 1),
+        "mb_first": mb_first,
+        "mb_last": mb_last,
         "mb_highest": resident_megabytes("VmHWM"),
-        "growth": round(memory[len(photos)] / memory[mark], 3),
-        "rate_first": round(mark / (times[mark] - times[0]), 3),
-        "rate_last": round(mark / (times[-1] - times[-1 - mark]), 3),
+        "growth": round(mb_last / mb_first, 3),
+        "rate_first": round(mark / first.seconds, 3),
+        "rate_last": round(mark / last.seconds, 3),
+        "gflops_first": round(first.gflops, 1),
+        "gflops_last": round(last.gflops, 1),
     }
+
+
+class Rates(NamedTuple):
+    """Of some photos: what they took, and what the machine gave meanwhile."""
+
+    seconds: float
+    gflops: float
+
+
+def rates(localizer: Localizer, photos: Sequence[Path], batch_size: int) -> Rates:
+    """PIECE photos at a time, and matrix products between: who else uses the machine slows down both."""
+    matrix = np.random.default_rng(0).standard_normal((SIDE, SIDE), dtype=np.float32)
+    seconds = products = 0.0
+    for i in range(0, len(photos), PIECE):
+        seconds += through(localizer, photos[i : i + PIECE], batch_size)
+        start = time.perf_counter()
+        for _ in range(PRODUCTS):
+            matrix @ matrix
+        products += time.perf_counter() - start
+    count = PRODUCTS * -(-len(photos) // PIECE)
+    return Rates(seconds, count * 2e-9 * SIDE**3 / products)
+
+
+def through(localizer: Localizer, photos: Sequence[Path], batch_size: int) -> float:
+    """Localize all; the seconds it took. Raises the error of a bad one."""
+    start = time.perf_counter()
+    for result in localizer.map(photos, batch_size=batch_size):
+        if isinstance(result, Exception):
+            raise result
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 import safetensors.torch
+import torch
 from numpy.typing import NDArray
 
 from declip import probes
@@ -28,7 +29,7 @@ from declip.engines import (
     with_spec,
 )
 from declip.errors import DeclipError, SpecError, WeightsError
-from declip.nn import checkpoint
+from declip.nn import checkpoint, lean
 from declip.types import Calibration
 from declip.weights import sha256_of
 
@@ -246,9 +247,10 @@ def test_a_damaged_source_leaves_no_file(tiny_model: tuple[Path, Path], tmp_path
 
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["torch", "openvino"])
-def test_fast_is_near_and_says_so(tiny_model: tuple[Path, Path], kind: int) -> None:
+def test_fast_is_near_and_says_so(tiny_model: tuple[Path, Path], kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if kind:
         pytest.importorskip("openvino")
+    monkeypatch.setattr(lean, "has_bf16", lambda device: True)  # torch computes it anywhere, if slowly
     exact, fast = (open_engine(tiny_model[kind], precision=p) for p in ("exact", "fast"))
     assert type(fast) is (OpenVinoEngine if kind else TorchEngine)
     assert (fast.spec, fast.model, fast.sha256) == (exact.spec, exact.model, exact.sha256)
@@ -259,6 +261,24 @@ def test_fast_is_near_and_says_so(tiny_model: tuple[Path, Path], kind: int) -> N
         drift = float(np.sqrt(np.mean((ours - theirs) ** 2)) / theirs.std())
         assert drift < 0.05
         assert drift > 1e-5 or kind  # bf16; OpenVINO takes fp32 where the CPU has none
+
+
+def test_without_bf16_fast_is_fp32_and_the_log_says_so(
+    tiny_model: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In bf16, a processor that has only fp32 would take several times as long."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False}, raising=False)
+    fast = open_engine(tiny_model[0], precision="fast")
+    assert caplog.messages == [
+        f"this processor has no instructions for bf16: precision 'fast' computes {tiny_model[0].stem} in fp32"
+    ]
+    np.testing.assert_array_equal(fast.logits(batch(2)), open_engine(tiny_model[0]).logits(batch(2)))
+    for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda name=name: {name: True}, raising=False)
+        assert lean.has_bf16(torch.device("cpu"))
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # older torch
+    assert not lean.has_bf16(torch.device("cpu"))
+    assert lean.has_bf16(torch.device("cuda"))
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -8,6 +8,7 @@ the same numbers (export is checked to 1e-4); the fast ones are as exact as thei
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -38,6 +39,9 @@ __all__ = [
     "open_engine",
     "with_spec",
 ]
+
+_log = logging.getLogger(__name__)
+NO_BF16 = "this processor has no instructions for bf16: precision 'fast' computes %s in fp32"
 
 # Of an ONNX file's metadata: the ModelSpec, and the exact answer to the probe.
 SPEC_KEY = "declip"
@@ -172,6 +176,8 @@ class OpenVinoEngine:
             side = self.spec.input_size
             model.reshape({"image": [1, 3, side, side]})  # it computes known shapes faster
         lower = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if not lower:
+            _log.warning(NO_BF16, self.model)
         config = {
             "INFERENCE_PRECISION_HINT": "bf16" if lower else "f32",
             "INFERENCE_NUM_THREADS": threads or cores(),
@@ -201,7 +207,8 @@ class TorchEngine:
 
     device: "cpu", "cuda", "cuda:1", "mps"…; None = CUDA where there is one, else the CPU. threads is torch's own
     setting, which is global to the process; None leaves it. precision: "exact" is fp32; "fast" is bf16, of DeCLIP's own
-    networks and Patch Forensics, compiled on CUDA. offline: never download a backbone's weights.
+    networks and Patch Forensics, compiled on CUDA; a CPU without bf16 computes in fp32, and the log says so. offline:
+    never download a backbone's weights.
     """
 
     def __init__(
@@ -225,15 +232,22 @@ class TorchEngine:
             torch.set_num_threads(threads)
         self._torch = torch
         self._exact = backbones.exact
-        net, self.spec = checkpoint.load(path, offline=offline)
+        with ThreadPoolExecutor(1) as pool:
+            digest = pool.submit(sha256_of, path)  # a second for a gigabyte, while the network is built
+            net, self.spec = checkpoint.load(path, offline=offline)
+            self.sha256 = digest.result()
         try:
             self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
             self._net: Callable[..., Any] = net.to(self._device).eval()
         except (RuntimeError, AssertionError) as error:  # an unknown word, or a device this machine or torch lacks
             raise SpecError(f"torch cannot use device {device!r}: {error}") from error
         self.model = path.stem
-        self.sha256 = sha256_of(path)
         self._precision: Precision = "exact"
+        if precision == "fast" and self.spec.architecture not in ("declip", "patch-forensics"):
+            raise SpecError(f"{self.spec.architecture} has no fast engine; use precision 'exact'")
+        if precision == "fast" and not lean.has_bf16(self._device):
+            _log.warning(NO_BF16, self.model)
+            precision = "exact"
         if precision == "fast":
             self._quicken(net, lean)
         elif self.spec.architecture == "declip":
@@ -244,8 +258,6 @@ class TorchEngine:
                 winograd.quicken(net, image)
 
     def _quicken(self, net: Network, lean: ModuleType) -> None:
-        if self.spec.architecture not in ("declip", "patch-forensics"):
-            raise SpecError(f"{self.spec.architecture} has no fast engine; use precision 'exact'")
         probe = {"image": probes.picture(self.spec)}
         expected = probes.unpack(probes.pack(self.logits(probe)))
         if self.spec.architecture == "declip":

@@ -60,7 +60,14 @@ def fine() -> dict[str, Any]:
         },
         "mini_fast_iou": 0.391,
         "mini_exact_iou": 0.4,
-        "steady": {"photos": 2000, "growth": 1.2, "rate_first": 10.0, "rate_last": 9.5},
+        "steady": {
+            "photos": 2000,
+            "growth": 1.2,
+            "rate_first": 10.0,
+            "rate_last": 9.5,
+            "gflops_first": 100.0,
+            "gflops_last": 100.0,
+        },
     }
 
 
@@ -90,6 +97,7 @@ def test_what_is_just_so_is_enough(acceptance: ModuleType) -> None:
         (("steady", "growth"), 1.21, 9),
         (("steady", "rate_last"), 8.9, 10),
         (("steady", "rate_last"), 11.1, 10),
+        (("steady", "gflops_last"), 110.0, 10),
     ],
 )
 def test_what_falls_short_is_noticed(acceptance: ModuleType, place: tuple[Any, ...], value: float, number: int) -> None:

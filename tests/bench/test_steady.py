@@ -33,14 +33,17 @@ class Tiring:
     def __init__(self, seconds: float = 0.0, megabytes: int = 0, bad: bool = False) -> None:
         self.seconds, self.megabytes, self.bad = seconds, megabytes, bad
         self.kept: list[Any] = []
+        self.count = 0
 
     def __call__(self, photo: Path) -> None:
         pass
 
     def map(self, photos: Sequence[Path], batch_size: int) -> Iterator[object]:
-        for number, photo in enumerate(photos):
-            time.sleep(0.002 + self.seconds * (number >= 10))
-            if number >= 10:
+        for photo in photos:
+            tired = self.count >= 10
+            self.count += 1
+            time.sleep(0.002 + self.seconds * tired)
+            if tired:
                 self.kept.append(np.ones(self.megabytes * 10**6, np.uint8))
             yield ImageError("bad", "corrupt", "for the test") if self.bad else photo
 
@@ -62,6 +65,7 @@ def test_what_stays_the_same_is_steady(steady: Any) -> None:
     assert 0.95 < found["growth"] < 1.05
     assert 0.5 < found["rate_last"] / found["rate_first"] < 2
     assert found["mb_highest"] >= found["mb_last"] > 10
+    assert min(found["gflops_first"], found["gflops_last"]) > 1
 
 
 def test_what_slows_down_or_grows_shows(steady: Any) -> None:
