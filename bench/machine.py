@@ -14,14 +14,17 @@ from typing import Any
 import torch
 from linux import processor
 
-__all__ = ["CORES", "busy", "environment", "interleaved", "peak_contenders", "peaks", "spread"]
+from declip.nn.lean import has_bf16
+
+__all__ = ["CORES", "PEAK_FLOP", "busy", "environment", "interleaved", "peak_contenders", "peaks", "spread"]
 
 CORES = len(os.sched_getaffinity(0))
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8")
 PACKAGES = ("torch", "onnxruntime", "openvino", "timm", "numpy", "pillow")
 # (rows, inner, columns): squares, and the products of ViT-L/14 at batch 4 (1,028 tokens).
 SHAPES = ((1024, 1024, 1024), (2048, 2048, 2048), (4096, 4096, 4096), (1028, 1024, 4096), (1028, 4096, 1024))
-PEAK_FLOP = {torch.float32: 6e10, torch.bfloat16: 3e11}  # of one timing, so that it lasts some tenths of a second
+# Of one timing, so that it lasts some tenths of a second; without instructions for bf16 it would be minutes.
+PEAK_FLOP = {torch.float32: 6e10} | ({torch.bfloat16: 3e11} if has_bf16(torch.device("cpu")) else {})
 
 
 def environment() -> dict[str, Any]:
@@ -83,7 +86,7 @@ def spread(values: Iterable[float], digits: int = 4) -> dict[str, float]:
     return {name: round(value, digits) for name, value in picked.items()}
 
 
-def peak_contenders(dtypes: Iterable[torch.dtype] = (torch.float32, torch.bfloat16)) -> dict[str, Callable[[], object]]:
+def peak_contenders(dtypes: Iterable[torch.dtype] = tuple(PEAK_FLOP)) -> dict[str, Callable[[], object]]:
     """Matrix products for `interleaved`, by names that `peaks` reads."""
     found: dict[str, Callable[[], object]] = {}
     for dtype in dtypes:

@@ -28,7 +28,7 @@ import cached_training
 import numpy as np
 import torch
 from acceptance import checks
-from machine import CORES, busy, environment, interleaved, peak_contenders, peaks, spread
+from machine import CORES, PEAK_FLOP, busy, environment, interleaved, peak_contenders, peaks, spread
 from networks import MAIN, MODELS, PHOTOS, Built, build, inputs
 from numpy.typing import NDArray
 from PIL import Image
@@ -165,6 +165,8 @@ WAYS = ("official", "exact", "fast")
 def open_both(path: Path) -> tuple[dict[str, Engine], str | None]:
     """The engines by precision, and why there is no fast one."""
     engines: dict[str, Engine] = {"exact": open_engine(path, threads=CORES)}
+    if torch.bfloat16 not in PEAK_FLOP:
+        return engines, "this processor has no instructions for bf16, and fast computes as exact does"
     try:
         engines["fast"] = open_engine(path, threads=CORES, precision="fast")
     except (TypeError, DeclipError) as error:
@@ -197,7 +199,9 @@ def network_row(name: str, batch: int, built: Built, seconds: Mapping[str, list[
         "gmac": {way: gmac[way] for way in ways},
         "gflops": {way: round(rate, 1) for way, rate in rates.items()},
         "share_of_fp32_peak": {way: round(rate / peak["float32"], 3) for way, rate in rates.items()},
-        "share_of_bf16_peak": {way: round(rate / peak["bfloat16"], 3) for way, rate in rates.items()},
+        "share_of_bf16_peak": {
+            way: round(rate / peak["bfloat16"], 3) for way, rate in rates.items() if "bfloat16" in peak
+        },
         "against_official": {
             way: round(ways["official"]["median"] / entry["median"], 3)
             for way, entry in ways.items()

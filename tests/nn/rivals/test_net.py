@@ -207,7 +207,7 @@ def make_samples(folder: Path, count: int, side: int) -> list[Sample]:
         ("patch-forensics", {"select": "loss", "lr": 1e-3, "epochs": 8}),
         pytest.param(
             "pscc-net",
-            {"schedule": "step", "step_epochs": 2, "lr": 2e-3, "epochs": 3, "norm_momentum": 0.5},
+            {"schedule": "step", "step_epochs": 4, "lr": 2e-3, "epochs": 8, "norm_momentum": 0.5},
             marks=pytest.mark.slow,
         ),
         pytest.param(
@@ -230,7 +230,7 @@ def test_rivals_train_by_the_same_loop(name: str, recipe: dict[str, Any], tmp_pa
             best = min(rows, key=lambda row: float(row["valid_loss"]))
             assert (run.epoch, best["best"]) == (best["epoch"], True)
         case "pscc-net":
-            assert [row["lr"] for row in rows] == [2e-3] * 2 + [1e-3]
+            assert [row["lr"] for row in rows] == [2e-3] * 4 + [1e-3] * 4
         case "cat-net":
             assert [row["lr"] for row in rows] == pytest.approx([5e-2 * (1 - e / 8) ** 0.9 for e in range(8)])
     result = load(run.best)(samples[1].image)
