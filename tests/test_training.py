@@ -141,6 +141,25 @@ def assert_same_runs(straight: training.Run, resumed: training.Run) -> None:
     assert timeless[0] == timeless[1]
 
 
+def test_without_bf16_a_training_is_in_fp32_and_the_log_says_so(
+    data: tuple[list[Sample], list[Sample]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """In bf16, a processor that has only fp32 would take nine times as long."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
+    train, valid = data[0][:8], data[1][:4]
+    losses = []
+    for precision in ("fp32", "bf16"):
+        config = config_of(epochs=2, precision=precision)
+        training.train(config, train=train, valid=valid, out=tmp_path / precision)
+        lines = (tmp_path / precision / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in lines])
+        assert any("training in fp32" in message for message in caplog.messages) == (precision == "bf16")
+    assert losses[0] == losses[1]
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -41,6 +41,7 @@ from declip.errors import DatasetError, SpecError
 from declip.features import CachedViews, FeaturePrecision
 from declip.nn import checkpoint
 from declip.nn.backbones import exact
+from declip.nn.lean import has_bf16
 from declip.nn.maps import Features
 from declip.nn.model import DeclipNet, Network, build_network
 from declip.nn.rivals.net import RivalNet
@@ -89,7 +90,7 @@ class TrainConfig:
     ema: decay of the averaged weights that are validated and saved, less at the start; 0 = none.
     select: the best epoch is that of the highest validation "iou" (at 0.5) or "ap", both means over manipulated crops,
         or of the lowest "loss" over all of them. Among equals the highest AP decides.
-    precision: of the decoder's passes, "fp32" or "bf16".
+    precision: of the decoder's passes, "fp32" or "bf16", which a CPU without instructions for it computes in fp32.
     """
 
     model: ModelSpec
@@ -470,6 +471,9 @@ class _Loop:
         self.objective, self.optimizer = accelerator.prepare(Objective(state.learnt, config.target), state.optimizer)
         # A last batch of one or two would give BatchNorm statistics of nothing; it joins the epoch's dropped rest.
         self.steps = max(1, len(self.train_data) // config.batch_size)
+        self.reduced = config.precision == "bf16" and has_bf16(accelerator.device)
+        if config.precision == "bf16" and not self.reduced:
+            _log.warning("this processor has no instructions for bf16, which would take far longer: training in fp32")
         self._bar: Progress | None = None
         self._task = TaskID(0)
 
@@ -493,7 +497,7 @@ class _Loop:
             for group in self.optimizer.param_groups:
                 group["lr"] = state.rate(step / self.steps)
             batch = self._features(inputs)  # frozen features are always computed in float32, as those that are kept
-            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=self.reduced):
                 loss = self.objective(batch, targets.to(accelerator.device))
             self.optimizer.zero_grad()
             accelerator.backward(loss)
@@ -560,7 +564,7 @@ class _Loop:
         """Frozen features, or the inputs of views, and targets, on the CPU."""
         if isinstance(data, FreshViews):
             return data.load(items, view)
-        reduced = self.config.precision == "bf16" and data is self.train_data
+        reduced = self.reduced and data is self.train_data
         return data.batch(items, torch.bfloat16 if reduced else torch.float32)
 
     def _features(self, batch: Batch) -> Batch:

@@ -201,11 +201,12 @@ def test_a_photo_of_12_megapixels(bench: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_a_quick_run(bench: Any, acceptance: ModuleType, tmp_path: Path) -> None:
     """That all rows come about; how fast anything is, is not judged."""
     out = tmp_path / "results.json"
     command = [sys.executable, str(BENCH / "speed.py"), "--quick", "--only", "networks", "mini", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=590, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert out.exists(), done.stderr
     found = json.loads(out.read_text(encoding="utf-8"))
     (row,) = found["networks"]

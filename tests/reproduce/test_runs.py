@@ -325,6 +325,7 @@ def wait_for(process: subprocess.Popen[str], out: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)  # minutes of training, on any processor
 def test_a_killed_command_finishes_without_redoing_what_is_finished(tmp_path: Path) -> None:
     make_photos(tmp_path / "photos", 10)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
