@@ -44,6 +44,9 @@ class Visit:
         self.page.on("dialog", lambda dialog: self.wrong.append(f"dialog: {dialog.message}"))
         self.page.on("console", self._on_console)
         self.page.on("request", lambda request: self.requests.append(request.url))
+        # Playwright takes file choosers over while somebody listens, but does not wait until the browser knows: one
+        # that opens at once is lost where the machine is busy. So somebody listens from the beginning.
+        self.page.on("filechooser", lambda _: None)
         self.page.goto(url)
         self.page.wait_for_selector("html[data-ready]", state="attached")
         self.url = url
