@@ -235,6 +235,25 @@ def test_a_file_that_kills_every_worker_is_a_row(tiny_model: tuple[Path, Path], 
 
 
 @pytest.mark.slow
+def test_a_part_may_take_longer_than_ray_data_waits(tiny_model: tuple[Path, Path], tmp_path: Path) -> None:
+    for seed in range(3):
+        stores.write(str(tmp_path / "in" / f"{seed}.png"), png(seed))
+    (tmp_path / "sitecustomize.py").write_text(
+        "import time\n"
+        "from declip import image\n"
+        "read = image.read\n"
+        "image.read = lambda data: time.sleep(1) or read(data)\n"
+    )
+    # Half an hour by default.
+    env = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    env["RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S"] = "2"
+    arguments = ("--model", str(tiny_model[1]), "--workers", "1")
+    done = declip("batch", str(tmp_path / "in"), "--out", str(tmp_path / "out"), *arguments, env=env)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("3 files, 0 errors, ")
+
+
+@pytest.mark.slow
 def test_a_job_that_cannot_go_on_says_why(tiny_model: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("nothing://a.jpg\nnothing://b.jpg\n")
     job = ("batch", str(tmp_path / "list.txt"), "--out", str(tmp_path / "out"), "--model", str(tiny_model[1]))

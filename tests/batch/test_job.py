@@ -49,9 +49,9 @@ def test_parts_hold_every_file_once_in_order(folder: str) -> None:
 
 def test_parts_are_many_enough_for_the_workers(tmp_path: Path) -> None:
     sizes = [
-        started(str(tmp_path / str(n)), 300, workers=workers).shard_size for n, workers in enumerate((1, 2, 9, 1000))
+        started(str(tmp_path / str(n)), 2500, workers=workers).shard_size for n, workers in enumerate((1, 2, 9, 1000))
     ]
-    assert sizes == [38, 19, 16, 16]
+    assert sizes == [157, 79, 18, 16]
 
 
 def test_a_part_with_a_file_is_done(folder: str) -> None:

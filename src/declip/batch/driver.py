@@ -31,6 +31,8 @@ Device: TypeAlias = Literal["cpu", "cuda"]
 
 # Between two lines of progress, where there is no bar.
 _LINE_SECONDS = 10.0
+# Parts that an actor has been given: one to compute and the next, since Ray Data takes 0.2 s to give another.
+_IN_FLIGHT = 2
 # Of Ray's store here: what passes through it are numbers of parts.
 _STORE_BYTES = 128 << 20
 
@@ -239,11 +241,14 @@ def computed(
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    # Each actor holds one part at a time, so that the last ones do not wait behind each other; the pool grows when all
-    # of them have one.
+    # A part may take hours, and a cluster may have no room for as long.
+    context.execution_no_progress_timeout_s = -1
+    # The pool grows when every actor has a part.
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
     most = min(pool.workers, len(todo))
-    strategy = ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=most, max_tasks_in_flight_per_actor=1)
+    strategy = ray.data.ActorPoolStrategy(
+        min_size=1, max_size=most, initial_size=most, max_tasks_in_flight_per_actor=_IN_FLIGHT
+    )
     dataset = ray.data.from_items([{"part": part} for part in todo], override_num_blocks=len(todo)).map_batches(
         worker,
         fn_constructor_args=arguments,

@@ -30,8 +30,9 @@ from declip.types import Mode, Precision
 
 __all__ = ["Job", "Model", "open_job"]
 
-# Files of a part: at most so many, and at least so few.
-_LARGEST, _SMALLEST = 256, 16
+# Files of a part: at most so many, and at least so few; and parts that each worker should have, so that none waits
+# long for the last one.
+_LARGEST, _SMALLEST, _EACH = 256, 16, 16
 _FORMAT = 1
 _PART = re.compile(r"part-(\d+)\.parquet")
 
@@ -120,7 +121,7 @@ def open_job(
     """Start the job of out, or go on with it.
 
     source is listed and the listing kept, unless resume finds a job: then its own listing is used, whatever has
-    changed in source since. shard_size: files of a part; None = 256, or fewer where that leaves fewer than 8 parts to
+    changed in source since. shard_size: files of a part; None = 256, or fewer where that leaves fewer than 16 parts to
     each of so many workers.
 
     Raises DeclipError where out has a job and resume is not given, where the job is one of other weights, options or
@@ -136,7 +137,7 @@ def open_job(
     if any(_PART.fullmatch(name) for name in stores.names(out)):
         raise DeclipError(f"exists: {out} has parts and no job; nothing is overwritten: choose another --out")
     found = find(source)
-    size = shard_size or max(_SMALLEST, min(_LARGEST, -(-len(found.uris) // (8 * workers))))
+    size = shard_size or max(_SMALLEST, min(_LARGEST, -(-len(found.uris) // (_EACH * workers))))
     return _start(source, out, model, found, size)
 
 
