@@ -1,6 +1,6 @@
 """The batch job, killed: its driver at a third of the files, one of its workers at two thirds; and how workers add up.
 
-    python bench/batch_job.py --files 2000 --hostile 20 --out batch.json
+    python bench/batch_job.py --files 2000 --hostile 20 --turns 3 --out batch.json
 
 Makes photos from those of `examples/`, hostile files among them, and runs `declip batch` with the embedded model as
 processes of its own:
@@ -8,7 +8,8 @@ processes of its own:
 - uninterrupted, with --workers workers of one thread each;
 - the same job again, `kill -9` of the driver at a third of the files, then --resume, and `kill -9` of a worker
   at two thirds: every file exactly once, every hostile one with its error, all columns but the seconds equal;
-- uninterrupted with one worker, for the ratio (not with --no-speed).
+- uninterrupted with one worker and with --workers by turns, for the ratio: of the medians of files a second between
+  the first parts and the last, and, beside it, of whole seconds, with the start of Ray (not with --turns 0).
 
 Prints the figures as JSON, and ends with 1 if something is not as it should be. Needs Linux and `declip[ray]`.
 """
@@ -29,12 +30,14 @@ import time
 import zlib
 from collections import Counter
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 from PIL import Image
 
 import declip
@@ -148,6 +151,12 @@ class Run:
             raise SystemExit(f"the job failed with {self.process.returncode}:\n{self._log.read_text()}")
         return self.process.returncode, line, seconds
 
+    def rate(self, first: int) -> float:
+        """Files per second from the first so many parts to the last."""
+        parts = sorted(self.out.glob("part-*.parquet"), key=lambda path: path.stat().st_mtime_ns)
+        files = sum(pq.read_metadata(path).num_rows for path in parts[first:])
+        return files / (parts[-1].stat().st_mtime - parts[first - 1].stat().st_mtime)
+
     def workers(self) -> list[int]:
         """The processes of this run that compute."""
         parents = {}
@@ -190,17 +199,32 @@ def rows(out: Path) -> pa.Table:
     return ds.dataset(out, format="parquet").to_table().sort_by("image").drop_columns(["seconds"])
 
 
+def speed(root: Path, workers: int, shard_size: int, model: str, turns: int) -> dict[str, Any]:
+    """One worker and several by turns, since a machine's speed changes within minutes; medians, and their ratios."""
+    rates: dict[int, list[float]] = {1: [], workers: []}
+    seconds: dict[int, list[float]] = {1: [], workers: []}
+    for turn in range(turns):
+        for count in rates:
+            run = Run(root / "photos", root / f"{count}-{turn}", count, shard_size, model, resume=False)
+            seconds[count].append(round(run.end()[2], 2))
+            rates[count].append(round(run.rate(count), 2))
+    return {
+        "files_per_second": {str(count): found for count, found in rates.items()},
+        "seconds": {str(count): found for count, found in seconds.items()},
+        "ratio": round(median(rates[workers]) / median(rates[1]), 3),
+        "ratio_with_start": round(median(seconds[1]) / median(seconds[workers]), 3),
+    }
+
+
 # --- what is looked at ----------------------------------------------------------------------------------------------
 
 
-def measure(files: int, hostile: int, side: int, workers: int, shard_size: int, model: str, speed: bool) -> dict:
+def measure(files: int, hostile: int, side: int, workers: int, shard_size: int, model: str, turns: int) -> dict:
     """Run everything in a folder of its own; the figures."""
     with tempfile.TemporaryDirectory(prefix="batch-") as name:
         root = Path(name)
         made = make(root / "photos", files, hostile, side)
         parts = -(-files // shard_size)
-        calm = Run(root / "photos", root / "calm", workers, shard_size, model, resume=False)
-        code, line, seconds = calm.end()
         found: dict[str, Any] = {
             "files": files,
             "hostile": hostile,
@@ -208,14 +232,14 @@ def measure(files: int, hostile: int, side: int, workers: int, shard_size: int, 
             "model": model,
             "parts": parts,
             "environment": environment(),
-            "uninterrupted": {"workers": workers, "seconds": round(seconds, 2), "exit": code, "line": line},
-            "interrupted": interrupted(root / "photos", root / "killed", parts, workers, shard_size, model),
         }
-        if speed:
-            one = Run(root / "photos", root / "one", 1, shard_size, model, resume=False)
-            code, line, alone = one.end()
-            found["one_worker"] = {"workers": 1, "seconds": round(alone, 2), "exit": code, "line": line}
-            found["ratio"] = round(alone / seconds, 3)
+        calm = Run(root / "photos", root / "calm", workers, shard_size, model, resume=False)
+        code, line, seconds = calm.end()
+        found["uninterrupted"] = {"workers": workers, "seconds": round(seconds, 2), "exit": code, "line": line}
+        found["interrupted"] = interrupted(root / "photos", root / "killed", parts, workers, shard_size, model)
+        if turns:
+            found["speed"] = speed(root, workers, shard_size, model, turns)
+            found["ratio"] = found["speed"]["ratio"]
         calm_rows, killed_rows = rows(root / "calm"), rows(root / "killed")
         expected = sorted(str(path) for path in made.files)
         errors = killed_rows.filter(pc.is_valid(killed_rows["kind"]))
@@ -267,12 +291,10 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--shard-size", type=int, default=32)
     parser.add_argument("--model", default="mini")
-    parser.add_argument("--no-speed", action="store_true", help="leave out the run with one worker")
+    parser.add_argument("--turns", type=int, default=3, help="of one worker and of all; 0 = leave the ratio out")
     parser.add_argument("--out", type=Path, help="JSON")
     given = parser.parse_args()
-    found = measure(
-        given.files, given.hostile, given.side, given.workers, given.shard_size, given.model, not given.no_speed
-    )
+    found = measure(given.files, given.hostile, given.side, given.workers, given.shard_size, given.model, given.turns)
     text = json.dumps(found, indent=1)
     print(text)
     if given.out is not None:

@@ -201,7 +201,7 @@ def test_the_bench_sees_what_is_wrong(bench: ModuleType) -> None:
 def test_a_job_that_is_killed_twice_ends_as_one_that_is_not(tmp_path: Path) -> None:
     """240 files, 12 of them hostile; the driver is killed at a third, a worker at two thirds."""
     out = tmp_path / "figures.json"
-    arguments = ("--files", "240", "--hostile", "12", "--side", "128", "--shard-size", "10", "--no-speed")
+    arguments = ("--files", "240", "--hostile", "12", "--side", "128", "--shard-size", "10", "--turns", "0")
     command = [sys.executable, str(SCRIPT), *arguments, "--out", str(out)]
     found = subprocess.run(command, capture_output=True, text=True, timeout=550)
     assert found.returncode == 0, found.stdout + found.stderr
