@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from declip import datasets
 from declip.batch.driver import Device, check_counts, computed, need_extra, shown, started
+from declip.batch.job import EACH
 from declip.errors import DatasetError, DeclipError, SpecError
 from declip.types import BackboneSpec, DecoderSpec, ModelSpec, Sample
 from declip.views import Views
@@ -226,13 +227,13 @@ def _open(config: TrainConfig, lots: Sequence[_Lot], folder: Path, device: Devic
 
 
 def _cut(lots: Sequence[_Lot], missing: Sequence[Sequence[int]], workers: int) -> list[_Part]:
-    """Parts that have all that is missing: 8 or more to each worker where they then fill the backbones' batches."""
+    """Parts that have all that is missing: 16 or more to each worker where they then fill the backbones' batches."""
     from declip.features import BATCH_SIZE
 
     parts: list[_Part] = []
     for number, (lot, items) in enumerate(zip(lots, missing, strict=True)):
         samples = len(lot.views)
-        wanted = -(-samples // (8 * workers * BATCH_SIZE)) * BATCH_SIZE
+        wanted = -(-samples // (EACH * workers * BATCH_SIZE)) * BATCH_SIZE
         size = min(_LARGEST, wanted)
         begun = {item % samples // size for item in items}
         parts += [_Part(number, n * size, min(samples, (n + 1) * size)) for n in sorted(begun)]

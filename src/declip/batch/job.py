@@ -28,11 +28,11 @@ from declip.batch.listing import Found, find
 from declip.errors import DeclipError
 from declip.types import Mode, Precision
 
-__all__ = ["Job", "Model", "open_job"]
+__all__ = ["EACH", "Job", "Model", "open_job"]
 
 # Files of a part: at most so many, and at least so few; and parts that each worker should have, so that none waits
 # long for the last one.
-_LARGEST, _SMALLEST, _EACH = 256, 16, 16
+_LARGEST, _SMALLEST, EACH = 256, 16, 16
 _FORMAT = 1
 _PART = re.compile(r"part-(\d+)\.parquet")
 
@@ -137,7 +137,7 @@ def open_job(
     if any(_PART.fullmatch(name) for name in stores.names(out)):
         raise DeclipError(f"exists: {out} has parts and no job; nothing is overwritten: choose another --out")
     found = find(source)
-    size = shard_size or max(_SMALLEST, min(_LARGEST, -(-len(found.uris) // (_EACH * workers))))
+    size = shard_size or max(_SMALLEST, min(_LARGEST, -(-len(found.uris) // (EACH * workers))))
     return _start(source, out, model, found, size)
 
 
