@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from declip.batch.attempts import Attempts
+from declip.batch.attempts import Attempts, Starts
 
 
 def test_a_first_attempt_knows_nothing() -> None:
@@ -27,3 +27,10 @@ def test_what_was_touched_at_a_death_is_computed_alone_and_then_left_out() -> No
     attempts.touch(0, [])
     assert attempts.begin(0) == (4, [4, 6], [5])
     assert attempts.begin(1) == (0, [], [])
+
+
+def test_starts_are_counted_until_a_worker_is_ready() -> None:
+    starts = Starts()
+    assert [starts.begin() for _ in range(4)] == [1, 2, 3, 4]
+    starts.ready()
+    assert starts.begin() == 1

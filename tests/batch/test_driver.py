@@ -235,7 +235,8 @@ def test_a_file_that_kills_every_worker_is_a_row(tiny_model: tuple[Path, Path], 
 
 
 @pytest.mark.slow
-def test_a_part_may_take_longer_than_ray_data_waits(tiny_model: tuple[Path, Path], tmp_path: Path) -> None:
+def test_ray_data_is_told_to_be_patient(tiny_model: tuple[Path, Path], tmp_path: Path) -> None:
+    """By default it ends a job in which no part is done for half an hour."""
     for seed in range(3):
         stores.write(str(tmp_path / "in" / f"{seed}.png"), png(seed))
     (tmp_path / "sitecustomize.py").write_text(
@@ -244,13 +245,32 @@ def test_a_part_may_take_longer_than_ray_data_waits(tiny_model: tuple[Path, Path
         "read = image.read\n"
         "image.read = lambda data: time.sleep(1) or read(data)\n"
     )
-    # Half an hour by default.
     env = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     env["RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S"] = "2"
     arguments = ("--model", str(tiny_model[1]), "--workers", "1")
     done = declip("batch", str(tmp_path / "in"), "--out", str(tmp_path / "out"), *arguments, env=env)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("3 files, 0 errors, ")
+
+
+@pytest.mark.slow
+def test_workers_that_never_start_end_the_job(tiny_model: tuple[Path, Path], tmp_path: Path) -> None:
+    """Ray alone starts them for ever."""
+    stores.write(str(tmp_path / "in" / "0.png"), png(0))
+    died = tmp_path / "died"
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\n"
+        "from declip.batch import worker\n"
+        "def dying(*arguments, **options):\n"
+        f"    open({str(died)!r}, 'a').write('x')\n"
+        "    os._exit(1)\n"
+        "worker.Worker.__init__ = dying\n"
+    )
+    env = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    arguments = ("--model", str(tiny_model[1]), "--workers", "1")
+    done = declip("batch", str(tmp_path / "in"), "--out", str(tmp_path / "out"), *arguments, env=env)
+    assert done.returncode == 2 and "declip: workers died 3 times while they started" in done.stderr
+    assert died.read_text() == "xxx" and "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

@@ -2,7 +2,8 @@
 
 A decoder can crash and a photo can exhaust the memory; then no exception is left to be caught, and the part is
 computed anew by another process. From its second attempt on, a worker says what it is about to touch before it does.
-Files that it died of are then computed alone, and one that it died of again is left out.
+Files that it died of are then computed alone, and one that it died of again is left out. For deaths before a worker is
+ready there is no file to blame: `Starts` counts them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["Attempts", "RemoteAttempts"]
+__all__ = ["Attempts", "RemoteAttempts", "Starts"]
 
 # Deaths after which a file is left out.
 _FATAL = 2
@@ -57,3 +58,19 @@ class RemoteAttempts(Attempts):
         import ray
 
         ray.get(self._actor.touch.remote(part, list(places)))
+
+
+class Starts:
+    """Of the workers that have begun to start since one was last ready, how many: they are at it, or died of it."""
+
+    def __init__(self) -> None:
+        self._begun = 0
+
+    def begin(self) -> int:
+        """One more begins; how many that makes."""
+        self._begun += 1
+        return self._begun
+
+    def ready(self) -> None:
+        """One is ready."""
+        self._begun = 0

@@ -16,8 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from declip import local_ray
-from declip.batch.attempts import Attempts, RemoteAttempts
+from declip.batch.attempts import Attempts, RemoteAttempts, Starts
 from declip.batch.job import Job, Model, open_job
 from declip.batch.worker import Weights, Worker
 from declip.engines import cores
@@ -33,6 +36,8 @@ Device: TypeAlias = Literal["cpu", "cuda"]
 _LINE_SECONDS = 10.0
 # Parts that an actor has been given: one to compute and the next, since Ray Data takes 0.2 s to give another.
 _IN_FLIGHT = 2
+# How often each worker may die while it starts, on average, before the job ends.
+_STARTS = 3
 # Of Ray's store here: what passes through it are numbers of parts.
 _STORE_BYTES = 128 << 20
 
@@ -217,24 +222,58 @@ def _shared(total: int, workers: int | None, threads: int | None) -> tuple[int, 
     return workers, threads or max(1, total // workers)
 
 
-def _parts(job: Job, weights: Weights, todo: list[int], pool: Pool, offline: bool) -> Iterator[tuple[int, int]]:
-    """Compute the parts; (files, errors) of each as it is done, in no order."""
+def _kept(memory: Callable[[], Any]) -> Any:
+    """An actor of a class, restarted where it dies (as the pool's are by Ray Data's own default)."""
     import ray
 
-    # Without limit it is restarted where it dies (the pool's actors by Ray Data's own default).
-    attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
+    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(memory).remote()
+
+
+def _parts(job: Job, weights: Weights, todo: list[int], pool: Pool, offline: bool) -> Iterator[tuple[int, int]]:
+    """Compute the parts; (files, errors) of each as it is done, in no order."""
+    attempts = _kept(Attempts)
     options = {"threads": pool.threads, "device": pool.device, "offline": offline}
     for row in computed(Worker, (job, weights, RemoteAttempts(attempts)), options, todo, pool):
         yield row["files"], row["errors"]
 
 
+class _Counted:
+    """A worker of which no more than `limit` may die while they start, one after another: Ray starts them for ever."""
+
+    def __init__(
+        self, worker: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any], starts: Any, limit: int
+    ) -> None:
+        import ray
+
+        self._failure = ""
+        if ray.get(starts.begin.remote()) > limit:
+            self._failure = (
+                f"workers died {limit} times while they started, and none was ready in between; each has the model in "
+                "memory, so that fewer of them may do"
+            )
+            return
+        self._worker = worker(*arguments, **options)
+        ray.get(starts.ready.remote())
+
+    def __call__(self, batch: dict[str, NDArray[np.int64]]) -> dict[str, list[Any]]:
+        found: dict[str, list[Any]] = {"failure": [self._failure]} if self._failure else self._worker(batch)
+        return found
+
+
 def computed(
-    worker: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any], todo: Sequence[int], pool: Pool
+    worker: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    options: dict[str, Any],
+    todo: Sequence[int],
+    pool: Pool,
+    *,
+    deaths: int = -1,
 ) -> Iterator[dict[str, int]]:
     """Have the parts `todo` computed by actors of a class that is called as `Worker`; its rows as they are done, in no
     order, but for "failure".
 
-    arguments, options: of its constructor. Raises DeclipError, which tells why a worker could not go on.
+    arguments, options: of its constructor. deaths: how many workers may die of one part before that ends the job; -1 =
+    any number. Raises DeclipError, which tells why a worker could not go on, or that none could be started.
     """
     import ray.data
     from ray.exceptions import RayError
@@ -250,13 +289,13 @@ def computed(
         min_size=1, max_size=most, initial_size=most, max_tasks_in_flight_per_actor=_IN_FLIGHT
     )
     dataset = ray.data.from_items([{"part": part} for part in todo], override_num_blocks=len(todo)).map_batches(
-        worker,
-        fn_constructor_args=arguments,
-        fn_constructor_kwargs=options,
+        _Counted,
+        fn_constructor_args=(worker, arguments, options, _kept(Starts), _STARTS * most),
         batch_size=1,
         compute=strategy,
         num_cpus=pool.threads,
         num_gpus=1 if pool.device == "cuda" else None,
+        max_task_retries=deaths,
     )
     try:
         for row in dataset.iter_rows():

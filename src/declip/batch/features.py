@@ -37,6 +37,8 @@ __all__ = ["Filled", "fill_cache", "recipe_for"]
 
 # Samples of a part: at most so many, and a multiple of the backbones' batch.
 _LARGEST = 256
+# Workers that a part may cost: a picture that they die of cannot be left out of a training's samples.
+_DEATHS = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,7 +140,7 @@ def fill_cache(
             parts = _cut(lots, missing, pool.workers)
             options = {"threads": pool.threads, "device": pool.device}
             arguments = (config, ray.put(lots), parts, Path(folder).absolute())
-            for row in computed(_Worker, arguments, options, range(len(parts)), pool):
+            for row in computed(_Worker, arguments, options, range(len(parts)), pool, deaths=_DEATHS):
                 show(row["views"])
     seconds = time.perf_counter() - start
     if lost := sum(len(cache.missing()) for cache in caches):
