@@ -84,7 +84,8 @@ class Here:
 
         return contextlib.nullcontext(SimpleNamespace(workers=2, threads=1, device=None))
 
-    def computed(self, worker: Any, arguments: Any, options: Any, todo: Any, pool: Any) -> Any:
+    def computed(self, worker: Any, arguments: Any, options: Any, todo: Any, pool: Any, *, deaths: int) -> Any:
+        assert deaths == 3  # a part that always kills its worker is not begun for ever
         self.parts.append(len(todo))
         actor = worker(*arguments, **options)
         for number in todo:
@@ -167,7 +168,7 @@ def test_what_cannot_be_kept_is_said_before_ray_starts(tmp_path: Path, monkeypat
 def test_workers_that_write_elsewhere_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest, recipe = written(tmp_path, 4)
     here = Here(monkeypatch)
-    monkeypatch.setattr(features, "computed", lambda *arguments: iter([{"part": 0, "views": 5}]))
+    monkeypatch.setattr(features, "computed", lambda *arguments, deaths: iter([{"part": 0, "views": 5}]))
     with pytest.raises(DatasetError, match=r"5 of 5 views were computed, and are not in .*cache"):
         batch.fill_cache([manifest], tmp_path / "cache", config=batch.recipe_for((), recipe))
     assert here.parts == []
