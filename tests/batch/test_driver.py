@@ -215,17 +215,23 @@ def test_a_job_that_is_killed_twice_ends_as_one_that_is_not(tmp_path: Path) -> N
     )
 
 
+def changed(folder: Path, source: str) -> dict[str, str]:
+    """The environment in which every process of Python runs a source first."""
+    (folder / "sitecustomize.py").write_text(source)
+    return {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+
+
 @pytest.mark.slow
 def test_a_file_that_kills_every_worker_is_a_row(tiny_model: tuple[Path, Path], tmp_path: Path) -> None:
     for seed in range(12):
         stores.write(str(tmp_path / "in" / f"{seed:02d}.png"), png(seed) if seed != 5 else b"POISON")
-    (tmp_path / "sitecustomize.py").write_text(
+    env = changed(
+        tmp_path,
         "import os\n"
         "from declip import image\n"
         "read = image.read\n"
-        "image.read = lambda data: os._exit(1) if data == b'POISON' else read(data)\n"
+        "image.read = lambda data: os._exit(1) if data == b'POISON' else read(data)\n",
     )
-    env = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     arguments = ("--model", str(tiny_model[1]), "--workers", "1", "--threads", "1", "--shard-size", "6")
     done = declip("batch", str(tmp_path / "in"), "--out", str(tmp_path / "out"), *arguments, env=env)
     assert done.returncode == 1, done.stderr
@@ -239,13 +245,13 @@ def test_ray_data_is_told_to_be_patient(tiny_model: tuple[Path, Path], tmp_path:
     """By default it ends a job in which no part is done for half an hour."""
     for seed in range(3):
         stores.write(str(tmp_path / "in" / f"{seed}.png"), png(seed))
-    (tmp_path / "sitecustomize.py").write_text(
+    env = changed(
+        tmp_path,
         "import time\n"
         "from declip import image\n"
         "read = image.read\n"
-        "image.read = lambda data: time.sleep(1) or read(data)\n"
+        "image.read = lambda data: time.sleep(1) or read(data)\n",
     )
-    env = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     env["RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S"] = "2"
     arguments = ("--model", str(tiny_model[1]), "--workers", "1")
     done = declip("batch", str(tmp_path / "in"), "--out", str(tmp_path / "out"), *arguments, env=env)
@@ -258,15 +264,15 @@ def test_workers_that_never_start_end_the_job(tiny_model: tuple[Path, Path], tmp
     """Ray alone starts them for ever."""
     stores.write(str(tmp_path / "in" / "0.png"), png(0))
     died = tmp_path / "died"
-    (tmp_path / "sitecustomize.py").write_text(
+    env = changed(
+        tmp_path,
         "import os\n"
         "from declip.batch import worker\n"
         "def dying(*arguments, **options):\n"
         f"    open({str(died)!r}, 'a').write('x')\n"
         "    os._exit(1)\n"
-        "worker.Worker.__init__ = dying\n"
+        "worker.Worker.__init__ = dying\n",
     )
-    env = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     arguments = ("--model", str(tiny_model[1]), "--workers", "1")
     done = declip("batch", str(tmp_path / "in"), "--out", str(tmp_path / "out"), *arguments, env=env)
     assert done.returncode == 2 and "declip: workers died 3 times while they started" in done.stderr

@@ -1,8 +1,8 @@
 """Running a batch job on Ray Data: here, or on a cluster.
 
 Each row of the data set is the number of a part that is not done; `Worker` computes it in one of a pool of actors and
-gives back how many files it had. Ray Data gives the parts out as actors become free. An actor that dies is started
-again, and its part computed anew: what it had not finished was seen by nobody.
+gives back how many files it had. Ray Data gives the parts out, to each actor one more than it computes. An actor that
+dies is started again, and its part computed anew: what it had not finished was seen by nobody.
 """
 
 from __future__ import annotations
