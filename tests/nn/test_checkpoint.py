@@ -59,6 +59,15 @@ def test_what_is_saved_is_loaded(spec: ModelSpec, tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
 
 
+def test_nothing_is_computed_of_what_is_not_drawn() -> None:
+    tensor, constant = torch.full((4, 4), 5.0), torch.full((2,), 3.0)
+    with checkpoint._Undrawn():
+        assert timm.layers.trunc_normal_(tensor, std=0.02) is tensor
+        constant.mul_(2).add_(1).clamp_(max=6)
+    assert bool((tensor == 5).all())  # neither drawn, nor scaled, shifted and cut as drawn values are
+    assert constant.tolist() == [6, 6]
+
+
 def test_published_backbones_stay_out_of_the_file(tmp_path: Path) -> None:
     """Also between others: the one behind the high-pass statistics is the same published one again."""
     whole = timm.create_model(RESNET)

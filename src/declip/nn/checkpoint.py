@@ -64,7 +64,10 @@ def load(path: Path, *, offline: bool = False) -> tuple[Network, ModelSpec]:
 
 
 class _Undrawn(TorchFunctionMode):
-    """Within it, tensors are not filled at random: a file gives every value, and drawing 300 million takes seconds."""
+    """Within it, tensors are not filled at random: a file gives every value, and drawing 300 million takes seconds.
+
+    Nor is what was drawn moved to its range: timm draws normal values from uniform ones, in steps.
+    """
 
     DRAWING = (
         Tensor.uniform_,
@@ -77,10 +80,15 @@ class _Undrawn(TorchFunctionMode):
         nn.init.uniform_,
         nn.init.xavier_uniform_,
     )
+    MOVING = (Tensor.mul_, Tensor.add_, Tensor.clamp_)
+    _drawn: Tensor | None = None  # last
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in self.DRAWING:
-            return args[0] if args else kwargs["tensor"]
+            self._drawn = args[0] if args else kwargs["tensor"]
+            return self._drawn
+        if func in self.MOVING and args[0] is self._drawn:
+            return self._drawn
         return func(*args, **(kwargs or {}))
 
 
