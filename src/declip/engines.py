@@ -220,20 +220,20 @@ class TorchEngine:
         precision: Precision = "exact",
         offline: bool = False,
     ) -> None:
-        try:
-            import torch
-
-            from declip.nn import backbones, checkpoint, lean, winograd
-        except ModuleNotFoundError as error:
-            if missing := MissingExtraError.behind(error):
-                raise missing from error
-            raise
-        if threads is not None:
-            torch.set_num_threads(threads)
-        self._torch = torch
-        self._exact = backbones.exact
         with ThreadPoolExecutor(1) as pool:
-            digest = pool.submit(sha256_of, path)  # a second for a gigabyte, while the network is built
+            digest = pool.submit(sha256_of, path)  # seconds for a gigabyte, while torch is imported
+            try:
+                import torch
+
+                from declip.nn import backbones, checkpoint, lean, winograd
+            except ModuleNotFoundError as error:
+                if missing := MissingExtraError.behind(error):
+                    raise missing from error
+                raise
+            if threads is not None:
+                torch.set_num_threads(threads)
+            self._torch = torch
+            self._exact = backbones.exact
             net, self.spec = checkpoint.load(path, offline=offline)
             self.sha256 = digest.result()
         try:
@@ -252,16 +252,17 @@ class TorchEngine:
             self._quicken(net, lean)
         elif self.spec.architecture == "declip":
             image = torch.from_numpy(probes.picture(self.spec)).to(self._device)
-            lean.fold(net, image)
+            calls = lean.watch(net, image)
+            lean.fold(net, calls)
             if self._device.type == "cpu":
                 lean.narrow(net)
-                winograd.quicken(net, image)
+                winograd.quicken(net, calls)
 
     def _quicken(self, net: Network, lean: ModuleType) -> None:
         probe = {"image": probes.picture(self.spec)}
         expected = probes.unpack(probes.pack(self.logits(probe)))
         if self.spec.architecture == "declip":
-            lean.fold(net, self._torch.from_numpy(probe["image"]).to(self._device))
+            lean.fold(net, lean.watch(net, self._torch.from_numpy(probe["image"]).to(self._device)))
         self._net = lean.quicken(net, compiled=self._device.type == "cuda")
         self._precision = "fast"
         probes.check(self.spec, expected, self.logits(probe), what=f"{self.model} in bf16 on {self._device}")

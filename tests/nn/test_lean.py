@@ -64,11 +64,11 @@ def test_folding_changes_nothing_but_rounding(name: str) -> None:
     others = torch.randn(2, 3, spec.input_size, spec.input_size, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         expected = net(others)
-        assert lean.fold(net, image) == folded
+        assert lean.fold(net, lean.watch(net, image)) == folded
         found = net(others)
     assert float((found - expected).abs().max()) <= 3e-5 * float(expected.std())
     assert not any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
-    assert lean.fold(net, image) == 0  # nothing twice
+    assert lean.fold(net, lean.watch(net, image)) == 0  # nothing twice
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -150,4 +150,73 @@ def test_what_is_used_elsewhere_as_well_is_not_folded() -> None:
             return self.rest(y) + y
 
     net = Tapped().eval()
-    assert lean.fold(net, torch.randn(1, 3, 8, 8)) == 0
+    assert lean.fold(net, lean.watch(net, torch.randn(1, 3, 8, 8))) == 0
+
+
+class Features(nn.Module):
+    """A network whose decoder takes what a convolution gave, and what became of it behind its BatchNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.act = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True)
+        self.decoder = nn.Conv2d(8, 1, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        feature = self.conv(image)
+        decoded: torch.Tensor = self.decoder(torch.cat([feature, self.act(self.norm(feature))], 1))
+        return decoded
+
+
+class Shared(nn.Module):
+    """A convolution that is used twice, once with its BatchNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        normal: torch.Tensor = self.norm(self.conv(self.conv(image)))
+        return normal
+
+
+@pytest.mark.parametrize("inference", [True, False])
+@pytest.mark.parametrize(
+    ("parts", "folded"),
+    [
+        ((nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True)), 1),
+        # In place, it gives the BatchNorm the very tensor that the convolution gave.
+        ((nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.BatchNorm2d(4)), 0),
+        ((nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)), 0),
+        ((Features(),), 0),
+        ((Shared(),), 0),
+    ],
+    ids=["plain", "in-place", "between", "feature", "shared"],
+)
+def test_only_what_nothing_else_takes_is_folded(parts: tuple[nn.Module, ...], folded: int, inference: bool) -> None:
+    net = copy.deepcopy(nn.Sequential(*parts)).eval()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.constant_(module.running_mean, 0.5)
+    image = torch.randn(1, 3, 8, 8)
+    with torch.inference_mode(inference), torch.no_grad():
+        expected = net(image)
+        assert lean.fold(net, lean.watch(net, image)) == folded
+        assert float((net(image) - expected).abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["ghostnet_050", "fbnetv3_b", "resnet18"])
+def test_two_layers_of_a_backbone_stay_what_they_were(name: str) -> None:
+    """timm's ghostnet gives what its first convolution leaves as its first feature."""
+    torch.manual_seed(0)
+    layers = tuple(BackboneSpec(name=name, layer=layer) for layer in (0, 1))
+    spec = ModelSpec(backbones=layers, decoder=DecoderSpec(kind="linear"))
+    net = build(spec, load_weights=False)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    image = torch.from_numpy(probes.picture(spec))
+    with torch.inference_mode():
+        expected = net(image)
+        assert lean.fold(net, lean.watch(net, image)) > 0
+        assert float((net(image) - expected).abs().max()) <= 3e-5 * float(expected.std())

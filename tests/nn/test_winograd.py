@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from declip.nn import winograd
+from declip.nn import lean, winograd
 from declip.nn.model import build
 from declip.types import BackboneSpec, DecoderSpec, ModelSpec
 
@@ -61,12 +61,12 @@ def test_what_pays_is_replaced() -> None:
         expected = net(image)
         # On 14 × 14 one that reads 192 channels, in tiles of 4, and two of 512, in tiles of 2; on 28 × 28 three of 256
         # and on 56 × 56 three of 64, in tiles of 4; those of 8 channels stay.
-        assert winograd.quicken(net, image) == 8
+        assert winograd.quicken(net, lean.watch(net, image)) == 8
         tiles = [module.tile for module in net.modules() if isinstance(module, winograd.WinogradConv)]
         assert tiles == [2, 2, 4, 4, 4, 4, 4, 4]
         found = net(image)
     assert float((found - expected).abs().max() / expected.std()) < 1e-4
-    assert winograd.quicken(net, image) == 0
+    assert winograd.quicken(net, lean.watch(net, image)) == 0
 
 
 @pytest.mark.parametrize(
@@ -81,4 +81,5 @@ def test_what_pays_is_replaced() -> None:
     ],
 )
 def test_what_it_does_not_compute_stays(conv: nn.Conv2d) -> None:
-    assert winograd.quicken(nn.Sequential(conv), torch.randn(1, 256, 8, 8)) == 0
+    net = nn.Sequential(conv)
+    assert winograd.quicken(net, lean.watch(net, torch.randn(1, 256, 8, 8))) == 0

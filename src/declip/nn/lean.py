@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from timm.layers import QuickGELU
+from timm.layers.mlp import Mlp
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from declip.nn.decoders import Stem
 from declip.nn.model import Network
 
-__all__ = ["fold", "has_bf16", "narrow", "quicken", "watch"]
+__all__ = ["Call", "fold", "has_bf16", "narrow", "quicken", "watch"]
 
 # CLIP's QuickGELU is x · sigmoid(1.702 x).
 QUICK = 1.702
@@ -36,13 +40,62 @@ def has_bf16(device: torch.device) -> bool:
     return any(known.get(name) for name in BF16)
 
 
-def fold(net: nn.Module, image: Tensor) -> int:
+class Call(NamedTuple):
+    """One use of a convolution or BatchNorm. source: the convolution whose output nothing but this takes; shape: of its
+    own output."""
+
+    module: nn.Module
+    source: nn.Conv2d | None
+    shape: torch.Size
+
+
+class _Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Within it, counts the operators that compute with a tensor, by its id; one in place, too."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.of: Counter[int] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace != "prim":  # which ask for its device, say
+            self.of.update(id(value) for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor))
+        return func(*args, **(kwargs or {}))
+
+
+def watch(net: nn.Module, image: Tensor) -> list[Call]:
+    """Run a network once without computing (fake tensors), on an image (1, 3, S, S): what `fold` and
+    `winograd.quicken` go by."""
+    convolved: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # by the output's id, which it keeps as it is held here
+    ran: list[tuple[nn.Module, tuple[nn.Conv2d, Tensor] | None, torch.Size]] = []
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ran.append((module, convolved.get(id(inputs[0])), output.shape))
+        if isinstance(module, nn.Conv2d):
+            convolved[id(output)] = module, output
+            uses.of[id(output)] = 0  # what was counted there is of a tensor that is gone
+
+    hooks = [m.register_forward_hook(note) for m in net.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.inference_mode(), _Uses() as uses:
+            net(mode.from_tensor(image))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    times = Counter(module for module, _, _ in ran)
+    calls = []
+    for module, before, shape in ran:
+        alone = before is not None and times[module] == times[before[0]] == uses.of[id(before[1])] == 1
+        calls.append(Call(module, before[0] if before and alone else None, shape))
+    return calls
+
+
+def fold(net: nn.Module, calls: Sequence[Call]) -> int:
     """Fold each BatchNorm into the convolution before it, and QuickGELU's factor into the layers around it, in place.
 
-    For a network in eval mode that is not trained any more; its answers stay the same but for rounding. image: an
-    input (1, 3, S, S), which shows what follows what. Returns the number of layers folded.
+    For a network in eval mode that is not trained any more; its answers stay the same but for rounding. calls: of
+    `watch`, which show what follows what. Returns the number of layers folded.
     """
-    pairs = _followed(net, image)
+    pairs = _followed(net, calls)
     for conv, norm, parent, name in pairs:
         conv.weight, conv.bias = fuse_conv_bn_weights(
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
@@ -123,36 +176,16 @@ def quicken(net: Network, *, compiled: bool = False) -> Callable[..., Tensor]:
     return net
 
 
-def _followed(net: nn.Module, image: Tensor) -> list[tuple[nn.Conv2d, Any, nn.Module, str]]:
+def _followed(net: nn.Module, calls: Sequence[Call]) -> list[tuple[nn.Conv2d, Any, nn.Module, str]]:
     """Convolutions with the BatchNorm that takes their output in the same module, and where that is (parent, name)."""
     homes = {child: (parent, name) for parent in net.modules() for name, child in parent.named_children()}
-    convolution_of: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # by id of its output, which is held meanwhile
     found: list[tuple[nn.Conv2d, Any, nn.Module, str]] = []
-
-    def note(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        if isinstance(module, nn.Conv2d):
-            convolution_of[id(output)] = module, output
-        elif id(inputs[0]) in convolution_of:
-            conv = convolution_of[id(inputs[0])][0]
-            parent, name = homes[module]
+    for norm, conv, _ in calls:
+        if isinstance(norm, nn.BatchNorm2d) and conv is not None:
+            parent, name = homes[norm]
             if homes[conv][0] is parent:
-                found.append((conv, module, parent, name))
-
-    foldable = nn.Conv2d | nn.BatchNorm2d
-    watch(net, image, [module for module in net.modules() if isinstance(module, foldable)], note)
+                found.append((conv, norm, parent, name))
     return found
-
-
-def watch(net: nn.Module, image: Tensor, modules: Iterable[nn.Module], note: Callable[..., None]) -> None:
-    """Run a network once without computing (fake tensors); note is called with each of these modules, its inputs and
-    its output, as they come."""
-    hooks = [module.register_forward_hook(note) for module in modules]
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-            net(mode.from_tensor(image))
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _is_narrow(conv: nn.Conv2d) -> bool:
@@ -163,7 +196,7 @@ def _is_narrow(conv: nn.Conv2d) -> bool:
 
 
 def _is_quick(module: Any) -> bool:
-    """A timm MLP with QuickGELU between two linear layers."""
-    if not isinstance(getattr(module, "act", None), QuickGELU):
+    """A timm MLP with nothing but QuickGELU between two linear layers."""
+    if not (isinstance(module, Mlp) and isinstance(module.act, QuickGELU) and isinstance(module.norm, nn.Identity)):
         return False
-    return all(isinstance(getattr(module, name, None), nn.Linear) for name in ("fc1", "fc2"))
+    return isinstance(module.fc1, nn.Linear) and isinstance(module.fc2, nn.Linear)

@@ -9,12 +9,14 @@ with fewer on many positions, only piece by piece, so that what lies between the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from declip.nn.lean import watch
+from declip.nn.lean import Call
 
 __all__ = ["WinogradConv", "quicken"]
 
@@ -68,26 +70,25 @@ class WinogradConv(nn.Module):
         return y.view(n, height, width, count).permute(0, 3, 1, 2)
 
 
-def quicken(net: nn.Module, image: Tensor) -> int:
-    """Replace the 5×5 convolutions for which it pays, in place; image: an input of the network. Returns how many.
+def quicken(net: nn.Module, calls: Sequence[Call]) -> int:
+    """Replace the 5×5 convolutions for which it pays, in place; calls: of `lean.watch`. Returns how many.
 
     The others of 5×5 become channels-last, in which those of few channels are computed faster.
     """
-    sizes: dict[nn.Conv2d, torch.Size] = {}
-
-    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        assert isinstance(module, nn.Conv2d)
-        sizes[module] = output.shape
-
-    plain = [module for module in net.modules() if isinstance(module, nn.Conv2d) and _is_plain(module)]
-    fitting = [conv for conv in plain if min(conv.in_channels, conv.out_channels) >= FEWEST]
-    watch(net, image, fitting, note)
-    for conv in plain:
-        conv.to(memory_format=torch.channels_last)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d) and _is_plain(module):
+            module.to(memory_format=torch.channels_last)
+    sizes = {
+        module: shape[2:]
+        for module, _, shape in calls
+        if isinstance(module, nn.Conv2d)
+        and _is_plain(module)
+        and min(module.in_channels, module.out_channels) >= FEWEST
+    }
     replaced = 0
     for parent in list(net.modules()):
         for name, child in list(parent.named_children()):
-            if child in sizes and not any(side % _tile(child) for side in sizes[child][2:]):
+            if child in sizes and not any(side % _tile(child) for side in sizes[child]):
                 setattr(parent, name, WinogradConv(child, _tile(child)))
                 replaced += 1
     return replaced
