@@ -25,6 +25,8 @@ TAPS = 5
 POINTS = {2: (0.0, 0.75, -0.75, 1.5, -1.5), 4: (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)}
 # Channels, in and out, from which it is faster, and from which the more exact of the two is fast enough.
 FEWEST, MANY = 64, 512
+# Channels whose kernels are found at once: all of them in double precision would fill hundreds of megabytes.
+AT_ONCE = 32
 # Bytes between two steps of a piece, at least; or as many as the kernels have, which each piece reads anew.
 PIECE = 2 << 20
 
@@ -41,10 +43,14 @@ class WinogradConv(nn.Module):
         super().__init__()
         self.tile = tile
         after, kernel, before = _transforms(tile)
-        weight = conv.weight.detach().double()
-        spectra = torch.einsum("ia,jb,kcab->ijck", kernel, kernel, weight)  # (m + 4, m + 4, C, K)
+        taps = conv.weight.detach().permute(2, 3, 1, 0).flatten(0, 1)  # (25, C, K)
+        points = torch.kron(kernel, kernel)
+        kernels = torch.empty(len(points), *taps.shape[1:])
+        for start in range(0, taps.shape[1], AT_ONCE):
+            some = taps[:, start : start + AT_ONCE].double()
+            kernels[:, start : start + AT_ONCE] = torch.einsum("pt,tck->pck", points, some)
         self.register_buffer("before", torch.kron(before, before).float())
-        self.register_buffer("kernels", spectra.flatten(0, 1).float().contiguous())
+        self.register_buffer("kernels", kernels)
         self.register_buffer("after", torch.kron(after, after).float())
         bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().clone()
         self.register_buffer("bias", bias)
