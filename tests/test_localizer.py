@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -401,6 +403,29 @@ def test_map_reads_no_further_than_two_batches_ahead(mode: Any) -> None:
         next(Localizer(engine).map([noise(9, 9)], batch_size=0))
 
 
+def test_photos_seen_whole_are_read_and_finished_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each waits for another one that is read, or finished, at the same time."""
+    monkeypatch.setattr("declip.localizer.cores", lambda: 2)
+    readers, finishers = threading.Barrier(2), threading.Barrier(2)
+    read, resize = image.read, image.resize_scores
+
+    def read_together(picture: Any) -> Any:
+        readers.wait(20)
+        return read(picture)
+
+    def resize_together(*given: Any, **named: Any) -> Any:
+        finishers.wait(20)
+        return resize(*given, **named)
+
+    monkeypatch.setattr(image, "read", read_together)
+    monkeypatch.setattr(image, "resize_scores", resize_together)
+    pictures = [noise(30, 30 + i, i) for i in range(6)]
+    found = list(Localizer(FakeEngine(constant(0.3), mode="whole")).map(pictures, batch_size=2))
+    assert [result.scores.shape for result in found if isinstance(result, Localization)] == [
+        picture.shape[:2] for picture in pictures
+    ]
+
+
 @pytest.mark.parametrize("mode", ["tiled", "whole"])
 def test_two_threads_share_a_localizer(tiny_model: tuple[Path, Path], mode: Any) -> None:
     localizer = load(tiny_model[1], mode=mode, threads=1)
@@ -414,8 +439,13 @@ def test_two_threads_share_a_localizer(tiny_model: tuple[Path, Path], mode: Any)
 
 
 def test_the_time_is_that_of_one_photo(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(range(1000))
-    monkeypatch.setattr("declip.localizer.time.perf_counter", lambda: float(next(clock)))
+    """By clocks that go on by a second with each look of their thread: photos are read side by side."""
+    clocks: dict[int, Iterator[int]] = {}
+
+    def now() -> float:
+        return float(next(clocks.setdefault(threading.get_ident(), itertools.count())))
+
+    monkeypatch.setattr("declip.localizer.time.perf_counter", now)
     for mode in ("tiled", "whole"):
         results = list(Localizer(FakeEngine(constant(0.3), mode=mode)).map([noise(9, 9)] * 4, batch_size=4))
         assert all(isinstance(r, Localization) and 0 < r.seconds < 4 for r in results)
@@ -466,6 +496,7 @@ def test_without_torch_an_onnx_localizes_and_a_checkpoint_says_what_to_install(
     Image.fromarray(waves(70, 80)).save(tmp_path / "photo.png")
     script = f"""
 import sys
+import threading
 for name in ("torch", "timm", "safetensors", "torchvision"):
     sys.modules[name] = None
 import declip

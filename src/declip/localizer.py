@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, get_args
@@ -14,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declip import image, jpeg, weights
-from declip.engines import open_engine
+from declip.engines import cores, open_engine
 from declip.errors import ImageError, MissingExtraError, SpecError
 from declip.types import Engine, Localization, Mode, ModelSpec, Photo, PictureLike, Precision, Verdict
 
@@ -121,7 +123,7 @@ class Localizer:
 
     def __call__(self, picture: PictureLike) -> Localization:
         """Localize one picture: str, Path, bytes, PIL image, (H, W, 3) uint8 or Photo. Raises ImageError."""
-        (result,) = self._localize([self._read(picture)], 8)
+        (result,) = self._localize([self._read(picture)], 8, map)
         if isinstance(result, ImageError):
             raise result
         return result
@@ -136,11 +138,23 @@ class Localizer:
         """
         if batch_size < 1:
             raise SpecError(f"batch_size is {batch_size}; expected >= 1")
-        batches = ahead(self._batches(images, batch_size))
-        for results in ahead(self._localize(batch, batch_size) for batch in batches):
-            yield from results
+        with (
+            ThreadPoolExecutor(cores(), thread_name_prefix="declip-photos") as pool,
+            closing(ahead(self._batches(images, batch_size, pool))) as batches,
+            closing(ahead(self._localize(batch, batch_size, pool.map) for batch in batches)) as found,
+        ):
+            for results in found:
+                yield from results
 
-    def _batches(self, images: Iterable[PictureLike], batch_size: int) -> Iterator[list[_Underway]]:
+    def _batches(
+        self, images: Iterable[PictureLike], batch_size: int, pool: ThreadPoolExecutor
+    ) -> Iterator[list[_Underway]]:
+        if self.mode == "whole":
+            # Each is one input. A network's threads wait for each other, so that reading one photo holds up them all.
+            images = iter(images)
+            while photos := list(itertools.islice(images, batch_size)):
+                yield list(pool.map(self._read, photos))
+            return
         batch: list[_Underway] = []
         for picture in images:
             batch.append(self._read(picture))
@@ -164,8 +178,10 @@ class Localizer:
             return _Underway(error, time.perf_counter() - start)
         return _Underway(content, time.perf_counter() - start)
 
-    def _localize(self, batch: Sequence[_Underway], batch_size: int) -> list[Localization | ImageError]:
-        """One outcome for each, in order."""
+    def _localize(
+        self, batch: Sequence[_Underway], batch_size: int, each: Callable[..., Iterable[Any]]
+    ) -> list[Localization | ImageError]:
+        """One outcome for each, in order. each: as `map`."""
         start = time.perf_counter()
         work = [read.content for read in batch if not isinstance(read.content, ImageError)]
         tiles = [(content, corner) for content in work for corner in content.corners]
@@ -174,16 +190,16 @@ class Localizer:
             for (content, corner), logits in zip(part, self.engine.logits(inputs), strict=True):
                 content.add(corner, logits)
         shared = (time.perf_counter() - start) / max(1, len(tiles))
-        outcomes: list[Localization | ImageError] = []
-        for read in batch:
+
+        def outcome(read: _Underway) -> Localization | ImageError:
             if isinstance(read.content, ImageError):
-                outcomes.append(read.content)
-                continue
+                return read.content
             start = time.perf_counter() - read.seconds - shared * read.inputs
             grid, logit_grid = read.content.grids()
             score = self._image_score(grid, logit_grid)
-            outcomes.append(self._result(read.content.photo, read.content.full(grid), score, start))
-        return outcomes
+            return self._result(read.content.photo, read.content.full(grid), score, start)
+
+        return list(each(outcome, batch))
 
     def _image_score(self, scores: NDArray[np.float32], logits: NDArray[np.float32] | None) -> float:
         """The image's score in [0, 1], on the network's grid (see ModelSpec.image_score)."""
@@ -334,7 +350,7 @@ def _stacked(tiles: Sequence[tuple[_Whole | _Scan, Corner]]) -> Inputs:
     return {name: np.stack([each[name] for each in inputs]) for name in inputs[0]}
 
 
-def ahead(items: Iterator[T]) -> Iterator[T]:
+def ahead(items: Iterator[T]) -> Generator[T]:
     """The same items; each is made in a thread of its own while the one before it is used."""
     with ThreadPoolExecutor(1, thread_name_prefix="declip-ahead") as pool:
         try:
