@@ -18,6 +18,7 @@ LEAST_MINI = 1.5  # times the speed of mini's exact engine, on a batch of tiles
 MOST_MINI_IOU = 0.01
 MOST_GROWTH = 1.2  # memory at the end against that at the first mark
 MOST_DRIFT = 0.10  # of the rate, first to last photos
+LEAST_STREAM = 0.95  # of the network's own rate, for small photos from their files
 FAST_FLAGS = ("avx512_bf16", "amx_bf16", "avx512_vnni", "avx_vnni", "amx_int8")
 
 # (what is asked for, what was found, whether it is so; None: not measured)
@@ -32,7 +33,7 @@ def main_row(found: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def checks(found: Mapping[str, Any]) -> list[Check]:
     """All that is asked for, of what results.json holds so far."""
-    return [*_of_main(found), *_of_mini(found), *_of_steady(found.get("steady"))]
+    return [*_of_main(found), *_of_mini(found), *_of_streams(found), *_of_steady(found.get("steady"))]
 
 
 def _of_main(found: Mapping[str, Any]) -> list[Check]:
@@ -91,6 +92,15 @@ def _of_mini(found: Mapping[str, Any]) -> list[Check]:
     if fast is not None and exact is not None:
         iou = (asked, f"{fast:.4f}, {exact:.4f}", abs(fast - exact) <= MOST_MINI_IOU)
     return [_least("mini, fast against exact: times as fast, by tile", largest.get("fast_against_exact"), "mini"), iou]
+
+
+def _of_streams(found: Mapping[str, Any]) -> list[Check]:
+    rows = [row for row in found.get("streams", {}).get("rows", ()) if row["photo"] == "256 px"]
+    shares = [row["share_of_network"]["median"] for row in rows]
+    asked = f"small photos, batch 4: of the network's own rate, at least {100 * LEAST_STREAM:.0f} %"
+    if not shares:
+        return [(asked, "not measured", None)]
+    return [(asked, ", ".join(f"{100 * share:.1f} %" for share in shares), min(shares) >= LEAST_STREAM)]
 
 
 def _of_steady(steady: Mapping[str, Any] | None) -> list[Check]:

@@ -34,6 +34,7 @@ MODELS: dict[str, tuple[tuple[BackboneSpec, ...], DecoderKind]] = {
     "ViT-L/14 + RN50, conv-20": ((VIT, RN50), "conv-20"),
     "RN50, conv-20": ((RN50,), "conv-20"),
     "ViT-L/14, linear": ((VIT,), "linear"),
+    "RN50, linear": ((RN50,), "linear"),
 }
 
 

@@ -28,6 +28,7 @@ import cached_training
 import numpy as np
 import torch
 from acceptance import checks
+from linux import processor
 from machine import CORES, PEAK_FLOP, busy, environment, interleaved, peak_contenders, peaks, spread
 from networks import MAIN, MODELS, PHOTOS, Built, build, inputs
 from numpy.typing import NDArray
@@ -41,8 +42,12 @@ from declip.errors import DeclipError
 from declip.localizer import Localizer
 from declip.types import Engine
 
+HALF = (816, 612)  # half a megapixel
+# Networks whose streams are measured, with photos of a turn and turns for each repeat. The second stands for the first
+# in bf16, where that cannot be measured: it takes less time, and what is done beside the network weighs more.
+STREAMS = {MAIN: (8, 2), "RN50, linear": (16, 5)}
 RESULTS = Path(__file__).resolve().parent / "results.json"
-SECTIONS = ("networks", "mini", "pipeline", "start", "training")
+SECTIONS = ("networks", "mini", "pipeline", "streams", "start", "training")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,13 +103,15 @@ def main() -> int:
         "mini_fast_iou": None,
         "mini_exact_iou": None,
     }
-    found |= {"sections": {}} | kept | {"version": declip.__version__, "environment": environment()}
+    found |= {"sections": {}, "environment": environment()} | kept | {"version": declip.__version__}
+    if "networks" in arguments.only:  # another machine may add a section: each says of which processor it is
+        found["environment"] = environment()
     for name, value in (("mini_fast_iou", arguments.mini_fast_iou), ("mini_exact_iou", arguments.mini_exact_iou)):
         found[name] = found[name] if value is None else value
     for section in SECTIONS:
         if section in arguments.only:
             when = {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "quick": arguments.quick}
-            found["sections"][section] = when | {"busy_before": busy()}
+            found["sections"][section] = when | {"busy_before": busy(), "cpu": processor()}
             rows = [row for row in found.get("networks", ()) if row["name"] not in effort.models]
             found |= measure(section, effort)
             if section == "networks":
@@ -127,6 +134,8 @@ def measure(section: str, effort: Effort) -> dict[str, Any]:
                 return {"mini": mini(folder, effort)}
             case "pipeline":
                 return {"pipeline": pipeline(folder, effort)}
+            case "streams":
+                return {"streams": streams(folder, effort)}
             case "start":
                 return {"start": start(folder, effort)}
             case _:
@@ -293,13 +302,13 @@ def large_photo(folder: Path) -> Path:
     return path
 
 
-def half_megapixel_photos(folder: Path, count: int) -> list[Path]:
-    """JPEGs of 0.5 megapixels (612×816), the example photos resized."""
+def photos_of(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
+    """JPEGs of this size (width, height), the example photos resized."""
     files = sorted(PHOTOS.iterdir())
     folder.mkdir()
     for number in range(count):
         with Image.open(files[number % len(files)]) as photo:
-            photo.convert("RGB").resize((816, 612)).save(folder / f"{number}.jpg", quality=90)
+            photo.convert("RGB").resize(size).save(folder / f"{number}.jpg", quality=90)
     return sorted(folder.iterdir())
 
 
@@ -324,8 +333,8 @@ class Timed(Wrapped):
 
 def pipeline(folder: Path, effort: Effort) -> dict[str, Any]:
     """Whole ways and their parts; and a batch of photos against the network alone."""
-    half = half_megapixel_photos(folder / "half", 16)
-    photos = {"0.5 MP": half[0]} | ({"12 MP": large_photo(folder)} if effort.large else {})
+    (half,) = photos_of(folder / "half", 1, HALF)
+    photos = {"0.5 MP": half} | ({"12 MP": large_photo(folder)} if effort.large else {})
     built = build(MAIN, folder)
     engines, reason = open_both(built.path)
     linear = open_engine(build("ViT-L/14, linear", folder).path, threads=CORES)
@@ -341,11 +350,7 @@ def pipeline(folder: Path, effort: Effort) -> dict[str, Any]:
         for what, photo in photos.items():
             found = tiled_parts(localizer, photo, effort.repeats)
             rows.append({"model": "mini", "precision": precision, "photo": what} | found)
-    streams = []
-    for precision, engine in engines.items():
-        found = stream(Localizer(engine, precision=precision), half, effort.repeats)
-        streams.append({"model": MAIN, "precision": precision} | found)
-    return {"rows": rows, "streams": streams, "fast_skipped": reason, "mini_fast_skipped": mini_reason}
+    return {"rows": rows, "fast_skipped": reason, "mini_fast_skipped": mini_reason}
 
 
 def whole_parts(engine: Engine, linear: Engine | None, photo: Path, repeats: int) -> dict[str, Any]:
@@ -386,8 +391,25 @@ def tiled_parts(localizer: Localizer, photo: Path, repeats: int) -> dict[str, An
     return {"parts": parts | {"tiling and blending": {"median": round(rest, 4)}}}
 
 
+def streams(folder: Path, effort: Effort) -> dict[str, Any]:
+    """Batches of photos from their files against the network alone, of photos of two sizes."""
+    sizes = {"256 px": (256, 256), "0.5 MP": HALF}
+    photos = {what: photos_of(folder / what, 16, size) for what, size in sizes.items()}
+    rows, reason = [], None
+    for model, (count, times) in STREAMS.items():
+        engines, skipped = open_both(build(model, folder).path)
+        reason = reason or skipped
+        for precision, engine in engines.items():
+            for what, files in photos.items():
+                found = stream(Localizer(engine, precision=precision), files[:count], times * effort.repeats)
+                rows.append({"model": model, "precision": precision, "photo": what} | found)
+                print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    return {"rows": rows, "fast_skipped": reason}
+
+
 def stream(localizer: Localizer, photos: Sequence[Path], repeats: int, batch: int = 4) -> dict[str, Any]:
-    """Photos per second of `map`, and of the network alone on as many pictures."""
+    """Photos per second of `map`, and of the network alone on as many pictures. Their ratio is that of a turn, in which
+    they follow each other; a machine that others use as well may be another one in the next turn."""
     pictures = np.stack([image.to_input(image.read(photo).pixels, localizer.spec) for photo in photos[:batch]])
 
     def network() -> None:
@@ -400,8 +422,9 @@ def stream(localizer: Localizer, photos: Sequence[Path], repeats: int, batch: in
 
     seconds = interleaved({"network": network, "map": mapped}, repeats)
     rates = {way: spread([len(photos) / value for value in values]) for way, values in seconds.items()}
-    share = round(rates["map"]["median"] / rates["network"]["median"], 3)
-    return {"photos": len(photos), "batch": batch, "photos_per_second": rates, "share_of_network": share}
+    shares = [alone / whole for alone, whole in zip(seconds["network"], seconds["map"], strict=True)]
+    found = {"photos": len(photos), "batch": batch, "turns": repeats, "photos_per_second": rates}
+    return found | {"share_of_network": spread(shares, 3)}
 
 
 # --- a fresh process --------------------------------------------------------------------------------------------------
@@ -409,7 +432,7 @@ def stream(localizer: Localizer, photos: Sequence[Path], repeats: int, batch: in
 
 def start(folder: Path, effort: Effort) -> dict[str, Any]:
     """Seconds from starting a process to its end behind the first mask, and its highest memory."""
-    (photo,) = half_megapixel_photos(folder / "half", 1)
+    (photo,) = photos_of(folder / "half", 1, HALF)
     built = build(MAIN, folder)
     assert built.official is not None
     pickle = folder / "official.pt"

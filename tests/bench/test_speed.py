@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import declip
+
 torch = pytest.importorskip("torch", reason="the bench needs declip[torch]")
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,6 +60,13 @@ def fine() -> dict[str, Any]:
                 {"what": "tile", "batch": 8, "fast_against_exact": 1.5},
             ]
         },
+        "streams": {
+            "rows": [
+                {"photo": "256 px", "share_of_network": {"median": 0.95}},
+                {"photo": "0.5 MP", "share_of_network": {"median": 0.9}},
+                {"photo": "256 px", "share_of_network": {"median": 0.97}},
+            ]
+        },
         "mini_fast_iou": 0.391,
         "mini_exact_iou": 0.4,
         "steady": {
@@ -79,7 +88,7 @@ def test_the_page_is_what_the_script_makes_of_the_results(bench: Any) -> None:
 
 
 def test_what_is_just_so_is_enough(acceptance: ModuleType) -> None:
-    assert [good for _, _, good in acceptance.checks(fine())] == [True] * 11
+    assert [good for _, _, good in acceptance.checks(fine())] == [True] * 12
 
 
 @pytest.mark.parametrize(
@@ -94,10 +103,11 @@ def test_what_is_just_so_is_enough(acceptance: ModuleType) -> None:
         (("networks", 1, "agreement", "fast_decisions_alike"), 0.989, 6),
         (("mini", "rows", 1, "fast_against_exact"), 1.49, 7),
         (("mini_fast_iou",), 0.389, 8),
-        (("steady", "growth"), 1.21, 9),
-        (("steady", "rate_last"), 8.9, 10),
-        (("steady", "rate_last"), 11.1, 10),
-        (("steady", "gflops_last"), 110.0, 10),
+        (("streams", "rows", 2, "share_of_network", "median"), 0.949, 9),
+        (("steady", "growth"), 1.21, 10),
+        (("steady", "rate_last"), 8.9, 11),
+        (("steady", "rate_last"), 11.1, 11),
+        (("steady", "gflops_last"), 110.0, 11),
     ],
 )
 def test_what_falls_short_is_noticed(acceptance: ModuleType, place: tuple[Any, ...], value: float, number: int) -> None:
@@ -107,6 +117,42 @@ def test_what_falls_short_is_noticed(acceptance: ModuleType, place: tuple[Any, .
         inner = inner[key]
     inner[place[-1]] = value
     assert [at for at, (_, _, good) in enumerate(acceptance.checks(found)) if good is False] == [number]
+
+
+def test_a_stream_is_compared_with_the_network_turn_by_turn(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn in which the machine is three times as slow changes no share."""
+    speed = bench("speed")
+    monkeypatch.setattr(
+        speed, "interleaved", lambda contenders, repeats: {"network": [0.9, 2.7, 0.9], "map": [1.0, 3.0, 0.9]}
+    )
+    localizer = declip.load()
+    photos = sorted(speed.PHOTOS.iterdir())[:3]
+    found = speed.stream(localizer, photos, 3, batch=2)
+    assert found["share_of_network"] == {"min": 0.9, "median": 0.9, "max": 1.0}
+    assert found["photos_per_second"]["map"] == {"min": 1.0, "median": 3.0, "max": pytest.approx(3.333, abs=1e-3)}
+    assert (found["photos"], found["batch"], found["turns"]) == (3, 2, 3)
+
+
+def test_a_section_of_another_machine_says_so(bench: Any) -> None:
+    page = bench("speed_page")
+    rows = [
+        {
+            "model": "m",
+            "precision": "exact",
+            "photo": "256 px",
+            "photos": 16,
+            "batch": 4,
+            "turns": 5,
+            "photos_per_second": {"map": {"median": 9.5}, "network": {"median": 10.0}},
+            "share_of_network": {"min": 0.9, "median": 0.953, "max": 1.01},
+        }
+    ]
+    found = {"environment": {"cpu": "one"}, "sections": {"streams": {"cpu": "two"}}}
+    found |= {"streams": {"rows": rows, "fast_skipped": None}}
+    assert "| m | exact | 256 px | 9.5 | 10 | 95.3 % (90 % – 101 %) | 5 of 16 |" in page.told(found, "streams")
+    assert page.told(found, "streams").endswith("\n\nMeasured on another machine (two).")
+    found["environment"] = {"cpu": "two"}
+    assert "another machine" not in page.told(found, "streams")
 
 
 def test_what_was_not_measured_is_no_pass(acceptance: ModuleType) -> None:
@@ -216,4 +262,4 @@ def test_a_quick_run(bench: Any, acceptance: ModuleType, tmp_path: Path) -> None
     assert row["gmac"]["exact"] == pytest.approx(111.3, abs=0.1)
     assert row["agreement"]["exact_logits_relative"] <= acceptance.MOST_LOGITS
     assert [entry["what"] for entry in found["mini"]["rows"]] == ["tile"]
-    assert bench("speed_page").page(found).count("\n## ") == 8
+    assert bench("speed_page").page(found).count("\n## ") == 9
