@@ -23,7 +23,7 @@ WAYS = ("official", "exact", "fast")
 WHAT = """\
 How fast declip computes on one machine, against the official way of computing the same networks, and against how fast
 that machine multiplies matrices, which is the limit of what any way can reach. This page is written by `make bench`;
-every figure is of one machine, and the ratios are what carries over to another.
+the figures of a section are of one machine, and the ratios are what carries over to another.
 
 - **official**: the way the official code computes, in code written for this bench from what is known of it. All 24
   blocks of ViT-L/14 run although block 20 is read, and all stages of RN50; attention writes its scores out as a matrix;

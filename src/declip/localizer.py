@@ -150,7 +150,7 @@ class Localizer:
         self, images: Iterable[PictureLike], batch_size: int, pool: ThreadPoolExecutor
     ) -> Iterator[list[_Underway]]:
         if self.mode == "whole":
-            # Each is one input. A network's threads wait for each other, so that reading one photo holds up them all.
+            # Each is one input. A network's threads wait for each other: reading a photo beside it holds them all up.
             images = iter(images)
             while photos := list(itertools.islice(images, batch_size)):
                 yield list(pool.map(self._read, photos))
