@@ -8,12 +8,14 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from linux import processor
 
+from declip.engines import in_torch_thread
 from declip.nn.lean import has_bf16
 
 __all__ = ["CORES", "PEAK_FLOP", "busy", "environment", "interleaved", "peak_contenders", "peaks", "spread"]
@@ -107,14 +109,18 @@ def _count(dtype: torch.dtype, shape: tuple[int, int, int]) -> int:
 
 def _product(dtype: torch.dtype, shape: tuple[int, int, int]) -> Callable[[], object]:
     rows, inner, columns = shape
-    left, right = torch.randn(rows, inner).to(dtype), torch.randn(inner, columns).to(dtype)
-    out = torch.empty(rows, columns, dtype=dtype)
+
+    def operands() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        left, right = torch.randn(rows, inner).to(dtype), torch.randn(inner, columns).to(dtype)
+        return left, right, torch.empty(rows, columns, dtype=dtype)
+
+    left, right, out = in_torch_thread(operands)
 
     def work() -> None:
         for _ in range(_count(dtype, shape)):
             torch.mm(left, right, out=out)
 
-    return work
+    return partial(in_torch_thread, work)
 
 
 def peaks(seconds: Mapping[str, list[float]]) -> dict[str, Any]:

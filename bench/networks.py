@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from declip import image
+from declip.engines import in_torch_thread
 from declip.nn import checkpoint
 from declip.nn.backbones import Backbone, FeatureShape, extract, probe
 from declip.nn.decoders import build_decoder
@@ -48,9 +50,20 @@ class Built:
     gmac: float
     official_gmac: float | None
 
+    def official_logits(self, pictures: torch.Tensor) -> torch.Tensor:
+        """(N, 3, S, S) → (N, T, T) in the official way; in the thread of declip's engines, so that neither slows the
+        other down."""
+        assert self.official is not None
+        logits: torch.Tensor = in_torch_thread(partial(torch.inference_mode()(self.official), pictures))
+        return logits
+
 
 def build(name: str, folder: Path, seed: int = 0) -> Built:
     """Draw the weights of a network of MODELS and write its file into folder."""
+    return in_torch_thread(partial(_build, name, folder, seed))
+
+
+def _build(name: str, folder: Path, seed: int) -> Built:
     torch.manual_seed(seed)
     specs, kind = MODELS[name]
     spec = ModelSpec(backbones=specs, decoder=DecoderSpec(kind=kind))

@@ -189,7 +189,7 @@ def network_contenders(built: Built, engines: Mapping[str, Engine], batch: int) 
     tensor = torch.from_numpy(pictures)
     found: dict[str, Callable[[], object]] = {}
     if built.official is not None:
-        found["official"] = partial(built.official, tensor)
+        found["official"] = partial(built.official_logits, tensor)
     for precision, engine in engines.items():
         found[precision] = partial(engine.logits, {"image": pictures})
     return found
@@ -225,7 +225,7 @@ def agree(built: Built, engines: Mapping[str, Engine]) -> dict[str, float]:
     exact = engines["exact"].logits({"image": pictures})
     found = {}
     if built.official is not None:
-        official = built.official(torch.from_numpy(pictures)).numpy()
+        official = built.official_logits(torch.from_numpy(pictures)).numpy()
         found["exact_logits_relative"] = float(np.abs(exact - official).max() / official.std())
     if "fast" in engines:
         found |= difference(exact, engines["fast"].logits({"image": pictures}))

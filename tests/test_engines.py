@@ -25,6 +25,7 @@ from declip.engines import (
     OpenVinoEngine,
     TorchEngine,
     check_target,
+    in_torch_thread,
     open_engine,
     with_spec,
 )
@@ -89,6 +90,60 @@ def test_engines_are_thread_safe(tiny_model: tuple[Path, Path], position: int) -
     for thread in threads:
         thread.join()
     assert all(float(np.abs(found[seed] - expected[seed]).max()) <= 1e-6 for seed in range(4))
+
+
+def test_one_thread_computes_for_all(tiny_model: tuple[Path, Path]) -> None:
+    """A second one would have OpenMP threads of its own, and then both would wait asleep for each operator."""
+    first, second = (open_engine(tiny_model[0]) for _ in range(2))
+    computed: list[int] = []
+    for engine in (first, second):
+        assert isinstance(engine, TorchEngine)
+        engine._net.register_forward_hook(lambda *_: computed.append(threading.get_ident()))  # type: ignore[attr-defined]
+    engines = [first, second, first, second]
+    threads = [threading.Thread(target=engine.logits, args=(batch(1),)) for engine in engines]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    first.logits(batch(1))
+    assert len(computed) == 5
+    assert set(computed) == {in_torch_thread(threading.get_ident)} != {threading.get_ident()}
+
+
+def test_a_job_has_as_many_threads_as_its_caller(tiny_model: tuple[Path, Path]) -> None:
+    before = torch.get_num_threads()
+    try:
+        for count in (2, 1, 3):
+            torch.set_num_threads(count)
+            assert in_torch_thread(torch.get_num_threads) == count
+        open_engine(tiny_model[0], threads=2)
+        assert in_torch_thread(torch.get_num_threads) == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_job_s_error_is_its_caller_s() -> None:
+    with pytest.raises(ZeroDivisionError):
+        in_torch_thread(lambda: 1 // 0)
+    assert in_torch_thread(lambda: 6 * 7) == 42  # the thread lives on
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_computes_as_well(tiny_model: tuple[Path, Path]) -> None:
+    """It has none of its parent's threads."""
+    code = """
+import os, sys
+import numpy as np
+from declip.engines import open_engine
+engine = open_engine(sys.argv[1], threads=2)
+inputs = {"image": np.ones((2, 3, 64, 64), np.float32)}
+expected = engine.logits(inputs)
+child = os.fork()
+if child == 0:
+    os._exit(0 if np.array_equal(engine.logits(inputs), expected) else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    subprocess.run([sys.executable, "-c", code, str(tiny_model[0])], check=True, timeout=120)
 
 
 def test_onnx_runtime_keeps_no_record_of_its_use(tiny_model: tuple[Path, Path], tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,9 +37,12 @@ __all__ = [
     "Wrapped",
     "check_target",
     "cores",
+    "in_torch_thread",
     "open_engine",
     "with_spec",
 ]
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 NO_BF16 = "this processor has no instructions for bf16: precision 'fast' computes %s in fp32"
@@ -202,8 +206,34 @@ class OpenVinoEngine:
             self._requests.put(request)
 
 
+def in_torch_thread(job: Callable[[], T]) -> T:
+    """What a job on torch returns or raises; all of a process are done one after the other by the same thread.
+
+    OpenMP keeps a team of threads for each thread that computes. Once the teams together have more threads than there
+    are cores, those of GNU's library no longer wait awake for the next operator, and each operator has to wake them
+    first (`GOMP_SPINCOUNT` in its manual): a network of many small operators then takes a fifth longer. The job has as
+    many threads as torch would use in the caller's thread. Not to be called from a job.
+    """
+    import torch
+
+    count = torch.get_num_threads()  # torch's setting is of each thread
+
+    def run() -> T:
+        if torch.get_num_threads() != count:
+            torch.set_num_threads(count)
+        return job()
+
+    return _torch_thread(os.getpid()).submit(run).result()
+
+
+@cache
+def _torch_thread(process: int) -> ThreadPoolExecutor:
+    """The thread of a process: a fork has none of its parent's."""
+    return ThreadPoolExecutor(1, thread_name_prefix="declip-torch")
+
+
 class TorchEngine:
-    """A .safetensors checkpoint on torch.
+    """A .safetensors checkpoint on torch; on the CPU, it computes in the thread of `in_torch_thread`.
 
     device: "cpu", "cuda", "cuda:1", "mps"…; None = CUDA where there is one, else the CPU. threads is torch's own
     setting, which is global to the process; None leaves it. precision: "exact" is fp32; "fast" is bf16, of DeCLIP's own
@@ -234,7 +264,7 @@ class TorchEngine:
                 torch.set_num_threads(threads)
             self._torch = torch
             self._exact = backbones.exact
-            net, self.spec = checkpoint.load(path, offline=offline)
+            net, self.spec = in_torch_thread(lambda: checkpoint.load(path, offline=offline))
             self.sha256 = digest.result()
         try:
             self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -249,26 +279,31 @@ class TorchEngine:
             _log.warning(NO_BF16, self.model)
             precision = "exact"
         if precision == "fast":
-            self._quicken(net, lean)
+            in_torch_thread(lambda: self._quicken(net, lean))
         elif self.spec.architecture == "declip":
-            image = torch.from_numpy(probes.picture(self.spec)).to(self._device)
-            calls = lean.watch(net, image)
-            lean.fold(net, calls)
-            if self._device.type == "cpu":
-                lean.narrow(net)
-                winograd.quicken(net, calls)
+            in_torch_thread(lambda: self._fold(net, lean, winograd))
+
+    def _fold(self, net: Network, lean: ModuleType, winograd: ModuleType) -> None:
+        calls = lean.watch(net, self._torch.from_numpy(probes.picture(self.spec)).to(self._device))
+        lean.fold(net, calls)
+        if self._device.type == "cpu":
+            lean.narrow(net)
+            winograd.quicken(net, calls)
 
     def _quicken(self, net: Network, lean: ModuleType) -> None:
         probe = {"image": probes.picture(self.spec)}
-        expected = probes.unpack(probes.pack(self.logits(probe)))
+        expected = probes.unpack(probes.pack(self._logits(probe)))
         if self.spec.architecture == "declip":
             lean.fold(net, lean.watch(net, self._torch.from_numpy(probe["image"]).to(self._device)))
         self._net = lean.quicken(net, compiled=self._device.type == "cuda")
         self._precision = "fast"
-        probes.check(self.spec, expected, self.logits(probe), what=f"{self.model} in bf16 on {self._device}")
+        probes.check(self.spec, expected, self._logits(probe), what=f"{self.model} in bf16 on {self._device}")
 
     def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """{"image": (N, 3, S, S) float32} → (N, T, T) float32; CAT-Net: "coefficients" and "table", too."""
+        return in_torch_thread(lambda: self._logits(inputs)) if self._device.type == "cpu" else self._logits(inputs)
+
+    def _logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         torch, fast = self._torch, self._precision == "fast"
         with torch.inference_mode(), self._exact(), torch.autocast(self._device.type, torch.bfloat16, enabled=fast):
             tensors = {k: torch.from_numpy(np.ascontiguousarray(v)).to(self._device) for k, v in inputs.items()}
