@@ -210,9 +210,9 @@ def in_torch_thread(job: Callable[[], T]) -> T:
     """What a job on torch returns or raises; all of a process are done one after the other by the same thread.
 
     OpenMP keeps a team of threads for each thread that computes. Once the teams together have more threads than there
-    are cores, those of GNU's library no longer wait awake for the next operator, and each operator has to wake them
-    first (`GOMP_SPINCOUNT` in its manual): a network of many small operators then takes a fifth longer. The job has as
-    many threads as torch would use in the caller's thread. Not to be called from a job.
+    are cores, those of GNU's library soon fall asleep where they wait for the next operator (`GOMP_SPINCOUNT` in its
+    manual), and each operator has to wake them: RN50 then took 1.1 to 1.4 times as long on two cores. The job has as
+    many threads as torch would use in the caller's. Not to be called from a job.
     """
     import torch
 
