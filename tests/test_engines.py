@@ -128,6 +128,7 @@ def test_a_job_s_error_is_its_caller_s() -> None:
     assert in_torch_thread(lambda: 6 * 7) == 42  # the thread lives on
 
 
+@pytest.mark.slow  # another process, with torch
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_fork_computes_as_well(tiny_model: tuple[Path, Path]) -> None:
     """It has none of its parent's threads."""
