@@ -33,7 +33,7 @@ from scipy import fft, ndimage, special
 
 from declip import image, jpeg
 from declip.errors import ImageError, MissingExtraError, SpecError
-from declip.types import Localization, Photo, PictureLike
+from declip.types import Localization, MaskRule, Photo, PictureLike
 
 __all__ = ["BASELINES", "Baseline", "DoubleJpeg", "ErrorLevel", "JpegGhost", "NoiseLevel"]
 
@@ -69,8 +69,8 @@ class Baseline(ABC):
             yield Localization(
                 name=photo.name,
                 scores=scores,
-                threshold=self.threshold,
-                score=float(scores.mean(dtype=np.float64)),
+                rule=MaskRule(threshold=self.threshold),
+                image_score=float(scores.mean(dtype=np.float64)),
                 model=self.name,
                 sha256="",
                 seconds=time.perf_counter() - start,

@@ -261,7 +261,9 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="Only the samples of this split.")] = None,
     tile: Annotated[bool | None, typer.Option("--tile/--whole", help="Native resolution, or squashed.")] = None,
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Of the mask.")] = None,
-    score_threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Of the image score.")] = None,
+    score_threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Call pictures of this score or more manipulated.")
+    ] = None,
     precision: Precise = Precision.exact,
     batch_size: Annotated[int, typer.Option(min=1, help="Photos or tiles computed at once.")] = 8,
     offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
@@ -304,6 +306,9 @@ def calibrate(
     ] = "0.01,0.05",
     data: Annotated[Path | None, typer.Option("--data", help="Manifest of fakes with masks, to refit with.")] = None,
     split: Annotated[str | None, typer.Option(help="Only the samples of this split.")] = None,
+    pieces: Annotated[
+        int, typer.Option(min=0, help="Compare large photos with pieces of large photos, too: at most so many of each.")
+    ] = 0,
     tile: Annotated[bool | None, typer.Option("--tile/--whole", help="Native resolution, or squashed.")] = None,
     precision: Precise = Precision.exact,
     batch_size: Annotated[int, typer.Option(min=1, help="Photos or tiles computed at once.")] = 8,
@@ -326,6 +331,7 @@ def calibrate(
         out,
         rates=rates,
         samples=samples,
+        pieces=pieces,
         mode=mode,
         precision=precision.value,
         batch_size=batch_size,
@@ -765,25 +771,30 @@ def _print_calibration(result: Outcome, out: Path, skipped: int) -> None:
     from rich.table import Table
 
     from declip.calibration import false_alarm_range
+    from declip.types import SIZE_CLASSES
 
     calibration = result.calibration
-    table = Table("verdict", "score from", "false alarms", "likely range", box=None, pad_edge=False)
-    for word, rate, threshold in calibration.steps():
-        low, high = false_alarm_range(rate, calibration.photos)
-        table.add_row(word, f"{threshold:.4f}", f"at most {100 * rate:g} %", f"{100 * low:.2g} to {100 * high:.2g} %")
+    table = Table("photos", "untouched", "verdict", "false alarms", "likely range", box=None, pad_edge=False)
+    for i, size in enumerate(SIZE_CLASSES):
+        count, photos = len(calibration.untouched[i]), calibration.photos[i]
+        compared = f"{count}" if count == photos else f"{count} pieces of {photos} photos"
+        steps = calibration.steps(i)
+        for step in steps:
+            low, high = false_alarm_range(step.rate, count)
+            likely = f"{100 * low:.2g} to {100 * high:.2g} %" if count == photos else "-"
+            table.add_row(size, compared, step.word, f"at most {100 * step.rate:.2g} %", likely)
+        if not steps:
+            table.add_row(size, compared, "none: too few photos", "-", "-")
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     _line(
-        "Of untouched photos like these at most that share reaches the score, averaged over calibrations with as many."
+        "Of untouched photos like these at most that share gets the verdict, averaged over calibrations with as many."
     )
     _line("The rate of this very calibration lies within the likely range nine times in ten.")
     fitted = f"refitted on {result.fakes} manipulated pictures" if result.fakes else "kept"
-    dropped = f"{result.unreadable} unreadable, {result.repeated} repeated, {skipped} other files skipped"
-    _line(f"photos          {calibration.photos}; left out: {dropped}")
+    dropped = f"{result.unreadable} unreadable, {result.repeated} repeated, {result.unfit} that are no photographs"
+    _line(f"left out        {dropped}, {skipped} other files")
     _line(f"temperature     {calibration.temperature:.4g}, {fitted}")
-    peak = (
-        f" in parts that reach {calibration.mask_peak:g}" if calibration.mask_peak > calibration.mask_threshold else ""
-    )
-    _line(f"mask threshold  {calibration.mask_threshold:g}{peak}, {fitted}")
+    _line(f"threshold       {calibration.threshold:g}, {fitted}")
     _line(f"verdicts in     {calibration.mode} mode only")
     _line(f"written         {out}")
     if result.lost:
@@ -798,7 +809,10 @@ def _print_row(row: dict[str, Any], as_json: bool) -> bool:
     elif failed:
         _note(f"{row['kind']}: {row['error']}")
     else:
-        _line(f"{row['verdict'] or '-':<15}  score {row['score']:.3f}  area {row['area']:6.2%}  {row['image']}")
+        score = "  -  " if row["score"] is None else f"{row['score']:.3f}"
+        _line(f"{row['verdict'] or '-':<15}  score {score}  area {row['area']:6.2%}  {row['image']}")
+        if row["not_examined"] is not None:
+            _note(f"{row['image']}: {row['not_examined']}")
     return failed
 
 

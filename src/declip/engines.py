@@ -77,6 +77,11 @@ class Wrapped:
         """The other's."""
         return self.engine.sha256
 
+    @property
+    def precision(self) -> Precision:
+        """The other's."""
+        return self.engine.precision
+
     def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """As `Engine.logits`."""
         return self.engine.logits(inputs)
@@ -104,6 +109,8 @@ class OnnxEngine:
 
     threads: at work on a batch (None = one for each core). device: "cpu" or "cuda"; None = the CPU.
     """
+
+    precision: Precision = "exact"
 
     def __init__(self, path: Path, *, threads: int | None = None, device: str | None = None) -> None:
         # Since 1.29 its builds send usage to its maker, unless they find this before anything else.
@@ -179,6 +186,7 @@ class OpenVinoEngine:
         if self._pool:
             side = self.spec.input_size
             model.reshape({"image": [1, 3, side, side]})  # it computes known shapes faster
+        self.precision: Precision = "fast"
         lower = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if not lower:
             _log.warning(NO_BF16, self.model)
@@ -272,7 +280,7 @@ class TorchEngine:
         except (RuntimeError, AssertionError) as error:  # an unknown word, or a device this machine or torch lacks
             raise SpecError(f"torch cannot use device {device!r}: {error}") from error
         self.model = path.stem
-        self._precision: Precision = "exact"
+        self.precision: Precision = "exact"
         if precision == "fast" and self.spec.architecture not in ("declip", "patch-forensics"):
             raise SpecError(f"{self.spec.architecture} has no fast engine; use precision 'exact'")
         if precision == "fast" and not lean.has_bf16(self._device):
@@ -296,7 +304,7 @@ class TorchEngine:
         if self.spec.architecture == "declip":
             lean.fold(net, lean.watch(net, self._torch.from_numpy(probe["image"]).to(self._device)))
         self._net = lean.quicken(net, compiled=self._device.type == "cuda")
-        self._precision = "fast"
+        self.precision = "fast"
         probes.check(self.spec, expected, self._logits(probe), what=f"{self.model} in bf16 on {self._device}")
 
     def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
@@ -304,7 +312,7 @@ class TorchEngine:
         return in_torch_thread(lambda: self._logits(inputs)) if self._device.type == "cpu" else self._logits(inputs)
 
     def _logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        torch, fast = self._torch, self._precision == "fast"
+        torch, fast = self._torch, self.precision == "fast"
         with torch.inference_mode(), self._exact(), torch.autocast(self._device.type, torch.bfloat16, enabled=fast):
             tensors = {k: torch.from_numpy(np.ascontiguousarray(v)).to(self._device) for k, v in inputs.items()}
             logits: NDArray[np.float32] = self._net(**tensors).float().cpu().numpy()

@@ -817,9 +817,9 @@ def overlay(picture: PictureLike, result: Localization, *, opacity: float = 0.5)
     """The photo, a little paler, with its suspicious parts tinted and the mask outlined: an RGB image of its own size.
 
     Scores are shown as they are, never stretched to their own range: the tint sets in at 60 % of the threshold, turns
-    from amber to red, and reaches `opacity` (in [0, 1]) at a score of 1; outside of the mask the peak, if there is one,
-    stands for the threshold. A photo in which nothing was found stays a photo. Raises ImageError where picture and
-    result differ in size.
+    from amber to red, and reaches `opacity` (in [0, 1]) at a score of 1. Where a calibration decides what is in the
+    mask, nothing outside of it is tinted: a photo in which nothing was found stays a photo. Raises ImageError where
+    picture and result differ in size.
     """
     photo = read(picture)
     if photo.size != result.scores.shape:
@@ -833,7 +833,7 @@ def overlay(picture: PictureLike, result: Localization, *, opacity: float = 0.5)
     height, width = photo.size
     line = max(1.6, (height * width) ** 0.5 / 600)  # px: of the same weight on a thumbnail and on 24 megapixels
     reach = int(2 * line) + 2
-    inside, outside = (_tint(level, opacity) for level in (result.threshold, max(result.threshold, result.peak)))
+    tint = _tint(result.threshold, opacity)
     canvas = Image.new("RGB", (width, height))
     for rows in _strips(height, width):
         top, bottom = max(0, rows.start - reach), min(height, rows.stop + reach)
@@ -843,13 +843,12 @@ def overlay(picture: PictureLike, result: Localization, *, opacity: float = 0.5)
         scores = result.scores[top:bottom]
         mask = result.mask[top:bottom]
         level = Image.fromarray((scores * np.float32(255)).astype(np.uint8))
-        within = Image.fromarray(mask.view(np.uint8) * np.uint8(255))
-        alpha = Image.composite(level.point(inside.alphas), level.point(outside.alphas), within)
+        alpha = level.point(tint.alphas)
+        if result.rule.calibration is not None:
+            alpha = ImageChops.multiply(alpha, Image.fromarray(mask.view(np.uint8) * np.uint8(255)))
         box = alpha.getbbox()
         if box is not None:  # most strips of most photos have nothing to tint
-            part = level.crop(box)
-            tint = Image.composite(_coloured(part, inside), _coloured(part, outside), within.crop(box))
-            strip.paste(tint, box, mask=alpha.crop(box))
+            strip.paste(_coloured(level.crop(box), tint), box, mask=alpha.crop(box))
             _outline(strip, mask, line)
         canvas.paste(strip.crop((0, rows.start - top, width, rows.stop - top)), (0, rows.start))
     return canvas

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from declip import image, jpeg, weights
 from declip.engines import cores, open_engine
 from declip.errors import ImageError, MissingExtraError, SpecError
-from declip.types import Engine, Localization, Mode, ModelSpec, Photo, PictureLike, Precision, Verdict
+from declip.types import Engine, Localization, MaskRule, Mode, ModelSpec, Photo, PictureLike, Precision
 
 __all__ = ["Localizer", "ahead", "load", "model_file"]
 
@@ -48,7 +48,7 @@ def load(
         raise SpecError(f"precision is {precision!r}; expected 'exact' or 'fast'")
     path = model_file(model, offline=offline)
     engine = open_engine(path, threads=threads, device=device, precision=precision, offline=offline)
-    return Localizer(engine, mode=mode, threshold=threshold, precision=precision)
+    return Localizer(engine, mode=mode, threshold=threshold)
 
 
 def model_file(model: str | Path | None = None, *, offline: bool = False) -> Path:
@@ -78,33 +78,42 @@ class Localizer:
     """Pictures → Localizations with one engine. Thread-safe.
 
     mode: "whole" squashes the photo to the network's square input, "tiled" slides over it at native resolution;
-    None = the model's (one made for "whole" is tiled with a quarter of overlap). threshold, peak: of the mask
-    (`types.flagged`); without a threshold both are the model's, calibrated or default. precision: how the engine
-    computes; a verdict is given only where mode and precision are those of the calibration.
+    None = the model's (one made for "whole" is tiled with a quarter of overlap). threshold: of the mask; without one
+    the model's calibration decides on mask and verdict, where it was made in this mode at this precision.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        *,
-        mode: Mode | None = None,
-        threshold: float | None = None,
-        peak: float = 0.0,
-        precision: Precision = "exact",
-    ) -> None:
+    def __init__(self, engine: Engine, *, mode: Mode | None = None, threshold: float | None = None) -> None:
         self.engine = engine
         self.mode: Mode = mode or engine.spec.mode
-        self.threshold = engine.spec.mask_threshold if threshold is None else threshold
-        self.peak = engine.spec.mask_peak if threshold is None else peak
-        self.precision: Precision = precision
         self.overlap = engine.spec.overlap if engine.spec.mode == "tiled" else engine.spec.input_size // 4
-        if not 0 <= self.threshold <= 1:
-            raise SpecError(f"threshold is {self.threshold}; expected in [0, 1], as scores are")
+        self.threshold = threshold
+        self.rule = self._rule(threshold)
         if self.mode == "tiled" and self.spec.input_size % self.spec.output_size:
             raise SpecError(
                 f"{engine.model} cannot run tiled: its map of {self.spec.output_size} px does not divide its input of "
                 f"{self.spec.input_size} px; use whole mode"
             )
+
+    def _rule(self, threshold: float | None) -> MaskRule:
+        """What decides on mask and verdict."""
+        rule, calibration = self.spec.rule, self.spec.calibration
+        if threshold is not None:
+            return MaskRule(threshold=threshold)
+        if calibration is not None and (calibration.mode, calibration.precision) == (self.mode, self.precision):
+            return rule
+        return MaskRule(threshold=rule.threshold)
+
+    def variant(
+        self, *, engine: Engine | None = None, mode: Mode | None = None, threshold: float | None = None
+    ) -> Localizer:
+        """Return a localizer like this one, with another engine for the same weights, mode or threshold."""
+        threshold = self.threshold if threshold is None else threshold
+        return Localizer(engine or self.engine, mode=mode or self.mode, threshold=threshold)
+
+    @property
+    def precision(self) -> Precision:
+        """How the engine computes."""
+        return self.engine.precision
 
     @property
     def spec(self) -> ModelSpec:
@@ -216,26 +225,16 @@ class Localizer:
                 return float(np.partition(flat, flat.size - count)[-count:].mean(dtype=np.float64))
 
     def _result(self, photo: Photo, scores: NDArray[np.float32], score: float, start: float) -> Localization:
-        calibration = self.spec.calibration
-        read: tuple[Verdict | None, float | None, float | None] = (None, None, None)
-        if (
-            calibration is not None
-            and calibration.image_thresholds
-            and (calibration.mode, calibration.precision) == (self.mode, self.precision)
-        ):
-            read = calibration.verdict(score)
-        verdict, rate, score_threshold = read
         return Localization(
             name=photo.name,
             scores=np.ascontiguousarray(scores),
-            threshold=self.threshold,
-            peak=self.peak,
-            score=score,
-            verdict=verdict,
-            false_alarm_rate=rate,
-            score_threshold=score_threshold,
+            rule=self.rule,
+            image_score=score,
+            out_of_scope=None,
             model=self.model,
             sha256=self.sha256,
+            mode=self.mode,
+            precision=self.precision,
             seconds=time.perf_counter() - start,
         )
 

@@ -130,9 +130,8 @@ def _describe(path: Path, mode: Mode | None, threshold: float | None, precision:
         name=found.model,
         sha256=found.sha256,
         mode=found.mode,
-        precision=found.precision,
-        threshold=found.threshold,
-        peak=found.peak,
+        precision=precision,
+        threshold=threshold,
     )
 
 

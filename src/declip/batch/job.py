@@ -41,14 +41,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Model:
-    """What decides the rows of a file: weights (their name and hash) and how they are used."""
+    """What decides the rows of a file: weights (their name and hash) and how they are used.
+
+    threshold: of the mask; None = the model's own rule.
+    """
 
     name: str
     sha256: str
     mode: Mode
     precision: Precision
-    threshold: float
-    peak: float
+    threshold: float | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ from declip.server.forms import MapName
 from declip.server.limits import Claim
 from declip.server.problems import ProblemError
 from declip.server.work import Piece, Render
-from declip.types import Localization, Mode, Photo
+from declip.types import Localization, Photo
 
 __all__ = ["CONTENT", "AnswerType", "Words", "accepted", "answer", "maps_of", "metadata_answer", "renderer", "words_of"]
 
@@ -132,18 +132,18 @@ def renderer(kind: AnswerType, maps: tuple[MapName, ...], claim: Claim, words: W
 Words: TypeAlias = Callable[[Localization], dict[str, Any]]
 
 
-def words_of(localizer: Localizer, mode: Mode) -> Words:
-    """What puts the results of a model in this mode into words: the keys of `verdicts.Wording`, `limits`,
-    `no_probability`, and `steps`, from which score which verdict is given."""
+def words_of(localizer: Localizer) -> Words:
+    """Return what puts the results of a model into words: the keys of `verdicts.Wording`, `limits`, `no_probability`,
+    and `steps`, the verdicts that a photo of this size can have."""
     calibration = localizer.spec.calibration
 
     def words(result: Localization) -> dict[str, Any]:
-        said = verdicts.explain(result, calibration, mode=mode, precision=localizer.precision)
-        steps = calibration.steps() if calibration is not None and result.verdict is not None else ()
-        return dataclasses.asdict(said) | {
+        compared = calibration is not None and result.score is not None and result.verdict is not None
+        steps = calibration.steps(calibration.size_class(result.scores.size)) if calibration and compared else ()
+        return dataclasses.asdict(verdicts.explain(result, calibration)) | {
             "limits": verdicts.LIMITS,
             "no_probability": verdicts.NO_PROBABILITY,
-            "steps": [{"word": word, "rate": rate, "threshold": threshold} for word, rate, threshold in steps],
+            "steps": [step._asdict() for step in steps],
         }
 
     return words

@@ -180,12 +180,8 @@ class Service:
         (upload,), position = form.files, forms.parse_position(form.fields)
         options = forms.parse_options(form.fields, self.modes)
         served, dropped = self.localizers[options.model], threading.Event()
-        localizer = Localizer(
-            Stoppable(served.engine, dropped.is_set),
-            mode=options.mode,
-            threshold=served.threshold if options.threshold is None else options.threshold,
-            precision=served.precision,
-        )
+        stoppable = Stoppable(served.engine, dropped.is_set)
+        localizer = served.variant(engine=stoppable, mode=options.mode, threshold=options.threshold)
 
         def work() -> Response:
             found = report.examine(self._photo(upload), localizer, date=datetime.now(UTC), position=position)
@@ -236,7 +232,7 @@ class Service:
         form = await self._form(request, body, claim, _LOCALIZE_FIELDS)
         options = forms.parse_options(form.fields, self.modes)
         maps = answers.maps_of(kind, options.maps, len(form.files))
-        words = answers.words_of(self.localizers[options.model], options.mode)
+        words = answers.words_of(self.localizers[options.model])
         order = Order(form.files, options, answers.renderer(kind, maps, claim, words))
         self.workers.submit(order)
         try:
@@ -438,11 +434,10 @@ def _models(service: Service) -> dict[str, Any]:
                 "sha256": localizer.sha256,
                 "default": not rows,
                 "modes": service.modes[name],
-                "threshold": localizer.threshold,
-                "peak": localizer.peak,
+                "threshold": localizer.rule.threshold,
                 "input_size": localizer.spec.input_size,
-                "calibrated_mode": calibration.mode if calibration and calibration.image_thresholds else None,
-                "false_alarm_rates": [rate for rate, _ in calibration.image_thresholds] if calibration else [],
+                "calibrated_mode": calibration.mode if calibration and any(calibration.untouched) else None,
+                "verdicts": schemas.verdicts_of(calibration),
                 "summary": card.summary if card else None,
                 "trained_on": card.trained_on if card else None,
                 "license": card.license if card else None,
