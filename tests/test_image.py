@@ -20,7 +20,7 @@ from PIL import Image, ImageFilter, PngImagePlugin
 
 from declip import image
 from declip.errors import DatasetError, ImageError
-from declip.types import BackboneSpec, DecoderSpec, Localization, ModelSpec, Sample
+from declip.types import BackboneSpec, DecoderSpec, Localization, MaskRule, ModelSpec, Sample
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
 SPEC = ModelSpec(
@@ -59,7 +59,7 @@ def difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def result_of(scores: np.ndarray, threshold: float = 0.5) -> Localization:
-    return Localization(name="p", scores=scores, threshold=threshold, score=0.5, model="m", sha256="0")
+    return Localization(name="p", scores=scores, rule=MaskRule(threshold=threshold), image_score=0.5, model="m", sha256="0")
 
 
 def png_of(height: int, width: int, depth: int, colour: int, rows: bytes, *extra: tuple[bytes, bytes]) -> bytes:
@@ -866,7 +866,7 @@ def test_twelve_megapixels_are_drawn_and_written_quickly(tmp_path: Path) -> None
 def test_an_overlay_s_file_is_the_overlay() -> None:
     photo = np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8)
     scores = np.tile(np.linspace(0, 1, 53, dtype=np.float32), (37, 1))
-    result = Localization(name="a", scores=scores, threshold=0.5, score=0.5, model="m", sha256="0")
+    result = Localization(name="a", scores=scores, rule=MaskRule(threshold=0.5), image_score=0.5, model="m", sha256="0")
     found = Image.open(io.BytesIO(image.overlay_png(photo, result)))
     found.load()
     assert (found.format, found.mode, found.size) == ("PNG", "RGB", (53, 37))

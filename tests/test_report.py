@@ -255,7 +255,7 @@ def test_large_photos_are_examined_in_part(fake: Localizer, monkeypatch: pytest.
 def test_a_part_lies_inside_the_photo_and_around_the_highest_score() -> None:
     scores = np.zeros((100, 30), np.float32)
     scores[97, 3] = 0.4
-    found = declip.Localization(name="", scores=scores, threshold=0.5, score=0.4, model="", sha256="")
+    found = declip.Localization(name="", scores=scores, rule=MaskRule(threshold=0.5), image_score=0.4, model="", sha256="")
     assert report._part(found, 40) == (0, 56, 30, 96)
     assert report._part(found, 60) == (0, 0, 30, 100)  # 3000 px are no more than 60 × 60
 

@@ -1,14 +1,14 @@
 """The connected parts of a map of scores, and how strong the evidence of each is.
 
 Everything that is said of a photo rests on its parts: which of them are in the mask, and what the verdict is. The
-evidence of a part is the mean logit of its scores, 0 where that is negative, times the square root of its share of the
-photo: a small part needs high scores, a large one may be fainter. Among the formulas that were compared
-(docs/models.md) none told forged from untouched photos clearly better.
+evidence of a part is how far the logits of its scores lie above that of the threshold, on average, times the square
+root of its share of the photo: a small part needs high scores, a large one may be fainter. Among the formulas that were
+compared (docs/models.md) none told forged from untouched photos clearly better.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ class Part(NamedTuple):
     """An 8-connected part of a map.
 
     label: its number in the map of labels. bbox: (x0, y0, x1, y1) px, half-open. share: of the photo, in [0, 1].
-    score: mean of its scores, in [0, 1]. evidence: max(mean logit, 0) × √share, >= 0.
+    score: mean of its scores, in [0, 1]. evidence: mean of (logit − logit of the threshold) × √share, >= 0.
     """
 
     label: int
@@ -67,12 +67,12 @@ def find_parts(scores: NDArray[np.float32], threshold: float) -> Parts:
         return Parts(labels, ())
     # Of flagged pixels only: bincount makes copies of eight bytes each.
     inside, values = labels[above], scores[above].astype(np.float64)
-    logits = np.clip(special.logit(values), -_LARGEST_LOGIT, _LARGEST_LOGIT)
+    height = _logit(values) - _logit(np.float64(np.float32(threshold)))
     sizes = np.bincount(inside, minlength=count + 1)[1:]
     score = np.bincount(inside, weights=values, minlength=count + 1)[1:] / sizes
-    mean = np.bincount(inside, weights=logits, minlength=count + 1)[1:] / sizes
+    mean = np.bincount(inside, weights=height, minlength=count + 1)[1:] / sizes
     share = sizes / scores.size
-    evidence = np.maximum(mean, 0) * np.sqrt(share)
+    evidence = mean * np.sqrt(share)
     boxes = ndimage.find_objects(labels)
     found = []
     for i in np.argsort(-evidence, kind="stable"):
@@ -82,3 +82,8 @@ def find_parts(scores: NDArray[np.float32], threshold: float) -> Parts:
         bbox = (columns.start, rows.start, columns.stop, rows.stop)
         found.append(Part(int(i) + 1, bbox, float(share[i]), float(score[i]), float(evidence[i])))
     return Parts(labels, tuple(found))
+
+
+def _logit(scores: Any) -> Any:
+    """Return logits within what a float32 score can carry."""
+    return np.clip(special.logit(scores), -_LARGEST_LOGIT, _LARGEST_LOGIT)
