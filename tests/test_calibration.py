@@ -19,7 +19,7 @@ from declip import calibration, image, metrics
 from declip.engines import open_engine
 from declip.errors import DatasetError, DeclipError, SpecError, WeightsError
 from declip.localizer import Localizer
-from declip.types import BackboneSpec, Calibration, DecoderSpec, Localization, ModelSpec, Sample, flagged
+from declip.types import BackboneSpec, Calibration, DecoderSpec, Localization, ModelSpec, Precision, Sample, flagged
 from declip.weights import sha256_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -239,6 +239,7 @@ class FakeEngine:
     )
     model = "fake"
     sha256 = "00" * 32
+    precision: Precision = "exact"
 
     def logits(self, inputs: Mapping[str, Any]) -> Any:
         return np.float32(12) * inputs["image"].mean(axis=1)

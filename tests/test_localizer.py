@@ -23,7 +23,8 @@ import declip
 from declip import image, weights
 from declip.errors import ImageError, SpecError, WeightsError
 from declip.localizer import Localizer, load
-from declip.types import BackboneSpec, Calibration, DecoderSpec, Localization, ModelSpec, Photo
+from declip.nn import lean
+from declip.types import BackboneSpec, Calibration, DecoderSpec, Localization, ModelSpec, Photo, Precision
 
 Compute = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -48,6 +49,7 @@ class FakeEngine:
 
     model = "fake"
     sha256 = "0" * 64
+    precision: Precision = "exact"
 
     def __init__(self, compute: Compute, **fields: Any) -> None:
         self.spec = spec_of(**fields)
@@ -285,9 +287,11 @@ def test_a_verdict_needs_a_calibration_of_this_very_mode_and_precision(
     assert (result.verdict, result.false_alarm_rate, result.score_threshold) == (verdict, rate, threshold)
     assert (result.threshold, result.model, result.sha256) == (0.45, "fake", "0" * 64)
     bare = Calibration(mask_threshold=0.45, mode="tiled")
+    fast = FakeEngine(constant(score), calibration=CALIBRATION)
+    fast.precision = "fast"
     for other in (
         Localizer(engine, mode="whole"),
-        Localizer(engine, precision="fast"),
+        Localizer(fast),
         Localizer(FakeEngine(constant(score))),
         Localizer(FakeEngine(constant(score), calibration=bare)),
     ):
@@ -454,16 +458,50 @@ def test_the_time_is_that_of_one_photo(monkeypatch: pytest.MonkeyPatch) -> None:
 # ── load ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_load_opens_either_file_and_passes_its_arguments_on(tiny_model: tuple[Path, Path]) -> None:
+def test_load_opens_either_file_and_passes_its_arguments_on(
+    tiny_model: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     picture = waves(70, 80)
     by_torch, by_onnx = (load(path, threads=1, threshold=0.4) for path in tiny_model)
     assert (by_onnx.mode, by_onnx.threshold, by_onnx.model) == ("tiled", 0.4, "tiny")
     assert by_onnx.sha256 == weights.sha256_of(tiny_model[1])
     assert float(np.abs(by_torch(picture).scores - by_onnx(picture).scores).max()) <= 1e-4
     assert declip.load(tiny_model[1], mode="whole").mode == "whole"
-    assert load(tiny_model[0], precision="fast", threads=1).precision == "fast"
-    with pytest.raises(SpecError, match="precision is 'quick'; expected 'exact' or 'fast'"):
-        load(tiny_model[1], precision="quick")  # type: ignore[arg-type]
+    with monkeypatch.context() as patch:
+        patch.setattr(lean, "has_bf16", lambda device: True)
+        assert load(tiny_model[0], precision="fast", threads=1).precision == "fast"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "quick"}, "precision is 'quick'; expected one of 'exact', 'fast'"),
+        ({"mode": "foo"}, "mode is 'foo'; expected one of 'whole', 'tiled'"),
+        ({"mode": ""}, "mode is ''; expected one of 'whole', 'tiled'"),
+        ({"threshold": "0.5"}, r"threshold is '0.5'; expected a number in \[0, 1\]"),
+        ({"threshold": float("nan")}, "threshold is nan; expected a number"),
+        ({"threshold": 50}, "threshold is 50; expected a number"),
+        ({"threshold": True}, "threshold is True; expected a number"),
+        ({"threads": 0}, "threads is 0; expected a whole number >= 1"),
+        ({"threads": "2"}, "threads is '2'; expected a whole number >= 1"),
+        ({"device": "CUDA"}, "cannot use device 'CUDA'; expected 'cpu', 'cuda'"),
+        ({"device": ""}, "cannot use device ''; expected 'cpu', 'cuda'"),
+        ({"device": 0}, "cannot use device 0; expected 'cpu', 'cuda'"),
+    ],
+    ids=str,
+)
+def test_load_refuses_what_is_no_choice(tiny_model: tuple[Path, Path], options: dict[str, Any], message: str) -> None:
+    for path in tiny_model:
+        with pytest.raises(SpecError, match=message):
+            load(path, **options)
+
+
+def test_wrong_choices_are_refused_before_a_model_is_fetched() -> None:
+    for options in ({"mode": "foo"}, {"precision": "quick"}, {"threshold": 2}):
+        with pytest.raises(SpecError, match=next(iter(options))):
+            load("no-such-model", **options)  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match="mode is 'foo'"):
+        Localizer(FakeEngine(constant(0.3)), mode="foo")  # type: ignore[arg-type]
 
 
 def test_a_pickle_of_one_s_own_is_neither_opened_nor_converted_unasked(tmp_path: Path) -> None:

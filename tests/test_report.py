@@ -25,7 +25,7 @@ import declip
 from declip import catalog, cli, image, localizer, metadata, metrics, perturbations, report
 from declip.errors import ImageError
 from declip.localizer import Localizer
-from declip.types import BackboneSpec, Calibration, DecoderSpec, ModelSpec, Photo
+from declip.types import BackboneSpec, Calibration, DecoderSpec, ModelSpec, Photo, Precision
 from tests.signing import manifest, signed
 
 MINI = Path(declip.__file__).parent / "assets" / "mini.onnx"
@@ -53,6 +53,7 @@ class FakeEngine:
     )
     model = "fake"
     sha256 = "0123456789abcdef" * 4
+    precision: Precision = "exact"
 
     def __init__(self) -> None:
         self.pictures = 0

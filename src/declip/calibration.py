@@ -98,7 +98,7 @@ def calibrate(
     check_target(source, out, force=force)
     engine = open_engine(source, precision=precision, offline=offline)
     outcome = measure(
-        Localizer(engine, mode=mode, precision=precision),
+        Localizer(engine, mode=mode),
         photos,
         rates=rates,
         samples=samples,
@@ -401,7 +401,7 @@ def _at(localizer: Localizer, temperature: float) -> Localizer:
     """The same localizer, its scores made at another temperature."""
     calibration = dataclasses.replace(localizer.spec.calibration or Calibration(), temperature=temperature)
     engine = _Retold(localizer.engine, dataclasses.replace(localizer.spec, calibration=calibration))
-    return Localizer(engine, mode=localizer.mode, precision=localizer.precision)
+    return Localizer(engine, mode=localizer.mode)
 
 
 def _counts(values: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -35,6 +35,7 @@ __all__ = [
     "Predictor",
     "Region",
     "Sample",
+    "check_choice",
     "flagged",
 ]
 
@@ -60,9 +61,13 @@ def _check(condition: bool, message: str) -> None:
         raise SpecError(message)
 
 
-def _choice(value: object, alias: Any, field: str) -> None:
+def check_choice(value: object, alias: Any, name: str) -> None:
+    """Raise SpecError, which names the choices, unless the value is one of those of a Literal."""
     allowed = get_args(alias)
-    _check(value in allowed, f"{field} is {value!r}; expected one of {', '.join(map(repr, allowed))}")
+    _check(value in allowed, f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}")
+
+
+_choice = check_choice  # as the types here call it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -515,6 +520,11 @@ class Engine(Protocol):
     @property
     def sha256(self) -> str:
         """Of the weight file."""
+        ...
+
+    @property
+    def precision(self) -> Precision:
+        """What it does compute in, whatever was asked for: "exact" is fp32, "fast" is less."""
         ...
 
     def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:

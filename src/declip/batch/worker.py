@@ -123,9 +123,7 @@ def _open(model: Model, weights: Weights, threads: int, device: str | None, offl
     loaded = load(weights.local(), threads=threads, device=device, precision=model.precision, offline=offline)
     if loaded.sha256 != model.sha256:
         raise WeightsError(f"{weights.path} has SHA-256 {loaded.sha256}; the job has {model.sha256}")
-    return Localizer(
-        loaded.engine, mode=model.mode, threshold=model.threshold, peak=model.peak, precision=model.precision
-    )
+    return Localizer(loaded.engine, mode=model.mode, threshold=model.threshold, peak=model.peak)
 
 
 def _nothing(places: Sequence[int]) -> None:

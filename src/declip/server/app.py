@@ -184,7 +184,6 @@ class Service:
             Stoppable(served.engine, dropped.is_set),
             mode=options.mode,
             threshold=served.threshold if options.threshold is None else options.threshold,
-            precision=served.precision,
         )
 
         def work() -> Response:

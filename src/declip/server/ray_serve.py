@@ -30,6 +30,7 @@ from pydantic import BaseModel, ConfigDict
 from declip import local_ray
 from declip.errors import DeclipError, SpecError
 from declip.localizer import load, model_file
+from declip.process import cores
 from declip.server.app import Service, create_app
 from declip.server.limits import Limits
 from declip.server.run import LOOPBACK
@@ -201,7 +202,7 @@ def serve(
     Raises SpecError for more replicas or threads than there are cores, DeclipError where no replica could start or the
     port cannot be had; as `localizer.model_file`.
     """
-    cpus = cpus or os.cpu_count() or 1
+    cpus = cpus or cores()
     if settings.min_replicas * settings.threads > cpus:
         raise SpecError(f"{settings.min_replicas} replicas of {settings.threads} threads; there are {cpus} cores")
     for name in settings.models:  # rather here than in a replica, which would be started again

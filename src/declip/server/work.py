@@ -252,7 +252,7 @@ class Workers:
     def _batch(self, tasks: list[_Task], engine: Stoppable) -> None:
         """Localize the one picture in tasks; tasks grows by those that are computed with it."""
         first = tasks[0]
-        model, mode = first.key
+        mode = first.key[1]
         decoded = [found] if (found := self._decode(first)) else []
         while mode == "whole" and len(decoded) < self._limits.batch_size and _pixels(decoded) < _HELD_PIXELS:
             other = self._another(first.key)
@@ -264,7 +264,7 @@ class Workers:
         if not decoded:
             return
         self._monitor.batch.observe(len(decoded))
-        localizer = Localizer(engine, mode=mode, precision=self._localizers[model].precision)
+        localizer = Localizer(engine, mode=mode)
         engine.stop = lambda: all(item.task.order.dropped for item in decoded)
         try:
             results = outputs.outcomes(localizer, [item.photo for item in decoded], self._limits.batch_size)
