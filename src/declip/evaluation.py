@@ -35,7 +35,17 @@ import declip
 from declip import catalog, evaluation_report, image, metrics
 from declip.errors import DatasetError, DeclipError, ImageError
 from declip.evaluation_report import Case, CaseKind
-from declip.types import Localization, ModelSpec, Photo, PictureLike, Polarity, Predictor, Sample, flagged
+from declip.types import (
+    Localization,
+    ModelSpec,
+    Photo,
+    PictureLike,
+    Polarity,
+    Predictor,
+    Sample,
+    check_choice,
+    flagged,
+)
 
 __all__ = ["FILES", "Evaluation", "Figures", "Maps", "Row", "Summary", "check_free", "evaluate"]
 
@@ -238,6 +248,7 @@ class Maps:
         threshold: float = 0.5,
         fake_is: Polarity = "white",
     ) -> None:
+        check_choice(fake_is, Polarity, "fake_is")
         self.folder = Path(folder)
         self.fake_is: Polarity = fake_is
         self.threshold = threshold

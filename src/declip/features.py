@@ -39,7 +39,7 @@ from declip.errors import DatasetError, SpecError
 from declip.nn.backbones import STATISTICS, Backbone, Features, exact, extract_layers, neighbours, probe
 from declip.nn.model import DeclipNet
 from declip.process import cores
-from declip.types import ModelSpec
+from declip.types import ModelSpec, check_choice
 from declip.views import Views
 
 __all__ = ["BATCH_SIZE", "CachedViews", "FeaturePrecision", "Shelf", "describe_layers"]
@@ -130,6 +130,7 @@ class CachedViews:
         precision: FeaturePrecision = "fp16",
         count: int = 1,
     ) -> None:
+        check_choice(precision, FeaturePrecision, "precision")
         self.net = net
         self.views = views
         self.count = count

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from declip import image, jpeg, perturbations
 from declip.errors import DatasetError, WeightsError
 from declip.process import cores
-from declip.types import ModelSpec, Sample
+from declip.types import ModelSpec, Sample, check_choice
 from declip.weights import sha256_of
 
 __all__ = ["AUGMENTATIONS", "Inputs", "Target", "Views"]
@@ -52,6 +52,7 @@ class Views:
         share: float = 1.0,
         target: Target = "mask",
     ) -> None:
+        check_choice(target, Target, "target")
         self.samples = list(samples)
         self.spec = spec
         self.seed = seed

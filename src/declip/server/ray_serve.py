@@ -22,7 +22,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict
@@ -34,7 +34,7 @@ from declip.process import cores
 from declip.server.app import Service, create_app
 from declip.server.limits import Limits
 from declip.server.run import LOOPBACK
-from declip.types import Precision
+from declip.types import Precision, check_choice
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -52,6 +52,9 @@ _STORE_BYTES = 128 << 20
 _LOGGING: dict[str, Any] = {"enable_access_log": False, "log_level": "WARNING"}
 
 
+Device: TypeAlias = Literal["cpu", "cuda"]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
     """What the service is made of; it travels to the replicas.
@@ -67,7 +70,7 @@ class Settings:
     precision: Precision = "exact"
     offline: bool = False
     threads: int = 1
-    device: Literal["cpu", "cuda"] | None = None
+    device: Device | None = None
     limits: Limits = dataclasses.field(default_factory=Limits)
     hosts: frozenset[str] | None = LOOPBACK
     token: str | None = None
@@ -78,6 +81,9 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.models:
             raise SpecError("there is no model to serve; name at least one")
+        check_choice(self.precision, Precision, "precision")
+        if self.device is not None:
+            check_choice(self.device, Device, "device")
         if self.threads < 1 or not self.ongoing > 0:
             raise SpecError(f"threads is {self.threads} and ongoing {self.ongoing}; expected >= 1, and more than 0")
         if not 1 <= self.min_replicas <= self.max_replicas:
@@ -162,7 +168,7 @@ class Arguments(BaseModel):
     precision: Precision = "exact"
     offline: bool = False
     threads: int = 1
-    device: Literal["cpu", "cuda"] | None = None
+    device: Device | None = None
     batch_size: int = Limits().batch_size
     hosts: str = ",".join(sorted(LOOPBACK))
     min_replicas: int = 1
