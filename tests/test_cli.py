@@ -21,7 +21,7 @@ from PIL import Image
 import declip
 from declip import cli, datasets, image, localizer
 from declip.localizer import Localizer
-from declip.types import BackboneSpec, Calibration, DecoderSpec, ModelSpec, Sample
+from declip.types import BackboneSpec, Calibration, DecoderSpec, ModelSpec, Precision, Sample
 
 MINI = Path(declip.__file__).parent / "assets" / "mini.onnx"
 needs_mini = pytest.mark.skipif(not MINI.is_file(), reason="the embedded model is not built yet")
@@ -58,6 +58,7 @@ class FakeEngine:
     )
     model = "fake"
     sha256 = "00" * 32
+    precision: Precision = "exact"
 
     def logits(self, inputs: Mapping[str, Any]) -> Any:
         grey = inputs["image"].mean(axis=1)

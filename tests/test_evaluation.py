@@ -23,7 +23,7 @@ from declip import evaluation, image, metrics
 from declip.errors import DatasetError, DeclipError, ImageError
 from declip.evaluation import Evaluation, Figures, Maps, Row, evaluate
 from declip.localizer import Localizer
-from declip.types import BackboneSpec, Calibration, DecoderSpec, Localization, ModelSpec, Sample
+from declip.types import BackboneSpec, Calibration, DecoderSpec, Localization, ModelSpec, Precision, Sample
 from tests.test_metrics import EMPTY, GOLDEN, golden_pair
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "evaluate.md"
@@ -462,6 +462,7 @@ class BrightEngine:
     )
     model = "mini"
     sha256 = "ab" * 32
+    precision: Precision = "exact"
 
     def logits(self, inputs: Mapping[str, Any]) -> Any:
         grey = inputs["image"].mean(axis=1)

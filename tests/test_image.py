@@ -59,7 +59,9 @@ def difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def result_of(scores: np.ndarray, threshold: float = 0.5) -> Localization:
-    return Localization(name="p", scores=scores, rule=MaskRule(threshold=threshold), image_score=0.5, model="m", sha256="0")
+    return Localization(
+        name="p", scores=scores, rule=MaskRule(threshold=threshold), image_score=0.5, model="m", sha256="0"
+    )
 
 
 def png_of(height: int, width: int, depth: int, colour: int, rows: bytes, *extra: tuple[bytes, bytes]) -> bytes:

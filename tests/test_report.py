@@ -25,7 +25,7 @@ import declip
 from declip import catalog, cli, image, localizer, metadata, metrics, perturbations, report
 from declip.errors import ImageError
 from declip.localizer import Localizer
-from declip.types import BackboneSpec, Calibration, DecoderSpec, ModelSpec, Photo
+from declip.types import BackboneSpec, Calibration, DecoderSpec, MaskRule, ModelSpec, Photo, Precision
 from tests.signing import manifest, signed
 
 MINI = Path(declip.__file__).parent / "assets" / "mini.onnx"
@@ -53,6 +53,7 @@ class FakeEngine:
     )
     model = "fake"
     sha256 = "0123456789abcdef" * 4
+    precision: Precision = "exact"
 
     def __init__(self) -> None:
         self.pictures = 0
@@ -255,7 +256,9 @@ def test_large_photos_are_examined_in_part(fake: Localizer, monkeypatch: pytest.
 def test_a_part_lies_inside_the_photo_and_around_the_highest_score() -> None:
     scores = np.zeros((100, 30), np.float32)
     scores[97, 3] = 0.4
-    found = declip.Localization(name="", scores=scores, rule=MaskRule(threshold=0.5), image_score=0.4, model="", sha256="")
+    found = declip.Localization(
+        name="", scores=scores, rule=MaskRule(threshold=0.5), image_score=0.4, model="", sha256=""
+    )
     assert report._part(found, 40) == (0, 56, 30, 96)
     assert report._part(found, 60) == (0, 0, 30, 100)  # 3000 px are no more than 60 × 60
 

@@ -45,6 +45,7 @@ from declip.types import (
     Polarity,
     Predictor,
     Sample,
+    check_choice,
 )
 
 __all__ = ["FILES", "Evaluation", "Figures", "Maps", "Row", "Summary", "check_free", "evaluate"]
@@ -248,6 +249,7 @@ class Maps:
         threshold: float = 0.5,
         fake_is: Polarity = "white",
     ) -> None:
+        check_choice(fake_is, Polarity, "fake_is")
         self.folder = Path(folder)
         self.fake_is: Polarity = fake_is
         self.threshold = threshold

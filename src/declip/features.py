@@ -18,7 +18,6 @@ import copy
 import hashlib
 import json
 import logging
-import os
 import shutil
 import uuid
 import zlib
@@ -39,7 +38,8 @@ import declip
 from declip.errors import DatasetError, SpecError
 from declip.nn.backbones import STATISTICS, Backbone, Features, exact, extract_layers, neighbours, probe
 from declip.nn.model import DeclipNet
-from declip.types import ModelSpec
+from declip.process import cores
+from declip.types import ModelSpec, check_choice
 from declip.views import Views
 
 __all__ = ["BATCH_SIZE", "CachedViews", "FeaturePrecision", "Shelf", "describe_layers"]
@@ -47,7 +47,7 @@ __all__ = ["BATCH_SIZE", "CachedViews", "FeaturePrecision", "Shelf", "describe_l
 FeaturePrecision = Literal["fp16", "fp32"]
 
 _DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
-_THREADS = min(8, os.cpu_count() or 1)
+_MOST_THREADS = 8
 # Pictures that the backbones compute at once; another number moves features by roundings.
 BATCH_SIZE = 16
 
@@ -130,6 +130,7 @@ class CachedViews:
         precision: FeaturePrecision = "fp16",
         count: int = 1,
     ) -> None:
+        check_choice(precision, FeaturePrecision, "precision")
         self.net = net
         self.views = views
         self.count = count
@@ -187,7 +188,10 @@ class CachedViews:
         self.announce(items)
         columns = (TextColumn("frozen features"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         console = Console(stderr=True)
-        with Progress(*columns, console=console, disable=not progress) as bar, ThreadPoolExecutor(_THREADS) as pool:
+        with (
+            Progress(*columns, console=console, disable=not progress) as bar,
+            ThreadPoolExecutor(min(_MOST_THREADS, cores())) as pool,
+        ):
             task = bar.add_task("", total=len(items))
             for start in range(0, len(items), batch_size):
                 chosen = items[start : start + batch_size]

@@ -46,6 +46,7 @@ from PIL import (
 from scipy import special
 
 from declip.errors import DatasetError, ImageError
+from declip.process import PerProcess
 from declip.types import Localization, ModelSpec, Photo, PictureLike, Sample
 
 __all__ = [
@@ -98,8 +99,8 @@ _UPRIGHT = {
 }
 
 # Loading a PIL image changes it, and a caller may hand the same one to several threads.
-_GIVEN = threading.Lock()
-_LARGE = threading.Lock()
+_GIVEN = PerProcess(threading.Lock)
+_LARGE = PerProcess(threading.Lock)
 
 
 # ── pictures in ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -176,7 +177,7 @@ def _read_bytes(data: bytes, name: str, max_pixels: int) -> Photo:
 def _read_pil(image: Image.Image, max_pixels: int) -> Photo:
     name = str(getattr(image, "filename", "")) or f"<PIL image, {image.mode} {image.height}×{image.width}>"
     _check_pixels(image, name, max_pixels)
-    with _GIVEN:
+    with _GIVEN():
         upright, orientation = _load(image, name)
     return Photo(pixels=_to_array(upright), name=name, orientation=orientation)
 
@@ -347,7 +348,7 @@ def _pillow_allows(pixels: int) -> Iterator[None]:
     if limit is None or pixels <= limit:
         yield
         return
-    with _LARGE:
+    with _LARGE():
         limit = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = None
         try:

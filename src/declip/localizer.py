@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, get_args
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from declip import image, jpeg, weights
-from declip.engines import cores, open_engine
-from declip.errors import ImageError, MissingExtraError, SpecError
-from declip.types import Engine, Localization, MaskRule, Mode, ModelSpec, Photo, PictureLike, Precision
+from declip import image, jpeg
+from declip.engines import model_file, open_engine
+from declip.errors import ImageError, SpecError
+from declip.process import check_process, cores, ending
+from declip.types import Engine, Localization, MaskRule, Mode, ModelSpec, Photo, PictureLike, Precision, check_choice
 
 __all__ = ["Localizer", "ahead", "load", "model_file"]
 
@@ -39,39 +40,29 @@ def load(
 ) -> Localizer:
     """Open a model: None = the embedded one; a name of `declip.catalog`; a path to a .onnx or .safetensors.
 
-    threads: of the engine (None = its default); device: torch's or "cuda" for ONNX Runtime (None = what there is).
-    mode and threshold override the model's own (see Localizer). precision: "exact" is fp32; "fast" is bf16 where the
-    CPU has it, by OpenVINO for .onnx files and by torch for .safetensors. offline: never download.
+    threads: of the engine (None = one for each core). device: "cpu", "cuda" or "cuda:1" (the second GPU), or with torch
+    "mps" or "xpu"; None = the CPU for .onnx files, CUDA for .safetensors where there is one. mode and threshold
+    override the model's own (see Localizer). precision: "exact" is fp32; "fast" is bf16 where the CPU has it, by
+    OpenVINO for .onnx files and by torch for .safetensors; elsewhere it is fp32, and `Localizer.precision` says
+    "exact". offline: never download.
     Raises WeightsError, SpecError, or MissingExtraError if torch or OpenVINO is needed and not installed.
     """
-    if precision not in get_args(Precision):
-        raise SpecError(f"precision is {precision!r}; expected 'exact' or 'fast'")
+    # Before a model is fetched.
+    check_choice(precision, Precision, "precision")
+    if mode is not None:
+        check_choice(mode, Mode, "mode")
+    _check_threshold(threshold)
     path = model_file(model, offline=offline)
     engine = open_engine(path, threads=threads, device=device, precision=precision, offline=offline)
     return Localizer(engine, mode=mode, threshold=threshold)
 
 
-def model_file(model: str | Path | None = None, *, offline: bool = False) -> Path:
-    """The file that `load` opens: of the embedded model (None), of a name of `declip.catalog`, or a path.
-
-    An official checkpoint is downloaded, and converted to .safetensors beside it. Raises as `load` does.
-    """
-    path = weights.embedded_path() if model is None else weights.resolve(model, offline=offline)
-    return _converted(path) if path.suffix == ".pth" and path.parent == weights.cache_dir() else path
-
-
-def _converted(path: Path) -> Path:
-    """An official .pth of the cache as .safetensors beside it, converted once."""
-    out = path.with_suffix(".safetensors")
-    if not out.exists():
-        try:
-            from declip.nn import checkpoint
-        except ModuleNotFoundError as error:
-            if missing := MissingExtraError.behind(error):
-                raise missing from error
-            raise
-        checkpoint.convert(path, out)
-    return out
+def _check_threshold(threshold: object) -> None:
+    """Raise SpecError for what is no score."""
+    if threshold is None:
+        return
+    if not isinstance(threshold, (int, float, np.floating)) or isinstance(threshold, bool) or not 0 <= threshold <= 1:
+        raise SpecError(f"threshold is {threshold!r}; expected a number in [0, 1], as scores are")
 
 
 class Localizer:
@@ -79,10 +70,16 @@ class Localizer:
 
     mode: "whole" squashes the photo to the network's square input, "tiled" slides over it at native resolution;
     None = the model's (one made for "whole" is tiled with a quarter of overlap). threshold: of the mask; without one
-    the model's calibration decides on mask and verdict, where it was made in this mode at this precision.
+    the model's calibration decides on mask and verdict, where it was made in this mode at the engine's precision.
+
+    It can be pickled if its engine can: those that `load` opens are opened anew, from the same file, in the process
+    that it is sent to. Others raise TypeError.
     """
 
     def __init__(self, engine: Engine, *, mode: Mode | None = None, threshold: float | None = None) -> None:
+        if mode is not None:
+            check_choice(mode, Mode, "mode")
+        _check_threshold(threshold)
         self.engine = engine
         self.mode: Mode = mode or engine.spec.mode
         self.overlap = engine.spec.overlap if engine.spec.mode == "tiled" else engine.spec.input_size // 4
@@ -111,14 +108,22 @@ class Localizer:
         return Localizer(engine or self.engine, mode=mode or self.mode, threshold=threshold)
 
     @property
+    def spec(self) -> ModelSpec:
+        """The model's description."""
+        return self.engine.spec
+
+    @property
     def precision(self) -> Precision:
         """How the engine computes."""
         return self.engine.precision
 
-    @property
-    def spec(self) -> ModelSpec:
-        """The model's description."""
-        return self.engine.spec
+    def __getstate__(self) -> dict[str, Any]:
+        if type(self.engine).__reduce__ is object.__reduce__:  # nothing says how to make it again
+            raise TypeError(
+                f"this Localizer's {type(self.engine).__name__} was not loaded from a file, and cannot be sent to "
+                "another process: load it in each process"
+            )
+        return self.__dict__
 
     @property
     def model(self) -> str:
@@ -148,9 +153,11 @@ class Localizer:
         if batch_size < 1:
             raise SpecError(f"batch_size is {batch_size}; expected >= 1")
         with (
-            ThreadPoolExecutor(cores(), thread_name_prefix="declip-photos") as pool,
-            closing(ahead(self._batches(images, batch_size, pool))) as batches,
-            closing(ahead(self._localize(batch, batch_size, pool.map) for batch in batches)) as found,
+            ending(
+                ThreadPoolExecutor(cores(), thread_name_prefix="declip-photos"), ThreadPoolExecutor.shutdown
+            ) as pool,
+            ending(ahead(self._batches(images, batch_size, pool)), Generator.close) as batches,
+            ending(ahead(self._localize(batch, batch_size, pool.map) for batch in batches), Generator.close) as found,
         ):
             for results in found:
                 yield from results
@@ -350,15 +357,21 @@ def _stacked(tiles: Sequence[tuple[_Whole | _Scan, Corner]]) -> Inputs:
 
 
 def ahead(items: Iterator[T]) -> Generator[T]:
-    """The same items; each is made in a thread of its own while the one before it is used."""
-    with ThreadPoolExecutor(1, thread_name_prefix="declip-ahead") as pool:
+    """The same items; each is made in a thread of its own while the one before it is used.
+
+    Raises DeclipError in a fork that goes on with what its parent began.
+    """
+    process = os.getpid()
+    with ending(ThreadPoolExecutor(1, thread_name_prefix="declip-ahead"), ThreadPoolExecutor.shutdown) as thread:
+        upcoming = thread.submit(next, items, None)
         try:
-            upcoming = pool.submit(next, items, None)
             while (item := upcoming.result()) is not None:
-                upcoming = pool.submit(next, items, None)
+                upcoming = thread.submit(next, items, None)
                 yield item
+                check_process(process, "this iteration over photos")
         finally:
-            upcoming.cancel()
+            if os.getpid() == process:
+                upcoming.cancel()
 
 
 def _unit(size: int, overlap: int, ratio: int) -> int:

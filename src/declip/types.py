@@ -41,6 +41,7 @@ __all__ = [
     "Sample",
     "Step",
     "Verdict",
+    "check_choice",
 ]
 
 FORMAT_VERSION = 1
@@ -66,9 +67,13 @@ def _check(condition: bool, message: str) -> None:
         raise SpecError(message)
 
 
-def _choice(value: object, alias: Any, field: str) -> None:
+def check_choice(value: object, alias: Any, name: str) -> None:
+    """Raise SpecError, which names the choices, unless the value is one of those of a Literal."""
     allowed = get_args(alias)
-    _check(value in allowed, f"{field} is {value!r}; expected one of {', '.join(map(repr, allowed))}")
+    _check(value in allowed, f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}")
+
+
+_choice = check_choice  # as the types here call it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -447,8 +452,9 @@ class MaskRule:
     """What of a map is in the mask.
 
     threshold: on scores, in [0, 1]. calibration: None = all scores at or above the threshold are in the mask, and there
-    is no verdict, as for photos of a size that it has too few untouched ones of; else those connected parts of them that are stronger than nearly all untouched photos of this size
-    have, and the verdict is that of the strongest one.
+    is no verdict; the same goes for photos of a size that it has too few untouched ones of. Otherwise those connected
+    parts of such scores are in the mask that are stronger than nearly all untouched photos of this size have, and the
+    verdict is that of the strongest one.
     """
 
     threshold: float
@@ -643,7 +649,7 @@ class Engine(Protocol):
 
     @property
     def precision(self) -> Precision:
-        """How it computes in fact: "exact" too where bf16 was asked for and this processor has none."""
+        """What it does compute in, whatever was asked for: "exact" is fp32, "fast" is less."""
         ...
 
     def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:

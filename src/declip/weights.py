@@ -29,7 +29,7 @@ from declip import catalog
 from declip.errors import WeightsError
 from declip.types import ModelCard
 
-__all__ = ["cache_dir", "cached", "download", "embedded_path", "resolve", "sha256_of"]
+__all__ = ["cache_dir", "cached", "download", "embedded_path", "is_fetched", "resolve", "sha256_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -72,6 +72,12 @@ def resolve(name_or_path: str | Path, *, offline: bool = False) -> Path:
     if offline or os.environ.get("DECLIP_OFFLINE", "") not in ("", "0"):
         raise WeightsError(f"{card.name} is not in the cache, and offline forbids to fetch it. {_by_hand(card)}")
     return download(card, cache_dir())
+
+
+def is_fetched(name_or_path: str | Path) -> bool:
+    """Whether `resolve` would download a file for this, or verify one that was downloaded and not converted yet."""
+    card = next((card for card in catalog.MODELS if card.name == str(name_or_path) and card.urls), None)
+    return card is not None and not isinstance(name_or_path, Path) and cached(card) in (None, cache_dir() / card.file)
 
 
 def embedded_path() -> Path:

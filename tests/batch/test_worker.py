@@ -24,7 +24,7 @@ from declip.batch.job import Job, Model, open_job
 from declip.batch.rows import decode_mask
 from declip.batch.worker import Care, Weights, Worker, localize_part
 from declip.localizer import Localizer, load
-from declip.types import BackboneSpec, DecoderSpec, ModelSpec
+from declip.types import BackboneSpec, DecoderSpec, ModelSpec, Precision
 
 
 class FakeEngine:
@@ -41,6 +41,7 @@ class FakeEngine:
         )
         self.model = "fake"
         self.sha256 = "00" * 32
+        self.precision: Precision = "exact"
         self.batches: list[int] = []
 
     def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:

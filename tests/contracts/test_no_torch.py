@@ -84,6 +84,19 @@ def test_what_needs_torch_says_the_pip_line() -> None:
     ]
 
 
+def test_weights_that_need_torch_are_not_fetched_without_it() -> None:
+    code = (
+        "import declip, urllib.request\n"
+        "urllib.request.urlopen = lambda *a, **k: sys.exit('it was asked for')\n"
+        "for name in ('vit-l14-conv20-ldm', 'fusion-conv20-ldm'):\n"
+        "    try:\n"
+        "        declip.load(name)\n"
+        "    except declip.MissingExtraError as error:\n"
+        "        print(error)\n"
+    )
+    assert run(code).count("pip install 'declip[torch]'") == 2
+
+
 def test_importing_declip_imports_next_to_nothing() -> None:
     code = "import declip; print([name for name in ('numpy', 'scipy', 'PIL', 'onnxruntime') if name in sys.modules])"
     assert run(code) == "[]\n"

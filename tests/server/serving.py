@@ -18,7 +18,7 @@ from PIL import Image
 from declip import server
 from declip.localizer import Localizer
 from declip.server import app as app_module
-from declip.types import BackboneSpec, Calibration, DecoderSpec, ModelSpec
+from declip.types import BackboneSpec, Calibration, DecoderSpec, ModelSpec, Precision
 
 
 class FakeEngine:
@@ -40,6 +40,7 @@ class FakeEngine:
         self.spec = ModelSpec(**{**given, **fields})
         self.model = model
         self.sha256 = "00" * 32
+        self.precision: Precision = "exact"
         self.batches: list[int] = []
         self.go = threading.Event()
         self.go.set()

@@ -175,7 +175,9 @@ def test_faint_parts_are_left_out_until_the_threshold_is_moved(browser: Any) -> 
 @pytest.mark.parametrize("threshold", [0.1, 0.3, 0.8, 0.99])
 def test_regions_are_those_of_python(visit: Visit, threshold: float) -> None:
     scores = image.scores16(result(FORGED).scores).astype(np.float32) / np.float32(65535)
-    expected = Localization(name="", scores=scores, rule=MaskRule(threshold=threshold), image_score=0, model="", sha256="").regions
+    expected = Localization(
+        name="", scores=scores, rule=MaskRule(threshold=threshold), image_score=0, model="", sha256=""
+    ).regions
     visit.give(FORGED)
     visit.done()
     visit.set_threshold(threshold)

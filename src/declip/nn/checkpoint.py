@@ -22,7 +22,7 @@ from declip.nn.backbones import Backbone, load_tensors, neighbours
 from declip.nn.model import Network, build, build_network
 from declip.nn.rivals import conversion
 from declip.nn.rivals.net import RivalNet
-from declip.types import BackboneSpec, DecoderSpec, ModelSpec
+from declip.types import BackboneSpec, DecoderSpec, ModelSpec, check_choice
 
 __all__ = ["SPEC_KEY", "convert", "load", "load_learnt", "read_spec", "save", "with_spec"]
 
@@ -121,6 +121,10 @@ def convert(
     without them the result refers to OpenAI's published weights.
     Raises WeightsError for a file that does not fit, SpecError for an option that the file's model does not have.
     """
+    if tower is not None:
+        check_choice(tower, Tower, "tower")
+    if fake_class is not None:
+        check_choice(fake_class, conversion.FakeClass, "fake_class")
     if official.is_dir():
         files = {path: _open_official(path) for path in sorted(official.rglob("*.pth"))}
         rival = conversion.join_pscc_net(files, official)
