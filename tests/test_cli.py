@@ -22,6 +22,7 @@ import declip
 from declip import cli, datasets, image, localizer
 from declip.localizer import Localizer
 from declip.types import BackboneSpec, Calibration, DecoderSpec, ModelSpec, Precision, Sample
+from tests.fakes import calibration
 
 MINI = Path(declip.__file__).parent / "assets" / "mini.onnx"
 needs_mini = pytest.mark.skipif(not MINI.is_file(), reason="the embedded model is not built yet")
@@ -30,16 +31,19 @@ KEYS = [
     "image",
     "width",
     "height",
-    "score",
     "verdict",
+    "score",
     "false_alarm_rate",
-    "score_threshold",
-    "threshold",
-    "peak",
+    "untouched",
+    "not_examined",
     "area",
     "regions",
+    "threshold",
+    "image_score",
     "model",
     "sha256",
+    "mode",
+    "precision",
     "seconds",
 ]
 
@@ -54,7 +58,7 @@ class FakeEngine:
         output_size=16,
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
-        calibration=Calibration(image_thresholds=((0.01, 0.9), (0.05, 0.3)), photos=100),
+        calibration=calibration(),
     )
     model = "fake"
     sha256 = "00" * 32
@@ -118,8 +122,9 @@ def test_json_is_one_line_per_image(
     assert [list(row) for row in rows] == [KEYS] * 3
     assert [row["verdict"] for row in rows] == ["manipulated", "inconclusive", "nothing found"]
     assert [row["area"] for row in rows] == [1.0, 0.5, 0.0]
-    assert rows[1]["score"] == pytest.approx(0.5, abs=1e-3)
-    assert (rows[1]["false_alarm_rate"], rows[1]["score_threshold"]) == (0.05, 0.3)
+    assert [row["score"] for row in rows] == [0.995, 0.95, 0.0]
+    assert rows[1]["image_score"] == pytest.approx(0.5, abs=1e-3)
+    assert (rows[1]["false_alarm_rate"], rows[1]["untouched"], rows[1]["regions"][0]["rank"]) == (0.05, 199, 0.95)
     assert rows[0]["model"] == "fake"
     assert "3 localized" in stderr
     assert len(list((tmp_path / "out").iterdir())) == 9
@@ -145,7 +150,7 @@ def test_short_lines_without_json(
 ) -> None:
     photo = picture(tmp_path / "a.png", 64)
     assert call(monkeypatch, "localize", photo, "--out", tmp_path / "out") == 0
-    assert capfd.readouterr().out == f"manipulated      score 1.000  area 100.00%  {photo}\n"
+    assert capfd.readouterr().out == f"manipulated      score 0.995  area 100.00%  {photo}\n"
 
 
 def test_bad_files_are_lines_and_exit_1(
@@ -311,45 +316,45 @@ def test_calibrate_prints_what_it_promises_and_writes_a_model(
     for white in range(60):
         picture(folder / f"{white}.png", white)
     arguments = ("calibrate", folder, "--model", tiny_model[1], "--out", out)
-    assert call(monkeypatch, *arguments) == 2
-    assert (
-        "a false-alarm rate of 0.01 cannot be guaranteed by 60 photos; it needs at least 99" in capfd.readouterr().err
-    )
+    assert call(monkeypatch, *arguments, "--false-alarms", "0.01") == 2
+    assert "a false-alarm rate of 0.01 cannot be guaranteed by 60 untouched photos" in capfd.readouterr().err
     assert not out.exists()
     (folder / "notes.txt").write_text("no picture")
     picture(folder / "again.png", 30)
     assert call(monkeypatch, *arguments, "--false-alarms", "0.02,0.1", "--tile") == 0
     stdout, stderr = capfd.readouterr()
-    rows = {line.split()[0]: line.split() for line in stdout.splitlines()}
-    (_, strict), (_, loose) = declip.load(out).spec.calibration.image_thresholds  # type: ignore[union-attr]
-    # Of 60 photos the largest score and the sixth: Beta(1, 60) and Beta(6, 55).
-    assert " ".join(rows["manipulated"]) == f"manipulated {strict:.4f} at most 2 % 0.085 to 4.9 %"
-    assert " ".join(rows["inconclusive"]) == f"inconclusive {loose:.4f} at most 10 % 4.4 to 17 %"
-    assert "photos          60; left out: 0 unreadable, 1 repeated, 1 other files skipped\n" in stdout
-    assert "temperature     1, kept\nmask threshold  0.5, kept\nverdicts in     tiled mode only\n" in stdout
+    rows = [" ".join(line.split()) for line in stdout.splitlines()]
+    # Of 60 photos the strongest and the sixth: Beta(1, 60) and Beta(6, 55).
+    assert rows[1] == "under 0.5 MP 60 manipulated at most 2 % 0.085 to 4.9 %"
+    assert rows[2] == "under 0.5 MP 60 inconclusive at most 10 % 4.4 to 17 %"
+    assert rows[3:5] == ["0.5 to 3 MP 0 none: too few photos - -", "over 3 MP 0 none: too few photos - -"]
+    assert "left out        0 unreadable, 1 repeated, 0 that are no photographs, 1 other files\n" in stdout
+    assert "temperature     1, kept\nthreshold       0.5, kept\nverdicts in     tiled mode only\n" in stdout
     assert f"written         {out}\n" in stdout
-    assert stderr == ""
+    assert "only 60 photos" not in stdout
     assert call(monkeypatch, *arguments, "--false-alarms", "0.02,0.1") == 2
     assert capfd.readouterr().err == f"declip: {out} exists; --force (force=True) overwrites it\n"
     (folder / "torn.png").write_bytes((folder / "1.png").read_bytes()[:-20])
     assert call(monkeypatch, *arguments, "--false-alarms", "0.1", "--force") == 1
     stdout = capfd.readouterr().out
-    assert "60; left out: 1 unreadable, 1 repeated" in stdout and "inconclusive" not in stdout
+    assert "left out        1 unreadable, 1 repeated" in stdout and "inconclusive" not in stdout
 
 
 def test_calibrate_passes_its_settings_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from declip import calibration
+    from declip import calibration as library
 
     seen: dict[str, Any] = {}
-    found = Calibration(temperature=1.5, mask_threshold=0.6, image_thresholds=((0.05, 0.7),), photos=30)
+    found = Calibration(
+        temperature=1.5, threshold=0.6, untouched=((0.7,) * 30, (), ()), photos=(30, 0, 0), rates=(0.05,)
+    )
 
-    def calibrate(model: str, photos: list[Path], out: Path, **settings: Any) -> calibration.Outcome:
+    def calibrate(model: str, photos: list[Path], out: Path, **settings: Any) -> library.Outcome:
         seen.update(settings, model=model, photos=photos, out=out)
-        return calibration.Outcome(calibration=found, scores=(), fakes=1, lost=1)
+        return library.Outcome(calibration=found, fakes=1, lost=1)
 
-    monkeypatch.setattr(calibration, "calibrate", calibrate)
+    monkeypatch.setattr(library, "calibrate", calibrate)
     manifest, out = samples(tmp_path / "data"), tmp_path / "mine.onnx"
     photos = [picture(tmp_path / "photos" / "b" / "2.png"), picture(tmp_path / "1.png")]
     options = ("--data", manifest, "--split", "test", "--whole", "--batch-size", 3, "--offline", "--force")
@@ -358,7 +363,7 @@ def test_calibrate_passes_its_settings_on(
     assert call(monkeypatch, *arguments, *options, "--model", "m.onnx") == 1
     stdout, stderr = capfd.readouterr()
     assert "temperature     1.5, refitted on 1 manipulated pictures\n" in stdout
-    assert "mask threshold  0.6, refitted on 1 manipulated pictures\n" in stdout
+    assert "threshold       0.6, refitted on 1 manipulated pictures\n" in stdout
     assert stderr == "declip: 1 samples of --data were left out\n"
     given = seen.pop("samples")
     assert [(sample.image.name, sample.label, sample.split) for sample in given] == [

@@ -226,7 +226,9 @@ def test_an_onnx_file_needs_its_description(tiny_model: tuple[Path, Path], tmp_p
 
 # --- another description --------------------------------------------------------------------------------------------
 
-CALIBRATION = Calibration(temperature=1.7, image_thresholds=((0.05, 0.25),), photos=60, mode="tiled")
+CALIBRATION = Calibration(
+    temperature=1.7, untouched=((0.25,) * 60, (), ()), photos=(60, 0, 0), rates=(0.05,), mode="tiled"
+)
 
 
 def tensors(path: Path) -> dict[str, bytes]:

@@ -23,10 +23,22 @@ from declip import evaluation, image, metrics
 from declip.errors import DatasetError, DeclipError, ImageError
 from declip.evaluation import Evaluation, Figures, Maps, Row, evaluate
 from declip.localizer import Localizer
-from declip.types import BackboneSpec, Calibration, DecoderSpec, Localization, ModelSpec, Precision, Sample
+from declip.types import BackboneSpec, DecoderSpec, Localization, MaskRule, ModelSpec, Precision, Sample
+from tests.fakes import calibration
 from tests.test_metrics import EMPTY, GOLDEN, golden_pair
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "evaluate.md"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Judged(Localization):
+    """A result with a verdict of its own."""
+
+    word: Any = None
+
+    @property
+    def verdict(self) -> Any:
+        return self.word
 
 
 class Fixed:
@@ -42,12 +54,12 @@ class Fixed:
                 yield ImageError(str(path), "missing", "there is no such file")
                 continue
             scores = self.scores[path.name]
-            yield Localization(
+            yield Judged(
                 name=str(path),
                 scores=scores,
-                threshold=0.5,
-                score=float(scores.mean()),
-                verdict=self.verdicts.get(path.name),
+                rule=MaskRule(threshold=0.5),
+                image_score=float(scores.mean()),
+                word=self.verdicts.get(path.name),
                 model="fixed",
                 sha256="00",
             )
@@ -458,7 +470,7 @@ class BrightEngine:
         output_size=16,
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
-        calibration=Calibration(mask_threshold=0.75, image_thresholds=((0.01, 0.6), (0.05, 0.3)), photos=120),
+        calibration=calibration(threshold=0.75),
     )
     model = "mini"
     sha256 = "ab" * 32
@@ -483,14 +495,14 @@ def test_the_card_says_what_was_done(tmp_path: Path) -> None:
     assert card["model"] == f"mini, SHA-256 {'ab' * 32}"
     assert card["training set"] == declip.MODELS[0].trained_on
     assert card["input size"] == "32×32 px, the whole picture squashed (bilinear, antialiased)"
-    assert card["threshold"] == "scores > 0.75 (the predictor's own)"
-    assert "image score ≥ 0.6" in card["calibrated threshold"] and "120 untouched" in card["calibrated threshold"]
+    assert card["threshold"] == "scores >= 0.75 in the parts that the predictor's calibration flags"
+    assert "all but 1 % of the untouched photos of its size (199 under 0.5 MP, 199" in card["calibrated threshold"]
     assert card["polarity"] == "black = manipulated in 1 mask files"
     assert card["samples"] == "1 fakes, 0 reals, 0 failed; splits: test 1"
     assert card["file formats"] == "fakes: png 1"
     tiled = evaluate(Localizer(BrightEngine(), mode="tiled"), [sample], threshold=0.5).protocol
     assert tiled["input size"] == "tiles of 32×32 px at native resolution, overlap 8 px"
-    assert tiled["threshold"] == "scores > 0.5 (given)"
+    assert tiled["threshold"] == "scores >= 0.5 (given)"
     assert tiled["calibrated threshold"].startswith("none")
 
 

@@ -275,34 +275,45 @@ def test_the_mean_logit_is_divided_by_the_temperature_like_every_logit() -> None
         assert Localizer(engine)(noise(64, 64)).score == pytest.approx(1 / (1 + np.exp(-0.5)), abs=1e-6)
 
 
+# Of a constant map the evidence is how far its logit lies above the threshold's: 0.85 of 0.5, 2.2 of 0.8, 3.1 of 0.9.
 CALIBRATION = Calibration(
-    mask_threshold=0.45, image_thresholds=((0.01, 0.8), (0.05, 0.6)), photos=100, mode="tiled", precision="exact"
+    threshold=0.3,
+    untouched=(tuple(sorted((0.0,) * 190 + (2.0,) * 9)), (), ()),
+    photos=(199, 0, 0),
+    mode="tiled",
+    precision="exact",
 )
 
 
 @pytest.mark.parametrize(
-    ("score", "verdict", "rate", "threshold"),
-    [(0.9, "manipulated", 0.01, 0.8), (0.7, "inconclusive", 0.05, 0.6), (0.5, "nothing found", 0.05, 0.6)],
+    ("score", "verdict", "rank", "rate", "area"),
+    [
+        (0.9, "manipulated", 0.995, 0.01, 1.0),
+        (0.7, "inconclusive", 0.95, 0.05, 1.0),
+        (0.2, "nothing found", 0.0, 0.05, 0.0),
+    ],
 )
 def test_a_verdict_needs_a_calibration_of_this_very_mode_and_precision(
-    score: float, verdict: str, rate: float, threshold: float
+    score: float, verdict: str, rank: float, rate: float, area: float
 ) -> None:
     engine = FakeEngine(constant(score), calibration=CALIBRATION)
     result = Localizer(engine)(noise(80, 80))
-    assert (result.verdict, result.false_alarm_rate, result.score_threshold) == (verdict, rate, threshold)
-    assert (result.threshold, result.model, result.sha256) == (0.45, "fake", "0" * 64)
-    bare = Calibration(mask_threshold=0.45, mode="tiled")
+    assert (result.verdict, result.score, result.false_alarm_rate, result.area) == (verdict, rank, rate, area)
+    assert (result.threshold, result.model, result.sha256, result.untouched) == (0.3, "fake", "0" * 64, 199)
     fast = FakeEngine(constant(score), calibration=CALIBRATION)
     fast.precision = "fast"
+    bare = Calibration(threshold=0.3, mode="tiled")
     for other in (
         Localizer(engine, mode="whole"),
+        Localizer(engine, threshold=0.3),
         Localizer(fast),
         Localizer(FakeEngine(constant(score))),
         Localizer(FakeEngine(constant(score), calibration=bare)),
     ):
         result = other(noise(80, 80))
-        assert (result.verdict, result.false_alarm_rate, result.score_threshold) == (None, None, None)
-        assert result.score == pytest.approx(score, abs=1e-6)
+        assert (result.verdict, result.false_alarm_rate, result.untouched) == (None, None, None)
+        assert result.score == result.image_score == pytest.approx(score, abs=1e-6)
+        assert result.area == float(score >= result.threshold)
 
 
 def test_a_threshold_of_one_s_own_makes_the_mask() -> None:

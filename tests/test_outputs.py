@@ -15,7 +15,7 @@ from PIL import Image
 from declip import image, outputs
 from declip.errors import DeclipError, ImageError, MissingExtraError
 from declip.outputs import Pair, find_pictures, localize_files
-from declip.types import Localization, Photo
+from declip.types import Localization, MaskRule, Photo
 
 
 class BrightnessLocalizer:
@@ -38,8 +38,8 @@ class BrightnessLocalizer:
         return Localization(
             name=photo.name,
             scores=scores,
-            threshold=0.5,
-            score=float(scores.mean()),
+            rule=MaskRule(threshold=0.5),
+            image_score=float(scores.mean()),
             model="brightness",
             sha256="00" * 32,
             seconds=1000.0,
@@ -150,7 +150,9 @@ def test_three_maps_of_the_photos_own_size(tmp_path: Path) -> None:
         pytest.approx(1 / 3),
         pytest.approx(1 / 3),
     )
-    assert row["regions"] == [{"bbox": (0, 0, 3, 6), "area": pytest.approx(1 / 3), "score": 1.0}]
+    assert row["regions"] == [
+        {"bbox": (0, 0, 3, 6), "area": pytest.approx(1 / 3), "score": 1.0, "rank": None, "verdict": None}
+    ]
     assert 1000 < row["seconds"] < 1001  # the localizer's, and the reading before it
 
 

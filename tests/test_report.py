@@ -22,10 +22,11 @@ from PIL import Image
 from scipy import stats
 
 import declip
-from declip import catalog, cli, image, localizer, metadata, metrics, perturbations, report
+from declip import catalog, cli, image, localizer, metadata, metrics, perturbations, report, verdicts
 from declip.errors import ImageError
 from declip.localizer import Localizer
-from declip.types import BackboneSpec, Calibration, DecoderSpec, MaskRule, ModelSpec, Photo, Precision
+from declip.types import BackboneSpec, DecoderSpec, MaskRule, ModelSpec, Photo, Precision
+from tests.fakes import calibration
 from tests.signing import manifest, signed
 
 MINI = Path(declip.__file__).parent / "assets" / "mini.onnx"
@@ -47,9 +48,7 @@ class FakeEngine:
         mode="tiled",
         overlap=8,
         image_score="top",
-        calibration=Calibration(
-            mask_threshold=0.6, image_thresholds=((0.01, 0.9), (0.05, 0.7)), photos=200, mode="tiled"
-        ),
+        calibration=calibration("tiled", 0.6),
     )
     model = "fake"
     sha256 = "0123456789abcdef" * 4
@@ -176,12 +175,13 @@ def test_the_page_tells_the_same_numbers(fake: Localizer, tmp_path: Path) -> Non
     found = examine(path, fake)
     page = Page(found.to_html())
     assert hashlib.sha256(path.read_bytes()).hexdigest() in page.text and FakeEngine.sha256 in page.text
-    assert f"The photo scores {found.result.score:.3f}" in page.text
+    assert found.result.verdict == "inconclusive" and found.result.score == 0.95
+    assert "stronger than anything in 95 % of the 199 untouched photos of its size (under 0.5 MP)" in page.text
     for variant in found.stability.variants:
         numbers = f"{variant.iou:.2f} {variant.difference:.3f} {100 * variant.area:.2f}".rstrip("0").rstrip(".")
-        assert f"{numbers} % {variant.score:.3f}" in page.text
+        assert variant.score is not None and f"{numbers} % {verdicts.rank_percent(variant.score)}" in page.text
     assert "photo.jpg" in page.text and "2026-03-04 05:06:07 UTC" in page.text
-    assert "calibrated on 200 untouched photos" in page.text
+    assert "by comparison with 199 untouched photos of this size" in page.text
     (region, *_) = found.result.regions
     x0, y0, x1, y1 = region.bbox
     assert f"{x1 - x0} × {y1 - y0} px at ({x0}, {y0})" in page.text
@@ -197,21 +197,19 @@ def test_the_date_is_shown_in_utc_and_needs_a_zone(fake: Localizer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("thresholds", "headline", "number"),
+    ("untouched", "headline", "number"),
     [
-        (((0.01, 0.2), (0.05, 0.1)), "Traces of manipulation were found", "at most 1 % score as high"),
-        (((0.01, 0.9999), (0.05, 0.1)), "Inconclusive", "at most 5 % of untouched photos reach"),
-        (((0.01, 1.0), (0.05, 0.9999)), "Nothing found", "no proof that the photo is genuine"),
+        ((0.0,) * 199, "Traces of manipulation were found", "99.5 % of the 199 untouched photos"),
+        ((0.0,) * 192 + (9.0,) * 7, "Inconclusive", "“manipulated” asks for 99 %"),
+        ((9.0,) * 199, "Nothing found", "no proof that the photo is genuine"),
     ],
 )
-def test_verdicts_in_words(thresholds: Any, headline: str, number: str, fake: Localizer) -> None:
-    calibrated = replace(
-        FakeEngine.spec, calibration=Calibration(image_thresholds=thresholds, photos=200, mode="tiled")
-    )
-    fake.engine.spec = calibrated  # type: ignore[misc]
+def test_verdicts_in_words(untouched: Any, headline: str, number: str, fake: Localizer) -> None:
+    compared = replace(calibration("tiled", 0.6), untouched=(untouched, (), ()), photos=(199, 0, 0))
+    fake.engine.spec = replace(FakeEngine.spec, calibration=compared)  # type: ignore[misc]
     page = Page(examine(pixels(), fake).to_html())
     assert headline in page.text and number in page.text
-    low, high = 100 * stats.beta.ppf([0.05, 0.95], 2, 199)  # 1 % by 200 photos: the second from above
+    low, high = 100 * stats.beta.ppf([0.05, 0.95], 2, 198)  # 1 % by 199 photos: the second from above
     assert f"likely {low:.2f} % to {high:.2f} %" in page.text
 
 
@@ -220,7 +218,7 @@ def test_without_a_calibration_there_is_no_verdict(fake: Localizer) -> None:
     assert "No verdict" in page.text and "calibrated in tiled mode" in page.text and "squashed to 32 × 32" in page.text
     fake.engine.spec = replace(FakeEngine.spec, calibration=None)  # type: ignore[misc]
     text = Page(examine(pixels(), fake).to_html()).text
-    assert "never calibrated" in text and "none, without a calibration" in text
+    assert "never calibrated" in text and "Verdicts none" in text
 
 
 def test_an_empty_map_is_not_praised_as_stable(fake: Localizer) -> None:

@@ -17,7 +17,7 @@ from declip.batch.job import Job, Model, open_job
 from declip.batch.rows import to_parquet
 from declip.errors import DeclipError
 
-MODEL = Model(name="m", sha256="ab", mode="tiled", precision="exact", threshold=0.5, peak=0.75)
+MODEL = Model(name="m", sha256="ab", mode="tiled", precision="exact", threshold=0.5)
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -92,7 +92,8 @@ def test_parts_of_unknown_origin_are_left_alone(folder: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("sha256", "cd"), ("mode", "whole"), ("precision", "fast"), ("threshold", 0.25), ("peak", 0.5)]
+    ("field", "value"),
+    [("sha256", "cd"), ("mode", "whole"), ("precision", "fast"), ("threshold", 0.25), ("threshold", None)],
 )
 def test_another_model_does_not_go_on(field: str, value: Any, tmp_path: Path) -> None:
     job = started(str(tmp_path))

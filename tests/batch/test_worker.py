@@ -220,7 +220,7 @@ def test_a_file_that_kills_becomes_a_row(tmp_path: Path) -> None:
 def job_of(folder: str, model: Path, files: Mapping[str, bytes], **fields: Any) -> Job:
     write_all(stores.join(folder, "in"), files)
     found = load(model)
-    described: dict[str, Any] = {"mode": "tiled", "threshold": 0.25, "peak": 0.5, **fields}
+    described: dict[str, Any] = {"mode": "tiled", "threshold": 0.25, **fields}
     described = {"name": "tiny", "sha256": found.sha256, "precision": "exact", **described}
     return open_job(stores.join(folder, "in"), stores.join(folder, "out"), Model(**described), shard_size=2)
 
@@ -238,9 +238,9 @@ def test_a_worker_writes_parts(scheme: str, tiny_model: tuple[Path, Path], tmp_p
     assert job.done() == [0, 1] and job.errors([0, 1]) == 1
     (row,) = pq.read_table(io.BytesIO(stores.fetch(job.path(1), 1 << 20))).to_pylist()
     loaded = load(path)
-    direct = Localizer(loaded.engine, mode="tiled", threshold=0.25, peak=0.5)(files["2.png"])
+    direct = Localizer(loaded.engine, mode="tiled", threshold=0.25)(files["2.png"])
     assert np.array_equal(decode_mask(row), direct.mask)
-    assert (row["score"], row["area"], row["threshold"], row["peak"]) == (direct.score, direct.area, 0.25, 0.5)
+    assert (row["score"], row["area"], row["threshold"]) == (direct.score, direct.area, 0.25)
     worker({"part": np.array([1])})
     assert job.done() == [0, 1]
 

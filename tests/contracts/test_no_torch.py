@@ -56,7 +56,7 @@ def test_the_embedded_model_is_calibrated(tmp_path: Path) -> None:
         "outcome = calibrate('mini', photos, folder / 'mine.onnx', rates=(0.05,))\n"
         "result = declip.load(folder / 'mine.onnx')(photos[0])\n"
         "assert sys.modules['torch'] is None\n"
-        "print(result.model, outcome.calibration.photos, result.false_alarm_rate, result.verdict)\n"
+        "print(result.model, outcome.calibration.photos[0], result.false_alarm_rate, result.verdict)\n"
     )
     model, photos, rate, *verdict = run(code).split()
     assert (model, photos, rate) == ("mine", "20", "0.05")

@@ -243,10 +243,10 @@ def test_the_form_for_browsers_has_rows_and_raw_scores(client: httpx.Client) -> 
     assert parts["mask-0"] == image.mask_png(result.mask)
     row, words = json.loads(parts["results"])["results"][0], json.loads(parts["words-0"])
     calibration = FakeEngine().spec.calibration
-    said = verdicts.explain(result, calibration, mode="whole", precision="exact")
+    said = verdicts.explain(result, calibration)
     assert words["title"] == said.title and words["summary"] == said.summary
-    assert f"{row['score']:.3f}" in words["summary"] and words["limits"] == list(verdicts.LIMITS)
-    assert [(step["rate"], step["threshold"]) for step in words["steps"]] == [(0.01, 0.9), (0.05, 0.3)]
+    assert row["score"] is not None and words["limits"] == list(verdicts.LIMITS)
+    assert words["steps"] == [{"word": "manipulated", "rate": 0.01}, {"word": "inconclusive", "rate": 0.05}]
 
 
 def test_words_say_where_there_is_no_verdict(client: httpx.Client) -> None:
@@ -516,14 +516,16 @@ def test_models_and_limits(client: httpx.Client) -> None:
     schemas.Models.model_validate(body)
     assert [(row["name"], row["default"]) for row in body["models"]] == [("fake", True), ("other", False)]
     assert body["models"][0]["modes"] == ["whole", "tiled"]
-    assert (body["models"][0]["calibrated_mode"], body["models"][0]["false_alarm_rates"]) == ("whole", [0.01, 0.05])
+    assert body["models"][0]["calibrated_mode"] == "whole"
+    assert [row["untouched"] for row in body["models"][0]["verdicts"]] == [199] * 3
+    assert body["models"][0]["verdicts"][0]["steps"][0] == {"word": "manipulated", "rate": 0.01}
     assert body["limits"] == {"request_bytes": 200_000, "files": 3, "pixels": 10_000, "seconds": 120}
 
 
 def test_a_model_that_is_not_calibrated_names_no_rates() -> None:
     with running(Localizer(FakeEngine(calibration=Calibration()))) as client:
         (row,) = client.get("/v1/models").json()["models"]
-        assert (row["calibrated_mode"], row["false_alarm_rates"]) == (None, [])
+        assert row["calibrated_mode"] is None and [each["steps"] for each in row["verdicts"]] == [[], [], []]
 
 
 def test_unknown_paths_and_methods(client: httpx.Client) -> None:
