@@ -365,7 +365,7 @@ class TorchEngine(_Opened):
             try:
                 import torch
 
-                from declip.nn import backbones, checkpoint, lean, winograd
+                from declip.nn import backbones, checkpoint, devices, lean, winograd
             except ModuleNotFoundError as error:
                 if missing := MissingExtraError.behind(error):
                     raise missing from error
@@ -376,13 +376,10 @@ class TorchEngine(_Opened):
                 torch.set_num_threads(threads)
             self._torch = torch
             self._exact = backbones.exact
+            self._device = devices.usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
             net, self.spec = in_torch_thread(lambda: checkpoint.load(path, offline=offline))
             self.sha256 = digest.result()
-        try:
-            self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-            self._net: Callable[..., Any] = net.to(self._device).eval()
-        except (RuntimeError, AssertionError) as error:  # an unknown word, or a device this machine or torch lacks
-            raise SpecError(f"torch cannot use device {device!r}: {error}") from error
+        self._net: Callable[..., Any] = net.to(self._device).eval()
         self.model = path.stem
         self.precision: Precision = "exact"
         if precision == "fast" and self.spec.architecture not in ("declip", "patch-forensics"):

@@ -18,6 +18,7 @@ ROWS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
     ("datasets", "weights", "perturbations", "jpeg", "metadata", "local_ray"),
     (
         (
+            "nn.devices",
             "nn.maps",
             "nn.statistics",
             "nn.backbones",
