@@ -361,12 +361,14 @@ class Photo:
     pixels: (H, W, 3) uint8 RGB, upright (EXIF orientation applied once), alpha composited on white.
     name: path or a short description. data: the file's bytes (empty for arrays and PIL images).
     orientation: the EXIF value that was undone, 1-8; a reader of stored DCT coefficients needs it.
+    notes: sentences for people: what of the file was not read, or not as it stands.
     """
 
     pixels: NDArray[np.uint8]
     name: str
     data: bytes = b""
     orientation: int = 1
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape, dtype = self.pixels.shape, self.pixels.dtype
