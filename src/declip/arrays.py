@@ -5,13 +5,14 @@ Floats and deep integers carry no scale of their own. The rules for what is whit
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from declip.errors import ImageError
+from declip.types import Tensor
 
 __all__ = ["depth_note", "float_grey8", "from_tensor", "is_tensor", "scaled_depth", "shape_of", "to_rgb"]
 
@@ -21,12 +22,12 @@ _EXPECTED = (
 )
 
 
-def is_tensor(source: object) -> bool:
+def is_tensor(source: object) -> TypeGuard[Tensor]:
     """Whether this is a torch tensor, of which torch itself need not be imported."""
     return any(c.__name__ == "Tensor" and c.__module__.partition(".")[0] == "torch" for c in type(source).__mro__)
 
 
-def from_tensor(source: Any) -> NDArray[Any]:
+def from_tensor(source: Tensor) -> NDArray[Any]:
     """A torch tensor, on any device and with or without a gradient, as an array."""
     tensor = source.detach().cpu()
     return np.asarray(tensor.float().numpy() if str(tensor.dtype) == "torch.bfloat16" else tensor.numpy())

@@ -303,6 +303,8 @@ def bare(data: bytes, kind: Format) -> bytes | None:
             return _bare_tiff(data)
         case "WebP":
             return _bare_webp(data)
+        case "GIF":
+            return _bare_gif(data)
         case "AVIF" | "HEIC":
             # Items of a kind that nobody knows are passed over; positions in the file must stay what they are.
             renamed = re.sub(rb"(infe.{8})(?:Exif|mime)", rb"\1none", data[:100_000], flags=re.DOTALL)
@@ -351,7 +353,7 @@ def _bare_tiff(data: bytes) -> bytes | None:
 
 
 def _bare_webp(data: bytes) -> bytes | None:
-    """Without profile, EXIF and XMP; what a last chunk of these lacks does not matter then."""
+    """Without profile, EXIF and XMP, and without whatever follows a single picture."""
     kept, at, dropped = [], 12, False
     while at + 8 <= len(data):
         end = at + 8 + int.from_bytes(data[at + 4 : at + 8], "little")
@@ -365,5 +367,25 @@ def _bare_webp(data: bytes) -> bytes | None:
         else:
             kept.append(chunk)
         at = end
+        if name in (b"VP8 ", b"VP8L"):
+            dropped = dropped or at < len(data)
+            break
     body = b"WEBP" + b"".join(kept)
     return b"RIFF" + struct.pack("<I", len(body)) + body if dropped else None
+
+
+def _bare_gif(data: bytes) -> bytes | None:
+    """Without the extensions before the first picture, but for the one that says what is transparent."""
+    if len(data) < 13:
+        return None
+    at = 13 + (3 * (2 << (data[10] & 7)) if data[10] & 0x80 else 0)
+    side = []
+    while data[at : at + 1] == b"!":
+        start, graphic = at, data[at + 1 : at + 3] == b"\xf9\x04"
+        at += 2
+        while at < len(data) and data[at]:
+            at += 1 + data[at]
+        at += 1
+        if not graphic:
+            side.append((start, at))
+    return _cut_out(data, side) if side and data[at : at + 1] == b"," else None

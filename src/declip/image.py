@@ -21,6 +21,7 @@ import io
 import re
 import stat
 import struct
+import sys
 import threading
 import zipfile
 import zlib
@@ -285,7 +286,13 @@ def _decode_file(data: bytes, kind: Format, name: str, max_pixels: int, *, thoro
     fault = damage.fault(data, kind) if kind != "TIFF" else damage.tiff_fault(image)
     if fault is None:
         declared = containers.significant_bits(data, kind)
+        tiles = list(getattr(image, "tile", []))
         upright, orientation, highest = _load(image, name, lambda: _orientation(data, kind, image), declared)
+        if _rawmode(tiles) in _OTHER_BYTES and _highest(upright) <= 15:
+            again = _open(data, kind, name, max_pixels)
+            upright, highest = _deep_colour(image, again, declared)
+            if kind != "TIFF" and orientation in _UPRIGHT:
+                upright = upright.transpose(_UPRIGHT[orientation])
         if kind == "JPEG":
             fault = damage.jpeg_tail_fault(data, image, thorough=thorough)
     if fault is not None:
@@ -514,6 +521,45 @@ def _grey8(image: Image.Image, name: str, declared: int) -> tuple[Image.Image, i
     if isinstance(transparent, int):
         grey[values == transparent] = 255
     return Image.fromarray(grey), int(values.max()) if depth == 16 and not inverted else 0
+
+
+# Pillow keeps the high byte of 16-bit colour. Told that the bytes lie the other way round, it gives the low one.
+_OTHER_BYTES = {
+    "RGB;16B": "RGB;16L",
+    "RGB;16L": "RGB;16B",
+    "RGB;16N": "RGB;16B" if sys.byteorder == "little" else "RGB;16L",
+}
+
+
+def _rawmode(tiles: list[Any]) -> str:
+    """How Pillow says that the first strip or tile of a file lies there."""
+    arguments = tiles[0][3] if tiles else ""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+
+
+def _highest(image: Image.Image) -> int:
+    extrema: Any = image.getextrema()
+    return max(int(high) for _, high in extrema)
+
+
+def _deep_colour(high: Image.Image, again: Any, declared: int) -> tuple[Image.Image, int]:
+    """16-bit colour of which Pillow gave next to nothing → (RGB, highest value where 16 bits were taken as such, or 0).
+
+    high: loaded, the high bytes. again: the same file opened anew.
+    """
+    rawmode = _rawmode(again.tile)
+    again.tile = [
+        tile._replace(
+            args=(_OTHER_BYTES[rawmode], *tile.args[1:]) if isinstance(tile.args, tuple) else _OTHER_BYTES[rawmode]
+        )
+        for tile in again.tile
+    ]
+    with _xmp_hidden(again):
+        again.load()
+    values = np.asarray(high).astype(np.uint16) << 8 | np.asarray(again)
+    depth = arrays.scaled_depth(values, declared)
+    rgb = Image.fromarray((values >> (depth - 8)).astype(np.uint8))
+    return rgb, int(values.max()) if depth == 16 else 0
 
 
 def _to_array(image: Image.Image) -> NDArray[Any]:

@@ -13,13 +13,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from declip.errors import ImageError, SpecError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PilImage
 
 __all__ = [
     "FORMAT_VERSION",
@@ -51,8 +54,25 @@ Verdict = Literal["manipulated", "inconclusive", "nothing found"]
 Polarity = Literal["white", "black"]
 Label = Literal["real", "fake"]
 
-# What the public API takes as a picture: a path, the file's bytes, a PIL image, or (H, W, 3) uint8.
-PictureLike: TypeAlias = Any
+# What the public API takes as a picture; `declip.image.read` describes each. Readable: a file open for reading bytes.
+PictureLike: TypeAlias = (
+    "str | Path | bytes | bytearray | memoryview | Readable | PilImage | NDArray[Any] | Tensor | Photo"
+)
+
+
+class Readable(Protocol):
+    """A binary file that is open, or io.BytesIO."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+class Tensor(Protocol):
+    """A torch tensor, without torch."""
+
+    dtype: Any
+    shape: Any
+
+    def detach(self) -> Any: ...
 
 
 def _check(condition: bool, message: str) -> None:
