@@ -86,7 +86,8 @@ def closed(data: bytes) -> bytes | None:
     """A JPEG that ends inside its last scan, with an end marker set there; None for any other.
 
     Whether the scan was whole, `jpeg_tail_fault` finds. Long runs of zeros, which an interrupted download leaves for
-    the rest of a file, are no part of a scan.
+    the rest of a file, are no part of a scan, also where its last byte may have been a zero: that cannot be told from
+    a byte that is missing.
     """
     last = None
     for marker, start, segment in jpeg_segments(data):

@@ -5,12 +5,26 @@ a network sees; `to_scores` and `resize_scores` turn its logits into scores on t
 `write_scores` and `write_mask` show and keep them. Sizes are (height, width); Pillow's (width, height) stays inside.
 
 What `read` does to a picture, beyond decoding it:
-- EXIF orientation is applied, exactly once (HEIC: libheif turns the picture itself).
+- A picture is turned, exactly once, as Chromium turns it (`image-orientation: from-image`), so that a map lies where it
+  belongs on the picture that a browser shows. XMP never turns a picture.
+
+      JPEG        the tag Orientation in the first EXIF segment, if it is one SHORT of 1-8
+      PNG         the same tag in the first eXIf chunk, if that comes before the picture
+      AVIF        the boxes irot and imir; not its EXIF
+      WebP        never, whatever its EXIF says
+      BMP, GIF    never: they do not say
+      TIFF        its tag Orientation; HEIC: as libheif turns it. Chromium shows neither
+      PIL image   the EXIF block that Pillow keeps in it (WebP: never); of a TIFF, what Pillow does
+
 - Transparency is composited on white. This is the network's view only: `Photo.data` keeps the file as it was.
-- 16-bit grey keeps its high byte, as Pillow does for 16-bit colour. Floats carry no scale of their own: see `_grey8`.
+- 16-bit grey keeps its high byte, as Pillow does for 16-bit colour. Where the file says that only 9 to 15 bits are used
+  and the values agree, those are scaled to the full range; where values only stay low, a note says so. Floats in files
+  carry no scale of their own: see `arrays.float_grey8`.
 - Colour profiles are not applied, and of several frames or pages the first one counts.
 - CMYK JPEGs are read with Adobe's polarity (inverted), as every reader does.
-- Damaged files are refused, also where Pillow would fill the missing part with grey (see "damaged files").
+- Damaged pictures are refused, also where Pillow would fill the missing part with grey; damage beside the picture (text,
+  EXIF, profiles) is only told: see `damage`.
+- Raw photos are refused: what lies first in them is a small preview. See `containers.raw_photo`.
 
 Everything here is thread-safe.
 """
@@ -247,6 +261,7 @@ def _read_array(array: NDArray[Any], name: str, max_pixels: int) -> Photo:
 def _decode(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[np.uint8], int, tuple[str, ...]]:
     """Bytes → (upright (H, W, 3) pixels, the orientation that was undone, notes)."""
     kind = _format_of(data, name)
+    file = _File(data, kind, name, max_pixels)
     notes: tuple[str, ...] = ()
     cleaned, ended = data, True
     if kind == "PNG":
@@ -255,7 +270,7 @@ def _decode(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[np.uint8],
         cleaned = damage.closed(data) or data
         ended = cleaned is data
     try:
-        decoded = _decode_file(cleaned, kind, name, max_pixels, thorough=not ended)
+        decoded = _decode_file(file, cleaned, thorough=not ended)
     except ImageError as error:
         # A decoder failed, perhaps over what is not the picture. (Where `damage` found a fault, there is no cause.)
         failed = error.kind == "corrupt" and error.__cause__ is not None
@@ -263,7 +278,7 @@ def _decode(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[np.uint8],
         if bare is None:
             raise
         try:
-            decoded = _decode_file(bare, kind, name, max_pixels, thorough=not ended)
+            decoded = _decode_file(file, bare, thorough=not ended)
         except ImageError:
             raise error from None
         notes += (f"What this {kind} says beside its picture (as EXIF, text or profile) is damaged; it was not read.",)
@@ -274,27 +289,39 @@ def _decode(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[np.uint8],
     return _to_array(decoded.upright), decoded.orientation, (*notes, *decoded.notes)
 
 
+class _File(NamedTuple):
+    """A file as it came."""
+
+    data: bytes
+    kind: Format
+    name: str
+    max_pixels: int
+
+
 class _Decoded(NamedTuple):
     upright: Image.Image
     orientation: int
     notes: tuple[str, ...]
 
 
-def _decode_file(data: bytes, kind: Format, name: str, max_pixels: int, *, thorough: bool) -> _Decoded:
-    image = _open(data, kind, name, max_pixels)
+def _decode_file(file: _File, cleaned: bytes, *, thorough: bool) -> _Decoded:
+    """cleaned: what the decoder is given, without side data that it stumbles over. What turns the picture, and how deep
+    it is, stands in the file as it came. thorough: see `damage.jpeg_tail_fault`.
+    """
+    data, kind, name, max_pixels = file
+    image = _open(cleaned, kind, name, max_pixels)
     _check_pixels(image, name, max_pixels)
-    fault = damage.fault(data, kind) if kind != "TIFF" else damage.tiff_fault(image)
+    fault = damage.fault(cleaned, kind) if kind != "TIFF" else damage.tiff_fault(image)
     if fault is None:
         declared = containers.significant_bits(data, kind)
         tiles = list(getattr(image, "tile", []))
         upright, orientation, highest = _load(image, name, lambda: _orientation(data, kind, image), declared)
         if _rawmode(tiles) in _OTHER_BYTES and _highest(upright) <= 15:
-            again = _open(data, kind, name, max_pixels)
-            upright, highest = _deep_colour(image, again, declared)
+            upright, highest = _deep_colour(image, _open(cleaned, kind, name, max_pixels), declared)
             if kind != "TIFF" and orientation in _UPRIGHT:
                 upright = upright.transpose(_UPRIGHT[orientation])
         if kind == "JPEG":
-            fault = damage.jpeg_tail_fault(data, image, thorough=thorough)
+            fault = damage.jpeg_tail_fault(cleaned, image, thorough=thorough)
     if fault is not None:
         raise ImageError(name, "corrupt", f"this {kind} is truncated or damaged: {fault}")
     return _Decoded(upright, orientation, (*_ignored_turn(image, orientation), *arrays.depth_note(highest)))
