@@ -234,6 +234,13 @@ def test_a_raw_photo_is_refused(name: str, tmp_path: Path) -> None:
         image.header(RAW[name], "photo.tif")
 
 
+@pytest.mark.parametrize("name", ["a version of DNG", "a reduced picture alone"])
+def test_a_raw_photo_is_refused_as_a_pil_image(name: str) -> None:
+    with Image.open(io.BytesIO(RAW[name])) as opened, pytest.raises(ImageError, match="a raw photo") as error:
+        image.read(opened)
+    assert error.value.kind == "format"
+
+
 def test_tiffs_whose_first_picture_is_the_photo_are_read() -> None:
     for data in (
         two_pictures((64, 48), inside=(16, 12)),  # a pyramid: the smaller ones lie in sub-directories
@@ -243,7 +250,10 @@ def test_tiffs_whose_first_picture_is_the_photo_are_read() -> None:
     ):
         assert image.read(data).size == (48, 64)
     pages = [Image.fromarray(scene(30, 40)), Image.fromarray(scene(60, 80))]
-    assert image.read(encode(pages[0], "TIFF", save_all=True, append_images=pages[1:])).size == (30, 40)
+    data = encode(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    assert image.read(data).size == (30, 40)
+    with Image.open(io.BytesIO(data)) as opened:
+        assert image.read(opened).size == (30, 40)
 
 
 def test_directories_that_lead_nowhere_end_the_walk() -> None:

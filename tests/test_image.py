@@ -367,7 +367,7 @@ def test_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
         np.full((4, 4, 3), 255, np.float32),
         np.full((4, 4, 3), -0.5),
         np.full((4, 4, 3), np.nan),
-        np.zeros((4, 4, 2), np.uint8),
+        np.zeros((5, 4, 2), np.uint8),
         np.zeros((4, 4, 3), bool),
         np.zeros((4, 4, 3), np.int64),
         np.zeros((4, 4, 3), complex),

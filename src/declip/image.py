@@ -22,8 +22,8 @@ What `read` does to a picture, beyond decoding it:
   carry no scale of their own: see `arrays.float_grey8`.
 - Colour profiles are not applied, and of several frames or pages the first one counts.
 - CMYK JPEGs are read with Adobe's polarity (inverted), as every reader does.
-- Damaged pictures are refused, also where Pillow would fill the missing part with grey; damage beside the picture (text,
-  EXIF, profiles) is only told: see `damage`.
+- Damaged pictures are refused, also where Pillow would fill the missing part with grey; damage beside the picture
+  (text, EXIF, profiles) is only told: see `damage`.
 - Raw photos are refused: what lies first in them is a small preview. See `containers.raw_photo`.
 
 Everything here is thread-safe.
@@ -232,6 +232,15 @@ def _read_bytes(data: bytes, name: str, max_pixels: int) -> Photo:
 def _read_pil(image: Image.Image, max_pixels: int) -> Photo:
     name = str(getattr(image, "filename", "")) or f"<PIL image, {image.mode} {image.height}×{image.width}>"
     _check_pixels(image, name, max_pixels)
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tell() == 0:
+        tags: Any = image.tag_v2
+        reduced = tags.get(254, 0)
+        if 50706 in tags or (
+            isinstance(reduced, int) and reduced & 1
+        ):  # a version of DNG, a reduced picture: as containers.raw_photo
+            raise ImageError(
+                name, "format", "a raw photo or the preview in front of one: develop it to TIFF or JPEG first"
+            )
     with _GIVEN:
         upright, orientation, highest = _load(image, name, lambda: _given_orientation(image))
     return Photo(pixels=_to_array(upright), name=name, orientation=orientation, notes=arrays.depth_note(highest))
