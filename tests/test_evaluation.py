@@ -439,6 +439,18 @@ def test_maps_may_be_arrays_and_the_other_way_round(tmp_path: Path) -> None:
     assert [round(item.score, 3) for item in turned.map(paths) if not isinstance(item, ImageError)] == [0.9, 0.8]
 
 
+def test_maps_may_be_archives_and_tiffs(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", map=np.full((4, 6), 0.25, np.float32), conf=np.ones((4, 6)))
+    Image.fromarray(np.full((4, 6), 0.5, np.float32)).save(tmp_path / "b.tif")
+    Image.fromarray(np.full((4, 6), 51, np.uint8)).save(tmp_path / "c.tiff")
+    np.savez(tmp_path / "d.npz", heat=np.ones((4, 6)))
+    assert maps_of(tmp_path, "a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg") == [0.25, 0.5, 0.2, "input", "missing"]
+    save_map(tmp_path / "a.png", 0.1)
+    assert maps_of(tmp_path, "a.jpg") == [0.1]
+    (found,) = Maps(tmp_path, [Path("e.jpg")]).map(["e.jpg"])
+    assert "or e with one of .png, .npy, .npz, .tif, .tiff" in str(found)
+
+
 def test_maps_give_what_the_model_gave(data: Data) -> None:
     folder = data.folder / "maps"
     folder.mkdir()

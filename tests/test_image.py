@@ -290,11 +290,11 @@ STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "TIFF-deflate", "JPEG", "AVIF"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "TIFF-deflate", "JPEG", "AVIF"])
 def test_orientation_is_applied_once(kind: str, orientation: int, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x112] = orientation
-    options: dict[str, object] = {"WEBP": {"lossless": True}, "AVIF": {"quality": 95}}.get(kind, {})
+    options: dict[str, object] = {"AVIF": {"quality": 95}}.get(kind, {})
     if kind == "TIFF-deflate":
         options = {"compression": "tiff_adobe_deflate"}
     stored = np.ascontiguousarray(STORED[orientation](scene(30, 50)))
@@ -366,11 +366,19 @@ def test_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
         None,
         3.5,
         [1, 2],
-        np.zeros((4, 4, 3), np.float32),
-        np.zeros((4, 4, 4), np.uint8),
+        np.full((4, 4, 3), 255, np.float32),
+        np.full((4, 4, 3), -0.5),
+        np.full((4, 4, 3), np.nan),
+        np.zeros((5, 4, 2), np.uint8),
+        np.zeros((4, 4, 3), bool),
+        np.zeros((4, 4, 3), np.int64),
+        np.zeros((4, 4, 3), complex),
+        np.zeros((3, 4, 3), np.uint8),
+        np.zeros((3, 4, 4), np.uint8),
         np.zeros((3, 4, 4, 3), np.uint8),
         np.zeros((0, 4, 3), np.uint8),
-        np.zeros((4, 4, 1), np.uint8),
+        np.zeros((2, 8, 9), np.uint8),
+        np.zeros(9, np.uint8),
     ],
 )
 def test_objects_that_cannot_be_pictures(source: object) -> None:

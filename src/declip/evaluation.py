@@ -227,12 +227,15 @@ class Evaluation:
         return evaluation_report.render(self.to_dict())
 
 
+_MAP_SUFFIXES = (".png", ".npy", ".npz", ".tif", ".tiff")
+
+
 class Maps:
     """Score maps made elsewhere, as a Predictor: the maps of any method are scored by the same code.
 
     For an image at SUB/photo.jpg below root, the first of these that exists in folder is its map, of any size and of a
     kind that `image.read_scores` reads, 1.0 = surely manipulated: SUB/photo.jpg.scores.png, photo.jpg.scores.png (as
-    `declip localize` writes), SUB/photo.png, photo.png, SUB/photo.npy, photo.npy.
+    `declip localize` writes), SUB/photo.png, photo.png, and the same two with .npy, .npz, .tif and .tiff.
     The image score is the mean of the map, as in the paper. An image without a map is an ImageError of kind "missing";
     a file that is the map of several images is one of kind "input" for each of them.
 
@@ -262,7 +265,7 @@ class Maps:
         """The map of each image path, in order, at its own size. The pictures themselves are not read."""
         for path in images:
             try:
-                yield self._read(Path(path))
+                yield self._read(Path(str(path)))
             except ImageError as error:
                 yield error
 
@@ -272,7 +275,8 @@ class Maps:
             raise ImageError(
                 str(path),
                 "missing",
-                f"no map in {self.folder}; expected {path.name}.scores.png, {path.stem}.png or .npy",
+                f"no map in {self.folder}; expected {path.name}.scores.png, or {path.stem} with one of "
+                + ", ".join(_MAP_SUFFIXES),
             )
         if self._claims[found] > 1:
             raise ImageError(
@@ -295,7 +299,7 @@ class Maps:
         places = [self.folder / inside] if ".." not in inside.parts else []
         places.append(self.folder / path.name)
         names = [place.with_name(place.name + ".scores.png") for place in places]
-        names += [place.with_suffix(suffix) for suffix in (".png", ".npy") for place in places]
+        names += [place.with_suffix(suffix) for suffix in _MAP_SUFFIXES for place in places]
         # A folder that holds the photos, too: a photo is not its own map.
         return next((p for p in names if p.is_file() and not (path.exists() and p.samefile(path))), None)
 

@@ -14,13 +14,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from declip.errors import ImageError, SpecError
 from declip.regions import MOST, Part, find_parts
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PilImage
 
 __all__ = [
     "FORMAT_VERSION",
@@ -58,8 +61,25 @@ Found = Literal["manipulated", "inconclusive"]  # the verdicts that a part can h
 Polarity = Literal["white", "black"]
 Label = Literal["real", "fake"]
 
-# What the public API takes as a picture: a path, the file's bytes, a PIL image, or (H, W, 3) uint8.
-PictureLike: TypeAlias = Any
+# What the public API takes as a picture; `declip.image.read` describes each. Readable: a file open for reading bytes.
+PictureLike: TypeAlias = (
+    "str | Path | bytes | bytearray | memoryview | Readable | PilImage | NDArray[Any] | Tensor | Photo"
+)
+
+
+class Readable(Protocol):
+    """A binary file that is open, or io.BytesIO."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+class Tensor(Protocol):
+    """A torch tensor, without torch."""
+
+    dtype: Any
+    shape: Any
+
+    def detach(self) -> Any: ...
 
 
 def _check(condition: bool, message: str) -> None:
@@ -408,12 +428,14 @@ class Photo:
     pixels: (H, W, 3) uint8 RGB, upright (EXIF orientation applied once), alpha composited on white.
     name: path or a short description. data: the file's bytes (empty for arrays and PIL images).
     orientation: the EXIF value that was undone, 1-8; a reader of stored DCT coefficients needs it.
+    notes: sentences for people: what of the file was not read, or not as it stands.
     """
 
     pixels: NDArray[np.uint8]
     name: str
     data: bytes = b""
     orientation: int = 1
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape, dtype = self.pixels.shape, self.pixels.dtype

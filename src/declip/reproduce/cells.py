@@ -296,11 +296,11 @@ class _Perturbed:
 
     def _perturb(self, picture: PictureLike) -> PictureLike:
         try:
-            pixels = image.read(picture).pixels
+            photo = image.read(picture)
         except ImageError:
             return picture  # the localizer says what is wrong with it
-        seed = int.from_bytes(hashlib.sha256(Path(picture).name.encode()).digest()[:8], "little")
-        return perturbations.perturb(pixels, self.kind, self.level, np.random.default_rng(seed))
+        seed = int.from_bytes(hashlib.sha256(Path(photo.name).name.encode()).digest()[:8], "little")
+        return perturbations.perturb(photo.pixels, self.kind, self.level, np.random.default_rng(seed))
 
 
 def _treatment(test: Measurement) -> str:
