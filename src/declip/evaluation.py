@@ -18,7 +18,6 @@ import dataclasses
 import io
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +34,7 @@ import declip
 from declip import catalog, evaluation_report, image, metrics
 from declip.errors import DatasetError, DeclipError, ImageError
 from declip.evaluation_report import Case, CaseKind
+from declip.files import write_atomic
 from declip.types import Localization, ModelSpec, Photo, PictureLike, Polarity, Predictor, Sample, flagged
 
 __all__ = ["FILES", "Evaluation", "Figures", "Maps", "Row", "Summary", "check_free", "evaluate"]
@@ -201,15 +201,11 @@ class Evaluation:
         """Write FILES into the folder out, each whole or not at all. Raises DeclipError if one exists, unless force."""
         out = Path(out)
         check_free(out, force=force)
-        out.mkdir(parents=True, exist_ok=True)
         data = self.to_dict()
         summary = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         page = evaluation_report.page(data, self.cases)
         for name, text in zip(FILES, (_csv(self.rows), summary, page), strict=True):
-            partial = out / f".{os.getpid()}-{name}"
-            # File names that are no UTF-8 come as lone surrogates.
-            partial.write_bytes(text.encode("utf-8", "backslashreplace"))
-            partial.replace(out / name)
+            write_atomic(out / name, text)
 
     def render(self) -> Group:
         """Warnings, figures, figures per source and the protocol card, for a Rich console."""

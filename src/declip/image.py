@@ -46,6 +46,7 @@ from PIL import (
 from scipy import special
 
 from declip.errors import DatasetError, ImageError
+from declip.files import write_atomic
 from declip.types import Localization, ModelSpec, Photo, PictureLike, Sample
 
 __all__ = [
@@ -722,7 +723,7 @@ def scores_png(scores: NDArray[np.float32]) -> bytes:
 
 def write_scores(path: str | Path, scores: NDArray[np.float32]) -> None:
     """Keep (H, W) scores in [0, 1] as a 16-bit grey PNG, 65535 = 1.0; `read_scores` gives them back to 1/131070."""
-    Path(path).write_bytes(scores_png(scores))
+    write_atomic(path, scores_png(scores))
 
 
 def read_scores(path: str | Path) -> NDArray[np.float32]:
@@ -779,7 +780,7 @@ def mask_png(mask: NDArray[np.bool_]) -> bytes:
 
 def write_mask(path: str | Path, mask: NDArray[np.bool_]) -> None:
     """Keep a (H, W) bool mask as an 8-bit grey PNG, 255 = manipulated."""
-    Path(path).write_bytes(mask_png(mask))
+    write_atomic(path, mask_png(mask))
 
 
 def _png(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:

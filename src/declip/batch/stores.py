@@ -6,12 +6,11 @@ this machine (a hidden file that gets its name by renaming) and to object stores
 
 from __future__ import annotations
 
-import os
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from declip.errors import DeclipError, ImageError
+from declip.files import write_atomic
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -104,7 +103,7 @@ def write(uri: str, data: bytes, *, new: bool = False) -> None:
     new: raise FileExistsError if there is one, also where two write at once.
     """
     if protocol(uri) == "file":
-        _write_here(Path(absolute(uri)), data, new)
+        write_atomic(absolute(uri), data, new=new)
         return
     system, path = locate(uri)
     try:
@@ -113,33 +112,3 @@ def write(uri: str, data: bytes, *, new: bool = False) -> None:
         if new and exists(uri):
             raise FileExistsError(f"{uri} exists") from error
         raise
-
-
-def _write_here(path: Path, data: bytes, new: bool) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with partial.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut could leave the name without the bytes
-        if not new:
-            partial.replace(path)
-        elif not _linked(partial, path):
-            if path.exists():
-                raise FileExistsError(f"{path} exists")
-            partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _linked(partial: Path, path: Path) -> bool:
-    """Give a file its name, unless another one has it (FileExistsError); False where the disk knows no links, and
-    nothing protects from one who does the same in the same moment."""
-    try:
-        os.link(partial, path)
-    except FileExistsError:
-        raise
-    except OSError:
-        return False
-    return True
