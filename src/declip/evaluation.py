@@ -326,6 +326,10 @@ def evaluate(
             kind = error.kind if isinstance(error, ImageError) else "input"
             rows.append(dataclasses.replace(_blank(sample), error=str(error), kind=kind))
             continue
+        except MemoryError:
+            message = str(ImageError.out_of_memory(str(sample.image)))
+            rows.append(dataclasses.replace(_blank(sample), error=message, kind="too-large"))
+            continue
         rows.append(row)
         gallery.offer(sample, row, scores, mask)
     good = [row for row in rows if not row.error]

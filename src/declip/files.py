@@ -145,12 +145,14 @@ def printable(text: str) -> str:
     return encode(text).decode("utf-8")
 
 
-def decode(data: bytes) -> str:
+def decode(data: bytes, *, names: bool = False) -> str:
     """A text that people or their tools wrote: UTF-8, or UTF-16 if it begins with a byte order mark, which is dropped.
 
+    names: it lists names of files, which need not be text: bytes that are no UTF-8 become lone surrogates.
     Raises UnicodeDecodeError.
     """
-    return data.decode(next((name for mark, name in _BOMS if data.startswith(mark)), "utf-8"))
+    encoding = next((encoding for mark, encoding in _BOMS if data.startswith(mark)), "utf-8")
+    return data.decode(encoding, "surrogateescape" if names and encoding != "utf-16" else "strict")
 
 
 def read_text(path: str | Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,10 @@ from declip.engines import cores, open_engine
 from declip.errors import ImageError, MissingExtraError, SpecError
 from declip.types import Engine, Localization, Mode, ModelSpec, Photo, PictureLike, Precision, Verdict
 
-__all__ = ["Localizer", "ahead", "load", "model_file"]
+__all__ = ["Localizer", "ahead", "lacks_memory", "load", "model_file"]
+
+# What libraries say: ONNX Runtime, torch on CPU and GPU, C++.
+_NO_MEMORY = re.compile(r"bad_alloc|failed to allocate memory|can't allocate memory|out of memory", re.IGNORECASE)
 
 T = TypeVar("T")
 Corner: TypeAlias = tuple[int, int]  # (y, x) px of a tile's first pixel
@@ -122,14 +126,18 @@ class Localizer:
         return self.engine.sha256
 
     def __call__(self, picture: PictureLike) -> Localization:
-        """Localize one picture: str, Path, bytes, PIL image, (H, W, 3) uint8 or Photo. Raises ImageError."""
-        (result,) = self._localize([self._read(picture)], 8, map)
+        """Localize one picture: str, Path, bytes, PIL image, (H, W, 3) uint8 or Photo. Raises ImageError
+        (of kind "too-large" also where the memory does not hold it)."""
+        (result,) = self._each([self._read(picture)], 8, map)
         if isinstance(result, ImageError):
             raise result
         return result
 
     def map(self, images: Iterable[PictureLike], batch_size: int = 8) -> Iterator[Localization | ImageError]:
         """Localize pictures in order; a bad one is yielded as its ImageError.
+
+        One that the memory does not hold is an ImageError of kind "too-large"; the others of its batch are then tried
+        alone.
 
         batch_size counts photos (whole) or tiles (tiled; of one photo, or of several small ones) computed at once; it
         changes no score. While the caller has the results of one batch, the next is computed and the one after it
@@ -141,7 +149,7 @@ class Localizer:
         with (
             ThreadPoolExecutor(cores(), thread_name_prefix="declip-photos") as pool,
             closing(ahead(self._batches(images, batch_size, pool))) as batches,
-            closing(ahead(self._localize(batch, batch_size, pool.map) for batch in batches)) as found,
+            closing(ahead(self._each(batch, batch_size, pool.map) for batch in batches)) as found,
         ):
             for results in found:
                 yield from results
@@ -176,7 +184,29 @@ class Localizer:
                 content = _Whole(photo, self.spec)
         except ImageError as error:
             return _Underway(error, time.perf_counter() - start)
+        except MemoryError:
+            return _Underway(ImageError.out_of_memory(_name(picture)), time.perf_counter() - start)
         return _Underway(content, time.perf_counter() - start)
+
+    def _each(
+        self, batch: list[_Underway], batch_size: int, each: Callable[..., Iterable[Any]]
+    ) -> list[Localization | ImageError]:
+        """As `_localize`. What the memory does not hold is tried one by one, and what it does not hold then is an
+        ImageError of kind "too-large"."""
+        try:
+            return self._localize(batch, batch_size, each)
+        except Exception as error:
+            if not lacks_memory(error):
+                raise
+        # Out here the failed attempt holds no memory any more, and its half-filled maps are not used again.
+        left = [read.content if isinstance(read.content, ImageError) else read.content.photo for read in batch]
+        if len(left) == 1:
+            return [first if isinstance(first := left[0], ImageError) else ImageError.out_of_memory(first.name)]
+        batch.clear()
+        found: list[Localization | ImageError] = []
+        for photo in left:
+            found += [photo] if isinstance(photo, ImageError) else self._each([self._read(photo)], 1, map)
+        return found
 
     def _localize(
         self, batch: Sequence[_Underway], batch_size: int, each: Callable[..., Iterable[Any]]
@@ -348,6 +378,20 @@ class _Scan:
 def _stacked(tiles: Sequence[tuple[_Whole | _Scan, Corner]]) -> Inputs:
     inputs = [content.tile(corner) for content, corner in tiles]
     return {name: np.stack([each[name] for each in inputs]) for name in inputs[0]}
+
+
+def _name(picture: PictureLike) -> str:
+    match picture:
+        case Photo():
+            return picture.name
+        case str() | Path():
+            return str(picture)
+    return f"<{type(picture).__name__}>"
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether an error says that there is not enough memory; ONNX Runtime and torch have errors of their own for it."""
+    return isinstance(error, MemoryError) or bool(_NO_MEMORY.search(str(error)))
 
 
 def ahead(items: Iterator[T]) -> Generator[T]:

@@ -27,7 +27,7 @@ from typing import Any
 
 from declip import catalog
 from declip.errors import WeightsError
-from declip.files import write_atomic
+from declip.files import read_text, write_atomic
 from declip.types import ModelCard
 
 __all__ = ["cache_dir", "cached", "download", "embedded_path", "resolve", "sha256_of"]
@@ -182,7 +182,7 @@ def _verify(path: Path, card: ModelCard, *, shown: Path | None = None, discard: 
 
 def _pinned(pin: Path) -> str | None:
     try:
-        text = pin.read_text(encoding="utf-8")
+        text = read_text(pin)
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:

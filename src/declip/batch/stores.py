@@ -1,7 +1,8 @@
 """Files by path or URI, through fsspec: reading one, writing one so that it is seen whole or not at all.
 
-A path without "://" is of this machine. Any protocol that fsspec knows can be read from; written is to folders of
-this machine (a hidden file that gets its name by renaming) and to object stores, where a single PUT is atomic.
+A path without "://" is of this machine, and so is a file: URI, in which %20 is a space. Any protocol that fsspec knows
+can be read from; written is to folders of this machine (a hidden file that gets its name by renaming) and to object
+stores, where a single PUT is atomic.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from declip.errors import DeclipError, ImageError
-from declip.files import write_atomic
+from declip.files import is_address, local_path, write_atomic
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -22,14 +23,15 @@ _OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory")
 
 
 def protocol(uri: str) -> str:
-    """ "s3" of "s3://…"; "file" of a path."""
-    head, sign, _ = uri.partition("://")
-    return head if sign else "file"
+    """ "s3" of "s3://…"; "file" of a path, "C://…" included, and of a file: URI."""
+    if not is_address(uri) or local_path(uri) != uri:
+        return "file"
+    return uri.partition("://")[0]
 
 
 def absolute(uri: str) -> str:
-    """A path of this machine as an absolute one without "file://"; any other URI as it is."""
-    return str(Path(uri.removeprefix("file://")).absolute()) if protocol(uri) == "file" else uri
+    """A path of this machine, or a file: URI, as an absolute path; any other URI as it is."""
+    return str(Path(local_path(uri)).absolute()) if protocol(uri) == "file" else uri
 
 
 def join(folder: str, name: str) -> str:
