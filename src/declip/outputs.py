@@ -77,18 +77,21 @@ def find_pictures(paths: Iterable[str | Path]) -> tuple[list[Pair], Skipped]:
     common = _common(roots)
     pairs: dict[str, Pair] = {}
     skipped = Skipped()
+    empty = []
     for path, root in zip(given, roots, strict=True):
         found, others = ([path], Skipped()) if path != root else _walk(path)
         if path != root and is_output(path.name):
             found, others = [], Skipped(outputs=1)
         if path == root and not found:
-            _log.warning("there is no picture in %s: %s", path, others)
+            empty.append((path, others))
         for picture in found:
             place = _place(picture)
             pairs.setdefault(place, Pair(picture, _below(common, place)))
         skipped = skipped.plus(others)
     if given and not pairs:
         raise DeclipError(f"there is no picture in {', '.join(map(str, given))}: {skipped}; {_EXPECTED}")
+    for path, others in empty:
+        _log.warning("there is no picture in %s: %s", path, others)
     return list(pairs.values()), skipped
 
 
