@@ -247,8 +247,8 @@ class Maps:
         for path in images:
             try:
                 yield self._read(Path(path))
-            except ImageError as error:
-                yield error
+            except (ImageError, MemoryError) as error:
+                yield error if isinstance(error, ImageError) else ImageError.out_of_memory(str(path))
 
     def _read(self, path: Path) -> Localization:
         found = self._maps.get(path)

@@ -15,7 +15,6 @@ import secrets
 import stat
 import sys
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -181,6 +180,8 @@ def local_path(text: str) -> str:
         return text
     host, path = match["host"] or "", match["path"]
     if sys.platform == "win32":
+        import urllib.request  # which takes time, and is needed here alone
+
         return urllib.request.url2pathname(path if host.lower() in ("", "localhost") else f"//{host}{path}")
     if host.lower() not in ("", "localhost"):
         raise DeclipError(f"got {text}, a file of the machine {host!r}; expected file:///…, or a plain path")

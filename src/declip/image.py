@@ -138,6 +138,16 @@ def read(source: PictureLike, *, max_pixels: int = MAX_PIXELS, max_bytes: int = 
     )
 
 
+def name_of(source: PictureLike) -> str:
+    """What messages call a picture that could not be read: its path, or its type."""
+    match source:
+        case Photo():
+            return source.name
+        case str() | Path():
+            return str(source)
+    return f"<{type(source).__name__}>"
+
+
 def header(data: bytes, name: str) -> Image.Image:
     """A picture file's bytes opened by Pillow, pixels not decoded: for its format, EXIF and other metadata.
 

@@ -185,7 +185,7 @@ class Localizer:
         except ImageError as error:
             return _Underway(error, time.perf_counter() - start)
         except MemoryError:
-            return _Underway(ImageError.out_of_memory(_name(picture)), time.perf_counter() - start)
+            return _Underway(ImageError.out_of_memory(image.name_of(picture)), time.perf_counter() - start)
         return _Underway(content, time.perf_counter() - start)
 
     def _each(
@@ -378,15 +378,6 @@ class _Scan:
 def _stacked(tiles: Sequence[tuple[_Whole | _Scan, Corner]]) -> Inputs:
     inputs = [content.tile(corner) for content, corner in tiles]
     return {name: np.stack([each[name] for each in inputs]) for name in inputs[0]}
-
-
-def _name(picture: PictureLike) -> str:
-    match picture:
-        case Photo():
-            return picture.name
-        case str() | Path():
-            return str(picture)
-    return f"<{type(picture).__name__}>"
 
 
 def lacks_memory(error: Exception) -> bool:

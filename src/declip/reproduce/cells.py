@@ -29,7 +29,7 @@ import declip
 from declip import evaluation, image, perturbations
 from declip.baselines import BASELINES
 from declip.errors import DatasetError, ImageError, WeightsError
-from declip.files import write_atomic
+from declip.files import encode, write_atomic
 from declip.localizer import Localizer, load
 from declip.perturbations import Perturbation
 from declip.reproduce.setup import model_name
@@ -299,7 +299,7 @@ class _Perturbed:
             pixels = image.read(picture).pixels
         except ImageError:
             return picture  # the localizer says what is wrong with it
-        seed = int.from_bytes(hashlib.sha256(Path(picture).name.encode()).digest()[:8], "little")
+        seed = int.from_bytes(hashlib.sha256(encode(Path(picture).name)).digest()[:8], "little")
         return perturbations.perturb(pixels, self.kind, self.level, np.random.default_rng(seed))
 
 
