@@ -14,12 +14,12 @@ import re
 import secrets
 import stat
 import sys
-import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
+from urllib.parse import unquote_to_bytes
 
 from declip.errors import DeclipError
 
@@ -180,12 +180,12 @@ def local_path(text: str) -> str:
         return text
     host, path = match["host"] or "", match["path"]
     if sys.platform == "win32":
-        import urllib.request  # which takes time, and is needed here alone
+        from urllib.request import url2pathname  # takes time to import, and is needed here alone
 
-        return urllib.request.url2pathname(path if host.lower() in ("", "localhost") else f"//{host}{path}")
+        return url2pathname(path if host.lower() in ("", "localhost") else f"//{host}{path}")
     if host.lower() not in ("", "localhost"):
         raise DeclipError(f"got {text}, a file of the machine {host!r}; expected file:///…, or a plain path")
-    return os.fsdecode(urllib.parse.unquote_to_bytes(os.fsencode(path)))
+    return os.fsdecode(unquote_to_bytes(os.fsencode(path)))
 
 
 # --- folders --------------------------------------------------------------------------------------------------------
