@@ -168,7 +168,7 @@ def test_bad_files_are_lines_and_exit_1(
     assert [row.get("kind") for row in rows] == ["corrupt", None, "format"]
     assert list(rows[0]) == ["image", "error", "kind"]
     assert "1 localized" in stderr
-    assert "2 failed, 1 other files skipped" in stderr
+    assert "2 failed, 1 other file skipped" in stderr
     assert call(monkeypatch, "localize", folder, "--out", tmp_path / "out") == 1  # now the good one exists
     stdout, stderr = capfd.readouterr()
     assert stdout == ""
@@ -228,6 +228,82 @@ def test_the_bar_never_swallows_results(
     assert [Path(json.loads(line)["image"]).name for line in stdout.splitlines()] == [f"{i}.png" for i in range(6)]
     assert "localizing" in stderr
     assert "6/6" in stderr
+
+
+def test_a_folder_without_pictures_exits_2(
+    tmp_path: Path, fake: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "notes.txt").write_text("")
+    verbs = [["localize", "in"], ["calibrate", "in"], ["synthesize", "in"], ["reproduce", "layers", "--photos", "in"]]
+    monkeypatch.chdir(tmp_path)
+    for verb in verbs:
+        assert call(monkeypatch, *verb, "--out", "out.onnx") == 2
+        assert capfd.readouterr().err.startswith("declip: there is no picture in in: 1 other file; expected files that")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_two_folders_keep_their_names(
+    tmp_path: Path, fake: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a/x.png", "b/x.png", "b/._x.png"):
+        picture(tmp_path / name)
+    given = (tmp_path / "a", (tmp_path / "b").as_uri())
+    assert call(monkeypatch, "localize", *given, "--out", tmp_path / "out") == 0
+    assert "2 localized to " in (err := capfd.readouterr().err) and "0 other files, 1 hidden name skipped" in err
+    found = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.mask.png"))
+    assert found == ["a/x.png.mask.png", "b/x.png.mask.png"]
+
+
+@needs_mini
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_what_the_encoding_lacks_is_escaped(encoding: str, tmp_path: Path) -> None:
+    picture(tmp_path / "写真.png")
+    (tmp_path / "写.png").write_text("no picture")
+    code = (
+        "import logging, runpy, sys\n"
+        "from rich.console import Console\n"
+        "from declip import cli\n"
+        "@cli.app.command()\n"
+        "def noise():\n"
+        "    Console().print('写真 \\udce9 ━')\n"
+        "    logging.getLogger('declip').error('写真 \\udce9', exc_info=ValueError('写真'))\n"
+        "cli.main()"
+    )
+    options = {"env": os.environ | {"PYTHONPATH": str(Path(declip.__file__).parents[1]), "PYTHONIOENCODING": encoding}}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run([*command, "noise"], capture_output=True, timeout=120, **options)
+    assert done.returncode == 0
+    shown = "写真 " if encoding == "utf-8" else r"\u5199\u771f "
+    assert (shown + r"\udce9").encode(encoding) in done.stdout
+    assert (shown + r"\udce9").encode(encoding) in done.stderr and b"Traceback" not in done.stderr.split(b"ValueError")[
+        1
+    ]
+    arguments = ["localize", str(tmp_path), "--out", str(tmp_path / "out")]
+    done = subprocess.run([*command, *arguments], capture_output=True, timeout=120, **options)
+    assert done.returncode == 1
+    assert (shown.strip() + ".png").encode(encoding) in done.stdout and b"1 localized" in done.stderr
+
+
+def test_a_report_that_the_memory_does_not_hold_is_an_error(
+    tmp_path: Path, fake: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from declip import report
+
+    def examine(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(report, "examine", examine)
+    photo = picture(tmp_path / "a.png")
+    assert call(monkeypatch, "report", photo, "--out", tmp_path / "a.html", "--json") == 1
+    row = json.loads(capfd.readouterr().out)
+    assert (row["image"], row["kind"]) == (str(photo), "too-large") and "not enough memory" in row["error"]
+
+
+def test_a_name_that_is_no_text_goes_into_a_manifest_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = picture(tmp_path / "ph" / os.fsdecode(b"caf\xe9.png"))
+    assert call(monkeypatch, "index", "folder", tmp_path / "ph", "--out", tmp_path / "s.jsonl") == 0
+    assert [sample.image for sample in datasets.read_manifest(tmp_path / "s.jsonl")] == [photo]
 
 
 # --- evaluate -------------------------------------------------------------------------------------------------------

@@ -249,6 +249,20 @@ def test_what_fails_is_a_row_and_the_others_are_evaluated(data: Data) -> None:
     assert result.protocol["samples"].startswith("5 fakes, 2 reals, 4 failed")
 
 
+@pytest.mark.parametrize("where", ["read_mask", "_measure"])
+def test_memory_that_ends_is_a_row(where: str, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = image if where == "read_mask" else evaluation
+    whole = getattr(module, where)
+
+    def limited(sample: Sample, *more: Any) -> Any:
+        if sample.image.name == "1.png":
+            raise MemoryError
+        return whole(sample, *more)
+
+    monkeypatch.setattr(module, where, limited)
+    assert [row.kind for row in data.evaluate().rows] == ["", "too-large", "", "", "", "", ""]
+
+
 def test_if_all_fail_everything_is_nan(data: Data) -> None:
     result = evaluate(Fixed({}), data.samples)
     assert len(result.errors) == 7

@@ -387,6 +387,49 @@ def test_a_bad_file_is_yielded_in_its_place(mode: Any, batch_size: int, tmp_path
         localizer(torn)
 
 
+@pytest.mark.parametrize("mode", ["whole", "tiled"])
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("std::bad_alloc"), RuntimeError("CUDA out of memory.")])
+def test_what_the_memory_does_not_hold_costs_one_photo(mode: Any, error: Exception) -> None:
+    def limited(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        if len(inputs) > 2 or (inputs == 1).all():
+            raise error
+        return inputs[:, 0, ::4, ::4]
+
+    photos = [np.full((256, 256, 3), value, np.uint8) for value in (30, 255, 90, 60)]
+    localizer = Localizer(FakeEngine(limited), mode=mode)
+    found = list(localizer.map(photos, batch_size=4))
+    assert [getattr(result, "kind", None) for result in found] == [None, "too-large", None, None]
+    alone = [localizer(photos[i]) for i in (0, 2, 3)]
+    assert [result.score for result in found if isinstance(result, Localization)] == [r.score for r in alone]
+    with pytest.raises(ImageError, match="not enough memory for this picture") as caught:
+        localizer(photos[1])
+    assert isinstance(caught.value.__cause__, MemoryError)
+
+
+def test_a_photo_that_cannot_be_read_for_want_of_memory_is_yielded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = image.read
+
+    def limited(source: Any) -> Photo:
+        if isinstance(source, str):
+            raise MemoryError
+        return read(source)
+
+    monkeypatch.setattr(image, "read", limited)
+    first, second = Localizer(FakeEngine(constant(0.5))).map(["large.png", waves(300, 300)])
+    assert isinstance(first, ImageError) and (first.image, first.kind) == ("large.png", "too-large")
+    assert isinstance(second, Localization)
+
+
+def test_an_engine_that_fails_otherwise_is_not_called_short_of_memory() -> None:
+    def broken(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        Localizer(FakeEngine(broken))(waves(300, 300))
+
+
 def test_nothing_but_bad_files_reaches_no_engine(tmp_path: Path) -> None:
     engine = FakeEngine(constant(0.3), mode="whole")
     results = list(Localizer(engine).map([tmp_path / "a.jpg", tmp_path / "b.jpg"]))

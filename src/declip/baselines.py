@@ -63,8 +63,8 @@ class Baseline(ABC):
             try:
                 photo = image.read(source)
                 scores = self.scores(photo)
-            except ImageError as error:
-                yield error
+            except (ImageError, MemoryError) as error:
+                yield error if isinstance(error, ImageError) else ImageError.out_of_memory(image.name_of(source))
                 continue
             yield Localization(
                 name=photo.name,

@@ -7,6 +7,7 @@ verbs: `declip --help` loads no NumPy, and `declip localize` with an .onnx model
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -24,6 +25,7 @@ from declip.errors import DeclipError, ImageError, MissingExtraError
 if TYPE_CHECKING:
     from declip.calibration import Outcome
     from declip.evaluation import Evaluation
+    from declip.files import Skipped
     from declip.types import Mode, Sample
 
 __all__ = ["app", "main"]
@@ -121,6 +123,9 @@ Force = Annotated[bool, typer.Option("--force", help="Overwrite what exists.")]
 
 def main() -> None:
     """Entry point: run the app; declip's own errors and the system's become one line on stderr and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks (Windows' cp1252, say) is escaped
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(format="declip: %(message)s", level=logging.WARNING)
     logging.getLogger("declip").setLevel(logging.INFO)
     try:
@@ -152,8 +157,10 @@ def _options(
 
 @app.command()
 def localize(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Pictures, and folders of pictures.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the maps.")],
+    paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Pictures, and folders of pictures.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for the maps, named by the paths below what all PATHs have in common.")
+    ],
     model: Model = "mini",
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON per image.")] = False,
     tile: Annotated[bool | None, typer.Option("--tile/--whole", help="Native resolution, or squashed.")] = None,
@@ -172,7 +179,7 @@ def localize(
     localizer = load(model, mode=mode, threshold=threshold, precision=precision.value, offline=offline)
     rows = localize_files(localizer, pairs, out, force=force, batch_size=batch_size)
     failed = sum(_print_row(row, as_json) for row in _with_bar(rows, len(pairs)))
-    _note(f"{len(pairs) - failed} localized to {out}, {failed} failed, {skipped} other files skipped")
+    _note(f"{len(pairs) - failed} localized to {out}, {failed} failed, {skipped} skipped")
     raise typer.Exit(1 if failed else 0)
 
 
@@ -199,8 +206,9 @@ def report(
     localizer = load(model, mode=mode, threshold=threshold, offline=offline)
     try:
         found = page.examine(photo, localizer, date=datetime.now(UTC), position=gps)
-    except ImageError as error:
-        _print_row({"image": str(photo), "error": str(error), "kind": error.kind}, as_json)
+    except (ImageError, MemoryError) as error:
+        failure = error if isinstance(error, ImageError) else ImageError.out_of_memory(str(photo))
+        _print_row({"image": str(photo), "error": str(failure), "kind": failure.kind}, as_json)
         raise typer.Exit(1) from error
     found.save(out, force=force)
     _print_row(found.to_dict(), as_json)
@@ -298,7 +306,7 @@ def evaluate(
 
 @app.command()
 def calibrate(
-    photos: Annotated[list[Path], typer.Argument(metavar="REAL_PHOTOS", help="Untouched photos of your own; folders.")],
+    photos: Annotated[list[str], typer.Argument(metavar="REAL_PHOTOS", help="Untouched photos of your own; folders.")],
     out: Annotated[Path, typer.Option("--out", help="The model file to write, of the same suffix as the model's.")],
     model: Model = "mini",
     false_alarms: Annotated[
@@ -765,7 +773,7 @@ def _print_evaluation(evaluation: Evaluation) -> int:
     return 1 if evaluation.errors else 0
 
 
-def _print_calibration(result: Outcome, out: Path, skipped: int) -> None:
+def _print_calibration(result: Outcome, out: Path, skipped: Skipped) -> None:
     """Print what was measured and what it promises to stdout."""
     from rich.console import Console
     from rich.table import Table
@@ -792,7 +800,7 @@ def _print_calibration(result: Outcome, out: Path, skipped: int) -> None:
     _line("The rate of this very calibration lies within the likely range nine times in ten.")
     fitted = f"refitted on {result.fakes} manipulated pictures" if result.fakes else "kept"
     dropped = f"{result.unreadable} unreadable, {result.repeated} repeated, {result.unfit} that are no photographs"
-    _line(f"left out        {dropped}, {skipped} other files")
+    _line(f"left out        {dropped}, {skipped} skipped")
     _line(f"temperature     {calibration.temperature:.4g}, {fitted}")
     _line(f"threshold       {calibration.threshold:g}, {fitted}")
     _line(f"verdicts in     {calibration.mode} mode only")

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from declip import catalog, probes, weights
 from declip.errors import DeclipError, MissingExtraError, SpecError, WeightsError
+from declip.files import write_atomic
 from declip.process import PerProcess, check_process, cores, cpu_quota
 from declip.types import Engine, ModelSpec, Precision, check_choice
 from declip.weights import sha256_of
@@ -595,11 +596,5 @@ def _onnx_with_spec(path: Path, spec: ModelSpec, out: Path) -> Path:
     if entry is None:
         raise WeightsError(f"{path} has no declip model description; make it with `declip export`")
     entry.value = spec.to_json()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".part")
-    try:
-        partial.write_bytes(model.SerializeToString())
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomic(out, model.SerializeToString())
     return out

@@ -18,7 +18,6 @@ import dataclasses
 import io
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +34,7 @@ import declip
 from declip import catalog, evaluation_report, image, metrics
 from declip.errors import DatasetError, DeclipError, ImageError
 from declip.evaluation_report import Case, CaseKind
+from declip.files import write_atomic
 from declip.types import (
     SIZE_CLASSES,
     Localization,
@@ -212,15 +212,11 @@ class Evaluation:
         """Write FILES into the folder out, each whole or not at all. Raises DeclipError if one exists, unless force."""
         out = Path(out)
         check_free(out, force=force)
-        out.mkdir(parents=True, exist_ok=True)
         data = self.to_dict()
         summary = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         page = evaluation_report.page(data, self.cases)
         for name, text in zip(FILES, (_csv(self.rows), summary, page), strict=True):
-            partial = out / f".{os.getpid()}-{name}"
-            # File names that are no UTF-8 come as lone surrogates.
-            partial.write_bytes(text.encode("utf-8", "backslashreplace"))
-            partial.replace(out / name)
+            write_atomic(out / name, text)
 
     def render(self) -> Group:
         """Warnings, figures, figures per source and the protocol card, for a Rich console."""
@@ -265,9 +261,9 @@ class Maps:
         """The map of each image path, in order, at its own size. The pictures themselves are not read."""
         for path in images:
             try:
-                yield self._read(Path(str(path)))
-            except ImageError as error:
-                yield error
+                yield self._read(Path(path))
+            except (ImageError, MemoryError) as error:
+                yield error if isinstance(error, ImageError) else ImageError.out_of_memory(str(path))
 
     def _read(self, path: Path) -> Localization:
         found = self._maps.get(path)
@@ -345,6 +341,10 @@ def evaluate(
         except (ImageError, DatasetError) as error:
             kind = error.kind if isinstance(error, ImageError) else "input"
             rows.append(dataclasses.replace(_blank(sample), error=str(error), kind=kind))
+            continue
+        except MemoryError:
+            message = str(ImageError.out_of_memory(str(sample.image)))
+            rows.append(dataclasses.replace(_blank(sample), error=message, kind="too-large"))
             continue
         rows.append(row)
         gallery.offer(sample, row, scores, mask, shown)

@@ -19,7 +19,6 @@ import hashlib
 import json
 import logging
 import shutil
-import uuid
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +35,7 @@ from torch import Tensor, nn
 
 import declip
 from declip.errors import DatasetError, SpecError
+from declip.files import write_atomic
 from declip.nn.backbones import STATISTICS, Backbone, Features, exact, extract_layers, neighbours, probe
 from declip.nn.model import DeclipNet
 from declip.process import cores
@@ -65,7 +65,7 @@ class Shelf:
         self._checked: set[str] = set()
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "about.json").exists():
-            _write_text(folder / "about.json", json.dumps(about, indent=1) + "\n")
+            write_atomic(folder / "about.json", json.dumps(about, indent=1) + "\n")
 
     def path(self, key: str) -> Path:
         """Where the entry of a key is, or would be."""
@@ -104,10 +104,9 @@ class Shelf:
     def write(self, key: str, tensors: dict[str, Tensor]) -> None:
         """Keep the tensors of a key."""
         path = self.path(key)
-        path.parent.mkdir(exist_ok=True)
-        partial = path.with_name(f".{key}-{uuid.uuid4().hex}.part")  # machines that share the disk share process ids
-        save_file(tensors, partial, metadata={"crc32": _checksum(tensors)})
-        partial.replace(path)
+        about = {"crc32": _checksum(tensors)}
+        # What a power cut damages is computed anew: waiting for the disk would cost each of thousands of entries time.
+        write_atomic(path, lambda partial: save_file(tensors, partial, metadata=about), sync=False)
 
 
 class CachedViews:
@@ -296,9 +295,3 @@ def _stack(rows: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     for target, row in zip(out, rows, strict=True):
         target.copy_(row)
     return out
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}-{uuid.uuid4().hex}.part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

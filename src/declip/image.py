@@ -52,6 +52,7 @@ from PIL import (
     ExifTags,
     GifImagePlugin,
     Image,
+    ImageChops,
     ImageFilter,
     JpegImagePlugin,
     PngImagePlugin,
@@ -63,6 +64,7 @@ from scipy import special
 from declip import arrays, containers, damage
 from declip.containers import Format
 from declip.errors import DatasetError, ImageError
+from declip.files import write_atomic
 from declip.process import PerProcess
 from declip.types import Localization, ModelSpec, Photo, PictureLike, Sample
 
@@ -165,6 +167,16 @@ def read(source: PictureLike, *, max_pixels: int = MAX_PIXELS, max_bytes: int = 
         "expected a path, the bytes of a picture file, a file open for reading bytes, a PIL image, or an array or "
         "torch tensor (H, W, 3), (H, W, 4), (H, W) or (3, H, W)",
     )
+
+
+def name_of(source: PictureLike) -> str:
+    """What messages call a picture that could not be read: its path, or its type."""
+    match source:
+        case Photo():
+            return source.name
+        case str() | Path():
+            return str(source)
+    return f"<{type(source).__name__}>"
 
 
 def header(data: bytes, name: str) -> Image.Image:
@@ -741,7 +753,7 @@ def scores_png(scores: NDArray[np.float32]) -> bytes:
 
 def write_scores(path: str | Path, scores: NDArray[np.float32]) -> None:
     """Keep (H, W) scores in [0, 1] as a 16-bit grey PNG, 65535 = 1.0; `read_scores` gives them back to 1/131070."""
-    Path(path).write_bytes(scores_png(scores))
+    write_atomic(path, scores_png(scores))
 
 
 def read_scores(path: str | Path) -> NDArray[np.float32]:
@@ -833,7 +845,7 @@ def mask_png(mask: NDArray[np.bool_]) -> bytes:
 
 def write_mask(path: str | Path, mask: NDArray[np.bool_]) -> None:
     """Keep a (H, W) bool mask as an 8-bit grey PNG, 255 = manipulated."""
-    Path(path).write_bytes(mask_png(mask))
+    write_atomic(path, mask_png(mask))
 
 
 def _png(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,10 @@ from declip.errors import ImageError, SpecError
 from declip.process import check_process, cores, ending
 from declip.types import Engine, Localization, MaskRule, Mode, ModelSpec, Photo, PictureLike, Precision, check_choice
 
-__all__ = ["Localizer", "ahead", "load", "model_file"]
+__all__ = ["Localizer", "ahead", "lacks_memory", "load", "model_file"]
+
+# What libraries say: ONNX Runtime, torch on CPU and GPU, C++.
+_NO_MEMORY = re.compile(r"bad_alloc|failed to allocate memory|can't allocate memory|out of memory", re.IGNORECASE)
 
 T = TypeVar("T")
 Corner: TypeAlias = tuple[int, int]  # (y, x) px of a tile's first pixel
@@ -136,14 +140,18 @@ class Localizer:
         return self.engine.sha256
 
     def __call__(self, picture: PictureLike) -> Localization:
-        """Localize one picture: str, Path, bytes, PIL image, (H, W, 3) uint8 or Photo. Raises ImageError."""
-        (result,) = self._localize([self._read(picture)], 8, map)
+        """Localize one picture: str, Path, bytes, PIL image, (H, W, 3) uint8 or Photo. Raises ImageError
+        (of kind "too-large" also where the memory does not hold it)."""
+        (result,) = self._each([self._read(picture)], 8, map)
         if isinstance(result, ImageError):
             raise result
         return result
 
     def map(self, images: Iterable[PictureLike], batch_size: int = 8) -> Iterator[Localization | ImageError]:
         """Localize pictures in order; a bad one is yielded as its ImageError.
+
+        One that the memory does not hold is an ImageError of kind "too-large"; the others of its batch are then tried
+        alone.
 
         batch_size counts photos (whole) or tiles (tiled; of one photo, or of several small ones) computed at once; it
         changes no score. While the caller has the results of one batch, the next is computed and the one after it
@@ -157,7 +165,7 @@ class Localizer:
                 ThreadPoolExecutor(cores(), thread_name_prefix="declip-photos"), ThreadPoolExecutor.shutdown
             ) as pool,
             ending(ahead(self._batches(images, batch_size, pool)), Generator.close) as batches,
-            ending(ahead(self._localize(batch, batch_size, pool.map) for batch in batches), Generator.close) as found,
+            ending(ahead(self._each(batch, batch_size, pool.map) for batch in batches), Generator.close) as found,
         ):
             for results in found:
                 yield from results
@@ -192,7 +200,29 @@ class Localizer:
                 content = _Whole(photo, self.spec)
         except ImageError as error:
             return _Underway(error, time.perf_counter() - start)
+        except MemoryError:
+            return _Underway(ImageError.out_of_memory(image.name_of(picture)), time.perf_counter() - start)
         return _Underway(content, time.perf_counter() - start)
+
+    def _each(
+        self, batch: list[_Underway], batch_size: int, each: Callable[..., Iterable[Any]]
+    ) -> list[Localization | ImageError]:
+        """As `_localize`. What the memory does not hold is tried one by one, and what it does not hold then is an
+        ImageError of kind "too-large"."""
+        try:
+            return self._localize(batch, batch_size, each)
+        except Exception as error:
+            if not lacks_memory(error):
+                raise
+        # Out here the failed attempt holds no memory any more, and its half-filled maps are not used again.
+        left = [read.content if isinstance(read.content, ImageError) else read.content.photo for read in batch]
+        if len(left) == 1:
+            return [first if isinstance(first := left[0], ImageError) else ImageError.out_of_memory(first.name)]
+        batch.clear()
+        found: list[Localization | ImageError] = []
+        for photo in left:
+            found += [photo] if isinstance(photo, ImageError) else self._each([self._read(photo)], 1, map)
+        return found
 
     def _localize(
         self, batch: Sequence[_Underway], batch_size: int, each: Callable[..., Iterable[Any]]
@@ -354,6 +384,11 @@ class _Scan:
 def _stacked(tiles: Sequence[tuple[_Whole | _Scan, Corner]]) -> Inputs:
     inputs = [content.tile(corner) for content, corner in tiles]
     return {name: np.stack([each[name] for each in inputs]) for name in inputs[0]}
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether an error says that there is not enough memory; ONNX Runtime and torch have errors of their own for it."""
+    return isinstance(error, MemoryError) or bool(_NO_MEMORY.search(str(error)))
 
 
 def ahead(items: Iterator[T]) -> Generator[T]:

@@ -21,7 +21,6 @@ import importlib.resources
 import io
 import json
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -39,6 +38,7 @@ from scipy import ndimage
 import declip
 from declip import baselines, calibration, catalog, image, metadata, metrics, verdicts
 from declip.errors import ImageError, MissingExtraError, WeightsError
+from declip.files import write_atomic
 from declip.localizer import Localizer
 from declip.types import Localization, MaskRule, ModelCard, Photo, PictureLike, Region, Verdict
 
@@ -187,16 +187,12 @@ class Report:
     def save(self, path: str | Path, *, force: bool = False) -> None:
         """Write the page, whole or not at all. Raises ImageError of kind "exists" unless force, OSError."""
         path = Path(path)
-        page = self.to_html().encode("utf-8")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{os.getpid()}-{path.name}")
         try:
-            partial.write_bytes(page)
-            if path.exists() and not force:
-                raise ImageError(str(path), "exists", "the page is there already; force=True (--force) overwrites it")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+            write_atomic(path, self.to_html(), new=not force)
+        except FileExistsError as error:
+            raise ImageError(
+                str(path), "exists", "the page is there already; force=True (--force) overwrites it"
+            ) from error
 
 
 def examine(

@@ -201,7 +201,7 @@ class Calibration:
 
     temperature: float = 1.0
     threshold: float = 0.5
-    untouched: tuple[tuple[float, ...], ...] = ((), (), ())
+    untouched: tuple[tuple[float, ...], ...] = field(default=((), (), ()), repr=False)
     photos: tuple[int, ...] = (0, 0, 0)
     rates: tuple[float, ...] = (0.01, 0.05)
     mode: Mode = "whole"

@@ -27,6 +27,7 @@ from typing import Any
 
 from declip import catalog
 from declip.errors import WeightsError
+from declip.files import read_text, write_atomic
 from declip.types import ModelCard
 
 __all__ = ["cache_dir", "cached", "download", "embedded_path", "is_fetched", "resolve", "sha256_of"]
@@ -172,7 +173,7 @@ def _verify(path: Path, card: ModelCard, *, shown: Path | None = None, discard: 
     actual = sha256_of(path)
     if expected is None:
         try:
-            pin.write_text(f"{actual}  {final.name}\n", encoding="utf-8")
+            write_atomic(pin, f"{actual}  {final.name}\n")
         except OSError as error:  # a shared cache may be read-only: usable, just not pinned
             _log.warning("cannot pin the hash of %s: %s", final, error.strerror)
     elif actual != expected:
@@ -187,7 +188,7 @@ def _verify(path: Path, card: ModelCard, *, shown: Path | None = None, discard: 
 
 def _pinned(pin: Path) -> str | None:
     try:
-        text = pin.read_text(encoding="utf-8")
+        text = read_text(pin)
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:

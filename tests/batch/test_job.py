@@ -129,9 +129,19 @@ def test_what_describes_no_job_is_refused(tmp_path: Path) -> None:
         path.write_text(wrong)
         with pytest.raises(DeclipError, match="does not describe a job"):
             open_job(job.source, job.out, MODEL, resume=True)
-    path.write_text(json.dumps({**record, "format": 2}))
-    with pytest.raises(DeclipError, match="another format"):
-        open_job(job.source, job.out, MODEL, resume=True)
+    for resume in (False, True):
+        path.write_text(json.dumps({**record, "format": 1, "declip": "0.1.0"}))
+        with pytest.raises(
+            DeclipError, match=r"was started by declip 0\.1\.0, whose jobs have another format.*another --out"
+        ):
+            open_job(job.source, job.out, MODEL, resume=resume)
+
+
+def test_who_reads_the_folder_as_parquet_finds_results_only(tmp_path: Path) -> None:
+    job = started(str(tmp_path))
+    stores.write(job.path(0), b"x")
+    assert [path.name for path in Path(job.out).rglob("*.parquet")] == ["part-00000.parquet"]
+    assert len(job.uris(0)) == job.size(0)
 
 
 def test_another_version_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

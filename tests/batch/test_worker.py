@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from declip import image
-from declip.batch import stores
+from declip.batch import stores, worker
 from declip.batch.attempts import Attempts
 from declip.batch.job import Job, Model, open_job
 from declip.batch.rows import decode_mask
@@ -180,6 +180,23 @@ def test_the_unforeseen_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     rows = localize_part(Localizer(FakeEngine()), uris, "fake")
     assert [row["kind"] for row in rows] == ["internal", None]
     assert rows[0]["error"] == f"{uris[0]}: ZeroDivisionError: of a decoder"
+
+
+@pytest.mark.parametrize("where", ["fetch", "read", "mask"])
+def test_what_the_memory_does_not_hold_is_a_row(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uris = write_all(str(tmp_path), {f"{i}.png": png(i, (40, 50 + i)) for i in range(3)})
+    fetch, read, encode = stores.fetch, image.read, worker.encode_mask
+
+    def ended(at: str, found: bool) -> None:
+        if at == where and found:
+            raise MemoryError
+
+    monkeypatch.setattr(stores, "fetch", lambda uri, size: (ended("fetch", uri == uris[1]), fetch(uri, size))[1])
+    monkeypatch.setattr(image, "read", lambda data: (ended("read", data == png(1, (40, 51))), read(data))[1])
+    monkeypatch.setattr(worker, "encode_mask", lambda mask: (ended("mask", mask.shape == (40, 51)), encode(mask))[1])
+    rows = localize_part(Localizer(FakeEngine()), uris, "fake")
+    assert [row["kind"] for row in rows] == [None, "too-large", None]
+    assert rows[1]["error"].startswith(f"{uris[1]}: there is not enough memory for this picture")
 
 
 def test_a_name_that_is_no_text_is_shown(tmp_path: Path) -> None:

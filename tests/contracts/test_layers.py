@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "src" / "declip"
 # A module imports only from the rows above it, and in its own row only from tuples' earlier members. Names that do not
 # exist yet keep their places.
 ROWS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
-    (("errors", "regions", "types", "process"),),
+    (("errors", "files", "regions", "types", "process"),),
     (("containers", "damage", "arrays", "image"), "metrics", "catalog", "plots", "paper", "verdicts"),
     ("datasets", "weights", "perturbations", "jpeg", "metadata", "local_ray"),
     (

@@ -114,7 +114,11 @@ def run(
     before, failed = sum(map(job.size, done)), job.errors(done)
     todo = sorted(set(range(job.parts)) - set(done))
     if job.skipped or job.repeated:
-        _log.info("%d other files skipped, %d repeated entries of the list left out", job.skipped, job.repeated)
+        _log.info(
+            "%d other files or hidden names skipped, %d repeated entries of the list left out",
+            job.skipped,
+            job.repeated,
+        )
     start = time.perf_counter()
     if todo:
         with (

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from declip.errors import SpecError, WeightsError
+from declip.files import write_atomic
 from declip.nn.backbones import Backbone, load_tensors, neighbours
 from declip.nn.model import Network, build, build_network
 from declip.nn.rivals import conversion
@@ -230,13 +231,7 @@ def _read(path: Path, *, tensors: bool) -> tuple[ModelSpec, dict[str, Tensor]]:
 
 
 def _write(tensors: dict[str, Tensor], spec: ModelSpec, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    try:
-        save_file(tensors, partial, metadata={SPEC_KEY: spec.to_json()})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomic(path, lambda partial: save_file(tensors, partial, metadata={SPEC_KEY: spec.to_json()}))
     return path
 
 

@@ -292,6 +292,8 @@ class Workers:
         task = item.task
         if isinstance(outcome, DroppedError):
             task.future.set_exception(outcome)
+        elif isinstance(outcome.__cause__ if isinstance(outcome, ImageError) else None, MemoryError):
+            self._break(task, MemoryError())  # which may be of other pictures' doing
         elif isinstance(outcome, ImageError):
             self._refuse(task, outcome.kind, outcome.message)
         elif isinstance(outcome, Exception):
