@@ -249,6 +249,39 @@ def test_the_form_for_browsers_has_rows_and_raw_scores(client: httpx.Client) -> 
     assert [(step["rate"], step["threshold"]) for step in words["steps"]] == [(0.01, 0.9), (0.05, 0.3)]
 
 
+def test_the_photo_that_scores_lie_over_is_the_one_that_was_examined(client: httpx.Client) -> None:
+    """Upright, in formats that browsers do not read, too, and with nothing in it that turns it again."""
+    stored = np.zeros((40, 60, 3), np.uint8)
+    stored[:20, :30] = (250, 120, 10)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stream = io.BytesIO()
+    Image.fromarray(stored).save(stream, format="TIFF", exif=exif)
+    data = stream.getvalue()
+    examined = image.read(data).pixels
+    assert examined.shape == (60, 40, 3)
+    parts = form_of(post(client, data, accept="multipart/form-data", maps="photo"))
+    assert list(parts) == ["results", "scores-0", "photo-0", "words-0"]
+    (row,) = post(client, data, maps="photo,mask").json()["results"]
+    schemas.Row.model_validate(row)
+    assert list(row["maps"]) == ["photo", "mask"] and base64.b64decode(row["maps"]["photo"]) == parts["photo-0"]
+    with zipfile.ZipFile(io.BytesIO(post(client, data, accept="application/zip", maps="photo").content)) as archive:
+        assert archive.namelist() == ["001-0.png.photo.jpg", "results.json"]
+        assert archive.read("001-0.png.photo.jpg") == parts["photo-0"]
+    with Image.open(io.BytesIO(parts["photo-0"])) as shown:
+        assert (shown.format, shown.mode, dict(shown.getexif()), shown.info.get("exif")) == ("JPEG", "RGB", {}, None)
+        assert np.abs(np.asarray(shown).astype(int) - examined).mean() < 1
+    assert "is a JPEG" in problem(post(client, data, accept="image/png", maps="photo"), 422)["detail"]
+
+
+def test_a_photo_too_large_for_a_browser_is_scaled(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "_PHOTO_SIDE", 32)
+    parts = form_of(post(client, picture(size=(48, 64)), accept="multipart/form-data", maps="photo"))
+    with Image.open(io.BytesIO(parts["photo-0"])) as shown:
+        assert shown.size == (32, 24)
+    assert len(parts["scores-0"]) == 48 * 64 * 2
+
+
 def test_words_say_where_there_is_no_verdict(client: httpx.Client) -> None:
     parts = form_of(post(client, picture(), accept="multipart/form-data", mode="tiled"))
     words = json.loads(parts["words-0"])
