@@ -43,7 +43,7 @@ _PIECE = 1 << 18
 # Where in the scope a handler leaves what ends when its answer has been sent.
 STACK = "declip.stack"
 
-# Of a path in the log of requests.
+# Of a path, and of an address that a proxy tells, in the log of requests.
 _PATH_LENGTH = 200
 
 _log = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ def _line(scope: Scope, status: int, seconds: float) -> str:
     return json.dumps(
         {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "client": client[0] if client else "",
+            "client": client[0][:_PATH_LENGTH] if client else "",
             "method": scope["method"],
             "path": scope["path"][:_PATH_LENGTH],
             "status": status,
