@@ -240,7 +240,18 @@ class Service:
 
     def __init__(self, clients: int, options: Sequence[str]) -> None:
         taken = ("--requests", str(round(TAKEN * clients)), "--client-requests", str(clients))  # all have one address
-        command = [sys.executable, "-m", "declip", "serve", "--port", "0", *OPTIONS, *taken, *options]
+        command = [
+            sys.executable,
+            "-m",
+            "declip",
+            "serve",
+            "--port",
+            "0",
+            "--no-access-log",
+            *OPTIONS,
+            *taken,
+            *options,
+        ]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         self.url = self.process.stderr.readline().split()[-1]

@@ -962,8 +962,8 @@ def served(fake: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, A
     """What `serve` hands to the server, instead of a server that runs."""
     from declip import server
 
-    def run(app: Any, *, host: str, port: int, started: Any) -> None:
-        fake.update(app=app, host=host, port=port)
+    def run(app: Any, *, host: str, port: int, started: Any, **options: Any) -> None:
+        fake.update(app=app, host=host, port=port, **options)
         started(f"http://{host}:{port}")
 
     monkeypatch.setattr(server, "serve", run)
@@ -979,6 +979,7 @@ def test_serve_is_for_this_machine_unless_told_otherwise(
     assert capfd.readouterr().err == "declip: fake on http://127.0.0.1:8000\n"
     service = served["app"].state.service
     assert service.token is None and service.limits.seconds == 120
+    assert (served["access_log"], served["proxies"]) == (True, ())
     (guard,) = served["app"].user_middleware
     assert set(guard.kwargs["hosts"]) == {"127.0.0.1", "localhost", "::1"}
 
@@ -998,9 +999,31 @@ def test_serve_passes_its_limits_and_the_token_of_the_environment(
     assert service.token == "secret" and len(service.workers._threads) == 2
     assert served["app"].user_middleware[0].kwargs["hosts"] is None
     assert "DECLIP_TOKEN" not in capfd.readouterr().err
-    monkeypatch.delenv("DECLIP_TOKEN")
+    options = ("--no-access-log", "--trust-proxy", "127.0.0.1", "--trust-proxy", "10.0.0.0/8")
+    assert call(monkeypatch, "serve", *options) == 0
+    assert (served["access_log"], served["proxies"]) == (False, ["127.0.0.1", "10.0.0.0/8"])
+
+
+def test_serve_for_other_machines_wants_a_token(
+    served: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Or to be told that there is none, before any model is loaded."""
+    for host in ("0.0.0.0", "::", "192.0.2.1", "photos.example.org"):
+        assert call(monkeypatch, "serve", "--host", host) == 2
+        said = capfd.readouterr().err
+        assert len(said.splitlines()) == 1 and host in said
+        assert "set DECLIP_TOKEN" in said and "--no-token" in said
+    assert "model" not in served
+    assert call(monkeypatch, "serve", "--host", "0.0.0.0", "--no-token") == 0
+    assert served["app"].state.service.token is None
+    monkeypatch.setenv("DECLIP_TOKEN", "")
+    assert call(monkeypatch, "serve", "--host", "0.0.0.0") == 2
+    assert "the token is empty" in capfd.readouterr().err
+    monkeypatch.setenv("DECLIP_TOKEN", "secret")
+    assert call(monkeypatch, "serve", "--host", "0.0.0.0", "--no-token") == 2
+    assert "both a DECLIP_TOKEN and --no-token" in capfd.readouterr().err
     assert call(monkeypatch, "serve", "--host", "0.0.0.0") == 0
-    assert "anybody who reaches 0.0.0.0" in capfd.readouterr().err
+    assert served["app"].state.service.token == "secret"
 
 
 def test_serve_without_its_extra_says_the_pip_line() -> None:

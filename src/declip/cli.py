@@ -653,6 +653,19 @@ def serve(
         list[str] | None,
         typer.Option(metavar="NAME", help="A name it may be called by; repeatable. [default: this machine's, or any]"),
     ] = None,
+    trust_proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="A proxy, as 127.0.0.1 or 10.0.0.0/8, whose X-Forwarded-For is believed; repeatable. [default: none]",
+        ),
+    ] = None,
+    no_token: Annotated[
+        bool, typer.Option("--no-token", help="Let everybody who reaches another address than this machine's use it.")
+    ] = False,
+    access_log: Annotated[
+        bool, typer.Option("--access-log/--no-access-log", help="Write one line of JSON on each request to stderr.")
+    ] = True,
     max_megabytes: Annotated[float, typer.Option(min=0.001, help="Of a request's body.")] = 200,
     max_megapixels: Annotated[float, typer.Option(min=0.0001, help="Of a picture.")] = 100,
     max_files: Annotated[int, typer.Option(min=1, help="Of a request.")] = 16,
@@ -682,13 +695,27 @@ def serve(
     )
     token = os.environ.get("DECLIP_TOKEN")
     local = host in server.LOOPBACK
+    if token and no_token:
+        raise DeclipError("there are both a DECLIP_TOKEN and --no-token: unset the one, or leave out the other")
+    if no_token:
+        token = None
+    elif token is None and not local:
+        raise DeclipError(
+            f"everybody who reaches {host} could use this service: set DECLIP_TOKEN to a long random word, "
+            "which requests then carry, or add --no-token"
+        )
     hosts = {host, *server.LOOPBACK, *(allow_host or ())} if local else allow_host
     localizers = [load(name, precision=precision.value, offline=offline) for name in models or ["mini"]]
     served = server.create_app(localizers, limits, workers=workers, token=token, hosts=hosts, keep=keep)
-    if not local and token is None:
-        _note(f"anybody who reaches {host} can use this service: set DECLIP_TOKEN to ask for a token")
     names = ", ".join(localizer.model for localizer in localizers)
-    server.serve(served, host=host, port=port, started=lambda url: _note(f"{names} on {url}"))
+    server.serve(
+        served,
+        host=host,
+        port=port,
+        proxies=trust_proxy or (),
+        access_log=access_log,
+        started=lambda url: _note(f"{names} on {url}"),
+    )
 
 
 # --- what `index` is made of ----------------------------------------------------------------------------------------

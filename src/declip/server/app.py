@@ -10,8 +10,9 @@
     GET  /metrics       for Prometheus
     GET  /docs          a description for people; /openapi.json for machines
 
-Errors are problem JSON. A token, where there is one, is needed for /v1/ and /metrics. No URL is ever fetched, there is
-no CORS, and nothing is written to the disk unless `keep` says where.
+HEAD is answered wherever GET is, with the same headers, and OPTIONS with what a path takes. Errors are problem JSON. A
+token, where there is one, is needed for /v1/ and /metrics. No URL is ever fetched, there is no CORS, and nothing is
+written to the disk unless `keep` says where.
 """
 
 from __future__ import annotations
@@ -284,10 +285,12 @@ def create_app(
     hosts: Collection[str] | None = None,
     keep: str | Path | None = None,
 ) -> FastAPI:
-    """The service of one or several models; the first is the default.
+    """Make the service of one or several models; the first is the default.
 
     workers: pictures computed at once, by threads that share the models. token: a bearer token that requests must
-    carry. hosts: the names under which it may be called (None = any). keep: a folder for every picture and its maps.
+    carry; None = whoever reaches the port can use the service, so give one where that is not this machine alone.
+    hosts: the names under which it may be called (None = any). keep: a folder for every picture and its maps.
+    Each request is logged as one line of JSON by the logger "declip.access", at the level INFO.
     Raises SpecError for two models of one name, and for an empty token; OSError if the folder cannot be made.
     """
     limits = limits or Limits()
@@ -327,10 +330,21 @@ async def _answer_problem(_: Request, error: Exception) -> Response:
     return error.response()
 
 
-async def _answer_http(_: Request, error: Exception) -> Response:
-    """Starlette's own: an unknown path, a method that a path does not have."""
+async def _answer_http(request: Request, error: Exception) -> Response:
+    """Answer what no route does: an unknown path, a method that a path does not have, or the question which it has."""
     assert isinstance(error, HTTPException)
-    return ProblemError(error.status_code, str(error.detail), headers=error.headers).response()
+    headers, detail = dict(error.headers or {}), str(error.detail)
+    if error.status_code == 405:
+        methods = set(headers.get("Allow", "GET").replace(" ", "").split(",")) | {"OPTIONS"}
+        headers["Allow"] = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
+        if request.method == "OPTIONS":  # allows no page of another site anything: there is no CORS
+            return Response(status_code=204, headers={"Allow": headers["Allow"]})
+        detail = f"{request.url.path} takes {headers['Allow']}, and this is {request.method}"
+    elif error.status_code == 404:
+        path = request.scope["path"]
+        without = path.rstrip("/")
+        detail = f"there is no {path}" + (f"; {without} has no slash at its end" if without in _PATHS else "")
+    return ProblemError(error.status_code, detail, headers=headers).response()
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:

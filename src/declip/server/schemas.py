@@ -50,11 +50,12 @@ class RegionRow(_Schema):
 
 
 class Maps(_Schema):
-    """Maps that were asked for, as base64 of PNG files (in the zip: their names)."""
+    """Maps that were asked for, as base64 of PNG files, the photo of a JPEG (in the zip: their names)."""
 
     scores: str | None = Field(None, description="16-bit grey, 65535 = 1.0")
     mask: str | None = Field(None, description="8-bit grey, 255 = manipulated")
     overlay: str | None = Field(None, description="RGB")
+    photo: str | None = Field(None, description="upright, as it was examined; at most 16,384 px a side")
 
 
 class Row(_Schema):
@@ -224,7 +225,7 @@ def localize_body(models: list[str], files: int) -> dict[str, Any]:
         **_options(models),
         "maps": {
             "type": "string",
-            "pattern": "^(scores|mask|overlay)(,(scores|mask|overlay))*$",
+            "pattern": "^(scores|mask|overlay|photo)(,(scores|mask|overlay|photo))*$",
             "description": "Maps that come with the answer, separated by commas.",
         },
     }

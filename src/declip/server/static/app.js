@@ -165,33 +165,17 @@ async function open(entry) {
   if ($("file").open) readFile();
 }
 
-// Open the picture; where this browser cannot show it, an empty one of its shape.
+// The photo that is shown under the map is the service's own, from the very pixels that were examined. The file itself
+// would not do: this browser may turn it otherwise than the service does, or not read it.
 async function show(entry, map) {
   message("");
-  entry.url ??= URL.createObjectURL(entry.file);
-  let fits = false;
+  entry.url ??= URL.createObjectURL(entry.photo);
   try {
-    if (entry.readable !== false) fits = await viewer.open(entry.url, map);
-    if (!fits && entry.readable !== false) entry.readable = false;
+    await viewer.open(entry.url, map);
   } catch {
-    entry.readable = false;
-  }
-  if (entry.readable === false) {
-    await viewer.open(standIn(map.width, map.height), map);
-    message("This browser cannot show this kind of file; its map is shown alone.");
+    message("This browser cannot show the photo.");
   }
   viewer.set(look, marks());
-}
-
-function standIn(width, height) {
-  const canvas = document.createElement("canvas");
-  const scale = Math.min(1, 800 / Math.max(width, height));
-  canvas.width = Math.max(1, Math.round(width * scale));
-  canvas.height = Math.max(1, Math.round(height * scale));
-  const context = canvas.getContext("2d");
-  context.fillStyle = "#777";
-  context.fillRect(0, 0, canvas.width, canvas.height);
-  return canvas.toDataURL();
 }
 
 function forget() {
@@ -407,7 +391,7 @@ async function readFile() {
 
 const MAKERS = {
   mask: [".mask.png", () => maskPng(marks(), look.threshold)],
-  overlay: [".view.png", () => overlayPng(shown.entry.readable ? shown.entry.file : null, shown.map, marks(), look)],
+  overlay: [".view.png", () => overlayPng(shown.entry.photo, shown.map, marks(), look)],
   scores: [".scores.png", () => scoresPng(shown.map)],
   raw: [".scores.u16", () => rawScores(shown.map)],
   json: [".json", () => new Blob([`${JSON.stringify(result())}\n`], { type: "application/json" })],
