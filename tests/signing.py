@@ -93,7 +93,7 @@ def signed(
         builder.set_no_embed()
         builder.set_remote_url(address)
     for relationship, data in (parts or {}).items():
-        described = json.dumps({"title": "part", "relationship": relationship})
+        described = json.dumps({"title": "part", "relationship": relationship, "label": relationship})
         builder.add_ingredient(described, "image/jpeg", io.BytesIO(data))
     builder.sign((chain or Chain()).signer(), f"image/{kind.lower()}", source, target)
     return target.getvalue()

@@ -153,8 +153,8 @@ _MEANING: dict[State, str] = {
     "none": "The file carries no content credentials. Most photos do not.",
 }
 _CLAIMS_CHANGED = (
-    "Statements of the credentials are not the ones that were signed: they were changed after signing. What they say "
-    "cannot be relied on. The bytes of the file outside of the credentials are a check of their own (below)."
+    "Statements of the credentials are not the ones that were signed, so what they say cannot be relied on. Whether "
+    "the rest of the file is as it was signed is a check of its own, below."
 )
 
 # The checks' codes by what they decide.
@@ -175,8 +175,8 @@ _EXCLUSIONS = frozenset(
     f"assertion.{kind}.additionalExclusionsPresent" for kind in ("dataHash", "bmffHash", "boxesHash")
 )
 
-_DIFFER = "The bytes of the file are not the ones that were signed."
-_MATCH = "The bytes of the file are the ones that were signed."
+_DIFFER = "The bytes of the file do not fit the hash that stands in the credentials."
+_MATCH = "The bytes of the file fit the hash that stands in the credentials."
 _LEFT_OUT = "Parts of the file beside the credentials themselves are left out of what was signed."
 _RESULTS = {
     **dict.fromkeys(_BYTES_MATCH, _MATCH),
@@ -257,6 +257,9 @@ _SOURCES: dict[str, tuple[Generator | None, str]] = {
     "empty": (None, "begun as an empty canvas"),
 }
 
+_OWN = "in the content credentials"
+_OTHER_SOURCE: tuple[Generator | None, str] = (None, "of a source that is not on IPTC's list")
+
 # C2PA's actions: whether they change what is seen, and in words.
 _ACTIONS: dict[str, tuple[bool, str]] = {
     "c2pa.created": (False, "created"),
@@ -292,7 +295,6 @@ _ACTIONS: dict[str, tuple[bool, str]] = {
     "c2pa.edited": (True, "edited"),
     "c2pa.unknown": (True, "changed in a way that the program does not name"),
 }
-_UNSIGNED = "unsigned: anybody can write this"
 
 
 def _named(text: object) -> str:
@@ -306,13 +308,19 @@ def _named(text: object) -> str:
 
 
 class _Said(NamedTuple):
-    """A statement on how the file was made. what: without its source; where: in the file it stands."""
+    """A statement on how the file was made. by: the program it names; where: in the file it stands."""
 
     code: str
-    what: str
+    words: str
+    by: str
     generator: Generator | None
     where: str
     edit: bool = False
+
+    def text(self, *after: str, before: tuple[str, ...] = ()) -> str:
+        """The words, with the details in one pair of brackets: before and after what it was done by."""
+        by = self.by and f"by {_named(self.by)}"
+        return f"{self.words} ({', '.join(detail for detail in (*before, by, *after) if detail)})"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -337,52 +345,35 @@ class _Credentials(NamedTuple):
 
 
 def _told(credentials: _Credentials, unsigned: tuple[_Said, ...]) -> Provenance:
-    state, checks = credentials.state, credentials.checks
-    fits = state in ("valid", "intact")
-    says = []
-    for said in (*credentials.says, *unsigned):
-        where = said.where
-        if said in unsigned:
-            where += ", not among the signed statements" if fits else f", {_UNSIGNED}"
-        elif not fits:
-            where += ", which are not known to fit this file"
-        says.append(Reason(said.code, f"{said.what} ({where})"))
+    state = credentials.state
     meaning = _MEANING[state]
-    if state == "changed" and not checks.failed(_BYTES_DIFFER):
+    if state == "changed" and not credentials.checks.failed(_BYTES_DIFFER):
         meaning = _CLAIMS_CHANGED
-    generators = {said.generator for said in (*credentials.says, *unsigned)}
-    order: tuple[Generator, ...] = ("whole", "parts", "text")
+    says = [Reason(said.code, said.text(said.where, _doubt(credentials, said))) for said in credentials.says]
+    says += [Reason(said.code, said.text(said.where, _mark(state))) for said in unsigned]
+    main = _main((*credentials.says, *unsigned))
     return Provenance(
         state=state,
         meaning=meaning,
         headline=_headline(credentials, unsigned),
-        generator=next((kind for kind in order if kind in generators), None),
-        reasons=tuple(_reasons(checks))[:_MOST],
+        generator=None if main is None else main.generator,
+        reasons=tuple(_reasons(credentials.checks))[:_MOST],
         says=tuple(dict.fromkeys(says))[:_MOST],
         fields=credentials.fields[:_MOST],
     )
 
 
-def _headline(credentials: _Credentials, unsigned: tuple[_Said, ...]) -> str | None:
-    """The sentence for the top of a page; the signed statement first, since it can be checked."""
-    state = credentials.state
-    signed, loose = _main(credentials.says), _main(unsigned)
-    if loose is not None and (signed is None or (loose.generator is not None and signed.generator is None)):
-        # A text or XMP names a generator, and the signed statements do not.
-        mark = "not among the signed statements" if state in ("valid", "intact") else _UNSIGNED
-        sentence = f"The file itself says: {loose.what} ({loose.code}; {mark})"
-        if loose.generator == "text":
-            sentence = f"The file holds {loose.what} (“{loose.code}”; {mark})"
-        rest = _standing(credentials)
-        return f"{sentence}; its content credentials: {rest}." if rest else f"{sentence}."
-    standing = _standing(credentials)
-    if standing is None:
-        return None
-    what = _phrase(credentials.says, signed)
-    if what is None:
-        return f"Content credentials: {standing}." if state != "present, not read" else f"{standing}."
-    who = "The file itself says" if state in ("valid", "intact") else "The content credentials in this file say"
-    return f"{who}: {what}; {standing}."
+def _doubt(credentials: _Credentials, said: _Said) -> str:
+    """What is said with a statement of credentials that do not hold; "" with others."""
+    if credentials.state not in ("valid", "intact"):
+        return "not known to be signed for this file"
+    broken = not (_BYTES_DIFFER | _CLAIMS_DIFFER | _SIGNATURE_WRONG).isdisjoint(credentials.checks.ingredients)
+    return "whose own checks failed" if broken and said.where != _OWN else ""
+
+
+def _mark(state: State) -> str:
+    """What is said with every unsigned statement."""
+    return "not among the signed statements" if state in ("valid", "intact") else "unsigned: anybody can write this"
 
 
 def _main(says: tuple[_Said, ...]) -> _Said | None:
@@ -392,56 +383,79 @@ def _main(says: tuple[_Said, ...]) -> _Said | None:
     return min(sources, key=lambda said: order.index(said.generator), default=None)
 
 
-def _phrase(says: tuple[_Said, ...], main: _Said | None) -> str | None:
-    edits = list(dict.fromkeys(said.code for said in says if said.edit))
-    edited = f"changed since by {', '.join(edits[:4])}{' and others' if len(edits) > 4 else ''}" if edits else ""
+def _headline(credentials: _Credentials, unsigned: tuple[_Said, ...]) -> str | None:
+    """The sentence for the top of a page; signed statements first, since they can be checked."""
+    signed, loose = _main(credentials.says), _main(unsigned)
+    sentence = _signed_sentence(credentials, _phrase(credentials, signed))
+    if loose is None or (signed is not None and (signed.generator is not None or loose.generator is None)):
+        return sentence and f"{sentence}."
+    subject = "The file holds" if loose.generator == "text" else "The file itself says:"
+    code = f"“{loose.code}”" if loose.generator == "text" else loose.code
+    told = f"{subject} {loose.text(loose.where, _mark(credentials.state), before=(code,))}"
+    return f"{told}; {sentence[0].lower()}{sentence[1:]}." if sentence else f"{told}."
+
+
+def _phrase(credentials: _Credentials, main: _Said | None) -> str | None:
+    """What the signed statements come to, as part of a sentence."""
+    edits = {said.code: f"{said.words} ({said.code})" for said in credentials.says if said.edit}
+    named = list(edits.values())
+    steps = ", ".join(named[:4]) + (", and others" if len(named) > 4 else "")
     if main is None:
-        return edited.replace("changed since", "changed") or None
-    what = f"{main.what} ({main.code})"
-    return f"{what}; {edited}" if edited and main.generator is None else what
+        return steps or None
+    earlier = () if main.where == _OWN else (main.where, _doubt(credentials, main))
+    told = main.text(*earlier, before=(main.code,))
+    return f"{told}; steps named: {steps}" if steps else told
 
 
-def _standing(credentials: _Credentials) -> str | None:
-    """How far the credentials can be relied on, as part of a sentence; None without any."""
-    checks, signer = credentials.checks, credentials.signer
+def _signed_sentence(credentials: _Credentials, what: str | None) -> str | None:
+    """What the credentials say and how far they can be relied on; None without any."""
+    checks = credentials.checks
+    they_say = f"; the credentials say: {what}" if what else ""
     match credentials.state:
         case "none":
             return None
         case "present, not read":
             return _PRESENT
         case "elsewhere":
-            return "the file names an address where they are said to be; nothing was fetched"
+            return "The file names an address where its content credentials are said to be; nothing was fetched"
         case "unreadable":
-            return "present, and damaged so that they cannot be read"
-        case "valid":
+            return "The file carries content credentials that cannot be read"
+        case "unclear":
+            return f"Whether the content credentials of this file belong to it could not be checked{they_say}"
+        case "signature wrong":
             return (
-                f"signed{f' by {_named(signer)}' if signer else ''}, whom a trusted list vouches for; the bytes match"
+                "The content credentials of this file carry no signature that fits, so that anybody may have written "
+                f"them{they_say}"
             )
         case "changed" if checks.failed(_BYTES_DIFFER):
-            return "but the bytes of this file are not the ones that were signed"
+            return f"The bytes of this file are not the ones that its content credentials were signed for{they_say}"
         case "changed":
-            return "but what they say is not what was signed"
-        case "signature wrong":
-            return "but their signature is missing or wrong, so that anybody may have written this"
-        case "unclear":
-            return "whether they fit this file could not be checked"
-    left_out = not _EXCLUSIONS.isdisjoint(checks.informational)
-    match_ = "the bytes match" + (", but for parts that the signer left out" if left_out else "")
-    said = [f"signed{f' in the name of {_named(signer)}' if signer else ''}, and {match_}"]
-    if "signingCredential.untrusted" in checks.failure:
-        said.append("who signed is not verified")
-    if checks.failed(_EXPIRED):
-        said.append(
-            "the certificate has expired"
-            if "signingCredential.expired" in checks.failure
-            else "signed outside of the time in which the certificate was valid"
-        )
+            return f"Statements in the content credentials of this file are not the ones that were signed{they_say}"
+    begun = f"The file itself says: {what}" if what else "The file carries content credentials"
+    return f"{begun}; {'; '.join(_standing(credentials))}"
+
+
+def _standing(credentials: _Credentials) -> Iterator[str]:
+    """How the file was signed, where bytes and signature match, and what is open."""
+    checks, failure = credentials.checks, credentials.checks.failure
+    signer = _named(credentials.signer) if credentials.signer else ""
+    left_out = ", but for parts that the signer left out" if not _EXCLUSIONS.isdisjoint(checks.informational) else ""
+    if credentials.state == "valid":
+        by = f"signed by {signer}" if signer else "signed"
+        yield f"{by}, for whom a trusted list vouches, and the bytes match{left_out}"
+        return
+    yield f"signed{f' in the name of {signer}' if signer else ''}, and the bytes match{left_out}"
+    if "signingCredential.untrusted" in failure:
+        yield "who signed is not verified"
+    if "signingCredential.expired" in failure:
+        yield "the certificate has expired"
+    elif "claimSignature.outsideValidity" in failure:
+        yield "the certificate was not valid at the time of signing"
     if checks.failed(_REVOKED):
-        said.append("the certificate was revoked")
-    known = _EXPIRED | _REVOKED | {"signingCredential.untrusted"}
-    if others := [code for code in checks.failure if code not in known]:
-        said.append(f"further checks failed ({', '.join(_code(code) for code in others[:3])})")
-    return "; ".join(said)
+        yield "the certificate was revoked"
+    told = _EXPIRED | _REVOKED | {"signingCredential.untrusted"}
+    if others := [_code(code) for code in failure if code not in told]:
+        yield f"further checks failed ({', '.join(others[:3])})"
 
 
 def _reasons(checks: _Checks) -> Iterator[Reason]:
@@ -549,9 +563,12 @@ def _statements(manifests: Mapping[str, Any], manifest: Mapping[str, Any]) -> It
     seen: set[str] = set()
     while line:
         current, same, depth = line.pop(0)
-        where = "content credentials" if depth == 0 else "content credentials of an earlier picture that went into it"
+        if depth == 0:
+            where = _OWN
+        else:
+            where = f"{_OWN} of what it was before" if same else "in that picture's content credentials"
         for action in _actions(current):
-            yield from _statement(action, where, same=same, own=depth == 0)
+            yield from _statement(action, where, same=same)
         for ingredient in _dicts(current.get("ingredients")):
             label, relation = str(ingredient.get("active_manifest")), ingredient.get("relationship")
             # What a generator was only shown ("inputTo") is no part of this picture.
@@ -561,21 +578,25 @@ def _statements(manifests: Mapping[str, Any], manifest: Mapping[str, Any]) -> It
             line.append((_dict(manifests.get(label)), same and relation == "parentOf", depth + 1))
 
 
-def _statement(action: Mapping[str, Any], where: str, *, same: bool, own: bool) -> Iterator[_Said]:
-    """same: the manifest is of this picture, or of what it was before, not of a part; own: of this very file."""
-    name, source = str(action.get("action") or ""), str(action.get("digitalSourceType") or "").rpartition("/")[2]
+def _statement(action: Mapping[str, Any], where: str, *, same: bool) -> Iterator[_Said]:
+    """same: the manifest is of this picture, or of what it was before, not of a picture that is a part of it."""
+    name, source = str(action.get("action") or ""), _term(action.get("digitalSourceType"))
     agent = _agent(action)
-    by = f" by {_named(agent)}" if agent else ""
+    edit, does = _ACTIONS.get(name, (True, "an action that the standard does not name"))
     if source:
-        kind, words = _SOURCES.get(source, (None, ""))
-        # Of one step of the work, or of a part of the picture, "created" is a statement on that alone.
-        if kind == "whole" and not (same and name == "c2pa.created"):
-            kind, words = "parts", "parts were made by a generator"
-        words = words or "of a kind that is not on IPTC's list"
-        yield _Said(source if source in _SOURCES else _code(source), f"{words}{by and f' ({by.strip()})'}", kind, where)
-    if own and name:
-        edit, words = _ACTIONS.get(name, (True, "an action that the standard does not name"))
-        yield _Said(_code(name), f"{words}{by}", None, where, edit)
+        kind, words = _SOURCES.get(source, _OTHER_SOURCE)
+        if not same:
+            kind, words = kind and "parts", f"of a picture that went into it: {words}"
+        elif kind == "whole" and edit:
+            kind, words = "parts", "edited with a generator"
+        yield _Said(_code(source), words, agent, kind, where)
+    if same and name:
+        yield _Said(_code(name), does, agent, None, where, edit)
+
+
+def _term(source: object) -> str:
+    """The last part of a digital source type's address."""
+    return str(source or "").strip().rstrip("/").rpartition("/")[2]
 
 
 def _actions(manifest: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -594,7 +615,7 @@ def _claims(manifest: Mapping[str, Any]) -> Iterator[Field]:
             yield _field(name, signature[key])
     for action in _actions(manifest):
         agent = _agent(action)
-        source = str(action.get("digitalSourceType") or "").rpartition("/")[2]
+        source = _term(action.get("digitalSourceType"))
         parts = (action.get("action"), agent and f"by {agent}", source and f"source: {source}", action.get("when"))
         yield _field("action", ", ".join(str(part) for part in parts if part))
     yield _field("ingredients", len(_dicts(manifest.get("ingredients"))))
@@ -630,9 +651,10 @@ _SOURCE = re.compile(
     r"[\w-]{1,40}:DigitalSourceType(?:\s{1,20}rdf:resource)?\s{0,20}(?:=\s{0,20}[\"']|>)\s{0,200}([^\"'<>]{1,400})"
 )
 _ADDRESS = re.compile(r"dcterms:provenance\s{0,20}(?:=\s{0,20}[\"']|>)\s{0,20}https?://")
+_PARAMETERS, _STABLE_DIFFUSION = ("Steps: ", "Sampler: "), "programs for Stable Diffusion"
 # Text chunks of PNG by their keys: a word that such a text holds, and whose texts are like that.
 _TEXTS = {
-    "parameters": (("Steps: ", "Sampler: "), "programs for Stable Diffusion"),
+    "parameters": (_PARAMETERS, _STABLE_DIFFUSION),
     "prompt": (('"class_type"',), "ComfyUI"),
     "workflow": (('"nodes"',), "ComfyUI"),
     "invokeai_metadata": (("{",), "InvokeAI"),
@@ -643,22 +665,25 @@ _TEXTS = {
 
 def _unsigned(marks: _Marks) -> Iterator[_Said]:
     for match in _SOURCE.finditer(marks.xmp):
-        source = html.unescape(match[1]).strip().rstrip("/").rpartition("/")[2]
-        kind, words = _SOURCES.get(source, (None, "of a kind that is not on IPTC's list"))
-        yield _Said(_code(source), words, kind, "XMP")
-    for key, (words_, writers) in _TEXTS.items():
+        source = _term(html.unescape(match[1]))
+        kind, words = _SOURCES.get(source, _OTHER_SOURCE)
+        yield _Said(_code(source), words, "", kind, "in XMP")
+    for key, (needed, writers) in _TEXTS.items():
         text = marks.texts.get(key, "")
-        if text and all(word in text for word in words_):
-            yield _Said(key, f"a text such as {writers} write{'s' if ' ' not in writers else ''}", "text", "PNG text")
+        if text and all(word in text for word in needed):
+            yield _text_mark(key, writers, "in a PNG text")
+    # EXIF's comment is written in one of three codings; ComfyUI writes its own into whatever tag.
     for coding in ("latin-1", "utf-16-le", "utf-16-be"):
-        needed = [word.encode(coding) for word in _TEXTS["parameters"][0]]
-        if all(word in marks.exif for word in needed):
-            yield _Said("UserComment", f"a text such as {_TEXTS['parameters'][1]} write", "text", "EXIF")
+        if all(word.encode(coding) in marks.exif for word in _PARAMETERS):
+            yield _text_mark("parameters", _STABLE_DIFFUSION, "in EXIF")
             break
     for key in ("prompt", "workflow"):
-        begun = f"{key}:".encode()
-        if begun in marks.exif and b'"class_type"' in marks.exif:
-            yield _Said(key, "a text such as ComfyUI writes", "text", "EXIF")
+        if f"{key}:".encode() in marks.exif and all(word.encode() in marks.exif for word in _TEXTS[key][0]):
+            yield _text_mark(key, "ComfyUI", "in EXIF")
+
+
+def _text_mark(key: str, writers: str, where: str) -> _Said:
+    return _Said(key, f"a text as of {writers}", "", "text", where)
 
 
 # --- where such marks stand in a file -------------------------------------------------------------------------------
