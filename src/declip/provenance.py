@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import html
 import io
+import itertools
 import json
 import re
 import struct
@@ -135,10 +136,10 @@ def read(photo: Photo, *, anchors: str | None = None) -> Provenance:
 
 _PRESENT = "Content credentials are present, and were not read: pip install 'c2pa-python'"
 _MEANING: dict[State, str] = {
-    "valid": "The bytes of the file are the ones that were signed, and a trusted list vouches for the signer. This "
-    "tells who signed and that nothing was changed since; not that what was signed is true.",
-    "intact": "The bytes of the file are the ones that were signed, and the signature is right: nothing was changed "
-    "since. What is open about the signer stands below; a signature never says that its signer tells the truth.",
+    "valid": "The bytes that were signed and the signature match, and a trusted list vouches for the signer. This "
+    "tells who signed, and that what was signed is still the same; not that it is true.",
+    "intact": "The bytes that were signed and the signature match: what was signed is still the same. What is open "
+    "about the signer stands below; a signature never says that its signer tells the truth.",
     "changed": "The bytes of the file are not the ones that were signed: it was changed after it was signed, or the "
     "credentials were taken from another file. Pixels need not have changed; metadata count, too. What the credentials "
     "say cannot be relied on for this file.",
@@ -178,7 +179,9 @@ _EXCLUSIONS = frozenset(
 _DIFFER = "The bytes of the file do not fit the hash that stands in the credentials."
 _MATCH = "The bytes of the file fit the hash that stands in the credentials."
 _LEFT_OUT = "Parts of the file beside the credentials themselves are left out of what was signed."
+_FAILED = "The reader reports that this check failed."
 _RESULTS = {
+    "signingCredential.expired": "The signer's certificate has expired.",
     **dict.fromkeys(_BYTES_MATCH, _MATCH),
     **dict.fromkeys(_BYTES_DIFFER, _DIFFER),
     **dict.fromkeys(_EXCLUSIONS, _LEFT_OUT),
@@ -186,10 +189,8 @@ _RESULTS = {
     **dict.fromkeys(_REVOKED, "The issuer has revoked the signer's certificate."),
     _SIGNED: "The signature fits the credentials.",
     _TRUSTED: "A trusted list vouches for the signer.",
-    "signingCredential.untrusted": "No trusted list vouches for the signer, so the name in the certificate is not "
-    "verified. This says nothing against the file.",
-    "signingCredential.expired": "The signer's certificate has expired, and no trusted time stamp shows that it was "
-    "valid when the file was signed. This says nothing of a change.",
+    "signingCredential.untrusted": "The signer could not be traced to a list of trusted ones, so the name in the "
+    "certificate is not verified. This says nothing against the file.",
     "signingCredential.invalid": "The signer's certificate is not one that content credentials may be signed with.",
     "signingCredential.ocsp.notRevoked": "The signer's certificate was not revoked, says its issuer.",
     "signingCredential.ocsp.skipped": "Whether the certificate was revoked was not asked: nothing is fetched.",
@@ -447,10 +448,9 @@ def _standing(credentials: _Credentials) -> Iterator[str]:
     yield f"signed{f' in the name of {signer}' if signer else ''}, and the bytes match{left_out}"
     if "signingCredential.untrusted" in failure:
         yield "who signed is not verified"
-    if "signingCredential.expired" in failure:
-        yield "the certificate has expired"
-    elif "claimSignature.outsideValidity" in failure:
-        yield "the certificate was not valid at the time of signing"
+    if checks.failed(_EXPIRED):
+        outside = "claimSignature.outsideValidity" in failure or "timeStamp.trusted" in checks.success
+        yield "the certificate was not valid at the time of signing" if outside else "the certificate has expired"
     if checks.failed(_REVOKED):
         yield "the certificate was revoked"
     told = _EXPIRED | _REVOKED | {"signingCredential.untrusted"}
@@ -460,15 +460,32 @@ def _standing(credentials: _Credentials) -> Iterator[str]:
 
 def _reasons(checks: _Checks) -> Iterator[Reason]:
     for code in checks.failure:
-        yield Reason(_code(code), _RESULTS.get(code, "The reader reports that this check failed."))
+        if code == "signingCredential.expired":
+            yield Reason(code, _expired(checks))
+        else:
+            yield Reason(_code(code), _RESULTS.get(code, _FAILED))
     for code in checks.success:
         if code in _TOLD_SUCCESS:
             yield Reason(code, _RESULTS[code])
     for code in checks.informational:
         yield Reason(_code(code), _RESULTS.get(code, "The reader notes this; it counts neither for nor against."))
     for code in checks.ingredients:
-        text = _RESULTS.get(code, "The reader reports that this check failed.")
+        text = _RESULTS.get(code, _FAILED)
         yield Reason(_code(code), f"Of an earlier picture that went into this one, not of this file: {text}")
+
+
+def _expired(checks: _Checks) -> str:
+    """An expired certificate is as good as ever where it was valid at the time of signing, and that can be proved."""
+    if "timeStamp.trusted" in checks.success:
+        said = "The signer's certificate was not valid at the time of signing that a trusted time stamp gives."
+    elif "timeStamp.validated" in checks.success:
+        said = (
+            "The signer's certificate has expired. A time stamp gives the time of signing, but no trusted list vouches "
+            "for its authority, so whether the certificate was valid then is not proved."
+        )
+    else:
+        said = "The signer's certificate has expired, and no time stamp tells when the file was signed."
+    return f"{said} This says nothing of a change."
 
 
 def _code(code: str) -> str:
@@ -537,7 +554,7 @@ def _checks(store: Mapping[str, Any], manifest: Mapping[str, Any]) -> _Checks:
         success, informational, failure = [], [], []
         for status in _dicts(store.get("validation_status")):
             url = str(status.get("url") or "")
-            own = label in url or "/c2pa/" not in url
+            own = f"/c2pa/{label}/" in f"{url}/" or "/c2pa/" not in url
             (failure if own else ingredients).extend(_codes([status]))
     return _Checks(
         success=tuple(dict.fromkeys(success)),
@@ -648,7 +665,7 @@ def _dicts(value: object) -> list[Mapping[str, Any]]:
 
 # As an attribute or an element, with any prefix: <a:DigitalSourceType>…</…>, rdf:resource="…", …="…".
 _SOURCE = re.compile(
-    r"[\w-]{1,40}:DigitalSourceType(?:\s{1,20}rdf:resource)?\s{0,20}(?:=\s{0,20}[\"']|>)\s{0,200}([^\"'<>]{1,400})"
+    r":DigitalSourceType(?:\s{1,20}rdf:resource)?\s{0,20}(?:=\s{0,20}[\"']|>)\s{0,200}([^\"'<>]{1,400})"
 )
 _ADDRESS = re.compile(r"dcterms:provenance\s{0,20}(?:=\s{0,20}[\"']|>)\s{0,20}https?://")
 _PARAMETERS, _STABLE_DIFFUSION = ("Steps: ", "Sampler: "), "programs for Stable Diffusion"
@@ -664,7 +681,7 @@ _TEXTS = {
 
 
 def _unsigned(marks: _Marks) -> Iterator[_Said]:
-    for match in _SOURCE.finditer(marks.xmp):
+    for match in itertools.islice(_SOURCE.finditer(marks.xmp), _MOST):
         source = _term(html.unescape(match[1]))
         kind, words = _SOURCES.get(source, _OTHER_SOURCE)
         yield _Said(_code(source), words, "", kind, "in XMP")
@@ -746,10 +763,10 @@ def _jpeg(data: bytes, found: _Marks) -> None:
         if marker == 0xDA or length < 2:
             return
         start, end = at + 4, at + 2 + length
-        if marker == 0xE1 and data.startswith(_XMP_JPEG, start):
+        if marker == 0xE1 and data.startswith(_XMP_JPEG, start) and len(found.xmp) < _XMP_BYTES:
             found.xmp += _xmp(data[start + len(_XMP_JPEG) : end])
-        elif marker == 0xE1 and data.startswith(b"Exif\0", start):
-            found.exif += data[start:end]
+        elif marker == 0xE1 and data.startswith(b"Exif\0", start) and not found.exif:
+            found.exif = data[start:end]
         elif marker == 0xEB and data.startswith(b"JP", start) and b"c2pa" in data[start:end]:
             found.manifest = True
         at = end
@@ -769,7 +786,7 @@ def _png(data: bytes, found: _Marks) -> None:
             case b"tEXt" | b"zTXt" | b"iTXt":
                 key, text = _png_text(kind, data[start : start + min(length, _XMP_BYTES)])
                 if key == "XML:com.adobe.xmp":
-                    found.xmp += text
+                    found.xmp = found.xmp or text
                 elif key in _TEXTS:
                     found.texts.setdefault(key, text)
 
