@@ -351,7 +351,23 @@ def test_xmp_beside_signed_statements() -> None:
     assert (found.state, found.generator) == ("intact", "whole")
     assert found.headline is not None and found.headline.startswith(
         "The file itself says: created by a generator (trainedAlgorithmicMedia, in XMP, not among the signed "
-        "statements); the file itself says: captured by a digital camera (digitalCapture"
+        "statements); its content credentials say: captured by a digital camera (digitalCapture"
+    )
+    # As much is said by both: then by the one that can be checked.
+    both = read(signed(generated(), chain=chain(), xmp=xmp("trainedAlgorithmicMedia")))
+    assert (both.headline or "").startswith("The file itself says: created by a generator (trainedAlgorithmicMedia, by")
+    assert "XMP" not in (both.headline or "") and sum("in XMP" in said.text for said in both.says) == 1
+    parts = signed(generated("compositeWithTrainedAlgorithmicMedia"), xmp=xmp("trainedAlgorithmicMedia"))
+    assert read(parts).generator == "whole" and "created by a generator" in (read(parts).headline or "")
+
+
+def test_xmp_beside_credentials_elsewhere() -> None:
+    packet = b'<x:xmpmeta dcterms:provenance="https://example.org/m" ' + xmp("trainedAlgorithmicMedia")[11:]
+    found = read(saved(xmp=packet))
+    assert (found.state, found.generator) == ("elsewhere", "whole")
+    assert found.headline is not None and found.headline.endswith(
+        "anybody can write this); the file names an address where its content credentials are said to be; nothing was "
+        "fetched."
     )
 
 

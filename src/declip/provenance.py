@@ -385,14 +385,16 @@ def _main(says: tuple[_Said, ...]) -> _Said | None:
 
 
 def _headline(credentials: _Credentials, unsigned: tuple[_Said, ...]) -> str | None:
-    """The sentence for the top of a page; signed statements first, since they can be checked."""
+    """The sentence for the top of a page; signed statements first where they say as much, since they can be checked."""
     signed, loose = _main(credentials.says), _main(unsigned)
-    sentence = _signed_sentence(credentials, _phrase(credentials, signed))
-    if loose is None or (signed is not None and (signed.generator is not None or loose.generator is None)):
+    what = _phrase(credentials, signed)
+    if loose is None or (signed is not None and _main((signed, loose)) is signed):
+        sentence = _signed_sentence(credentials, what, "The file itself says")
         return sentence and f"{sentence}."
     subject = "The file holds" if loose.generator == "text" else "The file itself says:"
     code = f"“{loose.code}”" if loose.generator == "text" else loose.code
     told = f"{subject} {loose.text(loose.where, _mark(credentials.state), before=(code,))}"
+    sentence = _signed_sentence(credentials, what, "Its content credentials say")
     return f"{told}; {sentence[0].lower()}{sentence[1:]}." if sentence else f"{told}."
 
 
@@ -408,8 +410,8 @@ def _phrase(credentials: _Credentials, main: _Said | None) -> str | None:
     return f"{told}; steps named: {steps}" if steps else told
 
 
-def _signed_sentence(credentials: _Credentials, what: str | None) -> str | None:
-    """What the credentials say and how far they can be relied on; None without any."""
+def _signed_sentence(credentials: _Credentials, what: str | None, subject: str) -> str | None:
+    """What the credentials say and how far they can be relied on; None without any. subject: of what they say."""
     checks = credentials.checks
     they_say = f"; the credentials say: {what}" if what else ""
     match credentials.state:
@@ -432,7 +434,7 @@ def _signed_sentence(credentials: _Credentials, what: str | None) -> str | None:
             return f"The bytes of this file are not the ones that its content credentials were signed for{they_say}"
         case "changed":
             return f"Statements in the content credentials of this file are not the ones that were signed{they_say}"
-    begun = f"The file itself says: {what}" if what else "The file carries content credentials"
+    begun = f"{subject}: {what}" if what else "The file carries content credentials"
     return f"{begun}; {'; '.join(_standing(credentials))}"
 
 
@@ -500,7 +502,7 @@ def _read_manifest(data: bytes, mime: str, anchors: str | None) -> _Credentials:
     """Read the manifest with c2pa-python where it is installed. Nothing is fetched from a network."""
     try:
         import c2pa
-    except ModuleNotFoundError:
+    except (ImportError, OSError, RuntimeError):  # not there, or its library does not load on this machine
         return _Credentials("present, not read")
     settings: dict[str, Any] = {"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}}
     if anchors is not None:

@@ -249,6 +249,18 @@ def test_the_form_for_browsers_has_rows_and_raw_scores(client: httpx.Client) -> 
     assert [(step["rate"], step["threshold"]) for step in words["steps"]] == [(0.01, 0.9), (0.05, 0.3)]
 
 
+def test_words_have_what_the_file_says_of_itself(client: httpx.Client) -> None:
+    source = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 48), (9, 9, 9)).save(stream, "JPEG", xmp=f"<x a:DigitalSourceType='{source}'/>".encode())
+    parts = form_of(post(client, stream.getvalue(), picture(), accept="multipart/form-data"))
+    assert json.loads(parts["words-0"])["headline"] == (
+        "The file itself says: created by a generator (trainedAlgorithmicMedia, in XMP, unsigned: anybody can write "
+        "this)."
+    )
+    assert json.loads(parts["words-1"])["headline"] is None
+
+
 def test_words_say_where_there_is_no_verdict(client: httpx.Client) -> None:
     parts = form_of(post(client, picture(), accept="multipart/form-data", mode="tiled"))
     words = json.loads(parts["words-0"])

@@ -91,7 +91,7 @@ export function showMetadata(place, found) {
   const parts = [];
   const heading = (textContent) => parts.push(element("h3", { textContent }));
   const note = (textContent) => parts.push(element("p", { className: "soft", textContent: visible(textContent) }));
-  note("All of this can be edited or removed without a trace. It can support other evidence; alone it shows nothing.");
+  note("All of this can be removed without a trace, and what is not signed can be edited. It can support other evidence; alone it shows nothing.");
   parts.push(
     pairs([
       { name: "Format", value: `${found.format}, ${whole.format(found.bytes)} bytes` },
@@ -119,9 +119,12 @@ export function showMetadata(place, found) {
   for (const [title, fields] of [
     ["What was checked", coded(found.credentials.reasons)],
     ["What the credentials hold", found.credentials.fields],
-    ["What the file says of how it was made", coded(found.credentials.says)],
   ]) {
     if (fields.length) parts.push(element("h4", { textContent: title }), pairs(fields));
+  }
+  if (found.credentials.says.length) {
+    heading("What the file says of how it was made");
+    parts.push(pairs(coded(found.credentials.says)));
   }
   heading("Place");
   if (found.position.length) parts.push(pairs(found.position));
