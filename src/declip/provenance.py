@@ -461,7 +461,9 @@ def _standing(credentials: _Credentials) -> Iterator[str]:
 
 
 def _reasons(checks: _Checks) -> Iterator[Reason]:
-    for code in checks.failure:
+    # What decides the state comes first.
+    decisive = _SIGNATURE_WRONG | _BYTES_DIFFER | _CLAIMS_DIFFER
+    for code in sorted(checks.failure, key=lambda code: code not in decisive):
         if code == "signingCredential.expired":
             yield Reason(code, _expired(checks))
         else:
@@ -629,7 +631,7 @@ def _claims(manifest: Mapping[str, Any]) -> Iterator[Field]:
     for generator in _dicts(manifest.get("claim_generator_info")):
         yield _field("made by", _program(generator))
     signature = _dict(manifest.get("signature_info"))
-    for name, key in (("signed by", "issuer"), ("certificate of", "common_name"), ("signed at", "time")):
+    for name, key in (("signed in the name of", "issuer"), ("certificate of", "common_name"), ("signed at", "time")):
         if signature.get(key):
             yield _field(name, signature[key])
     for action in _actions(manifest):

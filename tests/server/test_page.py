@@ -343,6 +343,7 @@ def test_what_the_file_says_stands_above_what_the_pixels_show(visit: Visit) -> N
     visit.give(("a.jpg", saved_as(bright(), "JPEG", xmp=xmp)))
     visit.done()
     said = "created by a generator (trainedAlgorithmicMedia, in XMP, unsigned: anybody can write this)"
+    assert "; see what the file says" in visit.text("#photos .said")
     text = visit.text("#verdict")
     assert text.index(f"The file itself says: {said}.") < text.index("What the pixels show") < text.index("score")
     visit.page.click("#file summary >> nth=0")
