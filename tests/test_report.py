@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -22,12 +22,12 @@ from PIL import Image
 from scipy import stats
 
 import declip
-from declip import catalog, cli, image, localizer, metadata, metrics, perturbations, report, verdicts
+from declip import catalog, cli, image, localizer, metrics, perturbations, provenance, report, verdicts
 from declip.errors import ImageError
 from declip.localizer import Localizer
 from declip.types import BackboneSpec, DecoderSpec, MaskRule, ModelSpec, Photo, Precision
 from tests.fakes import calibration
-from tests.signing import manifest, signed
+from tests.signing import Chain, generated, manifest, signed
 
 MINI = Path(declip.__file__).parent / "assets" / "mini.onnx"
 PHOTOS = Path(__file__).resolve().parents[1] / "examples" / "photos"
@@ -386,34 +386,45 @@ def test_hostile_content_credentials_are_text(fake: Localizer) -> None:
     pytest.importorskip("c2pa")
     maker, editor = "<script>alert(6)</script>", '"><img src=x onerror=alert(7)>{{ 7 * 7 }}\u202e' + "E" * 500
     signer = "</td></table><script>alert(8)</script>"
-    facts = examine(signed(manifest(maker, editor), signer=signer), fake)
-    assert facts.metadata is not None and facts.metadata.credentials.state == "Valid"
+    facts = examine(signed(manifest(maker, editor), chain=Chain(signer)), fake)
+    assert facts.metadata is not None and facts.metadata.credentials.state == "intact"
     text = facts.to_html()
     page = Page(text)
     assert "script" not in page.tags and not [n for _, n, _ in page.attributes if n.startswith("on")]
     assert "x" not in page.values("src") and "\u202e" not in text and "E" * 161 not in text
     assert "<script>alert(6)</script> 1.0" in page.text and signer in page.text
-    assert "{{ 7 * 7 }}" in page.text and "a valid signature says that the file was not changed" in page.text
+    assert "{{ 7 * 7 }}" in page.text
     assert "48,51.4935" not in text and "48.8582" not in text
 
 
-@pytest.mark.parametrize(
-    ("state", "said"),
-    [
-        ("Invalid", "a manifest that does not hold"),
-        ("elsewhere", "declip fetches nothing"),
-        ("unreadable", "a manifest that cannot be read"),
-        ("none", "The file carries no manifest"),
-        ("no reader", "c2pa-python is not installed"),
-    ],
-)
-def test_each_state_of_content_credentials_has_its_words(fake: Localizer, state: str, said: str) -> None:
+def test_what_the_file_says_stands_above_the_verdict_with_its_checks_below(fake: Localizer) -> None:
+    pytest.importorskip("c2pa")
+    page = Page(examine(signed(generated()), fake).to_html()).text
+    said = "The file itself says: created by a generator (trainedAlgorithmicMedia, by “Paint 3”)"
+    assert page.index(said) < page.index("What the pixels show") < page.index("The map")
+    assert page.index("What the file says") < page.index(said)
+    checks = page[page.index("What was checked") :]
+    assert "signingCredential.untrusted" in checks and "assertion.dataHash.match" in checks
+    assert "changed after it was signed" not in page and "is wrong" not in page
+
+
+def test_a_file_that_says_nothing_has_the_verdict_alone(fake: Localizer) -> None:
+    data = io.BytesIO()
+    Image.fromarray(pixels()).save(data, "JPEG")
+    for picture in (data.getvalue(), pixels()):
+        page = Page(examine(picture, fake).to_html()).text
+        assert "What the pixels show" not in page and "What was checked" not in page
+
+
+def test_each_state_of_content_credentials_is_told(fake: Localizer) -> None:
     data = io.BytesIO()
     Image.fromarray(pixels()).save(data, "JPEG")
     facts = examine(data.getvalue(), fake)
     assert facts.metadata is not None
-    shown = replace(facts, metadata=replace(facts.metadata, credentials=metadata.Credentials(state=state)))
-    assert said in Page(shown.to_html()).text
+    for state in get_args(provenance.State):
+        told = provenance.Provenance(state=state, meaning=f"{state} & so on", headline=f"<b>{state}\u202e</b>")
+        shown = replace(facts, metadata=replace(facts.metadata, credentials=told)).to_html()
+        assert f"{state} & so on" in Page(shown).text and f"<b>{state}\\u202e</b>" in Page(shown).text
 
 
 # --- the place ------------------------------------------------------------------------------------------------------

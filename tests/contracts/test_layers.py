@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "src" / "declip"
 ROWS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
     (("errors", "files", "regions", "types", "process"),),
     (("containers", "damage", "arrays", "image"), "metrics", "catalog", "plots", "paper", "verdicts"),
-    ("datasets", "weights", "perturbations", "jpeg", "metadata", "local_ray"),
+    ("datasets", "weights", "perturbations", "jpeg", ("provenance", "metadata"), "local_ray"),
     (
         (
             "nn.devices",

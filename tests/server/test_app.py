@@ -282,6 +282,18 @@ def test_a_photo_too_large_for_a_browser_is_scaled(client: httpx.Client, monkeyp
     assert len(parts["scores-0"]) == 48 * 64 * 2
 
 
+def test_words_have_what_the_file_says_of_itself(client: httpx.Client) -> None:
+    source = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 48), (9, 9, 9)).save(stream, "JPEG", xmp=f"<x a:DigitalSourceType='{source}'/>".encode())
+    parts = form_of(post(client, stream.getvalue(), picture(), accept="multipart/form-data"))
+    assert json.loads(parts["words-0"])["headline"] == (
+        "The file itself says: created by a generator (trainedAlgorithmicMedia, in XMP, unsigned: anybody can write "
+        "this)."
+    )
+    assert json.loads(parts["words-1"])["headline"] is None
+
+
 def test_words_say_where_there_is_no_verdict(client: httpx.Client) -> None:
     parts = form_of(post(client, picture(), accept="multipart/form-data", mode="tiled"))
     words = json.loads(parts["words-0"])

@@ -340,6 +340,27 @@ def test_metadata_are_told_without_a_place_unless_it_is_asked_for(visit: Visit) 
 
 
 @pytest.mark.slow
+def test_what_the_file_says_stands_above_what_the_pixels_show(visit: Visit) -> None:
+    source = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+    xmp = f"<x:xmpmeta a:DigitalSourceType='{source}'/>".encode()
+    visit.give(("a.jpg", saved_as(bright(), "JPEG", xmp=xmp)))
+    visit.done()
+    said = "created by a generator (trainedAlgorithmicMedia, in XMP, unsigned: anybody can write this)"
+    assert "; see what the file says" in visit.text("#photos .said")
+    text = visit.text("#verdict")
+    assert text.index(f"The file itself says: {said}.") < text.index("What the pixels show") < text.index("score")
+    visit.page.click("#file summary >> nth=0")
+    visit.page.wait_for_selector("#metadata dl")
+    below = visit.text("#metadata")
+    assert "created by a generator (in XMP, unsigned: anybody can write this)" in below
+    assert "The file carries no content credentials." in below
+    visit.give(("b.jpg", saved_as(bright(), "JPEG")))
+    visit.page.click("#photos .photo >> nth=1")
+    visit.done()
+    assert "What the pixels show" not in visit.text("#verdict")
+
+
+@pytest.mark.slow
 def test_hostile_names_are_text(visit: Visit) -> None:
     visit.give((HOSTILE, picture()), ('"><svg onload=alert(2)>\u202e\x07.jpg', b"no picture"))
     visit.until("document.querySelectorAll('#photos li:is([data-state=done], [data-state=failed])').length === 2")

@@ -7,7 +7,7 @@
 - application/octet-stream: one picture's scores as raw uint16, little-endian, row by row, 65535 = 1.0; the size is in
   the headers Declip-Height and Declip-Width. (A browser's canvas would read a 16-bit PNG as 8 bits.)
 - multipart/form-data: for browsers, whose `response.formData()` reads it: "results" as in JSON and, of picture N (from
-  0), "scores-N" as raw uint16 and "words-N", JSON: the verdict in words and its thresholds; other maps that were asked
+  0), "scores-N" as raw uint16 and "words-N", JSON: the verdict in words, and what the file says of itself; other maps that were asked
   for as "mask-N" and "overlay-N", PNG, and "photo-N", JPEG.
 
 The map "photo" is the photo itself as it was examined, upright and RGB, as a JPEG. Whoever lays scores over a photo
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from starlette.responses import Response
 
-from declip import image, verdicts
+from declip import image, provenance, verdicts
 from declip.localizer import Localizer
 from declip.metadata import Metadata
 from declip.server.forms import MapName
@@ -131,7 +131,8 @@ def renderer(kind: AnswerType, maps: tuple[MapName, ...], claim: Claim, words: W
             made[name] = _map(name, photo, result, raw=raw)
             claim.take(len(made[name]))
         if kind == "multipart/form-data":
-            made["words"] = json.dumps(words(result)).encode()
+            # Beside the verdict in words, what the file says of itself: neither is shown without the other.
+            made["words"] = json.dumps(words(result) | {"headline": provenance.read(photo).headline}).encode()
         return made
 
     return render

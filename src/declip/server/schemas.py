@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from declip import provenance
 from declip.types import SIZE_CLASSES, Calibration, Found, Mode, Precision, Verdict
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Model",
     "Models",
     "ProblemBody",
+    "ReasonBody",
     "RegionRow",
     "Results",
     "Row",
@@ -168,11 +170,23 @@ class JpegBody(_Schema):
     progressive: bool
 
 
-class CredentialsBody(_Schema):
-    """The C2PA manifest of the file."""
+class ReasonBody(_Schema):
+    """A code as its standard writes it, and what it says in plain words."""
 
-    state: str = Field(description='"no reader", "none", "unreadable", or what the reader says of the manifest')
-    fields: list[FieldBody]
+    code: str
+    text: str
+
+
+class CredentialsBody(_Schema):
+    """What the file says of how it was made: content credentials (C2PA), XMP, texts of generators."""
+
+    state: provenance.State = Field(description="of the content credentials")
+    meaning: str = Field(description="the state in plain words")
+    headline: str | None = Field(description="what must stand beside any verdict on the pixels; null: nothing is said")
+    generator: provenance.Generator | None = Field(description="what the file says of generators; null is no statement")
+    reasons: list[ReasonBody] = Field(description="the checks, by their C2PA status codes")
+    says: list[ReasonBody] = Field(description="the file's own statements")
+    fields: list[FieldBody] = Field(description="who made and signed the credentials, and their actions")
 
 
 class MetadataBody(_Schema):

@@ -23,6 +23,9 @@ const whole = new Intl.NumberFormat("en");
 /** The verdict: what the service says of the photo as a whole, and what that does not mean. */
 export function showVerdict(card, { row, words }) {
   card.dataset.tone = words.tone;
+  // What the file says of itself stands above what the pixels show, from the first moment.
+  card.querySelector(".file-says").hidden = !words.headline;
+  card.querySelector(".headline").textContent = visible(words.headline ?? "");
   card.querySelector(".title").textContent = words.title;
   card.querySelector(".summary").textContent = words.summary;
   card.querySelector(".gauge").replaceChildren(...gauge(row, words.steps));
@@ -100,7 +103,7 @@ export function showMetadata(place, found) {
   const parts = [];
   const heading = (textContent) => parts.push(element("h3", { textContent }));
   const note = (textContent) => parts.push(element("p", { className: "soft", textContent: visible(textContent) }));
-  note("All of this can be edited or removed without a trace. It can support other evidence; alone it shows nothing.");
+  note("All of this can be removed without a trace, and what is not signed can be edited. It can support other evidence; alone it shows nothing.");
   parts.push(
     pairs([
       { name: "Format", value: `${found.format}, ${whole.format(found.bytes)} bytes` },
@@ -124,8 +127,17 @@ export function showMetadata(place, found) {
     parts.push(...jpeg(found.jpeg));
   }
   heading("Content credentials (C2PA)");
-  note(credentials(found.credentials.state));
-  if (found.credentials.fields.length) parts.push(pairs(found.credentials.fields));
+  note(found.credentials.meaning);
+  for (const [title, fields] of [
+    ["What was checked", coded(found.credentials.reasons)],
+    ["What the credentials hold", found.credentials.fields],
+  ]) {
+    if (fields.length) parts.push(element("h4", { textContent: title }), pairs(fields));
+  }
+  if (found.credentials.says.length) {
+    heading("What the file says of how it was made");
+    parts.push(pairs(coded(found.credentials.says)));
+  }
   heading("Place");
   if (found.position.length) parts.push(pairs(found.position));
   else note(found.has_position ? "The file holds a position. It is left out unless asked for." : "No GPS position was found.");
@@ -136,6 +148,9 @@ export function showMetadata(place, found) {
   if (found.withheld.length) note(`Also in the file, not shown: ${found.withheld.join(", ")}.`);
   place.replaceChildren(...parts);
 }
+
+// Words of the service with the codes they stand for.
+const coded = (reasons) => reasons.map(({ code, text }) => ({ name: code, value: text }));
 
 function pairs(fields) {
   const list = element("dl");
@@ -164,20 +179,4 @@ function jpeg({ tables, quality, distance, subsampling, progressive }) {
   });
   const more = element("details", {}, element("summary", { textContent: "Quantisation tables" }), ...drawn);
   return [element("p", { className: "soft", textContent: said + last }), more];
-}
-
-function credentials(state) {
-  switch (state) {
-    case "no reader":
-      return "Not looked at: the service has no reader (pip install 'declip[c2pa]').";
-    case "none":
-      return "The file carries no manifest. Most photos do not.";
-    case "unreadable":
-      return "The file carries a manifest that cannot be read.";
-    default:
-      return (
-        `The file carries a manifest; the reader's word for it is “${state}”. No signer is trusted by itself: a valid ` +
-        "signature says that the file was not changed since, not that its signer tells the truth."
-      );
-  }
 }
