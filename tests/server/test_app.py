@@ -895,6 +895,7 @@ def test_a_model_that_fails_costs_its_picture_and_says_nothing_of_itself(caplog:
         assert "secret path" in caplog.text
         engine.error = MemoryError()
         problem(post(client, picture()), 503)
+        problem(client.post("/v1/report", files=files(picture())), 503)
         engine.error = None
         assert post(client, picture()).status_code == 200
         assert client.get("/readyz").status_code == 200
