@@ -82,7 +82,9 @@ def code(random: Random, *, dark: bool) -> str:
     for number in range(38):
         indent = "&nbsp;" * 4 * int(random.integers(0, 4))
         words = [f"<span style='color:{random.choice(COLOURS)}'>{random.choice(WORDS)}</span>" for _ in range(5)]
-        lines.append(f"<span style='color:#888'>{number:3d} </span>{indent}{words[0]} = {words[1]}({', '.join(words[2:])})")
+        lines.append(
+            f"<span style='color:#888'>{number:3d} </span>{indent}{words[0]} = {words[1]}({', '.join(words[2:])})"
+        )
     bar = "<div style='background:#3335;padding:6px'>main.py &nbsp; tests.py &nbsp; README.md</div>"
     side = "<div style='width:200px;padding:1em;background:#8883'>" + "<br>".join(random.choice(WORDS, 22)) + "</div>"
     body = f"{bar}<div style='display:flex'>{side}<div style='padding:1em;white-space:pre'>{'<br>'.join(lines)}</div></div>"
@@ -119,9 +121,16 @@ def chart_svg(random: Random, width: int = 330, height: int = 170) -> str:
 def dashboard(random: Random, *, dark: bool, gradient: bool = False) -> str:
     card = "background:#2a2f3a" if dark else "background:#fff"
     style = f".c{{{card};border-radius:10px;padding:14px;margin:10px;box-shadow:0 2px 10px #0003;display:inline-block}}"
-    style += "body{background:linear-gradient(135deg,#667eea,#764ba2)}" if gradient else "" if dark else "body{background:#eef1f5}"
+    style += (
+        "body{background:linear-gradient(135deg,#667eea,#764ba2)}"
+        if gradient
+        else ""
+        if dark
+        else "body{background:#eef1f5}"
+    )
     tiles = "".join(
-        f"<div class=c><small>{random.choice(WORDS)}</small><h2>{random.integers(100, 99999):,}</h2></div>" for _ in range(6)
+        f"<div class=c><small>{random.choice(WORDS)}</small><h2>{random.integers(100, 99999):,}</h2></div>"
+        for _ in range(6)
     )
     charts = "".join(f"<div class=c>{chart_svg(random)}</div>" for _ in range(6))
     return html(tiles + charts, style=style, dark=dark)
@@ -138,9 +147,13 @@ def street_map(random: Random, *, tint: str) -> str:
         wide = random.choice([3, 5, 9, 14])
         path = f"M{x[0]:.0f},{y[0]:.0f} Q{x[1]:.0f},{y[1]:.0f} {x[2]:.0f},{y[2]:.0f}"
         parts.append(f"<path d='{path}' fill=none stroke='#b9b2a8' stroke-width={wide + 2} />")
-        parts.append(f"<path d='{path}' fill=none stroke='{random.choice(['#fff', '#fcd6a4', '#f7fabf'])}' stroke-width={wide} />")
+        parts.append(
+            f"<path d='{path}' fill=none stroke='{random.choice(['#fff', '#fcd6a4', '#f7fabf'])}' stroke-width={wide} />"
+        )
     for _ in range(30):
-        parts.append(f"<text x={random.uniform(0, 1200):.0f} y={random.uniform(0, 800):.0f} font-size=13>{random.choice(WORDS)}</text>")
+        parts.append(
+            f"<text x={random.uniform(0, 1200):.0f} y={random.uniform(0, 800):.0f} font-size=13>{random.choice(WORDS)}</text>"
+        )
     return html(f"<svg width=1280 height=800>{''.join(parts)}</svg>")
 
 
@@ -157,9 +170,12 @@ def gallery(random: Random, columns: int) -> str:
 
 def terminal(random: Random) -> str:
     lines = "<br>".join(
-        f"<span style='color:#7c7'>user@host</span>:~$ {sentence(random, int(random.integers(2, 9)))}" for _ in range(34)
+        f"<span style='color:#7c7'>user@host</span>:~$ {sentence(random, int(random.integers(2, 9)))}"
+        for _ in range(34)
     )
-    return html(f"<div style='background:#000;color:#ccc;height:100vh;padding:8px'>{lines}</div>", font="DejaVu Sans Mono")
+    return html(
+        f"<div style='background:#000;color:#ccc;height:100vh;padding:8px'>{lines}</div>", font="DejaVu Sans Mono"
+    )
 
 
 def form(random: Random, *, gradient: bool) -> str:
@@ -169,7 +185,9 @@ def form(random: Random, *, gradient: bool) -> str:
     )
     back = "background:linear-gradient(#89f7fe,#66a6ff)" if gradient else "background:#f5f5f5"
     box = "background:#fff;max-width:480px;margin:40px auto;padding:28px;border-radius:16px;box-shadow:0 8px 40px #0004"
-    return html(f"<div style='{box}'><h2>{sentence(random, 3)}</h2>{fields}<button>OK</button></div>", style=f"body{{{back}}}")
+    return html(
+        f"<div style='{box}'><h2>{sentence(random, 3)}</h2>{fields}<button>OK</button></div>", style=f"body{{{back}}}"
+    )
 
 
 def slide(random: Random, colour: str) -> str:
@@ -243,7 +261,9 @@ def plots(random: Random, folder: Path) -> None:
     axes.set_facecolor("#222")
     axes.plot(t, random.normal(0, 1, (300, 3)).cumsum(0))
     axes.tick_params(colors="white")
-    figure("scatter").subplots().scatter(random.normal(0, 1, 600), random.normal(0, 1, 600), c=random.random(600), s=60, alpha=0.6)
+    figure("scatter").subplots().scatter(
+        random.normal(0, 1, 600), random.normal(0, 1, 600), c=random.random(600), s=60, alpha=0.6
+    )
     figure("scatter-dense").subplots().plot(*random.normal(0, 1, (2, 20000)), ",")
     figure("bars", (9, 4)).subplots().bar(np.arange(14), random.uniform(1, 9, 14), color=COLOURS)
     figure("bars-horizontal", dpi=80).subplots().barh(np.arange(9), random.uniform(1, 9, 9))
@@ -308,7 +328,9 @@ def page(random: Random, face: str, size: int, width: int, height: int, *, layou
                 line = ""
                 while letters.getlength(line) < wide * (1 if random.random() > 0.15 else 0.5):
                     line += random.choice(WORDS) + " "
-                draw.text((left, y), line[: math.floor(len(line) * min(1.0, wide / letters.getlength(line)))], 0, letters)
+                draw.text(
+                    (left, y), line[: math.floor(len(line) * min(1.0, wide / letters.getlength(line)))], 0, letters
+                )
             y += round(size * 1.45)
     return sheet
 
@@ -316,11 +338,17 @@ def page(random: Random, face: str, size: int, width: int, height: int, *, layou
 def scanned(random: Random, sheet: Image.Image, *, noise: float, turn: float, paper: tuple[int, int, int],
             grain: float, shade: float, quality: int) -> Image.Image:  # fmt: skip
     """Return the page as a scanner or a phone sees it: turned, unsharp, on paper with grain and shade, with noise."""
-    turned = sheet.rotate(turn, Image.Resampling.BICUBIC, expand=False, fillcolor=255).filter(ImageFilter.GaussianBlur(0.7))
+    turned = sheet.rotate(turn, Image.Resampling.BICUBIC, expand=False, fillcolor=255).filter(
+        ImageFilter.GaussianBlur(0.7)
+    )
     ink = np.asarray(turned, np.float64)[..., None] / 255
     height, width = ink.shape[:2]
     texture = Image.fromarray(random.normal(128, 40, (height // 3 + 1, width // 3 + 1)).clip(0, 255).astype(np.uint8))
-    fibre = (np.asarray(texture.resize((width, height), Image.Resampling.BICUBIC), np.float64)[..., None] - 128) / 40 * grain
+    fibre = (
+        (np.asarray(texture.resize((width, height), Image.Resampling.BICUBIC), np.float64)[..., None] - 128)
+        / 40
+        * grain
+    )
     y, x = np.mgrid[0:height, 0:width]
     light = 1 - shade * (x / width * 0.6 + (y / height) ** 2 * 0.4)[..., None]
     lit = (np.array(paper) * light + fibre) * (0.12 + 0.88 * ink) + random.normal(0, noise, (height, width, 3))
@@ -331,7 +359,14 @@ def scanned(random: Random, sheet: Image.Image, *, noise: float, turn: float, pa
 
 
 def scans(random: Random, folder: Path) -> None:
-    faces = ("Liberation Serif", "DejaVu Sans", "Liberation Sans", "DejaVu Serif", "DejaVu Sans Mono", "Liberation Mono")
+    faces = (
+        "Liberation Serif",
+        "DejaVu Sans",
+        "Liberation Sans",
+        "DejaVu Serif",
+        "DejaVu Sans Mono",
+        "Liberation Mono",
+    )
     layouts = ("text", "columns", "form", "drawing")
     for number in range(14):
         width, height = ((850, 1100), (1240, 1754), (1000, 700))[number % 3]
@@ -374,9 +409,20 @@ def drawings(random: Random, folder: Path) -> None:
         disc(draw, 1600, 300, 160, "#ffd166")
         for _ in range(6):
             x, y = random.uniform(0, 2000), random.uniform(800, 1300)
-            draw.polygon([(x - 400, 1500), (x, y - 500), (x + 400, 1500)], fill=str(random.choice(COLOURS)), outline="black", width=8)
+            draw.polygon(
+                [(x - 400, 1500), (x, y - 500), (x + 400, 1500)],
+                fill=str(random.choice(COLOURS)),
+                outline="black",
+                width=8,
+            )
         for _ in range(12):
-            disc(draw, random.uniform(0, 2000), random.uniform(0, 900), random.uniform(20, 120), str(random.choice(COLOURS)))
+            disc(
+                draw,
+                random.uniform(0, 2000),
+                random.uniform(0, 900),
+                random.uniform(20, 120),
+                str(random.choice(COLOURS)),
+            )
         draw.rectangle((700, 900, 1100, 1400), fill="#e63946", outline="black", width=10)
         draw.polygon([(650, 900), (900, 650), (1150, 900)], fill="#6d597a", outline="black", width=10)
         save(f"cartoon-{number}", cartoon)
@@ -389,7 +435,11 @@ def drawings(random: Random, folder: Path) -> None:
     y, x = np.mgrid[0:700, 0:1000] / 1000
     save("gradient-linear", Image.fromarray((np.stack([x, y, 1 - x], -1) * 255).round().astype(np.uint8)), 1)
     radial = np.hypot(x - 0.5, y - 0.35)
-    save("gradient-radial", Image.fromarray((np.stack([1 - radial, radial, radial * 0 + 0.6], -1).clip(0, 1) * 255).astype(np.uint8)), 1)
+    save(
+        "gradient-radial",
+        Image.fromarray((np.stack([1 - radial, radial, radial * 0 + 0.6], -1).clip(0, 1) * 255).astype(np.uint8)),
+        1,
+    )
     stripes = (np.floor(x * 12) % 2)[..., None] * np.array([200, 40, 90]) + np.array([30, 60, 90])
     save("flag", Image.fromarray(stripes.astype(np.uint8)), 1)
     tree = Image.new("RGB", (2000, 1400), "white")
@@ -406,7 +456,12 @@ def drawings(random: Random, folder: Path) -> None:
     for row in range(2):
         for column in range(2):
             left, top = 60 + 860 * column, 60 + 860 * row
-            draw.rectangle((left, top, left + 820, top + 820), fill=str(random.choice(["#fff", "#ffe8a3", "#cfe8ff"])), outline="black", width=9)
+            draw.rectangle(
+                (left, top, left + 820, top + 820),
+                fill=str(random.choice(["#fff", "#ffe8a3", "#cfe8ff"])),
+                outline="black",
+                width=9,
+            )
             disc(draw, left + 300, top + 520, 150, "#f2c9a1")
             disc(draw, left + 250, top + 490, 18, "black")
             disc(draw, left + 350, top + 490, 18, "black")
@@ -420,12 +475,19 @@ def drawings(random: Random, folder: Path) -> None:
     draw = ImageDraw.Draw(strokes)
     for _ in range(40):
         points = np.cumsum(random.normal(0, 45, (30, 2)), 0) + random.uniform(200, 1200, 2)
-        draw.line([tuple(p) for p in points], str(random.choice(["#222", "#444", "#a4133c"])), int(random.integers(3, 9)), "curve")
+        draw.line(
+            [tuple(p) for p in points],
+            str(random.choice(["#222", "#444", "#a4133c"])),
+            int(random.integers(3, 9)),
+            "curve",
+        )
     save("sketch", strokes)
     glow = Image.new("RGB", (1200, 800), "#101020")
     draw = ImageDraw.Draw(glow)
     for _ in range(25):
-        disc(draw, random.uniform(0, 1200), random.uniform(0, 800), random.uniform(30, 160), str(random.choice(COLOURS)))
+        disc(
+            draw, random.uniform(0, 1200), random.uniform(0, 800), random.uniform(30, 160), str(random.choice(COLOURS))
+        )
     save("blurred-blobs", glow.filter(ImageFilter.GaussianBlur(40)), 1)
 
 
