@@ -6,6 +6,8 @@ Writes FOLDER/KIND/NAME.png, the same ones each time for one seed. `tools/graphi
 on them. Needs `pip install 'declip[torch,dev]'` (matplotlib, Playwright) and `apt-get install chromium`.
 """
 
+# ruff: noqa: E501 – lines of HTML and lists of words
+
 from __future__ import annotations
 
 import argparse
@@ -25,12 +27,100 @@ ROOT = Path(__file__).resolve().parents[1]
 PHOTOS = ROOT / "examples" / "photos"
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"]
 KINDS = ("screenshot", "plot", "scan", "drawing")
-WORDS = (
-    "the of and to in is that for it was on are as with they be at one have this from by hot word but what some can out "
-    "other were all there when up use your how said an each she which do their time if will way about many then them "
-    "would write like so these her long make thing see him two has look more day could go come did my sound no most "
-    "number who over know water than call first people may down side been now find"
-).split()
+WORDS = [
+    "the",
+    "of",
+    "and",
+    "to",
+    "in",
+    "is",
+    "that",
+    "for",
+    "it",
+    "was",
+    "on",
+    "are",
+    "as",
+    "with",
+    "they",
+    "be",
+    "at",
+    "one",
+    "have",
+    "this",
+    "from",
+    "by",
+    "hot",
+    "word",
+    "but",
+    "what",
+    "some",
+    "can",
+    "out",
+    "other",
+    "were",
+    "all",
+    "there",
+    "when",
+    "up",
+    "use",
+    "your",
+    "how",
+    "said",
+    "an",
+    "each",
+    "she",
+    "which",
+    "do",
+    "their",
+    "time",
+    "if",
+    "will",
+    "way",
+    "about",
+    "many",
+    "then",
+    "them",
+    "would",
+    "write",
+    "like",
+    "so",
+    "these",
+    "her",
+    "long",
+    "make",
+    "thing",
+    "see",
+    "him",
+    "two",
+    "has",
+    "look",
+    "more",
+    "day",
+    "could",
+    "go",
+    "come",
+    "did",
+    "my",
+    "sound",
+    "no",
+    "most",
+    "number",
+    "who",
+    "over",
+    "know",
+    "water",
+    "than",
+    "call",
+    "first",
+    "people",
+    "may",
+    "down",
+    "side",
+    "been",
+    "now",
+    "find",
+]
 COLOURS = ("#0b6e4f", "#1f4e9e", "#a4133c", "#5a189a", "#b5651d", "#00798c", "#3d405b", "#e07a5f")
 Random = np.random.Generator
 

@@ -64,11 +64,12 @@ _NO_PHOTOGRAPH = OutOfScope(
 class Measures:
     """What the tests look at; shares in [0, 1].
 
-    still: of the 8×8 cells without structure, those without noise. drawn: of the 16×16 cells with structure, those in which
-    many pixels equal their neighbours. structure: of all 16×16 cells. level: of the pairs of 32×32 cells with strokes, those
-    on a ground of one level; pairs, written: how many pairs have strokes, and their share. steepness: how far the median cell
-    with structure has two levels alone, and nothing between (1). colour: mean difference of red and blue, in levels.
-    roughness: mean second difference of the 8×8 cells that are neither even nor have edges, in levels; 0 if there are none.
+    still: of the 8×8 cells without structure, those without noise. drawn: of the 16×16 cells with structure, those in
+    which many pixels equal their neighbours. structure: the share of 16×16 cells that have it. level: of the pairs of
+    32×32 cells with strokes, those on a ground of one level; pairs, written: how many pairs have strokes, and their
+    share. steepness: how far the median cell with structure has two levels alone, and nothing between (1). colour: mean
+    difference of red and blue, in levels. roughness: mean second difference of the 8×8 cells that are neither even nor
+    have edges, in levels; 0 if there are none.
     """
 
     still: float
