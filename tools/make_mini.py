@@ -24,7 +24,7 @@ from PIL import Image
 
 from declip import datasets, export, image, training
 from declip.calibration import RATES, THRESHOLDS, Untouched, candidates, fit_threshold, with_pieces
-from declip.engines import open_engine
+from declip.engines import open_engine, with_spec
 from declip.errors import ImageError
 from declip.localizer import Localizer
 from declip.nn import checkpoint
@@ -117,9 +117,15 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "data/mini")
     parser.add_argument("--run", default="run", help="name of the run's folder in --work")
     parser.add_argument("--out", type=Path, default=ROOT / "src/declip/assets/mini.onnx")
+    parser.add_argument("--calibrate-only", action="store_true", help="keep the weights of --out, calibrate them anew")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change both recipes")
     arguments = parser.parse_args()
     logging.basicConfig(level="WARNING", format="%(message)s")
+    if arguments.calibrate_only:
+        engine = open_engine(arguments.out)
+        found = calibrated(Localizer(engine), arguments.data)
+        with_spec(arguments.out, dataclasses.replace(engine.spec, calibration=found), arguments.out, force=True)
+        return
 
     data = {name: make_data(arguments.data, arguments.work / name, part) for name, part in PARTS.items()}
     # The other half of the valid photos is the model card's to report on: it chooses nothing, epochs neither.
