@@ -150,8 +150,8 @@ def main() -> None:
     pairs = {name: sum(sample.label == "fake" for sample in samples) for name, samples in data.items()}
     record = {"pairs": pairs, "stages": [history(out, stage) for stage in STAGES]}
     HISTORY.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    calibrated = calibrate(run.best, arguments.data, out / "mini.safetensors")
-    print(export.to_onnx(calibrated, arguments.out))
+    ready = calibrate(run.best, arguments.data, out / "mini.safetensors")
+    print(export.to_onnx(ready, arguments.out))
 
 
 def history(out: Path, stage: Stage) -> dict[str, Any]:

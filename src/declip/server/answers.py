@@ -7,8 +7,8 @@
 - application/octet-stream: one picture's scores as raw uint16, little-endian, row by row, 65535 = 1.0; the size is in
   the headers Declip-Height and Declip-Width. (A browser's canvas would read a 16-bit PNG as 8 bits.)
 - multipart/form-data: for browsers, whose `response.formData()` reads it: "results" as in JSON and, of picture N (from
-  0), "scores-N" as raw uint16 and "words-N", JSON: the verdict in words, and what the file says of itself; other maps that were asked
-  for as "mask-N" and "overlay-N", PNG, and "photo-N", JPEG.
+  0), "scores-N" as raw uint16 and "words-N", JSON: the verdict in words, and what the file says of itself; other maps
+  that were asked for as "mask-N" and "overlay-N", PNG, and "photo-N", JPEG.
 
 The map "photo" is the photo itself as it was examined, upright and RGB, as a JPEG. Whoever lays scores over a photo
 lays them over this one: other decoders turn some files otherwise, and browsers do not read every format.
