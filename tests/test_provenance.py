@@ -81,7 +81,8 @@ def with_other_pixels(data: bytes, kind: str) -> bytes:
 # --- one file for each state ----------------------------------------------------------------------------------------
 
 
-def test_a_photo_without_a_file_and_a_file_without_marks_say_nothing() -> None:
+def test_a_photo_without_a_file_and_a_file_without_marks_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "c2pa", ModuleType("c2pa"))  # the reader is not asked
     nothing = provenance.read(image.read(np.zeros((4, 4, 3), np.uint8)))
     assert (nothing.state, nothing.headline, nothing.generator, nothing.says) == ("none", None, None, ())
     for kind in (*KINDS, "BMP", "GIF", "AVIF"):
@@ -576,6 +577,16 @@ def test_checks_without_words_are_told_by_their_codes(answer: Reader) -> None:
 def test_what_the_signer_left_out_is_told(answer: Reader) -> None:
     found = answer(store((), ("assertion.dataHash.additionalExclusionsPresent",)))
     assert "the bytes match, but for parts that the signer left out" in (found.headline or "")
+
+
+def test_a_result_on_a_box_of_another_manifest_is_not_of_this_file(answer: Reader) -> None:
+    place = "self#jumbf=/c2pa/{}/c2pa.assertions/c2pa.hash.data"
+    matches = [{"code": "claimSignature.validated"}, {"code": "assertion.dataHash.match", "url": place.format("a")}]
+    for label, state in (("a", "changed"), ("b", "intact")):
+        failed = [{"code": "assertion.dataHash.mismatch", "url": place.format(label)}]
+        found = answer(store(validation_results={"activeManifest": {"success": matches, "failure": failed}}))
+        assert found.state == state
+        assert ("not of this file" in words(found)) == (label == "b")
 
 
 @pytest.mark.parametrize("kind", ["dataHash", "bmffHash", "boxesHash", "collectionHash"])

@@ -119,7 +119,8 @@ def read(photo: Photo, *, anchors: str | None = None) -> Provenance:
 
     anchors: certificates (PEM) of the authorities whose signers count as trusted; without any, no signer does.
 
-    A file without marks costs a walk over its blocks. Damaged blocks raise nothing.
+    A file without marks costs a walk over its blocks (GIF, AVIF and HEIC: a search of its bytes). Damaged blocks raise
+    nothing.
     """
     marks = _marks(photo.data)
     unsigned = tuple(_unsigned(marks))
@@ -546,24 +547,25 @@ def _state(checks: _Checks) -> State:
 
 def _checks(store: Mapping[str, Any], manifest: Mapping[str, Any]) -> _Checks:
     """The reader's results; from its list of failures alone where it gives no more."""
-    ingredients = [code for part in _dicts(manifest.get("ingredients")) for code in _failures(part)]
     results = _dict(store.get("validation_results"))
-    active = _dict(results.get("activeManifest"))
-    if active:
-        for delta in _dicts(results.get("ingredientDeltas")):
-            ingredients += _codes(_dict(delta.get("validationDeltas")).get("failure"))
-        success, informational, failure = (_codes(active.get(k)) for k in ("success", "informational", "failure"))
-    else:
-        label = str(store.get("active_manifest"))
-        success, informational, failure = [], [], []
-        for status in _dicts(store.get("validation_status")):
-            url = str(status.get("url") or "")
-            own = f"/c2pa/{label}/" in f"{url}/" or "/c2pa/" not in url
-            (failure if own else ingredients).extend(_codes([status]))
+    active = _dict(results.get("activeManifest")) or {"failure": store.get("validation_status")}
+    own = f"/c2pa/{store.get('active_manifest')}/"
+    codes: dict[str, list[str]] = {"success": [], "informational": [], "failure": []}
+    ingredients = [code for part in _dicts(manifest.get("ingredients")) for code in _failures(part)]
+    for outcome, found in codes.items():
+        for status in _dicts(active.get(outcome)):
+            # A status names the box that it is about, which may be in the manifest of an ingredient.
+            place = f"{status.get('url') or ''}/"
+            if own in place or "/c2pa/" not in place:
+                found += _codes([status])
+            elif outcome == "failure":
+                ingredients += _codes([status])
+    for delta in _dicts(results.get("ingredientDeltas")):
+        ingredients += _codes(_dict(delta.get("validationDeltas")).get("failure"))
     return _Checks(
-        success=tuple(dict.fromkeys(success)),
-        informational=tuple(dict.fromkeys(informational)),
-        failure=tuple(dict.fromkeys(failure)),
+        success=tuple(dict.fromkeys(codes["success"])),
+        informational=tuple(dict.fromkeys(codes["informational"])),
+        failure=tuple(dict.fromkeys(codes["failure"])),
         ingredients=tuple(dict.fromkeys(ingredients)),
     )
 
@@ -628,8 +630,10 @@ def _actions(manifest: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 def _claims(manifest: Mapping[str, Any]) -> Iterator[Field]:
     """What is shown of a manifest; assertions of place, persons and any other kind are left out."""
-    for generator in _dicts(manifest.get("claim_generator_info")):
-        yield _field("made by", _program(generator))
+    generators = [_program(generator) for generator in _dicts(manifest.get("claim_generator_info"))]
+    for made_by in generators or [str(manifest.get("claim_generator") or "")]:
+        if made_by:
+            yield _field("made by", made_by)
     signature = _dict(manifest.get("signature_info"))
     for name, key in (("signed in the name of", "issuer"), ("certificate of", "common_name"), ("signed at", "time")):
         if signature.get(key):
