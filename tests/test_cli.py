@@ -40,6 +40,8 @@ KEYS = [
     "regions",
     "threshold",
     "image_score",
+    "provenance",
+    "notes",
     "model",
     "sha256",
     "mode",
@@ -398,7 +400,7 @@ def test_calibrate_prints_what_it_promises_and_writes_a_model(
     (folder / "notes.txt").write_text("no picture")
     picture(folder / "again.png", 30)
     assert call(monkeypatch, *arguments, "--false-alarms", "0.02,0.1", "--tile") == 0
-    stdout, stderr = capfd.readouterr()
+    stdout, _ = capfd.readouterr()
     rows = [" ".join(line.split()) for line in stdout.splitlines()]
     # Of 60 photos the strongest and the sixth: Beta(1, 60) and Beta(6, 55).
     assert rows[1] == "under 0.5 MP 60 manipulated at most 2 % 0.085 to 4.9 %"

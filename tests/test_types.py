@@ -285,6 +285,8 @@ def test_to_dict_has_the_documented_keys_in_order_and_is_json() -> None:
         "regions",
         "threshold",
         "image_score",
+        "provenance",
+        "notes",
         "model",
         "sha256",
         "mode",

@@ -846,8 +846,11 @@ def _print_row(row: dict[str, Any], as_json: bool) -> bool:
     else:
         score = "  -  " if row["score"] is None else f"{row['score']:.3f}"
         _line(f"{row['verdict'] or '-':<15}  score {score}  area {row['area']:6.2%}  {row['image']}")
-        if row["not_examined"] is not None:
-            _note(f"{row['image']}: {row['not_examined']}")
+        if row["provenance"] and row["provenance"]["headline"]:
+            _line(f"{'':<15}  {row['provenance']['headline']}")
+        for said in (row["not_examined"], *row["notes"]):
+            if said is not None:
+                _note(f"{row['image']}: {said}")
     return failed
 
 

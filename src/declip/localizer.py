@@ -16,7 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from declip import image, jpeg, scope
+from declip import image, jpeg, provenance, scope
 from declip.engines import model_file, open_engine
 from declip.errors import ImageError, SpecError
 from declip.process import check_process, cores, ending
@@ -267,6 +267,8 @@ class Localizer:
             scores=np.ascontiguousarray(scores),
             rule=self.rule,
             image_score=score,
+            provenance=provenance.read(photo).to_dict(),
+            notes=photo.notes,
             out_of_scope=None if (why := scope.why_not(photo.pixels)) is None else why.reason,
             model=self.model,
             sha256=self.sha256,

@@ -559,6 +559,8 @@ class Localization:
     rule: what of them is in the mask; mask, regions, verdict and score all follow from both.
     image_score: the network's own number for the whole image, in [0, 1] (see ModelSpec.image_score).
     out_of_scope: why such a picture is none for a verdict, one sentence (`scope.why_not`); None of a photograph.
+    provenance: what the file says of how it was made (`provenance.Provenance.to_dict`); None where nobody looked.
+    notes: sentences for people, as in `Photo`: what of the file was not examined.
     model, sha256: which weights computed it. mode, precision: how. seconds: from reading the picture to this result.
     """
 
@@ -568,6 +570,8 @@ class Localization:
     rule: MaskRule
     image_score: float
     out_of_scope: str | None = None
+    provenance: Mapping[str, Any] | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
     model: str
     sha256: str
     mode: Mode = "whole"
@@ -645,6 +649,8 @@ class Localization:
             "regions": [dataclasses.asdict(region) for region in self.regions],
             "threshold": self.threshold,
             "image_score": self.image_score,
+            "provenance": None if self.provenance is None else dict(self.provenance),
+            "notes": list(self.notes),
             "model": self.model,
             "sha256": self.sha256,
             "mode": self.mode,

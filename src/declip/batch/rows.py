@@ -1,7 +1,7 @@
 """A row of the Parquet output, one per file: the keys of `Localization.to_dict()`, the mask, hashes, and the error.
 
     image, width, height, verdict, score, false_alarm_rate, untouched, not_examined, area, regions, threshold,
-    image_score, model, sha256, mode, precision, seconds, bytes, content, mask, error, kind
+    image_score, provenance, notes, model, sha256, mode, precision, seconds, bytes, content, mask, error, kind
 
 `mask` holds run lengths: column by column (down the first column, then the next), zeros first, so that the counts at
 odd places are manipulated pixels; they add up to height × width. These are COCO's uncompressed counts, and
@@ -74,6 +74,15 @@ def schema() -> pa.Schema:
             ("verdict", pa.string()),
         ]
     )
+    reasons = pa.list_(pa.struct([("code", pa.string()), ("text", pa.string())]))
+    provenance = pa.struct(
+        [
+            *((name, pa.string()) for name in ("state", "meaning", "headline", "generator")),
+            ("reasons", reasons),
+            ("says", reasons),
+            ("fields", pa.list_(pa.struct([("name", pa.string()), ("value", pa.string())]))),
+        ]
+    )
     return pa.schema(
         [
             pa.field("image", pa.string(), nullable=False),
@@ -88,6 +97,8 @@ def schema() -> pa.Schema:
             ("regions", pa.list_(region)),
             ("threshold", pa.float64()),
             ("image_score", pa.float64()),
+            ("provenance", provenance),
+            ("notes", pa.list_(pa.string())),
             pa.field("model", pa.string(), nullable=False),
             pa.field("sha256", pa.string(), nullable=False),
             ("mode", pa.string()),

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from starlette.responses import Response
 
-from declip import image, provenance, verdicts
+from declip import image, verdicts
 from declip.localizer import Localizer
 from declip.metadata import Metadata
 from declip.server.forms import MapName
@@ -132,7 +132,7 @@ def renderer(kind: AnswerType, maps: tuple[MapName, ...], claim: Claim, words: W
             claim.take(len(made[name]))
         if kind == "multipart/form-data":
             # Beside the verdict in words, what the file says of itself: neither is shown without the other.
-            made["words"] = json.dumps(words(result) | {"headline": provenance.read(photo).headline}).encode()
+            made["words"] = json.dumps(words(result)).encode()
         return made
 
     return render

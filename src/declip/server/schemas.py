@@ -60,6 +60,32 @@ class Maps(_Schema):
     photo: str | None = Field(None, description="upright, as it was examined; at most 16,384 px a side")
 
 
+class FieldBody(_Schema):
+    """A name and its value, as the file has them: hostile input for whoever shows them."""
+
+    name: str
+    value: str
+
+
+class ReasonBody(_Schema):
+    """A code as its standard writes it, and what it says in plain words."""
+
+    code: str
+    text: str
+
+
+class CredentialsBody(_Schema):
+    """What the file says of how it was made: content credentials (C2PA), XMP, texts of generators."""
+
+    state: provenance.State = Field(description="of the content credentials")
+    meaning: str = Field(description="the state in plain words")
+    headline: str | None = Field(description="what must stand beside any verdict on the pixels; null: nothing is said")
+    generator: provenance.Generator | None = Field(description="what the file says of generators; null is no statement")
+    reasons: list[ReasonBody] = Field(description="the checks, by their C2PA status codes")
+    says: list[ReasonBody] = Field(description="the file's own statements")
+    fields: list[FieldBody] = Field(description="who made and signed the credentials, and their actions")
+
+
 class Row(_Schema):
     """A picture's result, as `declip localize --json` prints it."""
 
@@ -82,6 +108,8 @@ class Row(_Schema):
     regions: list[RegionRow] = Field(description="the parts of the mask: at most 50, the strongest (or largest) first")
     threshold: float = Field(ge=0, le=1, description="lowest score in a part of the mask")
     image_score: float = Field(ge=0, le=1, description="the network's own number for the whole image")
+    provenance: CredentialsBody | None = Field(description="what the file says of how it was made")
+    notes: list[str] = Field(description="what of the file was not examined, for people")
     model: str
     sha256: str = Field(description="of the weight file")
     mode: Mode
@@ -153,13 +181,6 @@ class Models(_Schema):
     limits: dict[str, float] = Field(description="request_bytes, files, pixels (of each picture), seconds")
 
 
-class FieldBody(_Schema):
-    """A name and its value, as the file has them: hostile input for whoever shows them."""
-
-    name: str
-    value: str
-
-
 class JpegBody(_Schema):
     """How a JPEG was saved the last time."""
 
@@ -168,25 +189,6 @@ class JpegBody(_Schema):
     distance: float = Field(ge=0, description="mean absolute difference of the steps to those; 0: these very tables")
     subsampling: str = Field(description='as "4:2:0"; "" where it is none of the usual')
     progressive: bool
-
-
-class ReasonBody(_Schema):
-    """A code as its standard writes it, and what it says in plain words."""
-
-    code: str
-    text: str
-
-
-class CredentialsBody(_Schema):
-    """What the file says of how it was made: content credentials (C2PA), XMP, texts of generators."""
-
-    state: provenance.State = Field(description="of the content credentials")
-    meaning: str = Field(description="the state in plain words")
-    headline: str | None = Field(description="what must stand beside any verdict on the pixels; null: nothing is said")
-    generator: provenance.Generator | None = Field(description="what the file says of generators; null is no statement")
-    reasons: list[ReasonBody] = Field(description="the checks, by their C2PA status codes")
-    says: list[ReasonBody] = Field(description="the file's own statements")
-    fields: list[FieldBody] = Field(description="who made and signed the credentials, and their actions")
 
 
 class MetadataBody(_Schema):

@@ -126,7 +126,8 @@ document.addEventListener("drop", (event) => {
 function finished(entry) {
   if (entry === queue.current) open(entry);
   const name = visible(entry.file.name);
-  const said = entry.words?.headline ? `${visible(entry.words.headline)} The pixels: ` : "";
+  const headline = entry.row?.provenance.headline;
+  const said = headline ? `${visible(headline)} The pixels: ` : "";
   tell(entry.state === "done" ? `${name}: ${said}${entry.words.title}` : `${name}: could not be examined. ${entry.error}`);
 }
 

@@ -24,8 +24,8 @@ const whole = new Intl.NumberFormat("en");
 export function showVerdict(card, { row, words }) {
   card.dataset.tone = words.tone;
   // What the file says of itself stands above what the pixels show, from the first moment.
-  card.querySelector(".file-says").hidden = !words.headline;
-  card.querySelector(".headline").textContent = visible(words.headline ?? "");
+  card.querySelector(".file-says").hidden = !row.provenance.headline;
+  card.querySelector(".headline").textContent = visible(row.provenance.headline ?? "");
   card.querySelector(".title").textContent = words.title;
   card.querySelector(".summary").textContent = words.summary;
   card.querySelector(".gauge").replaceChildren(...gauge(row, words.steps));

@@ -94,7 +94,7 @@ export class Queue {
         waiting: (seconds) => this.#say(made, `the service is busy; again in ${seconds} s`),
       });
       Object.assign(made, found, { state: "done", threshold: found.row.threshold });
-      this.#say(made, verdictOf(found.row) + (found.words.headline ? "; see what the file says" : ""));
+      this.#say(made, verdictOf(found.row) + (found.row.provenance.headline ? "; see what the file says" : ""));
       this.#thumb(made, found.photo);
     } catch (error) {
       if (made.stop.signal.aborted) return;
