@@ -20,6 +20,7 @@ from declip import image
 from declip.localizer import Localizer
 from tests.server import serving
 
+REAL_SCOPE = True
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples" / "photos"
 MINI = Path(declip.__file__).parent / "assets" / "mini.onnx"

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from declip import image, scope
 
+REAL_SCOPE = True
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted((ROOT / "examples" / "photos").iterdir())
 # Plots, screenshots of the page and of the report, and sheets of photos with their maps.
