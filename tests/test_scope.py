@@ -19,7 +19,20 @@ EXAMPLES = sorted((ROOT / "examples" / "photos").iterdir())
 # Plots, screenshots of the page and of the report, and sheets of photos with their maps.
 SHOWN = sorted((ROOT / "docs" / "images").glob("*.png"))
 DATA = ROOT.parent / "shared" / "data"
-LIBRARY = "astronaut camera cell chelsea coffee coins gravel grass brick moon motorcycle_left rocket retina".split()
+LIBRARY = (
+    "astronaut",
+    "camera",
+    "cell",
+    "chelsea",
+    "coffee",
+    "coins",
+    "gravel",
+    "grass",
+    "brick",
+    "moon",
+    "rocket",
+    "retina",
+)
 Pixels = NDArray[np.uint8]
 
 
