@@ -20,9 +20,6 @@ EXAMPLES = sorted((ROOT / "examples" / "photos").iterdir())
 # Plots, screenshots of the page and of the report, and sheets of photos with their maps.
 SHOWN = sorted((ROOT / "docs" / "images").glob("*.png"))
 DATA = ROOT.parent / "shared" / "data"
-<<<<<<< HEAD
-LIBRARY = ("astronaut camera cell chelsea coffee coins gravel grass brick moon motorcycle_left rocket retina").split()  # noqa: SIM905
-=======
 LIBRARY = (
     "astronaut",
     "camera",
@@ -37,7 +34,6 @@ LIBRARY = (
     "rocket",
     "retina",
 )
->>>>>>> scope
 Pixels = NDArray[np.uint8]
 
 
