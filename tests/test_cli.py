@@ -287,6 +287,23 @@ def test_what_the_encoding_lacks_is_escaped(encoding: str, tmp_path: Path) -> No
     assert (shown.strip() + ".png").encode(encoding) in done.stdout and b"1 localized" in done.stderr
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="paths of POSIX")
+def test_addresses_are_paths_in_every_verb_and_option(
+    tmp_path: Path, fake: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    photo = picture(tmp_path / "my photos" / "a.png")
+    out = (tmp_path / "my out").as_uri()
+    assert call(monkeypatch, "localize", photo.as_uri(), f"--out={out}", "--json") == 0
+    assert json.loads(capfd.readouterr().out)["image"] == str(photo)
+    assert (tmp_path / "my out" / "a.png.mask.png").is_file()
+    address = photo.parent.as_uri().replace("file://", "file://localhost")
+    assert call(monkeypatch, "index", "folder", address, "--out", f"{out}/s.jsonl") == 0
+    assert datasets.read_manifest(tmp_path / "my out" / "s.jsonl")[0].image.resolve() == photo
+    capfd.readouterr()
+    assert call(monkeypatch, "localize", "file://server/a.png", "--out", out) == 2
+    assert "a file of the machine 'server'" in capfd.readouterr().err
+
+
 def test_a_report_that_the_memory_does_not_hold_is_an_error(
     tmp_path: Path, fake: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,6 +21,7 @@ import typer
 
 import declip
 from declip.errors import DeclipError, ImageError, MissingExtraError
+from declip.files import local_path
 
 if TYPE_CHECKING:
     from declip.calibration import Outcome
@@ -129,6 +130,7 @@ def main() -> None:
     logging.basicConfig(format="declip: %(message)s", level=logging.WARNING)
     logging.getLogger("declip").setLevel(logging.INFO)
     try:
+        sys.argv[1:] = map(_argument, sys.argv[1:])  # in place: of sys.argv alone click expands Windows' *.jpg
         app()
     except DeclipError as error:
         sys.exit(_fail(error))
@@ -138,6 +140,14 @@ def main() -> None:
         raise
     except OSError as error:
         sys.exit(_fail(error))
+
+
+def _argument(text: str) -> str:
+    """An argument, or the value in --option=value, as a path if it is a file: URI."""
+    option, sign, value = text.partition("=")
+    if sign and option.startswith("--"):
+        return f"{option}={local_path(value)}"
+    return local_path(text)
 
 
 def _print_version(wanted: bool) -> None:
@@ -157,7 +167,7 @@ def _options(
 
 @app.command()
 def localize(
-    paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Pictures, and folders of pictures.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Pictures, and folders of pictures.")],
     out: Annotated[
         Path, typer.Option("--out", help="Folder for the maps, named by the paths below what all PATHs have in common.")
     ],
@@ -306,7 +316,7 @@ def evaluate(
 
 @app.command()
 def calibrate(
-    photos: Annotated[list[str], typer.Argument(metavar="REAL_PHOTOS", help="Untouched photos of your own; folders.")],
+    photos: Annotated[list[Path], typer.Argument(metavar="REAL_PHOTOS", help="Untouched photos of your own; folders.")],
     out: Annotated[Path, typer.Option("--out", help="The model file to write, of the same suffix as the model's.")],
     model: Model = "mini",
     false_alarms: Annotated[

@@ -27,7 +27,7 @@ from typing import Any
 
 from declip import catalog
 from declip.errors import WeightsError
-from declip.files import read_text, write_atomic
+from declip.files import local_path, read_text, write_atomic
 from declip.types import ModelCard
 
 __all__ = ["cache_dir", "cached", "download", "embedded_path", "is_fetched", "resolve", "sha256_of"]
@@ -92,7 +92,7 @@ def embedded_path() -> Path:
 def cache_dir() -> Path:
     """The folder of downloaded weights; it may not exist yet."""
     if chosen := os.environ.get("DECLIP_CACHE"):
-        return Path(chosen).expanduser()
+        return Path(local_path(chosen)).expanduser()
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "declip" / "cache"
     if sys.platform == "darwin":
