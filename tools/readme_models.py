@@ -1,4 +1,4 @@
-"""The tables of README.md, from the catalogue and from docs/models.json: prints them, or with --write puts them there."""
+"""The tables of README.md, from the catalogue and docs/models.json: prints them, or with --write puts them there."""
 
 from __future__ import annotations
 
