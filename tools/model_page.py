@@ -225,9 +225,10 @@ def _untouched(record: Figures) -> str:
     return (
         "### Untouched photos\n\nWhole files, as they are and saved again as JPEG 75.\n\n"
         + _table(("photos", "count", "more than 2 % flagged", "mean area flagged", "verdicts"), rows)
-        + "\n\nVerdicts compare with other photos than these, which check them. By size, both halves together; promised "
-        "is that at most 1 % are called manipulated and at most 5 % that or inconclusive. In brackets: the exact 95 % "
-        "interval of the share.\n\n" + _table(("photos", "count", "manipulated", "inconclusive"), _sizes(record))
+        + "\n\nVerdicts compare with other photos than these, which check them. By size, both halves together. "
+        "Promised is that at most 1 % are called manipulated and at most 5 % that or inconclusive. In brackets: the "
+        "exact 95 % interval of the share.\n\n"
+        + _table(("photos", "count", "manipulated", "inconclusive"), _sizes(record))
     )
 
 

@@ -39,7 +39,7 @@ def _ious(card: ModelCard) -> tuple[str, str]:
 
 
 def measured() -> str:
-    """Markdown: what the embedded model makes of real forgeries, as they are and saved again, and of untouched photos."""
+    """Markdown: what the embedded model makes of real forgeries and untouched photos, as they are and saved again."""
     record = json.loads((ROOT / "docs" / "models.json").read_text(encoding="utf-8"))
     sets = record["forged"].values()
     lines = ["| | as they are | saved again as JPEG |", "|---|---|---|"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -854,7 +855,8 @@ def _print_row(row: dict[str, Any], as_json: bool) -> bool:
     elif failed:
         _note(f"{row['kind']}: {row['error']}")
     else:
-        score = "  -  " if row["score"] is None else f"{row['score']:.3f}"
+        # Rounded down: a score of 0.9499 is not the 0.95 from which a part is flagged.
+        score = "  -  " if row["score"] is None else f"{math.floor(1000 * row['score'] + 1e-9) / 1000:.3f}"
         _line(f"{row['verdict'] or '-':<15}  score {score}  area {row['area']:6.2%}  {row['image']}")
         if row["provenance"] and row["provenance"]["headline"]:
             _line(f"{'':<15}  {row['provenance']['headline']}")
