@@ -100,27 +100,19 @@ def _summary(result: Localization, calibration: Calibration | None) -> str:
         return f"The image score is {result.image_score:.3f}. {_no_verdict(result, calibration)}"
     assert calibration is not None and result.score is not None
     size_class = calibration.size_class(result.scores.size)
-    said = f"{rank_percent(result.score)} of the {_compared(calibration, size_class)}"
+    said = f"The strongest part of this photo is stronger than anything in {rank_percent(result.score)} of untouched "
+    said += f"photos of its size ({SIZE_CLASSES[size_class]}), as far as the {_compared(calibration, size_class)} tell"
     steps = calibration.steps(size_class)
     match result.verdict:
         case "manipulated":
-            return f"The strongest part of this photo is stronger than anything in {said}."
+            return f"{said}."
         case "inconclusive" if len(steps) > 1:
-            return (
-                f"The strongest part of this photo is stronger than anything in {said}; “manipulated” asks for "
-                f"{percent(1 - steps[0].rate)}."
-            )
+            return f"{said}; “manipulated” asks for {percent(1 - steps[0].rate)}."
         case "inconclusive":
-            return (
-                f"The strongest part of this photo is stronger than anything in {said}. These are too few to tell how "
-                f"rare that is, so that photos of this size are never called “manipulated”."
-            )
+            return f"{said}. With so few, no photo of this size is called “manipulated”."
     if result.score == 0:
-        return f"No part of this photo is stronger than the weakest of the {_compared(calibration, size_class)}."
-    return (
-        f"The strongest part of this photo is stronger than anything in {said}; a part is flagged from "
-        f"{percent(1 - steps[-1].rate)} on."
-    )
+        return "No part of this photo stands out."
+    return f"{said}. A part is flagged from {percent(1 - steps[-1].rate)} on."
 
 
 def _compared(calibration: Calibration, size_class: int) -> str:
@@ -145,8 +137,8 @@ def _no_verdict(result: Localization, calibration: Calibration | None) -> str:
     elif result.rule.calibration is None:
         why = "The map was cut at a threshold of your own, for which no rate of false alarms was measured."
     else:
-        size_class = calibration.size_class(result.scores.size)
-        why = f"For a verdict there are too few untouched photos of this size: {_compared(calibration, size_class)}."
+        count = len(calibration.untouched[calibration.size_class(result.scores.size)])
+        why = f"The model was calibrated with too few untouched photos of this size for a verdict: {count}."
     return f"{why} The map can be looked at all the same."
 
 
