@@ -962,17 +962,6 @@ def test_the_issues_folder_of_bad_files(tmp_path: Path) -> None:
     assert [json.loads(line).get("kind") for line in result.stdout.splitlines()] == ["corrupt", None, "format"]
 
 
-@needs_mini
-def test_a_512_px_photo_takes_2_seconds_from_start_to_end(tmp_path: Path) -> None:
-    photo = picture(tmp_path / "a.png", size=(512, 512))
-    taken = []
-    for i in range(6):
-        start = time.perf_counter()
-        assert declip_process("localize", photo, "--out", tmp_path / f"out{i}").returncode == 0
-        taken.append(time.perf_counter() - start)
-    assert min(taken) <= 2
-
-
 # --- serve ----------------------------------------------------------------------------------------------------------
 
 

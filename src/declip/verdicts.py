@@ -116,12 +116,10 @@ def _summary(result: Localization, calibration: Calibration | None) -> str:
 
 
 def _compared(calibration: Calibration, size_class: int) -> str:
-    """ "Say "187 untouched photos of its size (under 0.5 MP)"."""
+    """Say how many pictures the photo was compared with."""
     values, photos = len(calibration.untouched[size_class]), calibration.photos[size_class]
-    name = f"of its size ({SIZE_CLASSES[size_class]})"
-    if values == photos:
-        return f"{values} untouched photos {name}"
-    return f"{values} untouched pictures {name}, cut from {photos} photos"
+    pieces = "" if values == photos else f" (whole photos and pieces, of {photos} photos)"
+    return f"{values} that it was compared with{pieces}"
 
 
 def _no_verdict(result: Localization, calibration: Calibration | None) -> str:
