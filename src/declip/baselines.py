@@ -33,7 +33,7 @@ from scipy import fft, ndimage, special
 
 from declip import image, jpeg
 from declip.errors import ImageError, MissingExtraError, SpecError
-from declip.types import Localization, Photo, PictureLike
+from declip.types import Localization, Photo, PictureLike, check_several
 
 __all__ = ["BASELINES", "Baseline", "DoubleJpeg", "ErrorLevel", "JpegGhost", "NoiseLevel"]
 
@@ -58,6 +58,7 @@ class Baseline(ABC):
 
     def map(self, images: Iterable[PictureLike], batch_size: int = 8) -> Iterator[Localization | ImageError]:
         """A map of each picture, in order; of one that cannot be read its ImageError. batch_size is not needed."""
+        check_several(images, "map([…])")
         for source in images:
             start = time.perf_counter()
             try:

@@ -26,7 +26,7 @@ from declip import image
 from declip.engines import Wrapped, check_target, open_engine, with_spec
 from declip.errors import DatasetError, ImageError, SpecError
 from declip.localizer import Localizer, model_file
-from declip.types import Calibration, Engine, Mode, ModelSpec, Precision, Sample
+from declip.types import Calibration, Engine, Mode, ModelSpec, Precision, Sample, check_several
 
 __all__ = [
     "Outcome",
@@ -135,6 +135,8 @@ def measure(
     """
     if len(rates) not in (1, 2):
         raise SpecError(f"got {len(rates)} false-alarm rates; expected one or two: a verdict has no further steps")
+    check_several(photos, "photos=[…]")
+    check_several(samples or (), "samples=[…]")
     paths = list(map(Path, photos))
     distinct = _distinct(paths)
     image_thresholds([0.0] * len(distinct), rates)  # refuses what it can before hours of computing

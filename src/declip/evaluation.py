@@ -35,7 +35,17 @@ import declip
 from declip import catalog, evaluation_report, image, metrics
 from declip.errors import DatasetError, DeclipError, ImageError
 from declip.evaluation_report import Case, CaseKind
-from declip.types import Localization, ModelSpec, Photo, PictureLike, Polarity, Predictor, Sample, flagged
+from declip.types import (
+    Localization,
+    ModelSpec,
+    Photo,
+    PictureLike,
+    Polarity,
+    Predictor,
+    Sample,
+    check_several,
+    flagged,
+)
 
 __all__ = ["FILES", "Evaluation", "Figures", "Maps", "Row", "Summary", "check_free", "evaluate"]
 
@@ -248,6 +258,7 @@ class Maps:
 
     def map(self, images: Iterable[PictureLike], batch_size: int = 8) -> Iterator[Localization | ImageError]:
         """The map of each image path, in order, at its own size. The pictures themselves are not read."""
+        check_several(images, "map([…])")
         for path in images:
             try:
                 yield self._read(Path(path))
@@ -311,6 +322,7 @@ def evaluate(
     A sample whose picture, mask or map fails becomes a row with an error, and the others go on.
     Raises DatasetError where there are no samples.
     """
+    check_several(samples, "evaluate(predictor, […])")
     samples = list(samples)
     if not samples:
         raise DatasetError(f"{title or 'the list'} has no samples to evaluate")

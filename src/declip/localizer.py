@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from declip import image, jpeg, weights
 from declip.engines import cores, open_engine
 from declip.errors import ImageError, MissingExtraError, SpecError
-from declip.types import Engine, Localization, Mode, ModelSpec, Photo, PictureLike, Precision, Verdict
+from declip.types import Engine, Localization, Mode, ModelSpec, Photo, PictureLike, Precision, Verdict, check_several
 
 __all__ = ["Localizer", "ahead", "load", "model_file"]
 
@@ -134,8 +134,9 @@ class Localizer:
         batch_size counts photos (whole) or tiles (tiled; of one photo, or of several small ones) computed at once; it
         changes no score. While the caller has the results of one batch, the next is computed and the one after it
         read, in threads of their own, so that at most three batches, or large photos, are held. `images` is iterated
-        in one of them.
+        in one of them. Raises ImageError for one picture instead of several.
         """
+        check_several(images, "map([…])")
         if batch_size < 1:
             raise SpecError(f"batch_size is {batch_size}; expected >= 1")
         with (

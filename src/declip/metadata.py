@@ -133,7 +133,7 @@ class Metadata:
     free_text: tuple[Field, ...]
     software: tuple[Field, ...]
     jpeg: JpegTables | None
-    thumbnail: NDArray[np.uint8] | None
+    thumbnail: NDArray[np.uint8] | None = dataclasses.field(repr=False, compare=False)
     credentials: Credentials
 
     def to_dict(self) -> dict[str, Any]:

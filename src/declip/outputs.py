@@ -26,7 +26,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from declip import image
 from declip.errors import DeclipError, ImageError
 from declip.localizer import ahead
-from declip.types import Localization, Photo, Predictor
+from declip.types import Localization, Photo, Predictor, check_several
 
 __all__ = ["SUFFIXES", "Pair", "error_row", "find_pictures", "is_output", "localize_files", "outcomes"]
 
@@ -60,6 +60,7 @@ def find_pictures(paths: Iterable[str | Path]) -> tuple[list[Pair], int]:
     folders; files without an image extension are skipped and counted, and declip's own outputs are never inputs.
     Raises ImageError of kind "missing" for a path that does not exist.
     """
+    check_several(paths, "find_pictures([…])")
     pairs: list[Pair] = []
     skipped = 0
     for path in map(Path, paths):

@@ -23,7 +23,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -64,7 +64,7 @@ _COLOURS = ((14, 16, 34), (72, 34, 104), (176, 50, 102), (240, 124, 66), (252, 2
 _OUTLINE = (90, 230, 255)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Variant:
     """The map of a changed copy of the photo, beside that of the photo.
 
@@ -75,8 +75,8 @@ class Variant:
     """
 
     change: Change
-    scores: Floats
-    mask: NDArray[np.bool_]
+    scores: Floats = field(repr=False)
+    mask: NDArray[np.bool_] = field(repr=False)
     iou: float
     difference: float
     area: float
@@ -101,7 +101,7 @@ class Stability:
         return float(np.mean([variant.iou for variant in self.variants])) if self.variants else math.nan
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Opinion:
     """A training-free map of the photo, or why there is none.
 
@@ -111,7 +111,7 @@ class Opinion:
 
     name: str
     box: Box
-    scores: Floats | None = None
+    scores: Floats | None = field(default=None, repr=False)
     inside: float = math.nan
     outside: float = math.nan
     missing: str = ""

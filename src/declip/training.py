@@ -45,7 +45,7 @@ from declip.nn.lean import has_bf16
 from declip.nn.maps import Features
 from declip.nn.model import DeclipNet, Network, build_network
 from declip.nn.rivals.net import RivalNet
-from declip.types import ModelSpec, Sample
+from declip.types import ModelSpec, Sample, check_several
 from declip.views import AUGMENTATIONS, Target, Views
 
 __all__ = ["Run", "TrainConfig", "parts_of", "train"]
@@ -241,6 +241,8 @@ def train(
     Raises DatasetError for empty parts, SpecError for a folder of another recipe, ImageError for a picture that cannot
     be read.
     """
+    check_several(train, "train=[…]")
+    check_several(valid, "valid=[…]")
     out = Path(out)
     accelerator = Accelerator(log_with="tensorboard", project_dir=str(out))
     console = Console(stderr=True, quiet=not accelerator.is_main_process)

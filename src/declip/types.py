@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, get_args
@@ -35,6 +35,7 @@ __all__ = [
     "Predictor",
     "Region",
     "Sample",
+    "check_several",
     "flagged",
 ]
 
@@ -354,21 +355,35 @@ class ModelCard:
         _check(not (self.urls and self.by_hand), f"{self.name} is downloaded or got by hand, not both")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
 class Photo:
     """A decoded picture.
 
     pixels: (H, W, 3) uint8 RGB, upright (EXIF orientation applied once), alpha composited on white.
     name: path or a short description. data: the file's bytes (empty for arrays and PIL images).
     orientation: the EXIF value that was undone, 1-8; a reader of stored DCT coefficients needs it.
+    pages: how many pictures the file holds. page: which of them these pixels are, from 1.
+    notes: what the file holds beside these pixels that was not examined, in plain sentences.
+
+    Photos are compared by identity.
     """
 
     pixels: NDArray[np.uint8]
     name: str
     data: bytes = b""
     orientation: int = 1
+    pages: int = 1
+    page: int = 1
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        page = f", picture {self.page} of {self.pages}" if self.pages > 1 else ""
+        return f"Photo(name={self.name!r}, {height}×{width} px, {len(self.data)} bytes{page})"
 
     def __post_init__(self) -> None:
+        if not 1 <= self.page <= self.pages:
+            raise ImageError(self.name, "input", f"got picture {self.page} of {self.pages}; expected 1 to {self.pages}")
         shape, dtype = self.pixels.shape, self.pixels.dtype
         if len(shape) != 3 or shape[2] != 3 or 0 in shape or dtype != np.uint8:
             raise ImageError(self.name, "input", f"got {dtype} {shape}; expected uint8 (H, W, 3), H and W > 0")
@@ -412,7 +427,7 @@ class Region:
     score: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Localization:
     """The result for one photo.
 
@@ -425,7 +440,7 @@ class Localization:
 
     # Not slotted: mask and regions are found once, when they are asked for.
     name: str
-    scores: NDArray[np.float32]
+    scores: NDArray[np.float32] = field(repr=False)
     threshold: float
     peak: float = 0.0
     score: float
@@ -499,6 +514,21 @@ def flagged(scores: NDArray[np.float32], threshold: float, peak: float = 0.0) ->
     kept = np.zeros(count + 1, dtype=bool)
     kept[labels[scores >= peak]] = True
     return np.asarray(kept[labels])
+
+
+def check_several(items: Iterable[Any], call: str) -> None:
+    """Raise ImageError where one thing is given for the list of things that `call` takes.
+
+    Text, bytes and arrays can be iterated over too, and their letters and rows would be taken for pictures. Lists,
+    iterators and stacks of pictures (N, H, W, 3) pass. call: the right call, for the message: "map([…])".
+    """
+    one = isinstance(items, str | bytes | bytearray | memoryview) or not isinstance(items, Iterable)
+    if isinstance(items, np.ndarray):
+        # An array of names or objects is a list. Of numbers only a stack of pictures is several of them.
+        one = items.ndim == 0 or (items.ndim < 4 and items.dtype.kind not in "OUST")
+    if one:
+        shown = repr(items) if isinstance(items, str) and len(items) < 80 else f"<{type(items).__name__}>"
+        raise ImageError(shown, "input", f"is one thing, and several are expected; give a list: {call}")
 
 
 class Engine(Protocol):

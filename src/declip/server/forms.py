@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args
 
 from python_multipart.exceptions import FormParserError
@@ -38,7 +38,7 @@ class Upload:
     """A file of a request. name: as the client gave it, hostile input."""
 
     name: str
-    data: bytes
+    data: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -36,7 +36,7 @@ from declip import datasets, image, weights
 from declip.errors import DatasetError, MissingExtraError
 from declip.synthesis import classical, inpainters, saving
 from declip.synthesis import masks as mask_shapes
-from declip.types import Sample
+from declip.types import Sample, check_several
 
 if TYPE_CHECKING:
     from declip.synthesis.neural import Autoencoder, LatentAutoencoder
@@ -182,6 +182,9 @@ def synthesize(
         DatasetError: unusable settings, a folder of other settings, or no sample at all.
         MissingExtraError, WeightsError: learnt generators without torch or diffusers, or without their weights.
     """
+    check_several(photos, "synthesize([…], …)")
+    check_several(generators, "generators=[…]")
+    check_several(masks, "masks=[…]")
     maker = _Maker(
         photos=tuple(Path(photo) for photo in photos),
         out=Path(out),
