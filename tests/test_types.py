@@ -361,22 +361,39 @@ def test_localizations_are_compared_by_identity() -> None:
     assert "scores" not in repr(one) and "name='x'" in repr(one)
 
 
-@pytest.mark.parametrize(
-    "one",
-    ["photo.jpg", b"\xff\xd8", bytearray(3), memoryview(b"abc"), Path("photo.jpg"), np.zeros((9, 9, 3), np.uint8)]
-    + [np.zeros((9, 9), np.uint8), np.array("photo.jpg"), Photo(pixels=np.zeros((9, 9, 3), np.uint8), name="x")]
-    + [Image.new("RGB", (9, 9)), None, 3],
+ONE: tuple[Any, ...] = (
+    "photo.jpg",
+    b"\xff\xd8",
+    bytearray(3),
+    memoryview(b"abc"),
+    Path("photo.jpg"),
+    np.zeros((9, 9, 3), np.uint8),
+    np.zeros((9, 9), np.uint8),
+    np.array("photo.jpg"),
+    Photo(pixels=np.zeros((9, 9, 3), np.uint8), name="x"),
+    Image.new("RGB", (9, 9)),
+    None,
+    3,
 )
+SEVERAL: tuple[Any, ...] = (
+    [],
+    ["a"],
+    ("a", b"b"),
+    {"a"},
+    iter("ab"),
+    np.array(["a.jpg", "b.jpg"]),
+    np.array([Path("a")], object),
+    np.zeros((2, 9, 9, 3), np.uint8),
+)
+
+
+@pytest.mark.parametrize("one", ONE)
 def test_one_thing_is_no_list_of_things(one: Any) -> None:
     with pytest.raises(ImageError, match=r"one thing, and several are expected; give a list: map\(\[…\]\)") as caught:
         check_several(one, "map([…])")
     assert caught.value.kind == "input" and len(str(caught.value)) < 200
 
 
-@pytest.mark.parametrize(
-    "several",
-    [[], ["a"], ("a", b"b"), {"a"}, iter("ab"), np.array(["a.jpg", "b.jpg"]), np.array([Path("a")], object)]
-    + [np.zeros((2, 9, 9, 3), np.uint8)],
-)
+@pytest.mark.parametrize("several", SEVERAL)
 def test_lists_and_stacks_pass(several: Any) -> None:
     check_several(several, "map([…])")

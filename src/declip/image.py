@@ -8,7 +8,7 @@ What `read` does to a picture, beyond decoding it:
 - EXIF orientation is applied, exactly once (HEIC: libheif turns the picture itself).
 - Transparency is composited on white. This is the network's view only: `Photo.data` keeps the file as it was.
 - 16-bit grey keeps its high byte, as Pillow does for 16-bit colour. Floats carry no scale of their own: see `_grey8`.
-- Colour profiles are not applied, and of several frames or pages the first one counts.
+- Colour profiles are not applied. Of several frames or pages one is read, and `Photo.notes` says so.
 - CMYK JPEGs are read with Adobe's polarity (inverted), as every reader does.
 - Damaged files are refused, also where Pillow would fill the missing part with grey (see "damaged files").
 
@@ -45,6 +45,7 @@ from PIL import (
 )
 from scipy import special
 
+from declip import pages
 from declip.errors import DatasetError, ImageError
 from declip.types import Localization, ModelSpec, Photo, PictureLike, Sample
 
@@ -105,30 +106,39 @@ _LARGE = threading.Lock()
 # ── pictures in ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def read(source: PictureLike, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Photo:
+def read(
+    source: PictureLike, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES, page: int | None = None
+) -> Photo:
     """Decode a picture: the same picture gives the same pixels, however it comes.
 
     source: a path, the file's bytes, a PIL image, a (H, W, 3) RGB or (H, W) grey uint8 array, or a Photo (returned as
         it is). Formats: JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, and HEIC with `pip install 'declip[heif]'`.
     max_pixels, max_bytes: larger pictures and files are refused before anything is decoded.
+    page: which picture of a file that holds several, from 1; None = the first one, or the current frame of a PIL image.
+        `Photo.pages` says how many there are, `Photo.notes` what else the file holds. A further picture of a JPEG is a
+        JPEG of its own: `Photo.data` is then its part of the file.
 
     Raises ImageError; `kind` is "missing" (no such file, or unreadable), "format" (not a picture, or one declip does
-    not read), "corrupt" (empty, truncated or damaged), "too-large", or "input" (not something that can be a picture).
+    not read), "corrupt" (empty, truncated or damaged), "too-large", or "input" (not something that can be a picture, or
+    a page that there is not).
     """
     match source:
         case Photo():
+            if page not in (None, source.page):
+                raise ImageError(source.name, "input", f"is picture {source.page}, decoded; read the file for another")
             return source
         case str() | Path():
-            return _read_bytes(_file_bytes(Path(source), str(source), max_bytes), str(source), max_pixels)
+            return _read_bytes(_file_bytes(Path(source), str(source), max_bytes), str(source), max_pixels, page)
         case bytes() | bytearray() | memoryview():
             data = bytes(source)
             name = f"<{len(data)} bytes>"
             if len(data) > max_bytes:
                 raise ImageError(name, "too-large", f"at most {max_bytes} bytes are read; pass a larger max_bytes")
-            return _read_bytes(data, name, max_pixels)
+            return _read_bytes(data, name, max_pixels, page)
         case Image.Image():
-            return _read_pil(source, max_pixels)
+            return _read_pil(source, max_pixels, page)
         case np.ndarray():
+            _check_page("<array>", page, 1)
             return _read_array(source, max_pixels)
     raise ImageError(
         f"<{type(source).__name__}>",
@@ -168,17 +178,53 @@ def _file_bytes(path: Path, name: str, max_bytes: int) -> bytes:
         raise ImageError(name, "missing", f"this cannot be the name of a file: {error}") from error
 
 
-def _read_bytes(data: bytes, name: str, max_pixels: int) -> Photo:
-    image, orientation = _decode(data, name, max_pixels)
-    return Photo(pixels=_to_array(image), name=name, data=data, orientation=orientation)
+def _read_bytes(data: bytes, name: str, max_pixels: int, page: int | None) -> Photo:
+    kind = _format_of(data, name)
+    ends = (at for marker, at, _ in _jpeg_segments(data) if marker == 0xD9)
+    end = next(ends, len(data)) if kind == "JPEG" else len(data)
+    held = pages.held(data, kind, _open(data, kind, name, max_pixels), end)
+    page = _check_page(name, page, held.pages)
+    start, stop = held.parts[page - 1]
+    data = data[start:stop]
+    image, orientation, notes = _decode(data, name, max_pixels, held.frames[page - 1])
+    return Photo(
+        pixels=_to_array(image),
+        name=name,
+        data=data,
+        orientation=orientation,
+        pages=held.pages,
+        page=page,
+        notes=held.notes_on(page) + notes,
+    )
 
 
-def _read_pil(image: Image.Image, max_pixels: int) -> Photo:
+def _check_page(name: str, page: int | None, count: int) -> int:
+    """The page, from 1. Raises ImageError for one that there is not."""
+    page = 1 if page is None else page
+    if not 1 <= page <= count:
+        there = f"there are {count} of them" if count > 1 else "there is 1"
+        raise ImageError(name, "input", f"got picture {page} of the file; {there}, counted from 1")
+    return page
+
+
+def _read_pil(image: Image.Image, max_pixels: int, page: int | None) -> Photo:
     name = str(getattr(image, "filename", "")) or f"<PIL image, {image.mode} {image.height}×{image.width}>"
-    _check_pixels(image, name, max_pixels)
     with _GIVEN:
-        upright, orientation = _load(image, name)
-    return Photo(pixels=_to_array(upright), name=name, orientation=orientation)
+        there = image.tell()
+        held = pages.held(b"", "", image, 0)
+        page = _check_page(name, there + 1 if page is None else page, held.pages)
+        try:
+            _seek(image, page - 1, name)
+            _check_pixels(image, name, max_pixels)
+            upright, orientation = _load(image, name)
+            if page - 1 != there:  # the image is about to be turned back
+                upright = upright.copy()
+            notes = held.notes_on(page) + pages.transparency(image)
+        finally:
+            _seek(image, there, name)
+    return Photo(
+        pixels=_to_array(upright), name=name, orientation=orientation, pages=held.pages, page=page, notes=notes
+    )
 
 
 def _read_array(array: NDArray[Any], max_pixels: int) -> Photo:
@@ -192,10 +238,11 @@ def _read_array(array: NDArray[Any], max_pixels: int) -> Photo:
     return Photo(pixels=pixels, name=name)
 
 
-def _decode(data: bytes, name: str, max_pixels: int) -> tuple[Image.Image, int]:
-    """Bytes → (upright RGB image, the EXIF orientation that was undone)."""
+def _decode(data: bytes, name: str, max_pixels: int, frame: int) -> tuple[Image.Image, int, tuple[str, ...]]:
+    """Bytes → (upright RGB image, the EXIF orientation that was undone, notes). frame: as Pillow counts, from 0."""
     kind = _format_of(data, name)
     image = _open(data, kind, name, max_pixels)
+    _seek(image, frame, name)
     _check_pixels(image, name, max_pixels)
     fault = _fault(data, kind) if kind != "TIFF" else _tiff_fault(image)
     upright, orientation = image, 1
@@ -205,7 +252,20 @@ def _decode(data: bytes, name: str, max_pixels: int) -> tuple[Image.Image, int]:
             fault = _jpeg_tail_fault(data, image)
     if fault is not None:
         raise ImageError(name, "corrupt", f"this {kind} is truncated or damaged: {fault}")
-    return upright, orientation
+    return upright, orientation, pages.transparency(image)
+
+
+def _seek(image: Image.Image, frame: int, name: str) -> None:
+    """Turn an opened image to one of its frames, from 0."""
+    if frame == image.tell():
+        return
+    try:
+        with _pillow_allows(image.width * image.height):
+            image.seek(frame)
+    except MemoryError:
+        raise
+    except Exception as error:  # see _open
+        raise ImageError(name, "corrupt", f"picture {frame + 1} of the file is damaged: {_cause(error)}") from error
 
 
 def _check_pixels(image: Image.Image, name: str, max_pixels: int) -> None:

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "src" / "declip"
 # exist yet keep their places.
 ROWS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
     (("errors", "types"),),
-    ("image", "metrics", "catalog", "plots", "paper", "verdicts"),
+    (("pages", "image"), "metrics", "catalog", "plots", "paper", "verdicts"),
     ("datasets", "weights", "perturbations", "jpeg", "metadata", "local_ray"),
     (
         (

@@ -45,7 +45,7 @@ def test_one_thing_is_refused(call: str, one: Any, tmp_path: Path, monkeypatch: 
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("kind", baselines.BASELINES)
+@pytest.mark.parametrize("kind", baselines.BASELINES.values())
 def test_the_training_free_maps_refuse_it_too(kind: Any) -> None:
     with pytest.raises(ImageError, match="give a list"):
         next(kind().map("photo.jpg"))
