@@ -247,7 +247,7 @@ def _change(photo: Photo, quality: int, power: Literal[1, 2]) -> Floats:
     _check_sides(photo)
     buffer = io.BytesIO()
     Image.fromarray(photo.pixels).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
-    saved = image.read(buffer.getvalue()).pixels
+    saved = image.read(buffer.getvalue(), max_pixels=photo.pixels.size).pixels
     grids = []
     for top in range(0, photo.size[0], _STRIP):
         strip = slice(top, top + _STRIP)

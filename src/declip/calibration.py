@@ -86,19 +86,21 @@ def calibrate(
     offline: bool = False,
     force: bool = False,
     progress: bool = False,
+    max_pixels: int = image.MAX_PIXELS,
+    max_bytes: int = image.MAX_BYTES,
 ) -> Outcome:
     """Calibrate a model on untouched photos and write it, weights unchanged, with the calibration inside.
 
     model: as for `declip.load`. out: the file to write, of the same suffix as the model's (.onnx for mini). mode,
-    precision: to localize in (None = the model's own mode); a verdict is given only in these. The rest as for
-    `measure`.
+    precision: to localize in (None = the model's own mode); a verdict is given only in these. max_pixels, max_bytes: of
+    a picture, as for `declip.load`. The rest as for `measure`.
     Raises DeclipError where out exists, unless force; WeightsError for another suffix; and as `load` and `measure` do.
     """
     source = model_file(model, offline=offline)
     check_target(source, out, force=force)
     engine = open_engine(source, precision=precision, offline=offline)
     outcome = measure(
-        Localizer(engine, mode=mode, precision=precision),
+        Localizer(engine, mode=mode, precision=precision, max_pixels=max_pixels, max_bytes=max_bytes),
         photos,
         rates=rates,
         samples=samples,
@@ -373,7 +375,7 @@ def _with_masks(
         try:
             if isinstance(result, ImageError):
                 raise result
-            mask = image.read_mask(sample)
+            mask = image.read_mask(sample, max_pixels=max(image.MAX_PIXELS, result.scores.size))
         except (ImageError, DatasetError) as error:
             _log.warning("left out: %s", error)
             continue
@@ -403,7 +405,10 @@ def _at(localizer: Localizer, temperature: float) -> Localizer:
     """The same localizer, its scores made at another temperature."""
     calibration = dataclasses.replace(localizer.spec.calibration or Calibration(), temperature=temperature)
     engine = _Retold(localizer.engine, dataclasses.replace(localizer.spec, calibration=calibration))
-    return Localizer(engine, mode=localizer.mode, precision=localizer.precision)
+    limits = (localizer.max_pixels, localizer.max_bytes)
+    return Localizer(
+        engine, mode=localizer.mode, precision=localizer.precision, max_pixels=limits[0], max_bytes=limits[1]
+    )
 
 
 def _counts(values: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -56,6 +56,13 @@ class Precision(StrEnum):
     fast = "fast"
 
 
+class Pages(StrEnum):
+    """Which pictures of a file that holds several."""
+
+    first = "first"
+    all = "all"
+
+
 class Device(StrEnum):
     """What a worker computes on."""
 
@@ -116,6 +123,8 @@ class Layout(StrEnum):
 
 Model = Annotated[str, typer.Option("--model", help="A name of `declip models`, a .onnx or a .safetensors file.")]
 Precise = Annotated[Precision, typer.Option(help="exact is fp32; fast is bf16 where the processor has it.")]
+MaxPixels = Annotated[float, typer.Option("--max-megapixels", min=0.0001, help="Larger pictures are refused.")]
+MaxBytes = Annotated[float, typer.Option("--max-megabytes", min=0.001, help="Larger files are refused.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what exists.")]
 
 
@@ -160,6 +169,9 @@ def localize(
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Of the mask.")] = None,
     precision: Precise = Precision.exact,
     batch_size: Annotated[int, typer.Option(min=1, help="Photos or tiles computed at once.")] = 8,
+    max_megapixels: MaxPixels = 250,
+    max_megabytes: MaxBytes = 200,
+    pages: Annotated[Pages, typer.Option(help="Of the pictures in a file that holds several.")] = Pages.first,
     offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
     force: Force = False,
 ) -> None:
@@ -169,8 +181,16 @@ def localize(
 
     pairs, skipped = find_pictures(paths)
     mode: Mode | None = None if tile is None else "tiled" if tile else "whole"
-    localizer = load(model, mode=mode, threshold=threshold, precision=precision.value, offline=offline)
-    rows = localize_files(localizer, pairs, out, force=force, batch_size=batch_size)
+    localizer = load(
+        model,
+        mode=mode,
+        threshold=threshold,
+        precision=precision.value,
+        offline=offline,
+        max_pixels=round(max_megapixels * 1e6),
+        max_bytes=round(max_megabytes * 1e6),
+    )
+    rows = localize_files(localizer, pairs, out, force=force, batch_size=batch_size, pages=pages.value)
     failed = sum(_print_row(row, as_json) for row in _with_bar(rows, len(pairs)))
     _note(f"{len(pairs) - failed} localized to {out}, {failed} failed, {skipped} other files skipped")
     raise typer.Exit(1 if failed else 0)
@@ -185,6 +205,8 @@ def report(
     gps: Annotated[bool, typer.Option("--gps", help="Tell where the photo was taken, and show free text.")] = False,
     tile: Annotated[bool | None, typer.Option("--tile/--whole", help="Native resolution, or squashed.")] = None,
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Of the mask.")] = None,
+    max_megapixels: MaxPixels = 250,
+    max_megabytes: MaxBytes = 200,
     offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
     force: Force = False,
 ) -> None:
@@ -196,7 +218,14 @@ def report(
     from declip.localizer import load
 
     mode: Mode | None = None if tile is None else "tiled" if tile else "whole"
-    localizer = load(model, mode=mode, threshold=threshold, offline=offline)
+    localizer = load(
+        model,
+        mode=mode,
+        threshold=threshold,
+        offline=offline,
+        max_pixels=round(max_megapixels * 1e6),
+        max_bytes=round(max_megabytes * 1e6),
+    )
     try:
         found = page.examine(photo, localizer, date=datetime.now(UTC), position=gps)
     except ImageError as error:
@@ -225,6 +254,8 @@ def batch(
     precision: Annotated[
         Precision, typer.Option(help="exact is fp32; fast, where there is it, lower.")
     ] = Precision.exact,
+    max_megapixels: MaxPixels = 250,
+    max_megabytes: MaxBytes = 200,
     offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
 ) -> None:
     """Localize any number of photos into Parquet files: by several workers, resumable, here or on a Ray cluster."""
@@ -245,6 +276,8 @@ def batch(
         device=device.value if device else None,
         shard_size=shard_size,
         offline=offline,
+        max_pixels=round(max_megapixels * 1e6),
+        max_bytes=round(max_megabytes * 1e6),
         progress=sys.stderr.isatty(),
     )
     _line(str(summary))
@@ -264,6 +297,8 @@ def evaluate(
     score_threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Of the image score.")] = None,
     precision: Precise = Precision.exact,
     batch_size: Annotated[int, typer.Option(min=1, help="Photos or tiles computed at once.")] = 8,
+    max_megapixels: MaxPixels = 250,
+    max_megabytes: MaxBytes = 200,
     offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
     force: Force = False,
 ) -> None:
@@ -282,7 +317,15 @@ def evaluate(
         else None
     )
     result = evaluation.evaluate(
-        source or load(model, mode=mode, precision=precision.value, offline=offline),
+        source
+        or load(
+            model,
+            mode=mode,
+            precision=precision.value,
+            offline=offline,
+            max_pixels=round(max_megapixels * 1e6),
+            max_bytes=round(max_megabytes * 1e6),
+        ),
         samples,
         threshold=threshold,
         score_threshold=score_threshold,
@@ -307,6 +350,8 @@ def calibrate(
     tile: Annotated[bool | None, typer.Option("--tile/--whole", help="Native resolution, or squashed.")] = None,
     precision: Precise = Precision.exact,
     batch_size: Annotated[int, typer.Option(min=1, help="Photos or tiles computed at once.")] = 8,
+    max_megapixels: MaxPixels = 250,
+    max_megabytes: MaxBytes = 200,
     offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
     force: Force = False,
 ) -> None:
@@ -330,6 +375,8 @@ def calibrate(
         precision=precision.value,
         batch_size=batch_size,
         offline=offline,
+        max_pixels=round(max_megapixels * 1e6),
+        max_bytes=round(max_megabytes * 1e6),
         force=force,
         progress=sys.stderr.isatty(),
     )

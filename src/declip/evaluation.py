@@ -385,6 +385,11 @@ def _blank(sample: Sample) -> Row:
     return Row(image=name, label=sample.label, source=sample.source, split=sample.split, group=sample.group or name)
 
 
+def _read_mask(sample: Sample, scores: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """The mask, which may be as large as the picture that was read."""
+    return image.read_mask(sample, max_pixels=max(image.MAX_PIXELS, scores.size))
+
+
 def _measure(
     sample: Sample, result: Localization, threshold: float | None, score_threshold: float | None
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], Row]:
@@ -393,7 +398,7 @@ def _measure(
     if not np.isfinite(scores).all() or not math.isfinite(result.score):
         raise ImageError(str(sample.image), "input", "the scores are not finite; expected floats in [0, 1]")
     untouched = sample.label == "real" and sample.mask is None
-    mask = np.zeros(scores.shape, dtype=bool) if untouched else image.read_mask(sample)
+    mask = np.zeros(scores.shape, dtype=bool) if untouched else _read_mask(sample, scores)
     resized = scores.shape != mask.shape
     stretched = resized and not _same_aspect(scores.shape, mask.shape)
     if resized:
@@ -767,7 +772,7 @@ def _thumbnails(
     grey = Image.fromarray((small * np.float32(255)).astype(np.uint8))
     shown = (("known mask", _data_uri(known, "PNG")), ("scores", _data_uri(grey, "PNG")))
     try:
-        photo = image.read(sample.image)
+        photo = image.read(sample.image, max_pixels=max(image.MAX_PIXELS, scores.size))
     except ImageError:
         return shown
     pixels = np.asarray(Image.fromarray(photo.pixels).resize(known.size))

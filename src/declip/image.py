@@ -21,6 +21,7 @@ import io
 import re
 import stat
 import struct
+import sys
 import threading
 import zlib
 from collections.abc import Iterator
@@ -53,6 +54,7 @@ __all__ = [
     "EXTENSIONS",
     "MAX_BYTES",
     "MAX_PIXELS",
+    "count_pages",
     "header",
     "mask_png",
     "normalise",
@@ -73,8 +75,11 @@ __all__ = [
     "write_scores",
 ]
 
-MAX_PIXELS = 100_000_000
+# The largest sensors of phones have 200 million pixels.
+MAX_PIXELS = 250_000_000
 MAX_BYTES = 200_000_000
+_MORE_PIXELS = "--max-megapixels or max_pixels raises the limit"
+_MORE_BYTES = "--max-megabytes or max_bytes raises the limit"
 
 # Lower-case suffixes that count as pictures in a folder. What a file is, its first bytes tell, not its name.
 EXTENSIONS = frozenset(
@@ -133,7 +138,7 @@ def read(
             data = bytes(source)
             name = f"<{len(data)} bytes>"
             if len(data) > max_bytes:
-                raise ImageError(name, "too-large", f"at most {max_bytes} bytes are read; pass a larger max_bytes")
+                raise ImageError(name, "too-large", f"at most {max_bytes} bytes are read ({_MORE_BYTES})")
             return _read_bytes(data, name, max_pixels, page)
         case Image.Image():
             return _read_pil(source, max_pixels, page)
@@ -153,7 +158,20 @@ def header(data: bytes, name: str) -> Image.Image:
     name: for messages. Raises ImageError of kind "format" or "corrupt" as `read`; whether the pixels can be decoded
     is not looked at.
     """
-    return _open(data, _format_of(data, name), name, MAX_PIXELS)
+    return _open(data, _format_of(data, name), name, sys.maxsize)
+
+
+def count_pages(path: str | Path, *, max_bytes: int = MAX_BYTES) -> int:
+    """How many pictures a file holds that `read` can be asked for; none of them is decoded. Raises ImageError."""
+    name = str(path)
+    data = _file_bytes(Path(path), name, max_bytes)
+    return _held(data, _format_of(data, name), name, sys.maxsize).pages
+
+
+def _held(data: bytes, kind: Format, name: str, max_pixels: int) -> pages.Held:
+    ends = (at for marker, at, _ in _jpeg_segments(data) if marker == 0xD9)
+    end = next(ends, len(data)) if kind == "JPEG" else len(data)
+    return pages.held(data, kind, _open(data, kind, name, max_pixels), end)
 
 
 def _file_bytes(path: Path, name: str, max_bytes: int) -> bytes:
@@ -167,7 +185,7 @@ def _file_bytes(path: Path, name: str, max_bytes: int) -> bytes:
             raise ImageError(
                 name,
                 "too-large",
-                f"the file has {status.st_size} bytes; at most {max_bytes} are read (max_bytes raises the limit)",
+                f"the file has {status.st_size} bytes; at most {max_bytes} are read ({_MORE_BYTES})",
             )
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -179,10 +197,7 @@ def _file_bytes(path: Path, name: str, max_bytes: int) -> bytes:
 
 
 def _read_bytes(data: bytes, name: str, max_pixels: int, page: int | None) -> Photo:
-    kind = _format_of(data, name)
-    ends = (at for marker, at, _ in _jpeg_segments(data) if marker == 0xD9)
-    end = next(ends, len(data)) if kind == "JPEG" else len(data)
-    held = pages.held(data, kind, _open(data, kind, name, max_pixels), end)
+    held = _held(data, _format_of(data, name), name, max_pixels)
     page = _check_page(name, page, held.pages)
     start, stop = held.parts[page - 1]
     data = data[start:stop]
@@ -232,7 +247,7 @@ def _read_array(array: NDArray[Any], max_pixels: int) -> Photo:
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)) or 0 in array.shape:
         raise ImageError(name, "input", "expected uint8 (H, W, 3) RGB or (H, W) grey, values 0-255, H and W > 0")
     if array.shape[0] * array.shape[1] > max_pixels:
-        raise ImageError(name, "too-large", f"at most {max_pixels} pixels are read (max_pixels raises the limit)")
+        raise ImageError(name, "too-large", f"at most {max_pixels} pixels are read ({_MORE_PIXELS})")
     # Copied: a caller may reuse its buffer, for the next frame of a video say.
     pixels = np.repeat(array[:, :, None], 3, axis=2) if array.ndim == 2 else array.copy(order="C")
     return Photo(pixels=pixels, name=name)
@@ -273,8 +288,7 @@ def _check_pixels(image: Image.Image, name: str, max_pixels: int) -> None:
         raise ImageError(
             name,
             "too-large",
-            f"the picture has {image.height}×{image.width} pixels; at most {max_pixels} are read "
-            "(max_pixels raises the limit)",
+            f"the picture has {image.height}×{image.width} pixels; at most {max_pixels} are read ({_MORE_PIXELS})",
         )
 
 
@@ -320,7 +334,7 @@ def _open(data: bytes, kind: Format, name: str, max_pixels: int) -> Image.Image:
             raise ImageError(
                 name,
                 "too-large",
-                f"the picture has {declared} pixels; at most {max_pixels} are read (max_pixels raises the limit)",
+                f"the picture has {declared} pixels; at most {max_pixels} are read ({_MORE_PIXELS})",
             )
     try:
         with _pillow_allows(declared):
@@ -732,7 +746,7 @@ def resize_scores(scores: NDArray[np.float32], size: tuple[int, int], *, bicubic
     return np.clip(resized, 0, 1, out=resized)
 
 
-def read_mask(sample: Sample) -> NDArray[np.bool_]:
+def read_mask(sample: Sample, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:
     """The mask of a sample: (H, W) bool at the mask file's own size, True = manipulated, whatever the file's polarity.
 
     Values above half of the range count as white, and so do transparent pixels. A real sample without a mask file
@@ -742,18 +756,18 @@ def read_mask(sample: Sample) -> NDArray[np.bool_]:
     if sample.mask is None:
         if sample.label == "fake":
             raise DatasetError(f"{sample.image}: a fake sample without a mask; give it one, or label it real")
-        return np.zeros(_upright_size(sample.image), dtype=bool)
-    grey = _to_array(Image.fromarray(read(sample.mask).pixels).convert("L"))
+        return np.zeros(_upright_size(sample.image, max_pixels), dtype=bool)
+    grey = _to_array(Image.fromarray(read(sample.mask, max_pixels=max_pixels).pixels).convert("L"))
     return np.asarray(grey > 127 if sample.fake_is == "white" else grey <= 127)
 
 
-def _upright_size(path: Path) -> tuple[int, int]:
+def _upright_size(path: Path, max_pixels: int) -> tuple[int, int]:
     """(height, width) after orientation, from the header alone."""
     name = str(path)
     data = _file_bytes(path, name, MAX_BYTES)
     kind = _format_of(data, name)
-    image = _open(data, kind, name, MAX_PIXELS)
-    _check_pixels(image, name, MAX_PIXELS)
+    image = _open(data, kind, name, max_pixels)
+    _check_pixels(image, name, max_pixels)
     # Pillow gives a TIFF's size upright already.
     turned = kind != "TIFF" and _orientation(image) >= 5
     return (image.width, image.height) if turned else (image.height, image.width)

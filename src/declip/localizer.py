@@ -36,19 +36,24 @@ def load(
     threshold: float | None = None,
     precision: Precision = "exact",
     offline: bool = False,
+    max_pixels: int = image.MAX_PIXELS,
+    max_bytes: int = image.MAX_BYTES,
 ) -> Localizer:
     """Open a model: None = the embedded one; a name of `declip.catalog`; a path to a .onnx or .safetensors.
 
     threads: of the engine (None = its default); device: torch's or "cuda" for ONNX Runtime (None = what there is).
     mode and threshold override the model's own (see Localizer). precision: "exact" is fp32; "fast" is bf16 where the
     CPU has it, by OpenVINO for .onnx files and by torch for .safetensors. offline: never download.
+    max_pixels, max_bytes: of a picture and of its file; larger ones are refused.
     Raises WeightsError, SpecError, or MissingExtraError if torch or OpenVINO is needed and not installed.
     """
     if precision not in get_args(Precision):
         raise SpecError(f"precision is {precision!r}; expected 'exact' or 'fast'")
     path = model_file(model, offline=offline)
     engine = open_engine(path, threads=threads, device=device, precision=precision, offline=offline)
-    return Localizer(engine, mode=mode, threshold=threshold, precision=precision)
+    return Localizer(
+        engine, mode=mode, threshold=threshold, precision=precision, max_pixels=max_pixels, max_bytes=max_bytes
+    )
 
 
 def model_file(model: str | Path | None = None, *, offline: bool = False) -> Path:
@@ -80,7 +85,8 @@ class Localizer:
     mode: "whole" squashes the photo to the network's square input, "tiled" slides over it at native resolution;
     None = the model's (one made for "whole" is tiled with a quarter of overlap). threshold, peak: of the mask
     (`types.flagged`); without a threshold both are the model's, calibrated or default. precision: how the engine
-    computes; a verdict is given only where mode and precision are those of the calibration.
+    computes; a verdict is given only where mode and precision are those of the calibration. max_pixels, max_bytes: of
+    a picture, see `read`.
     """
 
     def __init__(
@@ -91,12 +97,18 @@ class Localizer:
         threshold: float | None = None,
         peak: float = 0.0,
         precision: Precision = "exact",
+        max_pixels: int = image.MAX_PIXELS,
+        max_bytes: int = image.MAX_BYTES,
     ) -> None:
+        if max_pixels < 1 or max_bytes < 1:
+            raise SpecError(f"max_pixels is {max_pixels} and max_bytes {max_bytes}; expected numbers >= 1")
         self.engine = engine
         self.mode: Mode = mode or engine.spec.mode
         self.threshold = engine.spec.mask_threshold if threshold is None else threshold
         self.peak = engine.spec.mask_peak if threshold is None else peak
         self.precision: Precision = precision
+        self.max_pixels = max_pixels
+        self.max_bytes = max_bytes
         self.overlap = engine.spec.overlap if engine.spec.mode == "tiled" else engine.spec.input_size // 4
         if not 0 <= self.threshold <= 1:
             raise SpecError(f"threshold is {self.threshold}; expected in [0, 1], as scores are")
@@ -127,6 +139,10 @@ class Localizer:
         if isinstance(result, ImageError):
             raise result
         return result
+
+    def read(self, picture: PictureLike, *, page: int | None = None) -> Photo:
+        """`image.read` within this localizer's limits. Raises ImageError."""
+        return image.read(picture, max_pixels=self.max_pixels, max_bytes=self.max_bytes, page=page)
 
     def map(self, images: Iterable[PictureLike], batch_size: int = 8) -> Iterator[Localization | ImageError]:
         """Localize pictures in order; a bad one is yielded as its ImageError.
@@ -168,7 +184,7 @@ class Localizer:
     def _read(self, picture: PictureLike) -> _Underway:
         start = time.perf_counter()
         try:
-            photo = image.read(picture)
+            photo = self.read(picture)
             content: _Whole | _Scan
             if self.mode == "tiled":
                 found = jpeg.read_coefficients(photo) if self.spec.architecture == "cat-net" else None

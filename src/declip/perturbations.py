@@ -178,7 +178,7 @@ def _saved(pixels: Pixels, file_format: Literal["JPEG", "WEBP"], quality: int) -
             picture.save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
         case "WEBP":
             picture.save(buffer, "WEBP", quality=quality, method=4)
-    return image.read(buffer.getvalue()).pixels
+    return image.read(buffer.getvalue(), max_pixels=pixels.size).pixels
 
 
 def _to_uint8(values: NDArray[np.float32]) -> Pixels:

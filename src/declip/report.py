@@ -218,7 +218,7 @@ def examine(
     """
     if date.tzinfo is None:
         raise ValueError(f"the date {date} has no time zone; expected datetime.now(UTC), say")
-    photo = image.read(picture)
+    photo = localizer.read(picture)
     found = localizer(photo) if result is None else result
     if found.scores.shape != photo.size:
         raise ImageError(
@@ -302,7 +302,7 @@ def _changed(photo: Photo, change: Change) -> Photo:
             quality = int(change.removeprefix("jpeg-"))
             stream = io.BytesIO()
             Image.fromarray(photo.pixels).save(stream, "JPEG", quality=quality, subsampling="4:2:0")
-            return dataclasses.replace(image.read(stream.getvalue()), name=photo.name)
+            return dataclasses.replace(image.read(stream.getvalue(), max_pixels=photo.pixels.size), name=photo.name)
         case "resize-0.75":
             height, width = (max(1, round(0.75 * side)) for side in photo.size)
             # Lanczos, as the programs do that people scale their photos with.
