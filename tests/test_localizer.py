@@ -409,9 +409,9 @@ def test_photos_seen_whole_are_read_and_finished_side_by_side(monkeypatch: pytes
     readers, finishers = threading.Barrier(2), threading.Barrier(2)
     read, resize = image.read, image.resize_scores
 
-    def read_together(picture: Any) -> Any:
+    def read_together(picture: Any, **limits: Any) -> Any:
         readers.wait(20)
-        return read(picture)
+        return read(picture, **limits)
 
     def resize_together(*given: Any, **named: Any) -> Any:
         finishers.wait(20)

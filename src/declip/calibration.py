@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import track
 from scipy import ndimage, optimize, special
 
-from declip import image
+from declip import datasets, image
 from declip.engines import Wrapped, check_target, open_engine, with_spec
 from declip.errors import DatasetError, ImageError, SpecError
 from declip.localizer import Localizer, model_file
@@ -161,6 +161,7 @@ def measure(
             yield found, mask
 
     fakes = [sample for sample in samples or () if sample.label == "fake"]
+    datasets.warn_of_empty_masks(datasets.empty_masks(fakes), len(fakes))
     if samples is None:
         for _ in untouched(localizer):
             pass  # the scores are kept on the way

@@ -32,7 +32,7 @@ from rich.console import Console, Group
 from rich.progress import track
 
 import declip
-from declip import catalog, evaluation_report, image, metrics
+from declip import catalog, datasets, evaluation_report, image, metrics
 from declip.errors import DatasetError, DeclipError, ImageError
 from declip.evaluation_report import Case, CaseKind
 from declip.types import (
@@ -345,6 +345,9 @@ def evaluate(
         rows.append(row)
         gallery.offer(sample, row, scores, mask)
     good = [row for row in rows if not row.error]
+    fakes = [sample for sample, row in zip(samples, rows, strict=True) if row.label == "fake" and not row.error]
+    empty = [sample for sample, row in zip(samples, rows, strict=True) if row.label == "fake" and row.manipulated == 0]
+    warned = datasets.warn_of_empty_masks(empty, len(fakes))
     overall = _summarise(good, resamples, seed)
     names = sorted({row.source for row in good})
     sources = {name: _summarise([row for row in good if row.source == name], resamples, seed) for name in names}
@@ -364,7 +367,7 @@ def evaluate(
             seed=seed,
             resamples=resamples,
         ),
-        warnings=tuple(_warnings(samples, rows, overall, sources)),
+        warnings=(*([warned] if warned else []), *_warnings(samples, rows, overall, sources)),
         cases=gallery.cases(),
     )
 

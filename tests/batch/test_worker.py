@@ -170,10 +170,10 @@ def test_the_unforeseen_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     uris = write_all(str(tmp_path), {"a.png": png(1), "b.png": png(2)})
     read = image.read
 
-    def failing(data: bytes) -> Any:
+    def failing(data: bytes, **limits: Any) -> Any:
         if data == png(1):
             raise ZeroDivisionError("of a decoder")
-        return read(data)
+        return read(data, **limits)
 
     monkeypatch.setattr(image, "read", failing)
     rows = localize_part(Localizer(FakeEngine()), uris, "fake")
