@@ -389,7 +389,7 @@ SEVERAL: tuple[Any, ...] = (
 
 @pytest.mark.parametrize("one", ONE)
 def test_one_thing_is_no_list_of_things(one: Any) -> None:
-    with pytest.raises(ImageError, match=r"one thing, and several are expected; give a list: map\(\[…\]\)") as caught:
+    with pytest.raises(ImageError, match=r"one thing, where several are expected; give a list: map\(\[…\]\)") as caught:
         check_several(one, "map([…])")
     assert caught.value.kind == "input" and len(str(caught.value)) < 200
 

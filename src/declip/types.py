@@ -528,7 +528,7 @@ def check_several(items: Iterable[Any], call: str) -> None:
         one = items.ndim == 0 or (items.ndim < 4 and items.dtype.kind not in "OUST")
     if one:
         shown = repr(items) if isinstance(items, str) and len(items) < 80 else f"<{type(items).__name__}>"
-        raise ImageError(shown, "input", f"is one thing, and several are expected; give a list: {call}")
+        raise ImageError(shown, "input", f"one thing, where several are expected; give a list: {call}")
 
 
 class Engine(Protocol):
