@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from declip import image
+from declip import image, pages
 from declip.errors import ImageError
 from declip.types import Photo
 
@@ -291,3 +292,57 @@ def test_a_transparent_grey_level_of_16_bits_is_measured() -> None:
 def test_layers_and_pictures_inside_of_pages_are_told() -> None:
     data = saved(plain(0), "TIFF", tiffinfo={37724: b"Adobe Photoshop Document Data Block\0"})
     assert notes(data) == ("Photoshop's layers were not examined, only what they add up to.",)
+
+
+# --- HEIC's and AVIF's boxes, and files that claim too much ---------------------------------------------------------
+
+
+def box(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", 8 + len(content)) + kind + content
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (box(b"meta", b"urn:com:apple:photo:2020:aux:hdrgainmap\0"), "A gain map for HDR screens was not examined."),
+        (box(b"meta", b"infe\2\0\0\0\0\4\0\0tmap\0"), "A gain map for HDR screens was not examined."),
+        (box(b"meta", b"urn:mpeg:hevc:2015:auxid:2\0"), "A depth map was not examined."),
+        (box(b"mpvd", bytes(160_000)), "A video of 0.2 MB behind the photo (a motion photo) was not examined."),
+        (box(b"moov", b"trak"), "A sequence of pictures or a video inside the file was not examined."),
+        (box(b"meta", b"urn:mpeg:hevc:2015:auxid:1\0"), None),  # alpha, which is laid on white
+    ],
+)
+def test_what_the_boxes_of_a_heic_hold_is_told(content: bytes, expected: str | None) -> None:
+    data = box(b"ftyp", b"heic\0\0\0\0mif1heic") + content + box(b"mdat", b"hdrgm: tmap mpvd")
+    found = pages.held(data, "HEIC", Image.new("RGB", (9, 9)), 0)
+    assert found.pages == 1 and found.notes == (() if expected is None else (expected,))
+
+
+def test_counting_ends_somewhere() -> None:
+    frame = b",\0\0\0\0\1\0\1\0\0\2\2\x4c\1\0"
+    gif = b"GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff" + 3000 * frame + b";"
+    photo = image.read(gif)
+    assert photo.pages == 1000
+    assert photo.notes[1] == "The file holds more than 1000 frames; those behind cannot be examined."
+    claimed = saved(plain(0), "PNG", plain(1))
+    at = claimed.index(b"acTL")
+    chunk = b"acTL" + struct.pack(">II", 2_000_000_000, 0)
+    claimed = claimed[:at] + chunk + struct.pack(">I", zlib.crc32(chunk)) + claimed[at + 16 :]
+    assert image.read(claimed).pages == 1000
+    with pytest.raises(ImageError, match="picture 900 of the file is damaged") as caught:
+        image.read(claimed, page=900)
+    assert caught.value.kind == "corrupt"
+
+
+@pytest.mark.parametrize("at", [4, 8, 14, 30, 40])
+def test_a_damaged_index_of_pictures_is_told(at: int) -> None:
+    data = with_index(saved(plain(0), "JPEG"), [(0, saved(plain(1), "JPEG"))])
+    start = data.index(b"MPF\0") + 4
+    photo = image.read(data[: start + at] + b"\xff" * 8 + data[start + at + 8 :])
+    assert colour(photo) == 0 and photo.notes
+
+
+def test_a_gif_with_comments_and_palettes_is_counted() -> None:
+    frames = [plain(index).quantize(4) for index in range(4)]
+    data = saved(frames[0], "GIF", *frames[1:], comment=b"x" * 700)
+    assert image.read(data).pages == 4 == Image.open(io.BytesIO(data)).n_frames  # type: ignore[attr-defined]

@@ -22,10 +22,12 @@ _DEPTH_MAP = "A depth map was not examined."
 _SAYS_GAIN_MAP = re.compile(rb"hdrgm:|hdr-gain-map|HDRGainMap|hdrgainmap|urn:iso:std:iso:ts:21496|\"GainMap\"")
 _SAYS_DEPTH_MAP = re.compile(rb"GDepth:|\"Depth\"|depthmap|auxid:2\0")
 _SAYS_VIDEO = re.compile(rb"(?:MicroVideo|MotionPhoto)\s*(?:=\s*[\"']|>)\s*1")
-_VIDEO = re.compile(rb".{4}ftyp(?:mp4|isom|iso\d|qt  |avc1|MSNV|3gp|hvc1|M4V)", re.DOTALL)
+_VIDEO = re.compile(rb"ftyp(?:mp4|isom|iso\d|qt  |avc1|MSNV|3gp|hvc1|M4V)")
 # Tags of a TIFF: pictures inside of pages, and Photoshop's layers.
 _SUB_PICTURES, _LAYERS = 330, 37724
 _PADDING = b"\0\xff\t\n\r "
+# Of each file. Headers may claim any number, and counting to it takes time.
+_MOST = 1000
 _CONTAINERS = (b"meta", b"moov", b"mpvd")
 
 
@@ -62,10 +64,13 @@ def held(data: bytes, kind: str, image: Image.Image, end: int) -> Held:
     notes: list[str] = []
     main = image.tell() if kind == "HEIC" else 0  # Pillow opens HEIC at the main picture, which need not be the first
     try:
-        count = getattr(image, "n_frames", 1)
+        count = _count_frames(data, kind, image)
     except Exception as error:  # decoders raise a dozen types for damaged files
         count = 1
         notes.append(f"What follows the first of the {unit} is damaged, and was not examined ({error}).")
+    if count > _MOST:
+        count = _MOST
+        notes.append(f"The file holds more than {_MOST} {unit}; those behind cannot be examined.")
     frames = (main, *(number for number in range(count) if number != main))
     match kind:
         case "TIFF":
@@ -78,6 +83,48 @@ def held(data: bytes, kind: str, image: Image.Image, end: int) -> Held:
             size = 8 + int.from_bytes(data[4:8], "little")
             notes += _behind(data[size + size % 2 :])
     return Held(count, frames, ((0, len(data)),) * count, tuple(notes), unit)
+
+
+def _count_frames(data: bytes, kind: str, image: Image.Image) -> int:
+    """How many frames there are; beyond _MOST they are not counted."""
+    if kind == "GIF":
+        return _gif_frames(data)
+    if kind != "TIFF":
+        return getattr(image, "n_frames", 1)
+    for frame in range(1, _MOST + 1):
+        try:
+            image.seek(frame)
+        except EOFError:
+            image.seek(0)
+            return frame
+    return _MOST + 1
+
+
+def _gif_frames(data: bytes) -> int:
+    """The image descriptors of a GIF; Pillow would decode what lies between them."""
+    at = 13 + _palette(data[10])
+    frames = 0
+    while at < len(data) and frames <= _MOST:
+        block = data[at]
+        if block == 0x3B:
+            break
+        if block == 0x2C and at + 10 < len(data):
+            frames += 1
+            at += 11 + _palette(data[at + 9])
+        elif block == 0x21:
+            at += 2
+        else:
+            at += 1  # as Pillow does
+            continue
+        while at < len(data) and data[at]:
+            at += 1 + data[at]
+        at += 1
+    return max(1, frames)
+
+
+def _palette(flags: int) -> int:
+    """Bytes of a GIF's palette."""
+    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
 def transparency(image: Image.Image) -> tuple[str, ...]:
@@ -111,17 +158,19 @@ def _jpeg(data: bytes, image: Image.Image, end: int) -> tuple[tuple[tuple[int, i
     listed, lost = _listed(data, image)
     words: bytes = image.info.get("xmp", b"")
     # What announces a gain map or a depth map may stand in the picture or in the map itself.
-    heads = [data[start : min(stop, start + 65536)] for start, stop, _ in listed]
-    maps = [bool(_SAYS_GAIN_MAP.search(head) or _SAYS_DEPTH_MAP.search(head)) for head in heads]
+    gain, depth = (bool(says.search(words)) for says in (_SAYS_GAIN_MAP, _SAYS_DEPTH_MAP))
     previews = 0
-    for (start, stop, role), is_map in zip(listed, maps, strict=True):
+    for start, stop, role in listed:
+        is_gain, is_depth = (
+            says.search(data, start, min(stop, start + 65536)) is not None for says in (_SAYS_GAIN_MAP, _SAYS_DEPTH_MAP)
+        )
+        gain, depth = gain or is_gain, depth or is_depth
         previews += role == "preview"
-        if not is_map and role == "picture":
+        if role == "picture" and not is_gain and not is_depth and len(parts) < _MOST:
             parts.append((start, stop))
-    announced = [words, *heads]
-    if any(_SAYS_GAIN_MAP.search(text) for text in announced):
+    if gain:
         notes.append(_GAIN_MAP)
-    if any(_SAYS_DEPTH_MAP.search(text) for text in announced):
+    if depth:
         notes.append(_DEPTH_MAP)
     if previews:
         notes.append(
@@ -131,11 +180,10 @@ def _jpeg(data: bytes, image: Image.Image, end: int) -> tuple[tuple[tuple[int, i
         notes.append(
             f"The file lists {_count(lost, 'further picture', 'further pictures')} that cannot be found in it."
         )
-    rest = list(_unclaimed(data, end + 2, [(start, stop) for start, stop, _ in listed]))
-    videos = [found for piece in rest if (found := _behind(piece)) and "video" in found[0]]
-    for piece in rest:
-        notes += _behind(piece)
-    if not videos and _SAYS_VIDEO.search(words):
+    rest = _unclaimed(data, end + 2, [(start, stop) for start, stop, _ in listed])
+    behind = [note for piece in rest for note in _behind(piece)]
+    notes += behind
+    if _SAYS_VIDEO.search(words) and not any("video" in note for note in behind):
         notes.append("The file says that it is a motion photo; the video is not in it.")
     return tuple(parts), tuple(notes)
 
@@ -146,9 +194,9 @@ def _listed(data: bytes, image: Image.Image) -> tuple[list[tuple[int, int, str]]
     find: Any = getattr(image, "_getmp", None)
     try:
         index = find() if find else None
-    except SyntaxError:  # what Pillow calls a damaged index
+    except Exception:  # a damaged index: as for headers
         return [], 1
-    found = []
+    found: list[tuple[int, int, str]] = []
     lost = 0
     for entry in (index or {}).get(0xB002, [])[1:]:
         start = image.info["mpoffset"] + entry["DataOffset"]
@@ -175,7 +223,9 @@ def _behind(piece: bytes) -> list[str]:
     if not piece.strip(_PADDING):
         return []
     if video := _VIDEO.search(piece):
-        return [f"A video of {_size(len(piece) - video.start())} behind the photo (a motion photo) was not examined."]
+        return [
+            f"A video of {_size(len(piece) - video.start() + 4)} behind the photo (a motion photo) was not examined."
+        ]
     if piece.startswith(b"\xff\xd8\xff"):
         return [f"Another JPEG of {_size(len(piece))} behind the picture was not examined."]
     return [f"{_size(len(piece))} behind the end of the picture were not examined."]
