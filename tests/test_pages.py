@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin, TiffTags
 
 from declip import image, pages
 from declip.errors import ImageError
@@ -290,8 +290,13 @@ def test_a_transparent_grey_level_of_16_bits_is_measured() -> None:
 
 
 def test_layers_and_pictures_inside_of_pages_are_told() -> None:
-    data = saved(plain(0), "TIFF", tiffinfo={37724: b"Adobe Photoshop Document Data Block\0"})
-    assert notes(data) == ("Photoshop's layers were not examined, only what they add up to.",)
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[330], tags.tagtype[330] = 8, TiffTags.LONG
+    tags[37724] = b"Adobe Photoshop Document Data Block\0"
+    assert notes(saved(plain(0), "TIFF", tiffinfo=tags)) == (
+        "Pictures inside of the first page (TIFF's SubIFDs) were not examined.",
+        "Photoshop's layers were not examined, only what they add up to.",
+    )
 
 
 # --- HEIC's and AVIF's boxes, and files that claim too much ---------------------------------------------------------

@@ -61,10 +61,12 @@ def held(data: bytes, kind: str, image: Image.Image, end: int) -> Held:
     if kind == "JPEG":
         parts, about = _jpeg(data, image, end)
         return Held(len(parts), (0,) * len(parts), parts, about, unit)
-    notes: list[str] = []
+    notes: list[str] = list(_tiff(image)) if kind == "TIFF" else []
     main = image.tell() if kind == "HEIC" else 0  # Pillow opens HEIC at the main picture, which need not be the first
     try:
         count = _count_frames(data, kind, image)
+    except MemoryError:
+        raise
     except Exception as error:  # decoders raise a dozen types for damaged files
         count = 1
         notes.append(f"What follows the first of the {unit} is damaged, and was not examined ({error}).")
@@ -73,8 +75,6 @@ def held(data: bytes, kind: str, image: Image.Image, end: int) -> Held:
         notes.append(f"The file holds more than {_MOST} {unit}; those behind cannot be examined.")
     frames = (main, *(number for number in range(count) if number != main))
     match kind:
-        case "TIFF":
-            notes += _tiff(image)
         case "HEIC" | "AVIF":
             notes += _boxes(data, kind)
         case "PNG":
@@ -237,7 +237,7 @@ def _behind(piece: bytes) -> list[str]:
 def _tiff(image: Image.Image) -> Iterator[str]:
     assert isinstance(image, TiffImagePlugin.TiffImageFile)
     if _SUB_PICTURES in image.tag_v2:
-        yield "Pictures inside of this one (TIFF's SubIFDs) were not examined."
+        yield "Pictures inside of the first page (TIFF's SubIFDs) were not examined."
     if _LAYERS in image.tag_v2:
         yield "Photoshop's layers were not examined, only what they add up to."
 
