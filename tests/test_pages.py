@@ -121,14 +121,23 @@ def test_a_pil_image_is_read_at_its_current_frame(tmp_path: Path) -> None:
     assert photo.notes == ("The file holds 3 frames; number 2 was examined.",)
 
 
-def test_a_page_that_follows_damaged_is_told() -> None:
-    data = saved(plain(0), "TIFF", plain(1))
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's own words on it
+@pytest.mark.parametrize("good", [1, 2])
+def test_a_damaged_page_is_told_and_those_before_it_are_read(good: int) -> None:
+    data = saved(plain(0), "TIFF", plain(1), plain(2))
     opened = Image.open(io.BytesIO(data))
-    opened.seek(1)
-    broken = data[: opened.tag_v2._offset + 4] if hasattr(opened.tag_v2, "_offset") else data[:-20]
+    opened.seek(good)
+    assert isinstance(opened, TiffImagePlugin.TiffImageFile)
+    broken = data[: opened.tag_v2._offset + 4]
     photo = image.read(broken)
-    assert colour(photo) == 0 and photo.pages == 1
-    assert len(photo.notes) == 1 and photo.notes[0].startswith("What follows the first of the pages is damaged")
+    assert colour(photo) == 0 and photo.pages == good
+    assert photo.notes[-1].startswith(f"What follows number {good} of the pages is damaged, and was not examined (")
+    assert colour(image.read(broken, page=good)) == good - 1
+    with pytest.raises(ImageError, match=f"got picture {good + 1} of the file"):
+        image.read(broken, page=good + 1)
+    opened = Image.open(io.BytesIO(broken))
+    opened.seek(good - 1)
+    assert colour(image.read(opened)) == good - 1
 
 
 # --- JPEGs ----------------------------------------------------------------------------------------------------------

@@ -227,6 +227,7 @@ def _read_pil(image: Image.Image, max_pixels: int, page: int | None) -> Photo:
     with _GIVEN:
         there = image.tell()
         held = pages.held(b"", "", image, 0)
+        held = held._replace(pages=max(held.pages, there + 1))  # where it is there is a picture
         page = _check_page(name, there + 1 if page is None else page, held.pages)
         try:
             _seek(image, page - 1, name)

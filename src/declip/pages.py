@@ -63,13 +63,9 @@ def held(data: bytes, kind: str, image: Image.Image, end: int) -> Held:
         return Held(len(parts), (0,) * len(parts), parts, about, unit)
     notes: list[str] = list(_tiff(image)) if kind == "TIFF" else []
     main = image.tell() if kind == "HEIC" else 0  # Pillow opens HEIC at the main picture, which need not be the first
-    try:
-        count = _count_frames(data, kind, image)
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders raise a dozen types for damaged files
-        count = 1
-        notes.append(f"What follows the first of the {unit} is damaged, and was not examined ({error}).")
+    count, fault = _count_frames(data, kind, image)
+    if fault is not None:
+        notes.append(f"What follows number {count} of the {unit} is damaged, and was not examined ({fault}).")
     if count > _MOST:
         count = _MOST
         notes.append(f"The file holds more than {_MOST} {unit}; those behind cannot be examined.")
@@ -85,19 +81,24 @@ def held(data: bytes, kind: str, image: Image.Image, end: int) -> Held:
     return Held(count, frames, ((0, len(data)),) * count, tuple(notes), unit)
 
 
-def _count_frames(data: bytes, kind: str, image: Image.Image) -> int:
-    """How many frames there are; beyond _MOST they are not counted."""
-    if kind == "GIF":
-        return _gif_frames(data)
-    if kind != "TIFF":
-        return getattr(image, "n_frames", 1)
-    for frame in range(1, _MOST + 1):
-        try:
-            image.seek(frame)
-        except EOFError:
-            image.seek(0)
-            return frame
-    return _MOST + 1
+def _count_frames(data: bytes, kind: str, image: Image.Image) -> tuple[int, Exception | None]:
+    """(How many frames can be found, what is wrong with the next one); beyond _MOST they are not counted."""
+    count = 1
+    try:
+        if kind == "GIF":
+            return _gif_frames(data), None
+        if kind != "TIFF":
+            return getattr(image, "n_frames", 1), None
+        while count <= _MOST:
+            image.seek(count)
+            count += 1
+    except EOFError:
+        return count, None
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise a dozen types for damaged files
+        return count, error
+    return count, None
 
 
 def _gif_frames(data: bytes) -> int:
