@@ -239,6 +239,7 @@ def test_limits_and_pages_reach_the_library(
     stdout, stderr = capfd.readouterr()
     assert f"{scan}#2" in stdout and f"too-large: {scan}" in stderr and "at most 2000 are read" in stderr
     assert "(--max-megapixels or max_pixels raises the limit)" in stderr
+    assert "1 localized to" in stderr and "1 failed" in stderr
     assert (out / "scan.tif#2.mask.png").exists() and not (out / "scan.tif#1.mask.png").exists()
     assert call(monkeypatch, "localize", scan, "--out", tmp_path / "other", "--max-megabytes", 0.001) == 1
     stderr = capfd.readouterr().err

@@ -191,8 +191,9 @@ def localize(
         max_bytes=round(max_megabytes * 1e6),
     )
     rows = localize_files(localizer, pairs, out, force=force, batch_size=batch_size, pages=pages.value)
-    failed = sum(_print_row(row, as_json) for row in _with_bar(rows, len(pairs)))
-    _note(f"{len(pairs) - failed} localized to {out}, {failed} failed, {skipped} other files skipped")
+    done = [_print_row(row, as_json) for row in _with_bar(rows, len(pairs))]
+    failed = sum(done)
+    _note(f"{len(done) - failed} localized to {out}, {failed} failed, {skipped} other files skipped")
     raise typer.Exit(1 if failed else 0)
 
 
