@@ -97,18 +97,19 @@ def run(
     need_extra(address)
     check_counts(workers=workers, threads=threads, shard_size=shard_size)
     path = model_file(model, offline=offline)
-    opened = load(
-        path,
-        threads=1,
-        device="cpu",
-        mode=mode,
-        threshold=threshold,
-        precision=precision,
-        offline=offline,
-        max_pixels=max_pixels,
-        max_bytes=max_bytes,
+    described = _describe(
+        load(
+            path,
+            threads=1,
+            device="cpu",
+            mode=mode,
+            threshold=threshold,
+            precision=precision,
+            offline=offline,
+            max_pixels=max_pixels,
+            max_bytes=max_bytes,
+        )
     )
-    described = _describe(opened)
     expected = _shared(cores(), workers, threads)[0]
     job = open_job(str(source), str(out), described, resume=resume, shard_size=shard_size, workers=expected)
     done = job.done()
