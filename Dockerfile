@@ -1,4 +1,5 @@
-# The REST service for the CPU, without torch: docs/serve.md, "In a container".
+# The REST service for the CPU, without torch, with HEIC: docs/serve.md, "In a container". DECLIP_TOKEN is a long random
+# word; without one, and without --no-token at the end of the command, the service does not start.
 #
 #     docker build --tag declip .
 #     docker run --rm --read-only --tmpfs /tmp --stop-timeout 40 --publish 127.0.0.1:8000:8000 --env DECLIP_TOKEN declip

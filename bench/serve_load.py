@@ -221,8 +221,8 @@ async def _send(
         tally.good[shot.name] += 1
         if not shot.raw:
             (row,) = answer.json()["results"]
-            if abs(row["score"] - scores[shot.name]) > MOST_DIFFERENCE:
-                tally.faults[f"{shot.name}: score {row['score']}, called directly {scores[shot.name]}"] += 1
+            if abs(row["image_score"] - scores[shot.name]) > MOST_DIFFERENCE:
+                tally.faults[f"{shot.name}: score {row['image_score']}, called directly {scores[shot.name]}"] += 1
     return 0
 
 
@@ -240,7 +240,18 @@ class Service:
 
     def __init__(self, clients: int, options: Sequence[str]) -> None:
         taken = ("--requests", str(round(TAKEN * clients)), "--client-requests", str(clients))  # all have one address
-        command = [sys.executable, "-m", "declip", "serve", "--port", "0", *OPTIONS, *taken, *options]
+        command = [
+            sys.executable,
+            "-m",
+            "declip",
+            "serve",
+            "--port",
+            "0",
+            "--no-access-log",
+            *OPTIONS,
+            *taken,
+            *options,
+        ]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         self.url = self.process.stderr.readline().split()[-1]
@@ -292,7 +303,7 @@ def directly(localizer: Localizer, pictures: Mapping[str, bytes]) -> tuple[dict[
     seconds, scores = {}, {}
     for name, data in pictures.items():
         start = time.perf_counter()
-        scores[name] = localizer(data).score
+        scores[name] = localizer(data).image_score
         seconds[name] = time.perf_counter() - start
     return seconds, scores
 

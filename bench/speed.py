@@ -401,7 +401,7 @@ def streams(folder: Path, effort: Effort) -> dict[str, Any]:
         reason = reason or skipped
         for precision, engine in engines.items():
             for what, files in photos.items():
-                found = stream(Localizer(engine, precision=precision), files[:count], times * effort.repeats)
+                found = stream(Localizer(engine), files[:count], times * effort.repeats)
                 rows.append({"model": model, "precision": precision, "photo": what} | found)
                 print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     return {"rows": rows, "fast_skipped": reason}

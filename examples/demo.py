@@ -8,6 +8,7 @@ It prints a table, writes scores, masks and overlays to demo-out/, and a sheet o
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -45,7 +46,10 @@ def main() -> None:
         table.add_row(*_cells(row, arguments.out))
     console = Console(width=None if sys.stdout.isatty() else 100)
     console.print(table)
-    console.print("score: of the whole photo. area: share of it inside the mask. IoU: agreement with the known mask.")
+    console.print(
+        "score: share of untouched photos of this size that have no part as strong as the strongest of this one.\n"
+        "area: share of the photo that is flagged. IoU: agreement of the mask with the known one."
+    )
     failed = [row for row in rows if "error" in row]
     for row in failed:
         console.print(row["error"])
@@ -63,7 +67,9 @@ def _cells(row: Row, out: Path) -> tuple[str, ...]:
         return path.name, _kind(path), f"failed: {row['kind']}", "", "", "", ""
     known = _known(path)
     agreement = "–" if known is None else f"{_iou(path, out):.2f}"
-    numbers = f"{row['score']:.2f}", f"{row['area']:.1%}", agreement, f"{row['seconds']:.2f}"
+    # Rounded down: a score of 0.948 is not the 0.95 from which a part is flagged.
+    score = "–" if row["score"] is None else f"{math.floor(1000 * row['score'] + 1e-9) / 1000:.3f}"
+    numbers = score, f"{row['area']:.1%}", agreement, f"{row['seconds']:.2f}"
     return path.name, _kind(path), row["verdict"] or "–", *numbers
 
 

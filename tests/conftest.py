@@ -34,3 +34,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that a test downloads or computes goes into the user's cache."""
     monkeypatch.setenv("DECLIP_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def patterns_are_photographs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests draw patterns and flat squares, which `declip.scope` rightly calls no photographs.
+
+    Where a test is about that, its module asks for it: `REAL_SCOPE = True`. Subprocesses have the real one.
+    """
+    if not getattr(request.module, "REAL_SCOPE", False):
+        monkeypatch.setattr("declip.scope.why_not", lambda pixels: None)

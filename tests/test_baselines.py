@@ -191,7 +191,7 @@ def test_double_jpeg_is_upright(flower: Pixels, cat: Pixels, mask: NDArray[np.bo
 
 
 @kinds
-@pytest.mark.parametrize("size", [(1, 1), (3, 5), (8, 8), (63, 65), (120, 17)])
+@pytest.mark.parametrize("size", [(1, 1), (5, 3), (8, 8), (63, 65), (120, 17)])
 def test_sizes_and_ranges(kind: type[Baseline], flower: Pixels, size: tuple[int, int]) -> None:
     part = flower[: size[0], : size[1]]
     for source in (part, encode(part)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,68 +13,44 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage, special
+from scipy import special
 
 import declip
-from declip import calibration, image, metrics
-from declip.engines import open_engine
+from declip import calibration, image
+from declip.engines import open_engine, with_spec
 from declip.errors import DatasetError, DeclipError, SpecError, WeightsError
 from declip.localizer import Localizer
-from declip.types import BackboneSpec, Calibration, DecoderSpec, Localization, ModelSpec, Sample, flagged
+from declip.regions import find_parts
+from declip.types import BackboneSpec, Calibration, DecoderSpec, Localization, ModelSpec, Photo, Precision, Sample
 from declip.weights import sha256_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PHOTOS = ROOT.parent / "shared" / "data" / "photos" / "calibrate"
 MINI = Path(declip.__file__).parent / "assets" / "mini.onnx"
 
-# --- image thresholds -----------------------------------------------------------------------------------------------
-
-
-def test_image_thresholds_take_the_conformal_rank() -> None:
-    scores = np.arange(1, 100) / 100  # 99 photos: 1 % is the largest score, 5 % the fifth largest
-    (one, at_one), (five, at_five) = calibration.image_thresholds(scores, (0.05, 0.01))
-    assert (one, five) == (0.01, 0.05)
-    assert at_one == np.nextafter(0.99, 1)
-    assert at_five == np.nextafter(0.95, 1)
-
-
-def test_a_rate_too_small_for_the_photos_is_refused() -> None:
-    with pytest.raises(DatasetError, match="needs at least 99"):
-        calibration.image_thresholds(np.linspace(0, 1, 98), (0.01,))
-    assert calibration.image_thresholds(np.linspace(0, 1, 99), (0.01,)) == ((0.01, np.nextafter(1, 2)),)
-
-
-@pytest.mark.parametrize("rates", [(0.0,), (1.0,), (5,), (-0.1,), (0.05, 0.05), (float("nan"),)])
-def test_rates_that_are_none(rates: Sequence[float]) -> None:
-    with pytest.raises(SpecError, match=r"expected distinct ones in \(0, 1\), as 0\.01 for 1 %"):
-        calibration.image_thresholds(np.linspace(0, 1, 200), rates)
-
-
-def test_a_score_that_is_undefined_is_refused() -> None:
-    with pytest.raises(DatasetError, match="not finite"):
-        calibration.image_thresholds([*np.linspace(0, 1, 200), float("nan")], (0.05,))
-
-
-def splits(scores: NDArray[np.float64], rate: float, kept: int, seed: int = 0) -> NDArray[np.float64]:
-    """Over 200 random splits: the share of the held-out scores that reach the threshold set on `kept` others."""
-    rng = np.random.default_rng(seed)
-    rates = []
-    for _ in range(200):
-        order = rng.permutation(len(scores))
-        ((_, threshold),) = calibration.image_thresholds(scores[order[:kept]], (rate,))
-        rates.append(np.mean(scores[order[kept:]] >= threshold))
-    return np.array(rates)
+# --- ranks ----------------------------------------------------------------------------------------------------------
 
 
 def standard_error(values: NDArray[np.float64]) -> float:
     return float(np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
+def splits(evidence: NDArray[np.float64], rate: float, kept: int, seed: int = 0) -> NDArray[np.float64]:
+    """Over 200 random splits: the share of the held-out photos that `kept` others let reach the rate."""
+    rng = np.random.default_rng(seed)
+    rates = []
+    for _ in range(200):
+        order = rng.permutation(len(evidence))
+        found = Calibration(untouched=(tuple(np.sort(evidence[order[:kept]])), (), ()), photos=(kept, 0, 0))
+        rates.append(np.mean([found.rank(value, 0) >= 1 - rate - 1e-9 for value in evidence[order[kept:]]]))
+    return np.array(rates)
+
+
 @pytest.mark.parametrize("rate", [0.01, 0.05, 0.2])
 def test_the_false_alarm_rate_is_kept_over_200_splits(rate: float) -> None:
-    scores = np.round(np.random.default_rng(0).beta(1, 8, 400), 2)  # with many ties
-    assert len(np.unique(scores)) < 80
-    found = splits(scores, rate, 170)
+    evidence = np.round(np.random.default_rng(0).beta(1, 8, 400), 2)  # with many ties
+    assert len(np.unique(evidence)) < 80
+    found = splits(evidence, rate, 170)
     # Guaranteed is the mean, and that within its own uncertainty.
     assert np.mean(found) <= rate + 3 * standard_error(found)
     assert np.mean(found) > rate / 5
@@ -81,8 +58,7 @@ def test_the_false_alarm_rate_is_kept_over_200_splits(rate: float) -> None:
 
 @pytest.mark.parametrize(("rate", "rank"), [(0.01, 1), (0.05, 8), (0.2, 34)])
 def test_without_ties_the_rate_is_what_the_rank_says(rate: float, rank: int) -> None:
-    scores = np.random.default_rng(0).beta(1, 8, 400)
-    found = splits(scores, rate, 170)
+    found = splits(np.random.default_rng(0).beta(1, 8, 400), rate, 170)
     assert np.mean(found) == pytest.approx(rank / 171, abs=3 * standard_error(found))
 
 
@@ -92,8 +68,8 @@ def test_the_range_of_a_single_calibration_holds_nine_times_in_ten(rate: float, 
     low, high = calibration.false_alarm_range(rate, photos)
     true = []
     for _ in range(4000):
-        ((_, threshold),) = calibration.image_thresholds(rng.random(photos), (rate,))
-        true.append(1 - threshold)  # of uniform scores this share reaches it
+        # Of uniform values the share above the one with the rank that decides reaches it.
+        true.append(1 - np.sort(rng.random(photos))[-math.floor(rate * (photos + 1) + 1e-9)])
     assert np.mean(np.less(true, low)) == pytest.approx(0.05, abs=0.012)
     assert np.mean(np.greater(true, high)) == pytest.approx(0.05, abs=0.012)
 
@@ -105,61 +81,45 @@ def test_the_range_gets_narrower_with_more_photos() -> None:
         calibration.false_alarm_range(0.01, 98)
 
 
-# --- the rule of the mask --------------------------------------------------------------------------------------------
+# --- threshold ------------------------------------------------------------------------------------------------------
 
 
-def test_the_rule_of_the_mask_is_that_of_the_best_mean_iou() -> None:
-    rng = np.random.default_rng(1)
-    pairs = []
-    for _ in range(3):
-        mask = np.zeros((40, 50), bool)
-        mask[8:20, 10:30] = True
-        noise = ndimage.uniform_filter(rng.random(mask.shape), 3)
-        pairs.append((np.clip(0.2 * mask + noise, 0, 1).astype(np.float32), mask))
-    found = calibration.mask_rule(pairs, [])
-    rules = [(t, p) for t in calibration.THRESHOLDS for p in calibration.STEPS if p >= t]
-    rules += [(t, t) for t in calibration.STEPS]
-    ious = {rule: np.mean([metrics.iou(flagged(s, *map(np.float32, rule)), m) for s, m in pairs]) for rule in rules}
-    assert found[1] > found[0]
-    assert ious[found] == max(ious.values()) > ious[found[0], found[0]]
-
-
-def test_a_peak_drops_the_faint_parts_of_untouched_photos_and_keeps_the_outline() -> None:
-    mask = np.zeros((20, 20), bool)
-    mask[4:12, 4:12] = True
-    fake = np.where(mask, np.float32(0.5), np.float32(0.0))
-    fake[6:8, 6:8] = 0.95
-    real = np.zeros((20, 20), np.float32)
-    real[2:9, 2:9] = 0.7
-    assert calibration.mask_rule([(fake, mask)], [("as they are", real)]) == pytest.approx((0.1, 0.71))
-    shown = flagged(fake, 0.1, 0.71)
-    assert np.array_equal(shown, mask) and not flagged(real, 0.1, 0.71).any()
-
-
-def test_the_mask_leaves_untouched_photos_alone() -> None:
-    mask = np.zeros((10, 10), bool)
-    mask[:5] = True
-    scores = np.where(mask, 0.4, 0.1).astype(np.float32)
-    assert calibration.mask_rule([(scores, mask)], [])[1] <= 0.4
-    reals = [("as they are", np.full((10, 10), 0.6, np.float32))]
-    assert calibration.mask_rule([(scores, mask)], reals)[1] == pytest.approx(0.61)
-
-
-def test_the_mask_holds_for_each_kind_of_untouched_photo() -> None:
-    """One in thirty flagged is allowed in all, but not one in ten of those re-saved."""
-    mask = np.zeros((10, 10), bool)
-    mask[:5] = True
-    fakes = [(np.where(mask, 0.4, 0.1).astype(np.float32), mask)]
-    quiet, loud = np.zeros((10, 10), np.float32), np.full((10, 10), 0.6, np.float32)
-    alike = [("as they are", s) for s in [quiet] * 29 + [loud]]
-    assert calibration.mask_rule(fakes, alike)[1] <= 0.4
-    apart = [("as they are", quiet)] * 20 + [("re-saved", s) for s in [quiet] * 9 + [loud]]
-    assert calibration.mask_rule(fakes, apart)[1] == pytest.approx(0.61)
-
-
-def test_the_mask_needs_fakes() -> None:
+def test_the_threshold_is_that_of_the_best_masks() -> None:
+    mask = np.zeros((40, 50), bool)
+    mask[8:20, 10:30] = True
+    fake = np.where(mask, np.float32(0.9), np.float32(0.25))  # at 0.2 all of it is one part
+    clean = [calibration.Untouched.of(i, np.full((40, 50), 0.01 * i, np.float32), (0.2, 0.5, 0.95)) for i in range(60)]
+    made = calibration.candidates(clean, (0.2, 0.5, 0.95), Calibration(rates=(0.05,), mode="tiled"))
+    assert [each.threshold for each in made] == [0.2, 0.5, 0.95]
+    assert made[0].photos == (60, 0, 0) and made[0].mode == "tiled"
+    # Evidence of the three untouched ones above 0.56: logits of 0.24 to 0.36; nothing reaches 0.95.
+    assert made[1].untouched[0][-1] == pytest.approx(special.logit(0.59), rel=1e-4)
+    assert set(made[2].untouched[0]) == {0.0}
+    assert calibration.fit_threshold([(fake, mask)], made) is made[1]
     with pytest.raises(DatasetError, match="needs manipulated pictures"):
-        calibration.mask_rule([], [])
+        calibration.fit_threshold([], made)
+
+
+# --- pieces ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_large_photo_is_cut_into_pieces_of_its_size_class_and_below() -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (3040, 4000, 3), np.uint8)
+    photo = Photo(pixels=pixels, name="large.jpg")
+    medium, large = (calibration.cut(photo, size_class, 12) for size_class in (1, 2))
+    assert [Calibration.size_class(p.pixels.size // 3) for p in (*medium, *large)] == [1] * len(medium) + [2] * len(
+        large
+    )
+    assert len(large) == 4 and len(medium) == 6
+    covered = np.zeros((3040, 4000), int)
+    for piece in medium:
+        x, y = map(int, piece.name.rpartition(" ")[2].split(","))
+        height, width = piece.size
+        assert np.array_equal(piece.pixels, pixels[y : y + height, x : x + width])
+        covered[y : y + height, x : x + width] += 1
+    assert covered.max() == 1
+    assert [len(calibration.cut(photo, 1, most)) for most in (1, 3)] == [1, 3]
+    assert calibration.cut(Photo(pixels=pixels[:100, :100], name="small"), 1, 12) == []
 
 
 # --- temperature ----------------------------------------------------------------------------------------------------
@@ -239,6 +199,7 @@ class FakeEngine:
     )
     model = "fake"
     sha256 = "00" * 32
+    precision: Precision = "exact"
 
     def logits(self, inputs: Mapping[str, Any]) -> Any:
         return np.float32(12) * inputs["image"].mean(axis=1)
@@ -272,22 +233,26 @@ def fakes(folder: Path, count: int = 10) -> list[Sample]:
     return samples
 
 
-def test_without_samples_only_the_image_thresholds_are_new(tmp_path: Path) -> None:
+def evidence(localizer: Localizer, photos: Sequence[Path], threshold: float) -> tuple[float, ...]:
+    """Of the strongest part of each, rising."""
+    found = (find_parts(localizer(path).scores, threshold).found for path in photos)
+    return tuple(sorted(parts[0].evidence if parts else 0.0 for parts in found))
+
+
+def test_without_samples_only_the_untouched_are_new(tmp_path: Path) -> None:
     photos = reals(tmp_path, 120)
     localizer = Localizer(FakeEngine())
     outcome = calibration.measure(localizer, photos)
-    scores = [localizer(path).score for path in photos]
     assert outcome == calibration.Outcome(
         calibration=Calibration(
             temperature=1.0,
-            mask_threshold=0.4,
-            image_thresholds=calibration.image_thresholds(scores, (0.01, 0.05)),
-            photos=120,
+            threshold=0.4,
+            untouched=(evidence(localizer, photos, 0.4), (), ()),
+            photos=(120, 0, 0),
             mode="whole",
-        ),
-        scores=tuple(scores),
+        )
     )
-    assert np.std(scores) > 0.05
+    assert np.std(outcome.calibration.untouched[0]) > 0.05
 
 
 def test_a_planted_miscalibration_is_found(tmp_path: Path) -> None:
@@ -295,34 +260,37 @@ def test_a_planted_miscalibration_is_found(tmp_path: Path) -> None:
     outcome = calibration.measure(Localizer(FakeEngine()), photos, rates=(0.05,), samples=samples)
     found = outcome.calibration
     assert found.temperature == pytest.approx(3, rel=0.05)
-    assert (outcome.fakes, outcome.lost, found.photos) == (10, 0, 40)
+    assert (outcome.fakes, outcome.lost, found.photos) == (10, 0, (40, 0, 0))
     # All else is measured on scores of the new temperature.
     engine = FakeEngine()
     engine.spec = dataclasses.replace(engine.spec, calibration=Calibration(temperature=found.temperature))
     localizer = Localizer(engine)
-    results = [localizer(path) for path in photos]
-    assert outcome.scores == tuple(result.score for result in results)
-    assert found.image_thresholds == calibration.image_thresholds(outcome.scores, (0.05,))
-    expected = calibration.mask_rule(
-        [(localizer(sample.image).scores, image.read_mask(sample)) for sample in samples],
-        [("as they are", result.scores) for result in results],
-    )
-    assert (found.mask_threshold, found.mask_peak) == expected != (0.4, 0.0)
+    made = [
+        Calibration(
+            temperature=found.temperature,
+            threshold=threshold,
+            untouched=(evidence(localizer, photos, threshold), (), ()),
+            photos=(40, 0, 0),
+            rates=(0.05,),
+        )
+        for threshold in calibration.THRESHOLDS
+    ]
+    pairs = [(localizer(sample.image).scores, image.read_mask(sample)) for sample in samples]
+    assert found == calibration.fit_threshold(pairs, made)
 
 
 def test_a_temperature_that_is_there_already_changes_nothing(tmp_path: Path) -> None:
     """What is refitted is the temperature of the logits, not a second one on top."""
     photos, samples = reals(tmp_path, 40), fakes(tmp_path)
     engine = FakeEngine()
-    engine.spec = dataclasses.replace(engine.spec, calibration=Calibration(temperature=2.5, mask_threshold=0.1))
+    engine.spec = dataclasses.replace(engine.spec, calibration=Calibration(temperature=2.5, threshold=0.1))
     fresh, again = (
         calibration.measure(Localizer(each), photos, rates=(0.05,), samples=samples) for each in (FakeEngine(), engine)
     )
     assert again.calibration.temperature == pytest.approx(fresh.calibration.temperature, rel=1e-3)
-    assert again.calibration.mask_threshold == fresh.calibration.mask_threshold
-    assert again.calibration.mask_peak == fresh.calibration.mask_peak
+    assert again.calibration.threshold == fresh.calibration.threshold
     kept = calibration.measure(Localizer(engine), photos, rates=(0.05,)).calibration
-    assert (kept.temperature, kept.mask_threshold) == (2.5, 0.1)
+    assert (kept.temperature, kept.threshold) == (2.5, 0.1)
 
 
 def test_what_cannot_be_read_is_left_out_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -350,45 +318,52 @@ def test_what_cannot_be_read_is_left_out_and_named(tmp_path: Path, caplog: pytes
 
 def test_the_guarantee_counts_only_what_was_read(tmp_path: Path) -> None:
     photos = reals(tmp_path, 19)
-    assert calibration.measure(Localizer(FakeEngine()), photos, rates=(0.05,)).calibration.photos == 19
+    assert calibration.measure(Localizer(FakeEngine()), photos, rates=(0.05,)).calibration.photos == (19, 0, 0)
     photos[4].write_text("no picture")
-    with pytest.raises(DatasetError, match="cannot be guaranteed by 18 photos; it needs at least 19"):
+    with pytest.raises(
+        DatasetError, match="cannot be guaranteed by 18 untouched photos of one size; it needs at least 19"
+    ):
         calibration.measure(Localizer(FakeEngine()), photos, rates=(0.05,))
 
 
 def test_too_few_photos_are_refused_before_any_is_localized(tmp_path: Path) -> None:
     engine = FakeEngine()
     engine.logits = None  # type: ignore[assignment,method-assign]
-    photos = reals(tmp_path, 40)
-    with pytest.raises(DatasetError, match="by 40 photos; it needs at least 99"):
+    photos = reals(tmp_path, 18)
+    with pytest.raises(DatasetError, match="by 18 untouched photos of one size; it needs at least 19"):
         calibration.measure(Localizer(engine), photos * 3)
     for rates in ((), (0.05, 0.1, 0.2)):
         with pytest.raises(SpecError, match="expected one or two"):
             calibration.measure(Localizer(engine), photos, rates=rates)
     with pytest.raises(DatasetError, match="needs manipulated pictures"):
-        calibration.measure(Localizer(engine), photos, rates=(0.05,), samples=[Sample(image=photos[0], label="real")])
+        calibration.measure(Localizer(engine), photos, rates=(0.1,), samples=[Sample(image=photos[0], label="real")])
 
 
 def test_few_photos_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     photos = reals(tmp_path, 100)
-    calibration.measure(Localizer(FakeEngine()), photos, rates=(0.05,))
-    assert not caplog.records
-    calibration.measure(Localizer(FakeEngine()), photos[1:], rates=(0.05,))
-    assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["only 99 photos"]
 
+    def said(count: int, rates: tuple[float, ...]) -> list[str]:
+        caplog.clear()
+        calibration.measure(Localizer(FakeEngine()), photos[:count], rates=rates)
+        lines = [record.getMessage() for record in caplog.records]
+        assert lines[-2:] == [
+            f"photos {size} get no verdict: there are only 0 untouched ones" for size in ("0.5 to 3 MP", "over 3 MP")
+        ]
+        return lines[:-2]
 
-def test_saturated_scores_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    photos = reals(tmp_path / "photos", 98)
-    photos += [save(tmp_path / f"white-{i}.png", np.full((64, 64 + i), 255, np.uint8)) for i in range(2)]
-    engine = FakeEngine()
-    engine.logits = lambda inputs: np.float32(100) * inputs["image"].mean(axis=1)  # type: ignore[method-assign]
-    outcome = calibration.measure(Localizer(engine), photos)
-    (_, strict), (_, loose) = outcome.calibration.image_thresholds
-    assert sorted(outcome.scores)[-2:] == [1.0, 1.0] and strict > 1 > loose
-    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
-        "no photo can reach the threshold at a false-alarm rate of 0.01"
+    assert said(100, (0.05,)) == []
+    assert said(99, (0.05,)) == ["only 99 photos under 0.5 MP: a single calibration can be off"]
+    assert said(40, (0.01, 0.05)) == [
+        "photos under 0.5 MP are never called manipulated: 40 untouched ones support no rate below 2.4 %"
     ]
-    assert outcome.calibration.verdict(1.0)[0] == "inconclusive"
+
+
+def test_pieces_of_large_photos_are_compared_with_as_well(tmp_path: Path) -> None:
+    photos = reals(tmp_path, 20)
+    large = save(tmp_path / "large.png", np.random.default_rng(3).integers(0, 200, (900, 1800), np.uint8))
+    found = calibration.measure(Localizer(FakeEngine()), [*photos, large], rates=(0.05,), pieces=4).calibration
+    assert found.photos == (20, 1, 0)
+    assert [len(values) for values in found.untouched] == [20, 3, 0]  # the photo, and its halves
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -398,10 +373,17 @@ def words(results: Sequence[Localization]) -> list[str | None]:
     return [result.verdict for result in results]
 
 
+def in_order(results: Sequence[Localization]) -> list[float]:
+    found = (find_parts(result.scores, result.threshold).found for result in results)
+    return [parts[0].evidence if parts else 0.0 for parts in found]
+
+
 @pytest.mark.usefixtures("one_torch_thread")
 @pytest.mark.parametrize("position", [0, 1], ids=["torch", "onnx"])
 def test_the_file_gives_verdicts(tiny_model: tuple[Path, Path], tmp_path: Path, position: int) -> None:
-    source = tiny_model[position]
+    source = tmp_path / tiny_model[position].name
+    # Random weights: a low threshold, so that each map has a part of its own strength.
+    with_spec(tiny_model[position], dataclasses.replace(open_engine(tiny_model[position]).spec, threshold=0.01), source)
     photos = reals(tmp_path / "photos", 60, size=100)
     assert words([declip.load(source)(photos[0])]) == [None]
     out = tmp_path / f"mine{source.suffix}"
@@ -411,11 +393,12 @@ def test_the_file_gives_verdicts(tiny_model: tuple[Path, Path], tmp_path: Path, 
     assert localizer.sha256 == sha256_of(out) != sha256_of(source)
     assert outcome.calibration.mode == "tiled" and outcome.calibration.precision == "exact"
     results = [result for result in localizer.map(photos) if isinstance(result, Localization)]
-    assert [result.score for result in results] == list(outcome.scores)
-    # Of 60 photos two are above the third largest score, five above the sixth; the scores differ.
+    untouched = outcome.calibration.untouched[0]
+    assert [result.score for result in results] == [outcome.calibration.rank(e, 0) for e in in_order(results)]
+    # Of 60 photos the strongest two have at least 58 of 61 places below them, the next three 55; they differ.
     found = words(results)
+    assert len(set(untouched)) == len(untouched) == 60
     assert (found.count("manipulated"), found.count("inconclusive")) == (2, 3)
-    assert len(set(outcome.scores)) == 60
     assert results[0].model == "mine"
     assert words([declip.load(out, mode="whole")(photos[0])]) == [None]
 
@@ -435,7 +418,7 @@ def test_a_target_that_cannot_be_is_refused_first(tiny_model: tuple[Path, Path],
     out.write_text("mine")
     with pytest.raises(DeclipError, match="exists"):
         calibration.calibrate(tiny_model[1], [], out)
-    with pytest.raises(DatasetError, match="by 0 photos; it needs at least 99"):
+    with pytest.raises(DatasetError, match="by 0 untouched photos of one size; it needs at least 19"):
         calibration.calibrate(tiny_model[1], [], out, force=True)
     assert out.read_text() == "mine"
 
@@ -444,17 +427,19 @@ def test_a_target_that_cannot_be_is_refused_first(tiny_model: tuple[Path, Path],
 @pytest.mark.skipif(not (MINI.is_file() and PHOTOS.is_dir()), reason="needs the embedded model and ../shared")
 def test_mini_keeps_the_rates_over_200_splits_of_real_photos(tmp_path: Path) -> None:
     out = tmp_path / "mine.onnx"
-    outcome = calibration.calibrate("mini", sorted(PHOTOS.iterdir()), out)
-    scores = np.array(outcome.scores)
-    assert len(scores) == 170 and outcome.unreadable == outcome.repeated == 0
+    found = calibration.calibrate("mini", sorted(PHOTOS.iterdir()), out, pieces=12).calibration
     # These are the photos that the embedded model was calibrated on.
     shipped = declip.load().spec.calibration
     assert shipped is not None
-    assert outcome.calibration.temperature == shipped.temperature
-    rules = [(found.mask_threshold, found.mask_peak) for found in (outcome.calibration, shipped)]
-    assert rules[0] == rules[1]
-    assert np.allclose(outcome.calibration.image_thresholds, shipped.image_thresholds, atol=1e-4)
-    for rate, kept, rank in ((0.05, 85, 4), (0.05, 119, 6), (0.01, 119, 1)):
-        found = splits(scores, rate, kept)
-        assert np.mean(found) <= rate + 3 * standard_error(found)
-        assert np.mean(found) == pytest.approx(rank / (kept + 1), abs=3 * standard_error(found))
+    assert (found.temperature, found.threshold, found.photos) == (
+        shipped.temperature,
+        shipped.threshold,
+        shipped.photos,
+    )
+    for mine, theirs in zip(found.untouched, shipped.untouched, strict=True):
+        assert np.allclose(mine, theirs, atol=1e-3)
+    small = np.array(found.untouched[0])
+    for rate in (0.05, 0.01):
+        kept = 119
+        rates = splits(small, rate, kept)
+        assert np.mean(rates) <= rate + 3 * standard_error(rates)

@@ -23,10 +23,22 @@ from declip import evaluation, image, metrics
 from declip.errors import DatasetError, DeclipError, ImageError
 from declip.evaluation import Evaluation, Figures, Maps, Row, evaluate
 from declip.localizer import Localizer
-from declip.types import BackboneSpec, Calibration, DecoderSpec, Localization, ModelSpec, Sample
+from declip.types import BackboneSpec, DecoderSpec, Localization, MaskRule, ModelSpec, Precision, Sample
+from tests.fakes import calibration
 from tests.test_metrics import EMPTY, GOLDEN, golden_pair
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "evaluate.md"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Judged(Localization):
+    """A result with a verdict of its own."""
+
+    word: Any = None
+
+    @property
+    def verdict(self) -> Any:
+        return self.word
 
 
 class Fixed:
@@ -42,12 +54,12 @@ class Fixed:
                 yield ImageError(str(path), "missing", "there is no such file")
                 continue
             scores = self.scores[path.name]
-            yield Localization(
+            yield Judged(
                 name=str(path),
                 scores=scores,
-                threshold=0.5,
-                score=float(scores.mean()),
-                verdict=self.verdicts.get(path.name),
+                rule=MaskRule(threshold=0.5),
+                image_score=float(scores.mean()),
+                word=self.verdicts.get(path.name),
                 model="fixed",
                 sha256="00",
             )
@@ -235,6 +247,20 @@ def test_what_fails_is_a_row_and_the_others_are_evaluated(data: Data) -> None:
     np.testing.assert_array_equal(dataclasses.astuple(result.mean), dataclasses.astuple(before))
     assert result.warnings[0].startswith("4 of 11 samples failed")
     assert result.protocol["samples"].startswith("5 fakes, 2 reals, 4 failed")
+
+
+@pytest.mark.parametrize("where", ["read_mask", "_measure"])
+def test_memory_that_ends_is_a_row(where: str, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = image if where == "read_mask" else evaluation
+    whole = getattr(module, where)
+
+    def limited(sample: Sample, *more: Any) -> Any:
+        if sample.image.name == "1.png":
+            raise MemoryError
+        return whole(sample, *more)
+
+    monkeypatch.setattr(module, where, limited)
+    assert [row.kind for row in data.evaluate().rows] == ["", "too-large", "", "", "", "", ""]
 
 
 def test_if_all_fail_everything_is_nan(data: Data) -> None:
@@ -427,6 +453,18 @@ def test_maps_may_be_arrays_and_the_other_way_round(tmp_path: Path) -> None:
     assert [round(item.score, 3) for item in turned.map(paths) if not isinstance(item, ImageError)] == [0.9, 0.8]
 
 
+def test_maps_may_be_archives_and_tiffs(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", map=np.full((4, 6), 0.25, np.float32), conf=np.ones((4, 6)))
+    Image.fromarray(np.full((4, 6), 0.5, np.float32)).save(tmp_path / "b.tif")
+    Image.fromarray(np.full((4, 6), 51, np.uint8)).save(tmp_path / "c.tiff")
+    np.savez(tmp_path / "d.npz", heat=np.ones((4, 6)))
+    assert maps_of(tmp_path, "a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg") == [0.25, 0.5, 0.2, "input", "missing"]
+    save_map(tmp_path / "a.png", 0.1)
+    assert maps_of(tmp_path, "a.jpg") == [0.1]
+    (found,) = Maps(tmp_path, [Path("e.jpg")]).map(["e.jpg"])
+    assert "or e with one of .png, .npy, .npz, .tif, .tiff" in str(found)
+
+
 def test_maps_give_what_the_model_gave(data: Data) -> None:
     folder = data.folder / "maps"
     folder.mkdir()
@@ -458,10 +496,11 @@ class BrightEngine:
         output_size=16,
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
-        calibration=Calibration(mask_threshold=0.75, image_thresholds=((0.01, 0.6), (0.05, 0.3)), photos=120),
+        calibration=calibration(threshold=0.75),
     )
     model = "mini"
     sha256 = "ab" * 32
+    precision: Precision = "exact"
 
     def logits(self, inputs: Mapping[str, Any]) -> Any:
         grey = inputs["image"].mean(axis=1)
@@ -482,14 +521,14 @@ def test_the_card_says_what_was_done(tmp_path: Path) -> None:
     assert card["model"] == f"mini, SHA-256 {'ab' * 32}"
     assert card["training set"] == declip.MODELS[0].trained_on
     assert card["input size"] == "32×32 px, the whole picture squashed (bilinear, antialiased)"
-    assert card["threshold"] == "scores > 0.75 (the predictor's own)"
-    assert "image score ≥ 0.6" in card["calibrated threshold"] and "120 untouched" in card["calibrated threshold"]
+    assert card["threshold"] == "scores >= 0.75 in the parts that the predictor's calibration flags"
+    assert "all but 1 % of the untouched photos of its size (199 under 0.5 MP, 199" in card["calibrated threshold"]
     assert card["polarity"] == "black = manipulated in 1 mask files"
     assert card["samples"] == "1 fakes, 0 reals, 0 failed; splits: test 1"
     assert card["file formats"] == "fakes: png 1"
     tiled = evaluate(Localizer(BrightEngine(), mode="tiled"), [sample], threshold=0.5).protocol
     assert tiled["input size"] == "tiles of 32×32 px at native resolution, overlap 8 px"
-    assert tiled["threshold"] == "scores > 0.5 (given)"
+    assert tiled["threshold"] == "scores >= 0.5 (given)"
     assert tiled["calibrated threshold"].startswith("none")
 
 

@@ -20,7 +20,7 @@ from PIL import Image, ImageFilter, PngImagePlugin
 
 from declip import image
 from declip.errors import DatasetError, ImageError
-from declip.types import BackboneSpec, DecoderSpec, Localization, ModelSpec, Sample
+from declip.types import BackboneSpec, DecoderSpec, Localization, MaskRule, ModelSpec, Sample
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
 SPEC = ModelSpec(
@@ -59,7 +59,9 @@ def difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def result_of(scores: np.ndarray, threshold: float = 0.5) -> Localization:
-    return Localization(name="p", scores=scores, threshold=threshold, score=0.5, model="m", sha256="0")
+    return Localization(
+        name="p", scores=scores, rule=MaskRule(threshold=threshold), image_score=0.5, model="m", sha256="0"
+    )
 
 
 def png_of(height: int, width: int, depth: int, colour: int, rows: bytes, *extra: tuple[bytes, bytes]) -> bytes:
@@ -288,11 +290,11 @@ STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "TIFF-deflate", "JPEG", "AVIF"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "TIFF-deflate", "JPEG", "AVIF"])
 def test_orientation_is_applied_once(kind: str, orientation: int, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x112] = orientation
-    options: dict[str, object] = {"WEBP": {"lossless": True}, "AVIF": {"quality": 95}}.get(kind, {})
+    options: dict[str, object] = {"AVIF": {"quality": 95}}.get(kind, {})
     if kind == "TIFF-deflate":
         options = {"compression": "tiff_adobe_deflate"}
     stored = np.ascontiguousarray(STORED[orientation](scene(30, 50)))
@@ -364,11 +366,19 @@ def test_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
         None,
         3.5,
         [1, 2],
-        np.zeros((4, 4, 3), np.float32),
-        np.zeros((4, 4, 4), np.uint8),
+        np.full((4, 4, 3), 255, np.float32),
+        np.full((4, 4, 3), -0.5),
+        np.full((4, 4, 3), np.nan),
+        np.zeros((5, 4, 2), np.uint8),
+        np.zeros((4, 4, 3), bool),
+        np.zeros((4, 4, 3), np.int64),
+        np.zeros((4, 4, 3), complex),
+        np.zeros((3, 4, 3), np.uint8),
+        np.zeros((3, 4, 4), np.uint8),
         np.zeros((3, 4, 4, 3), np.uint8),
         np.zeros((0, 4, 3), np.uint8),
-        np.zeros((4, 4, 1), np.uint8),
+        np.zeros((2, 8, 9), np.uint8),
+        np.zeros(9, np.uint8),
     ],
 )
 def test_objects_that_cannot_be_pictures(source: object) -> None:
@@ -866,7 +876,7 @@ def test_twelve_megapixels_are_drawn_and_written_quickly(tmp_path: Path) -> None
 def test_an_overlay_s_file_is_the_overlay() -> None:
     photo = np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8)
     scores = np.tile(np.linspace(0, 1, 53, dtype=np.float32), (37, 1))
-    result = Localization(name="a", scores=scores, threshold=0.5, score=0.5, model="m", sha256="0")
+    result = Localization(name="a", scores=scores, rule=MaskRule(threshold=0.5), image_score=0.5, model="m", sha256="0")
     found = Image.open(io.BytesIO(image.overlay_png(photo, result)))
     found.load()
     assert (found.format, found.mode, found.size) == ("PNG", "RGB", (53, 37))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import io
 import itertools
+import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +24,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import declip
-from declip import image, weights
+from declip import engines, image, weights
+from declip.catalog import MODELS
 from declip.errors import ImageError, SpecError, WeightsError
 from declip.localizer import Localizer, load
-from declip.types import BackboneSpec, Calibration, DecoderSpec, Localization, ModelSpec, Photo
+from declip.nn import lean
+from declip.types import BackboneSpec, Calibration, DecoderSpec, Localization, ModelSpec, Photo, Precision
 
 Compute = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -48,6 +54,7 @@ class FakeEngine:
 
     model = "fake"
     sha256 = "0" * 64
+    precision: Precision = "exact"
 
     def __init__(self, compute: Compute, **fields: Any) -> None:
         self.spec = spec_of(**fields)
@@ -268,32 +275,45 @@ def test_the_mean_logit_is_divided_by_the_temperature_like_every_logit() -> None
         assert Localizer(engine)(noise(64, 64)).score == pytest.approx(1 / (1 + np.exp(-0.5)), abs=1e-6)
 
 
+# Of a constant map the evidence is how far its logit lies above the threshold's: 0.85 of 0.5, 2.2 of 0.8, 3.1 of 0.9.
 CALIBRATION = Calibration(
-    mask_threshold=0.45, image_thresholds=((0.01, 0.8), (0.05, 0.6)), photos=100, mode="tiled", precision="exact"
+    threshold=0.3,
+    untouched=(tuple(sorted((0.0,) * 190 + (2.0,) * 9)), (), ()),
+    photos=(199, 0, 0),
+    mode="tiled",
+    precision="exact",
 )
 
 
 @pytest.mark.parametrize(
-    ("score", "verdict", "rate", "threshold"),
-    [(0.9, "manipulated", 0.01, 0.8), (0.7, "inconclusive", 0.05, 0.6), (0.5, "nothing found", 0.05, 0.6)],
+    ("score", "verdict", "rank", "rate", "area"),
+    [
+        (0.9, "manipulated", 0.995, 0.01, 1.0),
+        (0.7, "inconclusive", 0.95, 0.05, 1.0),
+        (0.2, "nothing found", 0.0, 0.05, 0.0),
+    ],
 )
 def test_a_verdict_needs_a_calibration_of_this_very_mode_and_precision(
-    score: float, verdict: str, rate: float, threshold: float
+    score: float, verdict: str, rank: float, rate: float, area: float
 ) -> None:
     engine = FakeEngine(constant(score), calibration=CALIBRATION)
     result = Localizer(engine)(noise(80, 80))
-    assert (result.verdict, result.false_alarm_rate, result.score_threshold) == (verdict, rate, threshold)
-    assert (result.threshold, result.model, result.sha256) == (0.45, "fake", "0" * 64)
-    bare = Calibration(mask_threshold=0.45, mode="tiled")
+    assert (result.verdict, result.score, result.false_alarm_rate, result.area) == (verdict, rank, rate, area)
+    assert (result.threshold, result.model, result.sha256, result.untouched) == (0.3, "fake", "0" * 64, 199)
+    fast = FakeEngine(constant(score), calibration=CALIBRATION)
+    fast.precision = "fast"
+    bare = Calibration(threshold=0.3, mode="tiled")
     for other in (
         Localizer(engine, mode="whole"),
-        Localizer(engine, precision="fast"),
+        Localizer(engine, threshold=0.3),
+        Localizer(fast),
         Localizer(FakeEngine(constant(score))),
         Localizer(FakeEngine(constant(score), calibration=bare)),
     ):
         result = other(noise(80, 80))
-        assert (result.verdict, result.false_alarm_rate, result.score_threshold) == (None, None, None)
-        assert result.score == pytest.approx(score, abs=1e-6)
+        assert (result.verdict, result.false_alarm_rate, result.untouched) == (None, None, None)
+        assert result.score == result.image_score == pytest.approx(score, abs=1e-6)
+        assert result.area == float(score >= result.threshold)
 
 
 def test_a_threshold_of_one_s_own_makes_the_mask() -> None:
@@ -365,6 +385,49 @@ def test_a_bad_file_is_yielded_in_its_place(mode: Any, batch_size: int, tmp_path
     assert kinds == [(20, 30), "missing", "corrupt", "format", (40, 50), "input"]
     with pytest.raises(ImageError, match=r"torn\.jpg"):
         localizer(torn)
+
+
+@pytest.mark.parametrize("mode", ["whole", "tiled"])
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("std::bad_alloc"), RuntimeError("CUDA out of memory.")])
+def test_what_the_memory_does_not_hold_costs_one_photo(mode: Any, error: Exception) -> None:
+    def limited(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        if len(inputs) > 2 or (inputs == 1).all():
+            raise error
+        return inputs[:, 0, ::4, ::4]
+
+    photos = [np.full((256, 256, 3), value, np.uint8) for value in (30, 255, 90, 60)]
+    localizer = Localizer(FakeEngine(limited), mode=mode)
+    found = list(localizer.map(photos, batch_size=4))
+    assert [getattr(result, "kind", None) for result in found] == [None, "too-large", None, None]
+    alone = [localizer(photos[i]) for i in (0, 2, 3)]
+    assert [result.score for result in found if isinstance(result, Localization)] == [r.score for r in alone]
+    with pytest.raises(ImageError, match="not enough memory for this picture") as caught:
+        localizer(photos[1])
+    assert isinstance(caught.value.__cause__, MemoryError)
+
+
+def test_a_photo_that_cannot_be_read_for_want_of_memory_is_yielded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = image.read
+
+    def limited(source: Any) -> Photo:
+        if isinstance(source, str):
+            raise MemoryError
+        return read(source)
+
+    monkeypatch.setattr(image, "read", limited)
+    first, second = Localizer(FakeEngine(constant(0.5))).map(["large.png", waves(300, 300)])
+    assert isinstance(first, ImageError) and (first.image, first.kind) == ("large.png", "too-large")
+    assert isinstance(second, Localization)
+
+
+def test_an_engine_that_fails_otherwise_is_not_called_short_of_memory() -> None:
+    def broken(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        Localizer(FakeEngine(broken))(waves(300, 300))
 
 
 def test_nothing_but_bad_files_reaches_no_engine(tmp_path: Path) -> None:
@@ -469,16 +532,50 @@ def test_the_time_is_that_of_one_photo(monkeypatch: pytest.MonkeyPatch) -> None:
 # ── load ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_load_opens_either_file_and_passes_its_arguments_on(tiny_model: tuple[Path, Path]) -> None:
+def test_load_opens_either_file_and_passes_its_arguments_on(
+    tiny_model: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     picture = waves(70, 80)
     by_torch, by_onnx = (load(path, threads=1, threshold=0.4) for path in tiny_model)
     assert (by_onnx.mode, by_onnx.threshold, by_onnx.model) == ("tiled", 0.4, "tiny")
     assert by_onnx.sha256 == weights.sha256_of(tiny_model[1])
     assert float(np.abs(by_torch(picture).scores - by_onnx(picture).scores).max()) <= 1e-4
     assert declip.load(tiny_model[1], mode="whole").mode == "whole"
-    assert load(tiny_model[0], precision="fast", threads=1).precision == "fast"
-    with pytest.raises(SpecError, match="precision is 'quick'; expected 'exact' or 'fast'"):
-        load(tiny_model[1], precision="quick")  # type: ignore[arg-type]
+    with monkeypatch.context() as patch:
+        patch.setattr(lean, "has_bf16", lambda device: True)
+        assert load(tiny_model[0], precision="fast", threads=1).precision == "fast"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "quick"}, "precision is 'quick'; expected one of 'exact', 'fast'"),
+        ({"mode": "foo"}, "mode is 'foo'; expected one of 'whole', 'tiled'"),
+        ({"mode": ""}, "mode is ''; expected one of 'whole', 'tiled'"),
+        ({"threshold": "0.5"}, r"threshold is '0.5'; expected a number in \[0, 1\]"),
+        ({"threshold": float("nan")}, "threshold is nan; expected a number"),
+        ({"threshold": 50}, "threshold is 50; expected a number"),
+        ({"threshold": True}, "threshold is True; expected a number"),
+        ({"threads": 0}, "threads is 0; expected a whole number >= 1"),
+        ({"threads": "2"}, "threads is '2'; expected a whole number >= 1"),
+        ({"device": "CUDA"}, "cannot use device 'CUDA'; expected 'cpu', 'cuda'"),
+        ({"device": ""}, "cannot use device ''; expected 'cpu', 'cuda'"),
+        ({"device": 0}, "cannot use device 0; expected 'cpu', 'cuda'"),
+    ],
+    ids=str,
+)
+def test_load_refuses_what_is_no_choice(tiny_model: tuple[Path, Path], options: dict[str, Any], message: str) -> None:
+    for path in tiny_model:
+        with pytest.raises(SpecError, match=message):
+            load(path, **options)
+
+
+def test_wrong_choices_are_refused_before_a_model_is_fetched() -> None:
+    for options in ({"mode": "foo"}, {"precision": "quick"}, {"threshold": 2}):
+        with pytest.raises(SpecError, match=next(iter(options))):
+            load("no-such-model", **options)  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match="mode is 'foo'"):
+        Localizer(FakeEngine(constant(0.3)), mode="foo")  # type: ignore[arg-type]
 
 
 def test_a_pickle_of_one_s_own_is_neither_opened_nor_converted_unasked(tmp_path: Path) -> None:
@@ -550,3 +647,154 @@ def test_an_upright_photo_is_what_is_localized() -> None:
     assert result.scores.shape == (96, 32)
     assert float(result.scores[:40].mean()) > 0.7
     assert float(result.scores[56:].mean()) < 0.1
+
+
+# ── forks and other processes ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_localizes_as_its_parent_does(tiny_model: tuple[Path, Path]) -> None:
+    """Of several tiles, after the parent's threads were used; also from a process of `multiprocessing`."""
+    code = """
+import multiprocessing, sys
+import numpy as np
+import declip
+
+localizer = declip.load(sys.argv[1], threads=2)
+photo = np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8)
+expected = localizer(photo).score
+
+def work(_):
+    return localizer(photo).score, [found.score for found in localizer.map([photo] * 3)]
+
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    print(pool.map_async(work, [0]).get(timeout=60) == [(expected, [expected] * 3)])
+"""
+    assert script(code, tiny_model[1]) == "True\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("end", ["go on", "close", "drop"])
+def test_a_fork_cannot_go_on_with_what_its_parent_iterates_over(tiny_model: tuple[Path, Path], end: str) -> None:
+    """It is told at once, and ends: the parent's threads, in the midst of the next photos, are not there."""
+    code = """
+import os, signal, sys
+import numpy as np
+import declip
+
+localizer = declip.load(sys.argv[1], threads=2)
+photo = np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8)
+running = localizer.map((photo for _ in range(5)), batch_size=1)
+scores = [next(running).score]
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    if sys.argv[2] == "go on":
+        try:
+            next(running)
+        except declip.DeclipError as error:
+            print(f"cannot go on in its fork {os.getpid()}: begin anew" in str(error), flush=True)
+    elif sys.argv[2] == "close":
+        running.close()
+    del running
+    assert localizer(photo).score == scores[0]
+    sys.exit(0)
+print(os.waitpid(child, 0)[1])
+scores += [found.score for found in running]
+print(len(scores), len(set(scores)))
+"""
+    told = "True\n" if end == "go on" else ""
+    assert script(code, tiny_model[1], end) == f"{told}0\n5 1\n"
+
+
+def script(code: str, *arguments: Path | str) -> str:
+    """What a script prints."""
+    command = [sys.executable, "-W", "ignore", "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("position", [0, 1], ids=["torch", "onnx"])
+def test_a_localizer_travels_as_what_it_was_loaded_with(tiny_model: tuple[Path, Path], position: int) -> None:
+    localizer = load(tiny_model[position], threads=1, mode="whole", threshold=0.4)
+    sent = pickle.dumps(localizer)
+    assert len(sent) < 2000
+    picture = waves(70, 80)
+    expected = localizer(picture)
+    for other in (pickle.loads(sent), copy.deepcopy(localizer)):
+        assert (other.mode, other.threshold, other.peak, other.model) == ("whole", 0.4, 0.0, "tiny")
+        assert other.engine is not localizer.engine
+        result = other(picture)
+        assert result.score == expected.score and np.array_equal(result.scores, expected.scores)
+
+
+def test_another_process_opens_the_model_anew(tiny_model: tuple[Path, Path]) -> None:
+    """By `spawn`, the only way on macOS and Windows."""
+    localizer = load(tiny_model[1], threads=1)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        found = pool.submit(localizer, waves(70, 80)).result(timeout=120)
+    assert np.array_equal(found.scores, localizer(waves(70, 80)).scores)
+
+
+def test_the_embedded_model_travels_by_name() -> None:
+    """Another machine has it in another place."""
+    sent = pickle.dumps(load(threads=1))
+    assert b"mini" in sent and b"assets" not in sent
+    assert pickle.loads(sent).model == "mini"
+
+
+def test_an_engine_that_is_no_file_does_not_travel() -> None:
+    localizer = Localizer(FakeEngine(constant(0.3)))
+    message = "FakeEngine was not loaded from a file, and cannot be sent to another process: load it in each process"
+    for send in (pickle.dumps, copy.deepcopy):
+        with pytest.raises(TypeError, match=message):
+            send(localizer)
+
+
+def test_what_goes_in_and_comes_out_travels() -> None:
+    photo = image.read(waves(70, 80))
+    result = Localizer(FakeEngine(constant(0.7), calibration=CALIBRATION))(photo)
+    assert result.area == 1 and len(result.regions) == 1  # found once, and sent along
+    for value in (photo, result, CALIBRATION, spec_of(calibration=CALIBRATION), result.regions[0], MODELS[1]):
+        other = pickle.loads(pickle.dumps(value))
+        assert type(other) is type(value)
+        for field in dataclasses.fields(value):
+            ours, theirs = getattr(value, field.name), getattr(other, field.name)
+            assert np.array_equal(ours, theirs) if isinstance(ours, np.ndarray) else ours == theirs
+    (error,) = Localizer(FakeEngine(constant(0.7))).map(["absent.jpg"])
+    assert vars(pickle.loads(pickle.dumps(error))) == vars(error)
+
+
+# ── precision ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("position", [0, 1], ids=["torch", "openvino"])
+def test_fast_keeps_the_verdict_where_it_computes_exactly(
+    tiny_model: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, position: int
+) -> None:
+    """Without instructions for bf16."""
+    source = tiny_model[position]
+    monkeypatch.setattr(lean, "has_bf16", lambda device: False)
+    if position:
+        openvino = pytest.importorskip("openvino")
+        if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            pytest.skip("this processor has bf16")
+    calibration = Calibration(image_thresholds=((0.01, 1e-6), (0.05, 1e-9)), photos=100, mode="tiled")
+    spec = dataclasses.replace(load(source).spec, calibration=calibration)
+    path = engines.with_spec(source, spec, tmp_path / f"tiny{source.suffix}")
+    exact, fast = (load(path, precision=precision) for precision in ("exact", "fast"))
+    assert (exact.precision, fast.precision) == ("exact", "exact")
+    ours, theirs = exact(waves(70, 80)), fast(waves(70, 80))
+    assert ours.verdict == theirs.verdict == "manipulated"
+    assert float(np.abs(ours.scores - theirs.scores).max()) <= 1e-4
+
+
+def test_bf16_has_no_verdict_of_an_exact_calibration(
+    tiny_model: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lean, "has_bf16", lambda device: True)
+    calibration = Calibration(image_thresholds=((0.01, 1e-6),), photos=100, mode="tiled")
+    spec = dataclasses.replace(load(tiny_model[0]).spec, calibration=calibration)
+    fast = load(engines.with_spec(tiny_model[0], spec, tmp_path / "tiny.safetensors"), precision="fast")
+    assert fast.precision == "fast" and fast(waves(70, 80)).verdict is None

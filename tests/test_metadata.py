@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import io
-import json
-import socket
-import sys
-import zlib
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from declip import image, metadata
+from declip import image, metadata, provenance
 from declip.errors import ImageError
 from declip.types import Photo
-from tests.signing import manifest, signed
 
 
 def saved(kind: str = "JPEG", picture: Image.Image | None = None, **options: Any) -> Photo:
@@ -189,156 +183,11 @@ def test_position_in_xmp_alone_is_noticed() -> None:
     assert found.has_position and found.position == ()
 
 
-# --- content credentials --------------------------------------------------------------------------------------------
-
-STORE = {
-    "active_manifest": "urn:1",
-    "validation_state": "Valid",
-    "validation_status": [{"code": "signingCredential.untrusted", "url": "secret"}],
-    "manifests": {
-        "urn:1": {
-            "title": "where I live.jpg",
-            "claim_generator_info": [{"name": "Camera", "version": "1"}],
-            "signature_info": {"issuer": "Maker", "time": "2026-01-02T03:04:05+00:00"},
-            "ingredients": [{}, {}],
-            "assertions": [
-                {"label": "stds.exif", "data": {"exif:GPSLatitude": "48.8582"}},
-                {
-                    "label": "c2pa.actions.v2",
-                    "data": {
-                        "actions": [
-                            {"action": "c2pa.edited", "softwareAgent": {"name": "Editor"}},
-                            {"action": "c2pa.created", "digitalSourceType": "http://x/trainedAlgorithmicMedia"},
-                        ]
-                    },
-                },
-            ],
-        }
-    },
-}
-
-
-@pytest.fixture
-def reader(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A c2pa whose reader gives what is put under "answer"."""
-    given: dict[str, Any] = {"answer": json.dumps(STORE)}
-
-    class C2paError(Exception):
-        pass
-
-    def try_create(mime: str, stream: io.BytesIO, context: Any) -> Any:
-        given.update(mime=mime, data=stream.read(), settings=context)
-        match given["answer"]:
-            case None:
-                return None
-            case "raise":
-                raise C2paError("damaged")
-        return SimpleNamespace(json=lambda: given["answer"])
-
-    module: Any = ModuleType("c2pa")
-    module.C2paError = C2paError
-    module.Reader = SimpleNamespace(try_create=try_create)
-    module.Context = SimpleNamespace(from_dict=lambda settings: settings)
-    monkeypatch.setitem(sys.modules, "c2pa", module)
-    return given
-
-
-def test_credentials_are_read_offline_and_without_the_place(reader: dict[str, Any]) -> None:
-    photo = saved()
-    found = read(photo).credentials
-    assert reader["mime"] == "image/jpeg" and reader["data"] == photo.data
-    assert reader["settings"]["verify"]["remote_manifest_fetch"] is False
-    assert found.state == "Valid"
-    assert [tuple(field) for field in found.fields] == [
-        ("made by", "Camera 1"),
-        ("signed by", "Maker"),
-        ("signed at", "2026-01-02T03:04:05+00:00"),
-        ("action", "c2pa.edited, by Editor"),
-        ("action", "c2pa.created, source: trainedAlgorithmicMedia"),
-        ("ingredients", "2"),
-        ("check", "signingCredential.untrusted"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("answer", "state"),
-    [
-        (None, "none"),
-        ("raise", "unreadable"),
-        ("{}", "unreadable"),
-        ("[1]", "unreadable"),
-        ('{"active_manifest": "a", "manifests": {"a": {"claim_generator_info": [1]}}}', "unreadable"),
-        ('{"active_manifest": "a", "manifests": {"a": {}}}', "unknown"),
-    ],
-)
-def test_any_answer_is_survived(reader: dict[str, Any], answer: str | None, state: str) -> None:
-    reader["answer"] = answer
-    assert read(saved()).credentials.state == state
-
-
-def test_without_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "c2pa", None)
-    assert read(saved()).credentials == metadata.Credentials(state="no reader")
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP", "TIFF"])
-def test_a_signed_picture_is_read_by_the_real_reader(kind: str) -> None:
-    pytest.importorskip("c2pa")
-    found = read(image.read(signed(manifest(), kind=kind))).credentials
-    assert found.state == "Valid"
-    assert [tuple(field) for field in found.fields] == [
-        ("made by", "Camera 1.0"),
-        ("signed by", "A signer"),
-        ("certificate of", "A key"),
-        ("action", "c2pa.created, by Camera 2, source: digitalCapture"),
-        ("action", "c2pa.edited, by Editor, 2026-01-02T03:04:05Z"),
-        ("ingredients", "0"),
-        ("check", "signingCredential.untrusted"),
-    ]
-
-
-def test_a_picture_that_was_changed_after_it_was_signed() -> None:
-    pytest.importorskip("c2pa")
-    data = bytearray(signed(manifest(), kind="PNG"))
-    chunk = data.index(b"IDAT")
-    length = int.from_bytes(data[chunk - 4 : chunk], "big")
-    pixels = bytearray(zlib.decompress(data[chunk + 4 : chunk + 4 + length]))
-    pixels[-1] ^= 1
-    packed = zlib.compress(bytes(pixels), 6)
-    end = zlib.crc32(b"IDAT" + packed).to_bytes(4, "big")
-    data[chunk - 4 : chunk + 8 + length] = len(packed).to_bytes(4, "big") + b"IDAT" + packed + end
-    found = read(image.read(bytes(data))).credentials
-    assert found.state == "Invalid"
-    assert metadata.Field("check", "assertion.dataHash.mismatch") in found.fields
-
-
-def test_a_claim_that_was_changed_after_it_was_signed() -> None:
-    pytest.importorskip("c2pa")
-    data = signed(manifest(editor="Editor A"))
-    assert data.count(b"Editor A") == 1
-    found = read(image.read(data.replace(b"Editor A", b"Editor B"))).credentials
-    assert found.state == "Invalid"
-    assert metadata.Field("check", "assertion.hashedURI.mismatch") in found.fields
-
-
-def test_a_manifest_elsewhere_is_not_fetched() -> None:
-    pytest.importorskip("c2pa")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(0.2)
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}/manifest.c2pa"
-        assert read(image.read(signed(manifest(), address=address))).credentials == metadata.Credentials(
-            state="elsewhere"
-        )
-        with pytest.raises(TimeoutError):
-            listener.accept()
-
-
-def test_a_damaged_manifest_is_unreadable() -> None:
-    pytest.importorskip("c2pa")
-    data = bytearray(signed(manifest()))
-    start = data.index(b"jumb") + 30
-    data[start : start + 30] = bytes(30)
-    assert read(image.read(bytes(data))).credentials == metadata.Credentials(state="unreadable")
+def test_content_credentials_are_those_of_provenance() -> None:
+    photo = saved(xmp=b'<x:xmpmeta Iptc4xmpExt:DigitalSourceType="http://x/trainedAlgorithmicMedia"/>')
+    found = read(photo)
+    assert found.credentials == provenance.read(photo) and found.credentials.generator == "whole"
+    assert found.to_dict()["credentials"] == provenance.read(photo).to_dict()
 
 
 def test_the_header_is_read_without_the_pixels(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from PIL import Image
 
 from declip import image, outputs
 from declip.errors import DeclipError, ImageError, MissingExtraError
+from declip.files import Skipped
 from declip.outputs import Pair, find_pictures, localize_files
-from declip.types import Localization, Photo
+from declip.types import Localization, MaskRule, Photo
 
 
 class BrightnessLocalizer:
@@ -38,8 +39,8 @@ class BrightnessLocalizer:
         return Localization(
             name=photo.name,
             scores=scores,
-            threshold=0.5,
-            score=float(scores.mean()),
+            rule=MaskRule(threshold=0.5),
+            image_score=float(scores.mean()),
             model="brightness",
             sha256="00" * 32,
             seconds=1000.0,
@@ -76,7 +77,49 @@ def test_a_folder_is_read_recursively_in_sorted_order(tmp_path: Path) -> None:
     pairs, skipped = find_pictures([tmp_path])
     assert names(pairs) == ["a.JPG", "b.png", "sub/a.png", "sub/deep/c.webp"]
     assert [pair.path for pair in pairs] == [tmp_path / pair.name for pair in pairs]
-    assert skipped == 3
+    assert skipped == Skipped(others=3)
+
+
+def test_extensions_are_read_in_either_case(tmp_path: Path) -> None:
+    for extension in image.EXTENSIONS:
+        picture(tmp_path / f"a{extension}")
+        picture(tmp_path / f"B{extension.upper()}")
+    assert len(find_pictures([tmp_path])[0]) == 2 * len(image.EXTENSIONS)
+
+
+def test_hidden_names_are_passed_over_unless_given(tmp_path: Path) -> None:
+    for name in ("IMG_1.jpg", "._IMG_1.jpg", "__MACOSX/._IMG_1.jpg", ".thumbs/a.jpg"):
+        picture(tmp_path / name)
+    pairs, skipped = find_pictures([tmp_path])
+    assert names(pairs) == ["IMG_1.jpg"] and skipped == Skipped(hidden=3)
+    assert names(find_pictures([tmp_path / ".thumbs"])[0]) == ["a.jpg"]
+    assert names(find_pictures([tmp_path / "._IMG_1.jpg"])[0]) == ["._IMG_1.jpg"]
+
+
+def test_no_picture_at_all_is_an_error_that_says_what_is_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("other/notes.txt", "other/.hidden.jpg", "other/a.jpg.mask.png"):
+        picture(tmp_path / name)
+    with pytest.raises(
+        DeclipError, match=r"there is no picture in .*empty: 0 other files; expected files that end in .av"
+    ):
+        find_pictures([tmp_path / "empty"])
+    with pytest.raises(DeclipError, match="1 other file, 1 hidden name, 1 map of declip's; expected"):
+        find_pictures([tmp_path / "empty", tmp_path / "other"])
+    assert not caplog.records
+    picture(tmp_path / "full" / "a.jpg")
+    assert names(find_pictures([tmp_path / "empty", tmp_path / "full"])[0]) == ["full/a.jpg"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"there is no picture in {tmp_path / 'empty'}: 0 other files"
+    ]
+
+
+def test_addresses_are_paths_too(tmp_path: Path) -> None:
+    photo = picture(tmp_path / "my photos" / "a#1.jpg")
+    for given in (photo.as_uri(), photo.parent.as_uri(), photo.as_uri().replace("file://", "file://localhost")):
+        assert find_pictures([given])[0] == [Pair(photo, Path("a#1.jpg"))]
 
 
 def test_own_outputs_are_never_inputs(tmp_path: Path) -> None:
@@ -86,18 +129,43 @@ def test_own_outputs_are_never_inputs(tmp_path: Path) -> None:
     picture(tmp_path / "photo.jpg.png")
     pairs, skipped = find_pictures([tmp_path])
     assert names(pairs) == ["my.mask.png", "photo.jpg", "photo.jpg.png"]
-    assert skipped == 0
+    assert skipped == Skipped(outputs=3)
+    given = sorted(tmp_path.iterdir())  # as a shell's `*` gives them
+    assert names(find_pictures(given)[0]) == names(pairs) and find_pictures(given)[1] == skipped
 
 
-def test_a_file_is_taken_whatever_its_name(tmp_path: Path) -> None:
-    explicit = [picture(tmp_path / "x.dat"), picture(tmp_path / "a.jpg.mask.png")]
-    assert names(find_pictures(explicit)[0]) == ["x.dat", "a.jpg.mask.png"]
+def test_a_file_is_taken_whatever_its_extension(tmp_path: Path) -> None:
+    explicit = [picture(tmp_path / "x.dat"), picture(tmp_path / "photo")]
+    assert names(find_pictures(explicit)[0]) == ["x.dat", "photo"]
 
 
 def test_paths_keep_the_order_they_were_given_in(tmp_path: Path) -> None:
     picture(tmp_path / "folder" / "a.png")
     last = picture(tmp_path / "0.png")
-    assert names(find_pictures([str(tmp_path / "folder"), last])[0]) == ["a.png", "0.png"]
+    assert names(find_pictures([str(tmp_path / "folder"), last])[0]) == ["folder/a.png", "0.png"]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["a", "b"], ["a/x.jpg", "b/sub/x.jpg", "b/x.jpg"]),
+        (["b", "a"], ["b/sub/x.jpg", "b/x.jpg", "a/x.jpg"]),
+        (["a/x.jpg", "b/x.jpg"], ["a/x.jpg", "b/x.jpg"]),
+        (["b/sub", "b/x.jpg"], ["sub/x.jpg", "x.jpg"]),
+        (["b", "b/sub", "b/../b/x.jpg"], ["sub/x.jpg", "x.jpg"]),
+        (["a"], ["x.jpg"]),
+        (["a/x.jpg"], ["x.jpg"]),
+        (["a/x.jpg", "a/x.jpg"], ["x.jpg"]),
+    ],
+)
+def test_names_are_paths_below_what_the_arguments_have_in_common(
+    given: list[str], expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a/x.jpg", "b/x.jpg", "b/sub/x.jpg"):
+        picture(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert names(find_pictures(given)[0]) == expected
+    assert names(find_pictures([tmp_path / path for path in given])[0]) == expected
 
 
 def test_a_missing_path_is_an_error(tmp_path: Path) -> None:
@@ -116,7 +184,7 @@ def test_links_and_pipes(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")  # reading it would wait for ever
     pairs, skipped = find_pictures([tmp_path])
     assert names(pairs) == ["broken.png", "link.png", "real.png"]
-    assert skipped == 1
+    assert skipped == Skipped(others=1, links=1)
     assert kinds(run([tmp_path], tmp_path / "out")) == ["missing", None, None]
 
 
@@ -150,7 +218,9 @@ def test_three_maps_of_the_photos_own_size(tmp_path: Path) -> None:
         pytest.approx(1 / 3),
         pytest.approx(1 / 3),
     )
-    assert row["regions"] == [{"bbox": (0, 0, 3, 6), "area": pytest.approx(1 / 3), "score": 1.0}]
+    assert row["regions"] == [
+        {"bbox": (0, 0, 3, 6), "area": pytest.approx(1 / 3), "score": 1.0, "rank": None, "verdict": None}
+    ]
     assert 1000 < row["seconds"] < 1001  # the localizer's, and the reading before it
 
 
@@ -234,11 +304,19 @@ def test_force_overwrites(tmp_path: Path) -> None:
         assert np.asarray(mask).mean() / 255 == pytest.approx(5 / 9)
 
 
-@pytest.mark.parametrize("force", [False, True])
-def test_two_pictures_of_the_same_name_do_not_overwrite_each_other(tmp_path: Path, force: bool) -> None:
+def test_pictures_of_the_same_name_in_two_folders_are_both_kept(tmp_path: Path) -> None:
     picture(tmp_path / "one" / "a.png", white=1)
     picture(tmp_path / "two" / "a.png", white=2)
-    rows = run([tmp_path / "one", tmp_path / "two"], tmp_path / "out", force=force)
+    assert kinds(run([tmp_path / "one", tmp_path / "two"], tmp_path / "out")) == [None, None]
+    for folder, white in (("one", 1), ("two", 2)):
+        with Image.open(tmp_path / "out" / folder / "a.png.mask.png") as mask:
+            assert np.asarray(mask).mean() / 255 == pytest.approx(white / 9)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_two_pictures_given_the_same_name_do_not_overwrite_each_other(tmp_path: Path, force: bool) -> None:
+    pairs = [Pair(picture(tmp_path / f"{i}.png", white=i), Path("a.png")) for i in (1, 2)]
+    rows = list(localize_files(BrightnessLocalizer(), pairs, tmp_path / "out", force=force))
     assert kinds(rows) == [None, "exists"]
     assert "another picture of this run" in rows[1]["error"]
     with Image.open(tmp_path / "out" / "a.png.mask.png") as mask:
@@ -298,7 +376,7 @@ def test_what_concerns_every_picture_is_raised(tmp_path: Path) -> None:
             raise self.error
 
     pairs = find_pictures([picture(tmp_path / "a.png")])[0]
-    for error in (MissingExtraError("torch", "torch"), MemoryError(), KeyboardInterrupt()):
+    for error in (MissingExtraError("torch", "torch"), KeyboardInterrupt()):
         with pytest.raises(type(error)):
             list(localize_files(Failing(error), pairs, tmp_path / "out"))
 
@@ -310,11 +388,10 @@ def test_an_output_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, mask: Any) -> None:
-        Path(path).write_bytes(b"half")
+    def full(file: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(image, "write_mask", full)
+    monkeypatch.setattr(os, "fsync", full)
     (row,) = run([picture(tmp_path / "a.png")], tmp_path / "out")
     assert row["kind"] == "write"
     assert row["error"].endswith("No space left on device")
@@ -328,21 +405,50 @@ def test_a_name_too_long_for_its_maps(tmp_path: Path) -> None:
     assert rows[0]["error"].endswith("File name too long")
 
 
-def test_partial_files_are_outputs_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[str] = []
-    write = image.write_mask
+def test_names_that_just_fit(tmp_path: Path) -> None:
+    long = picture(tmp_path / f"{'照' * 79}1.jpg")  # with .overlay.png it has 254 bytes
+    assert kinds(run([long], tmp_path / "out")) == [None]
+    assert len(list((tmp_path / "out").iterdir())) == 3
 
-    def noting(path: Path, mask: Any) -> None:
-        seen.append(Path(path).name)
-        write(path, mask)
 
-    monkeypatch.setattr(image, "write_mask", noting)
-    run([picture(tmp_path / "a.png")], tmp_path / "out")
-    (partial,) = seen
-    picture(tmp_path / partial)  # as a crash would leave it
-    assert partial != "a.png.mask.png"
-    assert names(find_pictures([tmp_path / "out"])[0]) == []
-    assert names(find_pictures([tmp_path])[0]) == ["a.png"]
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("Failed to allocate memory for requested buffer of size 9")]
+)
+def test_what_the_memory_does_not_hold_is_a_row_and_the_others_are_tried_alone(
+    error: Exception, tmp_path: Path
+) -> None:
+    class Small(BrightnessLocalizer):
+        def map(self, images: Iterable[Any], batch_size: int = 8) -> Iterator[Localization | ImageError]:
+            photos = list(images)
+            if len(photos) > 1 or photos[0].size == (70, 70):
+                raise error
+            yield from super().map(photos, batch_size)
+
+    for i in range(4):
+        picture(tmp_path / f"{i}.png", (70, 70) if i == 2 else (6, 9))
+    rows = list(localize_files(Small(), find_pictures([tmp_path])[0], tmp_path / "out"))
+    assert kinds(rows) == [None, None, "too-large", None]
+    assert rows[2]["error"].startswith(f"{tmp_path / '2.png'}: there is not enough memory for this picture")
+    assert len(list((tmp_path / "out").iterdir())) == 9
+
+
+@pytest.mark.parametrize("where", ["read", "overlay_png"])
+def test_memory_that_ends_while_one_photo_is_read_or_written(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = getattr(image, where)
+
+    def limited(first: Any, *more: Any) -> Any:
+        if Path(first.name).name == "1.png":
+            raise MemoryError
+        return whole(first, *more)
+
+    for i in range(3):
+        picture(tmp_path / f"{i}.png")
+    pairs = find_pictures([tmp_path])[0]
+    monkeypatch.setattr(image, where, limited)
+    assert kinds(list(localize_files(BrightnessLocalizer(), pairs, tmp_path / "out"))) == [None, "too-large", None]
+    assert len(list((tmp_path / "out").iterdir())) == 6
 
 
 # --- several pictures in a file -------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -22,11 +22,12 @@ from PIL import Image
 from scipy import stats
 
 import declip
-from declip import catalog, cli, image, localizer, metadata, metrics, perturbations, report
+from declip import catalog, cli, image, localizer, metrics, perturbations, provenance, report, verdicts
 from declip.errors import ImageError
 from declip.localizer import Localizer
-from declip.types import BackboneSpec, Calibration, DecoderSpec, ModelSpec, Photo
-from tests.signing import manifest, signed
+from declip.types import BackboneSpec, DecoderSpec, MaskRule, ModelSpec, Photo, Precision
+from tests.fakes import calibration
+from tests.signing import Chain, generated, manifest, signed
 
 MINI = Path(declip.__file__).parent / "assets" / "mini.onnx"
 PHOTOS = Path(__file__).resolve().parents[1] / "examples" / "photos"
@@ -47,12 +48,11 @@ class FakeEngine:
         mode="tiled",
         overlap=8,
         image_score="top",
-        calibration=Calibration(
-            mask_threshold=0.6, image_thresholds=((0.01, 0.9), (0.05, 0.7)), photos=200, mode="tiled"
-        ),
+        calibration=calibration("tiled", 0.6),
     )
     model = "fake"
     sha256 = "0123456789abcdef" * 4
+    precision: Precision = "exact"
 
     def __init__(self) -> None:
         self.pictures = 0
@@ -175,12 +175,13 @@ def test_the_page_tells_the_same_numbers(fake: Localizer, tmp_path: Path) -> Non
     found = examine(path, fake)
     page = Page(found.to_html())
     assert hashlib.sha256(path.read_bytes()).hexdigest() in page.text and FakeEngine.sha256 in page.text
-    assert f"The photo scores {found.result.score:.3f}" in page.text
+    assert found.result.verdict == "inconclusive" and found.result.score == 0.95
+    assert "stronger than anything in 95 % of untouched photos of its size (under 0.5 MP)" in page.text
     for variant in found.stability.variants:
         numbers = f"{variant.iou:.2f} {variant.difference:.3f} {100 * variant.area:.2f}".rstrip("0").rstrip(".")
-        assert f"{numbers} % {variant.score:.3f}" in page.text
+        assert variant.score is not None and f"{numbers} % {verdicts.rank_percent(variant.score)}" in page.text
     assert "photo.jpg" in page.text and "2026-03-04 05:06:07 UTC" in page.text
-    assert "calibrated on 200 untouched photos" in page.text
+    assert "by comparison with 199 untouched photos of this size" in page.text
     (region, *_) = found.result.regions
     x0, y0, x1, y1 = region.bbox
     assert f"{x1 - x0} × {y1 - y0} px at ({x0}, {y0})" in page.text
@@ -196,21 +197,19 @@ def test_the_date_is_shown_in_utc_and_needs_a_zone(fake: Localizer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("thresholds", "headline", "number"),
+    ("untouched", "headline", "number"),
     [
-        (((0.01, 0.2), (0.05, 0.1)), "Traces of manipulation were found", "at most 1 % score as high"),
-        (((0.01, 0.9999), (0.05, 0.1)), "Inconclusive", "at most 5 % of untouched photos reach"),
-        (((0.01, 1.0), (0.05, 0.9999)), "Nothing found", "no proof that the photo is genuine"),
+        ((0.0,) * 199, "Traces of manipulation were found", "99.5 % of untouched photos of its size"),
+        ((0.0,) * 192 + (9.0,) * 7, "Inconclusive", "“manipulated” asks for 99 %"),
+        ((9.0,) * 199, "Nothing found", "no proof that the photo is genuine"),
     ],
 )
-def test_verdicts_in_words(thresholds: Any, headline: str, number: str, fake: Localizer) -> None:
-    calibrated = replace(
-        FakeEngine.spec, calibration=Calibration(image_thresholds=thresholds, photos=200, mode="tiled")
-    )
-    fake.engine.spec = calibrated  # type: ignore[misc]
+def test_verdicts_in_words(untouched: Any, headline: str, number: str, fake: Localizer) -> None:
+    compared = replace(calibration("tiled", 0.6), untouched=(untouched, (), ()), photos=(199, 0, 0))
+    fake.engine.spec = replace(FakeEngine.spec, calibration=compared)  # type: ignore[misc]
     page = Page(examine(pixels(), fake).to_html())
     assert headline in page.text and number in page.text
-    low, high = 100 * stats.beta.ppf([0.05, 0.95], 2, 199)  # 1 % by 200 photos: the second from above
+    low, high = 100 * stats.beta.ppf([0.05, 0.95], 2, 198)  # 1 % by 199 photos: the second from above
     assert f"likely {low:.2f} % to {high:.2f} %" in page.text
 
 
@@ -219,7 +218,7 @@ def test_without_a_calibration_there_is_no_verdict(fake: Localizer) -> None:
     assert "No verdict" in page.text and "calibrated in tiled mode" in page.text and "squashed to 32 × 32" in page.text
     fake.engine.spec = replace(FakeEngine.spec, calibration=None)  # type: ignore[misc]
     text = Page(examine(pixels(), fake).to_html()).text
-    assert "never calibrated" in text and "none, without a calibration" in text
+    assert "never calibrated" in text and "Verdicts none" in text
 
 
 def test_an_empty_map_is_not_praised_as_stable(fake: Localizer) -> None:
@@ -255,7 +254,9 @@ def test_large_photos_are_examined_in_part(fake: Localizer, monkeypatch: pytest.
 def test_a_part_lies_inside_the_photo_and_around_the_highest_score() -> None:
     scores = np.zeros((100, 30), np.float32)
     scores[97, 3] = 0.4
-    found = declip.Localization(name="", scores=scores, threshold=0.5, score=0.4, model="", sha256="")
+    found = declip.Localization(
+        name="", scores=scores, rule=MaskRule(threshold=0.5), image_score=0.4, model="", sha256=""
+    )
     assert report._part(found, 40) == (0, 56, 30, 96)
     assert report._part(found, 60) == (0, 0, 30, 100)  # 3000 px are no more than 60 × 60
 
@@ -385,34 +386,45 @@ def test_hostile_content_credentials_are_text(fake: Localizer) -> None:
     pytest.importorskip("c2pa")
     maker, editor = "<script>alert(6)</script>", '"><img src=x onerror=alert(7)>{{ 7 * 7 }}\u202e' + "E" * 500
     signer = "</td></table><script>alert(8)</script>"
-    facts = examine(signed(manifest(maker, editor), signer=signer), fake)
-    assert facts.metadata is not None and facts.metadata.credentials.state == "Valid"
+    facts = examine(signed(manifest(maker, editor), chain=Chain(signer)), fake)
+    assert facts.metadata is not None and facts.metadata.credentials.state == "intact"
     text = facts.to_html()
     page = Page(text)
     assert "script" not in page.tags and not [n for _, n, _ in page.attributes if n.startswith("on")]
     assert "x" not in page.values("src") and "\u202e" not in text and "E" * 161 not in text
     assert "<script>alert(6)</script> 1.0" in page.text and signer in page.text
-    assert "{{ 7 * 7 }}" in page.text and "a valid signature says that the file was not changed" in page.text
+    assert "{{ 7 * 7 }}" in page.text
     assert "48,51.4935" not in text and "48.8582" not in text
 
 
-@pytest.mark.parametrize(
-    ("state", "said"),
-    [
-        ("Invalid", "a manifest that does not hold"),
-        ("elsewhere", "declip fetches nothing"),
-        ("unreadable", "a manifest that cannot be read"),
-        ("none", "The file carries no manifest"),
-        ("no reader", "c2pa-python is not installed"),
-    ],
-)
-def test_each_state_of_content_credentials_has_its_words(fake: Localizer, state: str, said: str) -> None:
+def test_what_the_file_says_stands_above_the_verdict_with_its_checks_below(fake: Localizer) -> None:
+    pytest.importorskip("c2pa")
+    page = Page(examine(signed(generated()), fake).to_html()).text
+    said = "The file itself says: created by a generator (trainedAlgorithmicMedia, by “Paint 3”)"
+    assert page.index(said) < page.index("What the pixels show") < page.index("The map")
+    assert page.index("What the file says") < page.index(said)
+    checks = page[page.index("What was checked") :]
+    assert "signingCredential.untrusted" in checks and "assertion.dataHash.match" in checks
+    assert "changed after it was signed" not in page and "is wrong" not in page
+
+
+def test_a_file_that_says_nothing_has_the_verdict_alone(fake: Localizer) -> None:
+    data = io.BytesIO()
+    Image.fromarray(pixels()).save(data, "JPEG")
+    for picture in (data.getvalue(), pixels()):
+        page = Page(examine(picture, fake).to_html()).text
+        assert "What the pixels show" not in page and "What was checked" not in page
+
+
+def test_each_state_of_content_credentials_is_told(fake: Localizer) -> None:
     data = io.BytesIO()
     Image.fromarray(pixels()).save(data, "JPEG")
     facts = examine(data.getvalue(), fake)
     assert facts.metadata is not None
-    shown = replace(facts, metadata=replace(facts.metadata, credentials=metadata.Credentials(state=state)))
-    assert said in Page(shown.to_html()).text
+    for state in get_args(provenance.State):
+        told = provenance.Provenance(state=state, meaning=f"{state} & so on", headline=f"<b>{state}\u202e</b>")
+        shown = replace(facts, metadata=replace(facts.metadata, credentials=told)).to_html()
+        assert f"{state} & so on" in Page(shown).text and f"<b>{state}\\u202e</b>" in Page(shown).text
 
 
 # --- the place ------------------------------------------------------------------------------------------------------

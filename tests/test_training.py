@@ -450,6 +450,14 @@ def test_a_wrong_recipe_is_said(recipe: str, changes: list[str], message: str, t
         TrainConfig.from_toml(path, changes)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_recipe_that_windows_tools_saved(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(f"# ärger\n{RECIPE}".replace("\n", "\r\n").encode(encoding))
+    (tmp_path / "plain.toml").write_text(RECIPE)
+    assert TrainConfig.from_toml(path) == TrainConfig.from_toml(tmp_path / "plain.toml")
+
+
 def test_a_recipe_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"the recipe .*absent\.toml cannot be read"):
         TrainConfig.from_toml(tmp_path / "absent.toml")

@@ -12,25 +12,27 @@ import pytest
 from PIL import Image
 
 from declip.errors import ImageError, SpecError
+from declip.regions import find_parts
 from declip.types import (
     BackboneSpec,
     Calibration,
     DecoderSpec,
     Localization,
+    MaskRule,
     ModelSpec,
     Photo,
     Sample,
+    Step,
     check_several,
-    flagged,
 )
 
 VIT = BackboneSpec(name="vit_large_patch14_clip_quickgelu_224.openai", layer=20)
 RN50 = BackboneSpec(name="resnet50_clip_gap", layer=3, weights="openai", sha256="ab" * 32)
 CALIBRATION = Calibration(
     temperature=1.5,
-    mask_threshold=0.4,
-    image_thresholds=((0.01, 0.8), (0.05, 0.6)),
-    photos=170,
+    threshold=0.4,
+    untouched=(tuple(i / 100 for i in range(199)), tuple(i / 100 for i in range(19)), (0.1, 0.2)),
+    photos=(199, 4, 2),
     mode="tiled",
     precision="fast",
 )
@@ -40,13 +42,12 @@ def spec(**changes: Any) -> ModelSpec:
     return ModelSpec(**({"backbones": (VIT,), "decoder": DecoderSpec(kind="conv-20")} | changes))
 
 
-def localization(scores: Any, threshold: float = 0.5, peak: float = 0.0) -> Localization:
+def localization(scores: Any, threshold: float = 0.5, calibration: Calibration | None = None) -> Localization:
     return Localization(
         name="a.jpg",
         scores=np.asarray(scores, np.float32),
-        threshold=threshold,
-        peak=peak,
-        score=0.25,
+        rule=MaskRule(threshold=threshold, calibration=calibration),
+        image_score=0.25,
         model="fake",
         sha256="00" * 32,
         seconds=1.5,
@@ -102,10 +103,13 @@ def test_decoders_that_contradict_themselves(fields: dict[str, Any], message: st
     ("fields", "message"),
     [
         ({"temperature": 0}, "temperature is 0"),
-        ({"mask_threshold": 1.1}, "mask_threshold is 1.1"),
-        ({"mask_peak": -0.1}, "mask_peak is -0.1"),
-        ({"image_thresholds": ((0, 0.5),)}, "false-alarm rates"),
-        ({"image_thresholds": ((0.05, 0.6), (0.01, 0.8))}, "rising order"),
+        ({"threshold": 1.1}, "threshold is 1.1"),
+        ({"untouched": ((0.2, 0.1), (), ()), "photos": (2, 0, 0)}, "not in rising order"),
+        ({"untouched": ((0.1,), ())}, "have 2 and 3 classes; expected 3"),
+        ({"untouched": ((0.1,), (), ()), "photos": (2, 0, 0)}, "at most as many as there are values"),
+        ({"rates": (0, 0.05)}, r"expected one or two in \(0, 1\)"),
+        ({"rates": ()}, "expected one or two"),
+        ({"rates": (0.05, 0.01)}, "expected rising ones"),
         ({"mode": "half"}, "calibration mode is 'half'"),
         ({"precision": "int8"}, "calibration precision is 'int8'"),
     ],
@@ -137,9 +141,9 @@ def test_models_that_contradict_themselves(fields: dict[str, Any], message: str)
 
 
 def test_a_calibration_replaces_threshold_and_temperature() -> None:
-    assert (spec(threshold=0.7).mask_threshold, spec().temperature) == (0.7, 1.0)
+    assert (spec(threshold=0.7).rule, spec().temperature) == (MaskRule(threshold=0.7), 1.0)
     calibrated = spec(threshold=0.7, calibration=CALIBRATION)
-    assert (calibrated.mask_threshold, calibrated.temperature) == (0.4, 1.5)
+    assert calibrated.rule == MaskRule(threshold=0.4, calibration=CALIBRATION) and calibrated.temperature == 1.5
 
 
 @pytest.mark.parametrize(
@@ -232,22 +236,6 @@ def test_mask_and_area_include_the_threshold_itself() -> None:
     assert result.area == 0.5
 
 
-def test_with_a_peak_the_mask_holds_the_parts_that_reach_it() -> None:
-    scores = np.zeros((6, 8), np.float32)
-    scores[0:3, 0:3] = 0.5
-    scores[1, 1] = 0.9
-    scores[3, 3] = 0.5  # touches at a corner
-    scores[0:3, 5:8] = 0.89
-    result = localization(scores, threshold=0.5, peak=0.9)
-    expected = np.zeros((6, 8), bool)
-    expected[0:3, 0:3] = expected[3, 3] = True
-    assert np.array_equal(result.mask, expected)
-    assert (result.area, result.to_dict()["peak"]) == (10 / 48, 0.9)
-    assert [region.bbox for region in result.regions] == [(0, 0, 4, 4)]
-    # A peak that every part reaches, and one that none does.
-    assert np.array_equal(flagged(scores, 0.5, 0.5), scores >= 0.5) and not flagged(scores, 0.5, 0.91).any()
-
-
 def test_regions_are_8_connected_largest_first() -> None:
     scores = np.zeros((10, 20))
     scores[1:4, 2:6] = 0.75  # 12 px
@@ -290,54 +278,110 @@ def test_to_dict_has_the_documented_keys_in_order_and_is_json() -> None:
         "image",
         "width",
         "height",
-        "score",
         "verdict",
+        "score",
         "false_alarm_rate",
-        "score_threshold",
-        "threshold",
-        "peak",
+        "untouched",
+        "not_examined",
         "area",
         "regions",
+        "threshold",
+        "image_score",
+        "provenance",
+        "notes",
         "model",
         "sha256",
+        "mode",
+        "precision",
         "seconds",
     ]
     again = json.loads(json.dumps(row))
     assert (again["width"], again["height"], again["area"], again["seconds"]) == (4, 2, 0.25, 1.5)
-    assert again["regions"] == [{"bbox": [0, 0, 2, 1], "area": 0.25, "score": 0.75}]
+    assert again["regions"] == [{"bbox": [0, 0, 2, 1], "area": 0.25, "score": 0.75, "rank": None, "verdict": None}]
 
 
 # --- verdicts -------------------------------------------------------------------------------------------------------
 
-
-@pytest.mark.parametrize(
-    ("score", "expected"),
-    [
-        (0.81, ("manipulated", 0.01, 0.8)),
-        (0.8, ("manipulated", 0.01, 0.8)),
-        (0.79, ("inconclusive", 0.05, 0.6)),
-        (0.6, ("inconclusive", 0.05, 0.6)),
-        (0.59, ("nothing found", 0.05, 0.6)),
-    ],
-)
-def test_verdicts_by_false_alarm_rate(score: float, expected: tuple[str, float, float]) -> None:
-    assert CALIBRATION.verdict(score) == expected
+LOUD, FAINT = 0.999, 0.9  # logits 6.9 and 2.2
 
 
-def test_a_verdict_with_a_single_threshold_knows_no_doubt() -> None:
-    single = Calibration(image_thresholds=((0.01, 0.8),))
-    assert single.verdict(0.9)[0] == "manipulated"
-    assert single.verdict(0.7) == ("nothing found", 0.01, 0.8)
-    with pytest.raises(SpecError, match="no image thresholds"):
-        Calibration().verdict(0.9)
+def parts(*shares_and_scores: tuple[float, float]) -> Any:
+    """A map of 100 × 100 px with parts of these shares and scores, in columns of their own."""
+    scores = np.zeros((100, 100), np.float32)
+    for number, (share, score) in enumerate(shares_and_scores):
+        scores[: round(share * 1000), 20 * number : 20 * number + 10] = score
+    return scores
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 3])
-def test_each_of_the_first_two_rates_has_its_word(count: int) -> None:
-    rates = ((0.01, 0.9), (0.05, 0.8), (0.1, 0.7))[:count]
-    words = ("manipulated", "inconclusive")[:count]
-    steps = Calibration(image_thresholds=rates, photos=100, mode="tiled").steps()
-    assert steps == tuple((word, *pair) for word, pair in zip(words, rates[:2], strict=True))
+def test_evidence_is_the_mean_height_above_the_threshold_times_root_of_the_share() -> None:
+    (part,) = find_parts(parts((0.04, FAINT)), 0.5).found
+    assert part.evidence == pytest.approx(np.log(9) * np.sqrt(0.04), rel=1e-5)
+    assert (part.bbox, part.share, part.score) == ((0, 0, 10, 40), 0.04, pytest.approx(FAINT))
+    lower = find_parts(parts((0.04, FAINT)), 0.2).found[0].evidence
+    assert lower == pytest.approx((np.log(9) + np.log(4)) * np.sqrt(0.04), rel=1e-5)
+    assert find_parts(np.ones((9, 9), np.float32), 1.0).found[0].evidence == 0
+
+
+def test_mask_and_verdict_are_one_decision() -> None:
+    """Of 199 untouched photos, 0.00 to 1.98, a part at 1.97 and more is in the last 1 %, at 1.9 in the last 5 %."""
+    strong, middle, weak = (0.09, LOUD), (0.074, LOUD), (0.02, FAINT)  # evidence 2.07, 1.88, 0.31
+    both = localization(parts(strong, middle, weak), 0.5, CALIBRATION)
+    assert (both.verdict, both.score, both.false_alarm_rate, both.untouched) == ("manipulated", 199 / 200, 0.01, 199)
+    assert [(region.verdict, region.bbox[0]) for region in both.regions] == [("manipulated", 0)]
+    middle = (0.0765, LOUD)  # 1.91
+    two = localization(parts(strong, middle, weak), 0.5, CALIBRATION)
+    assert [(region.verdict, region.bbox[0]) for region in two.regions] == [("manipulated", 0), ("inconclusive", 20)]
+    assert two.mask.sum() == 900 + 760 and not two.mask[:, 40:].any()
+    doubt = localization(parts(middle, weak), 0.5, CALIBRATION)
+    assert (doubt.verdict, doubt.false_alarm_rate, len(doubt.regions)) == ("inconclusive", 0.05, 1)
+    assert 0.95 <= doubt.score < 0.99
+    nothing = localization(parts(weak), 0.5, CALIBRATION)
+    assert (nothing.verdict, nothing.area, nothing.regions, nothing.false_alarm_rate) == ("nothing found", 0, (), 0.05)
+    assert nothing.score == 32 / 200 and not nothing.mask.any()
+    empty = localization(np.zeros((100, 100)), 0.5, CALIBRATION)
+    assert (empty.verdict, empty.score, empty.area) == ("nothing found", 0, 0)
+
+
+def test_a_photo_is_compared_with_those_of_its_size() -> None:
+    assert [Calibration.size_class(n) for n in (1, 499_999, 500_000, 3_000_000, 3_000_001)] == [0, 0, 1, 1, 2]
+    scores = np.zeros((800, 1000), np.float32)
+    scores[:200, :100] = FAINT  # evidence 0.35: in the last 5 % of 19, nothing among 199
+    assert localization(scores, 0.5, CALIBRATION).verdict == "inconclusive"
+    assert localization(scores[::2, ::2], 0.5, CALIBRATION).verdict == "nothing found"
+
+
+def test_a_size_with_few_photos_gives_no_better_rate_than_these_allow() -> None:
+    assert CALIBRATION.steps(0) == (Step("manipulated", 0.01), Step("inconclusive", 0.05))
+    assert CALIBRATION.steps(1) == (Step("inconclusive", 0.05),)  # 1 / 20
+    assert CALIBRATION.steps(2) == ()
+    ten = dataclasses.replace(CALIBRATION, untouched=((), (), tuple(map(float, range(10)))), photos=(0, 0, 10))
+    assert ten.steps(2) == (Step("inconclusive", 1 / 11),)
+    # Without a verdict for its size, a photo has its threshold's mask, as with a model that was never calibrated.
+    large = np.zeros((2000, 2000), np.float32)
+    large[:1000] = LOUD
+    result = localization(large, 0.5, CALIBRATION)
+    assert (result.verdict, result.score, result.area, result.untouched) == (None, 0.25, 0.5, None)
+
+
+def test_what_is_out_of_scope_has_neither_verdict_nor_mask() -> None:
+    scores = parts((0.09, LOUD))
+    shown = dataclasses.replace(localization(scores, 0.5, CALIBRATION), out_of_scope="This is no photograph.")
+    assert (shown.verdict, shown.score, shown.area, shown.regions) == ("not examined", None, 0, ())
+    assert shown.not_examined == shown.to_dict()["not_examined"] == "This is no photograph."
+    plain = dataclasses.replace(localization(scores, 0.4), out_of_scope="This is no photograph.")
+    assert (plain.verdict, plain.not_examined, plain.area) == (None, None, 0.09)
+
+
+def test_an_untouched_photo_reaches_a_rank_as_rarely_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    alarms = []
+    for _ in range(400):
+        untouched, further = np.sort(rng.beta(1, 8, 170)), rng.beta(1, 8, 50)
+        calibration = Calibration(untouched=(tuple(untouched), (), ()), photos=(170, 0, 0))
+        alarms.append([[calibration.rank(value, 0) >= 1 - rate - 1e-9 for rate in (0.01, 0.05)] for value in further])
+    one, five = np.mean(alarms, axis=(0, 1))
+    # 1 and 8 of 171 places are left for a further photo.
+    assert one == pytest.approx(1 / 171, abs=0.002) and five == pytest.approx(8 / 171, abs=0.006)
 
 
 def test_a_photo_prints_briefly_and_is_compared_by_identity() -> None:
@@ -352,9 +396,12 @@ def test_a_photo_prints_briefly_and_is_compared_by_identity() -> None:
     assert caught.value.kind == "input"
 
 
+RULE = MaskRule(threshold=0.5)
+
+
 def test_localizations_are_compared_by_identity() -> None:
     one, other = (
-        Localization(name="x", scores=np.zeros((9, 9), np.float32), threshold=0.5, score=0, model="m", sha256="")
+        Localization(name="x", scores=np.zeros((9, 9), np.float32), rule=RULE, image_score=0, model="m", sha256="")
         for _ in range(2)
     )
     assert one in [other, one] and one != other and len({one, other}) == 2

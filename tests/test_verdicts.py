@@ -2,62 +2,102 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from declip import verdicts
-from declip.types import Calibration, Localization
+from declip.types import Calibration, Localization, MaskRule
 
-CALIBRATION = Calibration(image_thresholds=((0.01, 0.9), (0.05, 0.6)), photos=100, mode="tiled")
+CALIBRATION = Calibration(
+    threshold=0.5,
+    untouched=(tuple(i / 100 for i in range(199)), tuple(i / 100 for i in range(19)), ()),
+    photos=(199, 4, 0),
+    mode="tiled",
+)
+MANIPULATED, INCONCLUSIVE, WEAK = 900, 765, 100  # flagged px of 10,000; with logits of 6.9 evidence 2.07, 1.91, 0.69
 
 
-def words(score: float, *, flagged: int = 0, calibration: Calibration | None = CALIBRATION) -> verdicts.Wording:
-    scores = np.zeros((50, 50), np.float32)
-    scores[:flagged, :10] = 0.8
-    verdict = (None, None, None) if calibration is None else calibration.verdict(score)
-    found = Localization(
-        name="a",
-        scores=scores,
-        threshold=0.5,
-        score=score,
-        verdict=verdict[0],
-        false_alarm_rate=verdict[1],
-        score_threshold=verdict[2],
-        model="m",
-        sha256="",
+def found(
+    flagged: int, calibration: Calibration | None = CALIBRATION, size: int = 100, *, scope: str | None = None
+) -> Localization:
+    scores = np.zeros((size, size), np.float32)
+    scores.ravel()[: flagged * size * size // 10_000] = 0.999
+    rule = MaskRule(threshold=0.5, calibration=calibration)
+    return Localization(
+        name="a", scores=scores, rule=rule, image_score=0.321, out_of_scope=scope, model="m", sha256="", mode="tiled"
     )
-    return verdicts.explain(found, calibration, mode="tiled", precision="exact")
+
+
+def words(flagged: int) -> verdicts.Wording:
+    return verdicts.explain(found(flagged), CALIBRATION)
 
 
 @pytest.mark.parametrize(
-    ("score", "tone", "title", "numbers", "meant"),
+    ("flagged", "tone", "title", "numbers", "meant"),
     [
-        (0.95, "manipulated", "Traces of manipulation were found", ("0.950", "0.900", "at most 1 %"), "about 10 would"),
-        (0.7, "inconclusive", "Inconclusive", ("0.700", "0.600", "0.900", "at most 5 %"), "about 50 would"),
-        (0.1, "nothing", "Nothing found", ("0.100", "0.600", "at most 5 %"), "95 % or more"),
+        (
+            MANIPULATED,
+            "manipulated",
+            "Traces of manipulation were found",
+            ("99.5 % of untouched photos of its size (under 0.5 MP)", "the 199 that"),
+            "about 10 would",
+        ),
+        (INCONCLUSIVE, "inconclusive", "Inconclusive", ("96 % of untouched photos", "asks for 99 %"), "about 50 would"),
+        (WEAK, "nothing", "Nothing found", ("35 % of untouched photos", "from 95 % on"), "95 % or more"),
+        (0, "nothing", "Nothing found", ("No part of this photo stands out",), "95 % or more"),
     ],
 )
 def test_numbers_are_those_of_the_calibration(
-    score: float, tone: str, title: str, numbers: tuple[str, ...], meant: str
+    flagged: int, tone: str, title: str, numbers: tuple[str, ...], meant: str
 ) -> None:
-    said = words(score)
+    said = words(flagged)
     assert said.tone == tone and said.title.startswith(title)
-    assert all(number in said.summary for number in numbers)
+    assert all(number in said.summary for number in numbers), said.summary
     assert meant in " ".join(said.meaning)
 
 
+def test_few_and_cut_photos_are_told() -> None:
+    said = verdicts.explain(found(100, size=800), CALIBRATION)
+    assert said.tone == "inconclusive"
+    assert "the 19 that it was compared with (whole photos and pieces, of 4 photos) tell" in said.summary
+    assert "no photo of this size is called “manipulated”" in said.summary
+    none = verdicts.explain(found(100, size=1800), CALIBRATION)
+    assert none.tone == "none" and "too few untouched photos of this size for a verdict: 0." in none.summary
+
+
 def test_nothing_is_promised() -> None:
-    assert words(0.1).caution == "It is no proof that the photo is genuine."
-    assert words(0.95).caution.startswith("It is no probability")
-    assert "never calibrated" in words(0.95, calibration=None).summary
-    assert words(0.95, calibration=None).tone == "none"
+    assert words(0).caution == "It is no proof that the photo is genuine."
+    assert words(MANIPULATED).caution.startswith("It is no probability")
+
+
+def test_why_there_is_no_verdict() -> None:
+    never = verdicts.explain(found(MANIPULATED, None), None)
+    assert never.tone == "none" and "0.321" in never.summary and "never calibrated" in never.summary
+    own = verdicts.explain(found(MANIPULATED, None), CALIBRATION)
+    assert "a threshold of your own" in own.summary
+    other = verdicts.explain(dataclasses.replace(found(MANIPULATED, None), mode="whole"), CALIBRATION)
+    assert "calibrated in tiled mode" in other.summary and "this ran in whole mode" in other.summary
+    scope = verdicts.explain(found(MANIPULATED, scope="This is no photograph."), CALIBRATION)
+    assert scope.title == "Not examined" and scope.summary.startswith("This is no photograph. ")
+    assert scope.flagged == "No part of the picture is flagged."
+    assert scope.caution == "It is no proof that the photo is genuine."
 
 
 def test_what_is_flagged() -> None:
-    assert words(0.95, flagged=5).flagged == "2 % of the picture is flagged, in 1 part."
-    assert "too weak" in words(0.1, flagged=5).flagged
-    assert words(0.1).flagged == "No part of the picture is flagged."
-    assert "rests on its highest values" in words(0.95).flagged
+    assert words(MANIPULATED).flagged == "9 % of the picture is flagged, in 1 part."
+    assert words(WEAK).flagged == words(0).flagged == "No part of the picture is flagged."
+
+
+def test_a_rank_is_rounded_down() -> None:
+    assert [verdicts.rank_percent(rank) for rank in (0, 0.9499, 0.95, 0.99479, 0.9999)] == [
+        "0 %",
+        "94.9 %",
+        "95 %",
+        "99.4 %",
+        "99.9 %",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,7 @@ def _outcome(case: Case, result: Localization) -> Outcome:
         alarms=_at_least(outside, result.mask[~case.mask]),
         ap=metrics.average_precision(result.scores, case.mask),
         auc=metrics.auc(result.scores, case.mask),
-        score=result.score,
+        score=0.0 if result.score is None else result.score,
         verdict=result.verdict,
         threshold=result.threshold,
     )

@@ -12,6 +12,7 @@ resumes.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import sys
@@ -22,9 +23,11 @@ from typing import Any
 import numpy as np
 
 from declip import calibration, export, training
+from declip.calibration import Retold
 from declip.engines import open_engine
 from declip.localizer import Localizer
 from declip.synthesis import family_of
+from declip.types import Calibration
 
 sys.path.insert(0, str(Path(__file__).parent))
 import card_cases
@@ -87,12 +90,14 @@ def measure(
     """AP, IoU at the threshold, and the masks' share, of the family that was left out: means over its kinds."""
     localizer = Localizer(open_engine(export.to_onnx(best, best.with_suffix(".onnx"))))
     known = [case for case in forged if case.half == "choose" and family_of(case.kind) != family]
-    threshold, peak = calibration.mask_rule(
-        ((localizer(case.pixels).scores, case.mask) for case in known),
-        ((case.kind, localizer(case.pixels).scores) for case in clean),
-        area=card_cases.FLAGGED,
-    )
-    localizer = Localizer(localizer.engine, threshold=threshold, peak=peak)
+    thresholds = calibration.THRESHOLDS
+    untouched = [
+        calibration.Untouched.of(number, localizer(case.pixels).scores, thresholds) for number, case in enumerate(clean)
+    ]
+    base = Calibration(rates=(0.05,), mode=localizer.mode, precision=localizer.precision)
+    fakes = ((localizer(case.pixels).scores, case.mask) for case in known)
+    rule = calibration.fit_threshold(fakes, calibration.candidates(untouched, thresholds, base))
+    localizer = Localizer(Retold(localizer.engine, dataclasses.replace(localizer.spec, calibration=rule)))
     kinds: dict[str, dict[str, float]] = {}
     for kind in card_cases.KINDS:
         if family_of(kind) != family:
@@ -105,7 +110,7 @@ def measure(
             "prevalence": float(np.mean([outcome.manipulated / outcome.pixels for outcome in outcomes])),
         }
     mean = {key: float(np.mean([row[key] for row in kinds.values()])) for key in ("ap", "iou", "prevalence")}
-    return mean | {"threshold": threshold, "peak": peak, "kinds": kinds}
+    return mean | {"threshold": rule.threshold, "kinds": kinds}
 
 
 if __name__ == "__main__":

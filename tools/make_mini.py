@@ -23,19 +23,21 @@ from typing import Any, Literal
 from PIL import Image
 
 from declip import datasets, export, image, training
-from declip.calibration import image_thresholds, mask_rule
-from declip.engines import open_engine
+from declip.calibration import RATES, THRESHOLDS, Untouched, candidates, fit_threshold, with_pieces
+from declip.engines import open_engine, with_spec
+from declip.errors import ImageError
 from declip.localizer import Localizer
 from declip.nn import checkpoint
 from declip.synthesis import synthesize
 from declip.synthesis.saving import Saving
-from declip.types import Calibration, Sample
+from declip.types import SIZE_CLASSES, Calibration, Sample
 
 sys.path.insert(0, str(Path(__file__).parent))
 import card_cases
 
 ROOT = Path(__file__).resolve().parents[1]
-RATES = (0.01, 0.05)
+# Into at most so many pieces a large photo is cut for the verdicts, for each size: there are few of them.
+PIECES = 12
 HISTORY = ROOT / "docs/mini-training.json"
 
 
@@ -115,9 +117,15 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "data/mini")
     parser.add_argument("--run", default="run", help="name of the run's folder in --work")
     parser.add_argument("--out", type=Path, default=ROOT / "src/declip/assets/mini.onnx")
+    parser.add_argument("--calibrate-only", action="store_true", help="keep the weights of --out, calibrate them anew")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change both recipes")
     arguments = parser.parse_args()
     logging.basicConfig(level="WARNING", format="%(message)s")
+    if arguments.calibrate_only:
+        engine = open_engine(arguments.out)
+        found = calibrated(Localizer(engine), arguments.data)
+        with_spec(arguments.out, dataclasses.replace(engine.spec, calibration=found), arguments.out, force=True)
+        return
 
     data = {name: make_data(arguments.data, arguments.work / name, part) for name, part in PARTS.items()}
     # The other half of the valid photos is the model card's to report on: it chooses nothing, epochs neither.
@@ -142,8 +150,8 @@ def main() -> None:
     pairs = {name: sum(sample.label == "fake" for sample in samples) for name, samples in data.items()}
     record = {"pairs": pairs, "stages": [history(out, stage) for stage in STAGES]}
     HISTORY.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    calibrated = calibrate(run.best, arguments.data, out / "mini.safetensors")
-    print(export.to_onnx(calibrated, arguments.out))
+    ready = calibrate(run.best, arguments.data, out / "mini.safetensors")
+    print(export.to_onnx(ready, arguments.out))
 
 
 def history(out: Path, stage: Stage) -> dict[str, Any]:
@@ -186,32 +194,38 @@ def make_data(data: Path, out: Path, part: Part) -> list[Sample]:
 
 
 def calibrate(best: Path, data: Path, out: Path) -> Path:
-    """Put the thresholds into the checkpoint.
+    """Put the calibration into the checkpoint.
 
-    The mask's rule: on the model card's choosing half of photos/valid, its forgeries and its untouched photos. Image
-    thresholds: on photos/calibrate, as the files are.
+    The untouched photos that verdicts compare with: photos/calibrate, as the files are, and pieces of the large ones.
+    The threshold: of those tried, the one whose masks fit best on the forgeries of the model card's choosing half.
     """
     net, spec = checkpoint.load(best)
     localizer = Localizer(open_engine(export.to_onnx(best, best.with_suffix(".onnx"))))
+    calibration = calibrated(localizer, data)
+    return checkpoint.save(net, dataclasses.replace(spec, calibration=calibration), out)
+
+
+def calibrated(localizer: Localizer, data: Path) -> Calibration:
+    """Return the calibration of a localizer at temperature 1."""
+    paths, owners = pictures(data / "photos/calibrate"), list[int]()
+    untouched = []
+    for number, result in enumerate(localizer.map(with_pieces(localizer, paths, PIECES, owners))):
+        if isinstance(result, ImageError):
+            raise result
+        if result.out_of_scope is None:
+            untouched.append(Untouched.of(owners[number], result.scores, THRESHOLDS))
+        else:
+            print(f"left out: {result.name}: {result.out_of_scope}")
+    base = Calibration(rates=RATES, mode=localizer.mode, precision=localizer.precision)
     photos = [p for p in pictures(data / "photos/valid") if card_cases.half_of(p.name) == "choose"]
     cases = card_cases.forgeries(photos, card_cases.KINDS, data / "weights")
     fakes = ((localizer(case.pixels).scores, case.mask) for case in cases if case is not None)
-    reals = ((case.kind, localizer(case.pixels).scores) for case in card_cases.untouched(photos))
-    threshold, peak = mask_rule(fakes, reals, area=card_cases.FLAGGED)
-    scores = [localizer(path).score for path in pictures(data / "photos/calibrate")]
-    calibration = Calibration(
-        mask_threshold=threshold,
-        mask_peak=peak,
-        image_thresholds=image_thresholds(scores, RATES),
-        photos=len(scores),
-        mode=localizer.mode,
-        precision=localizer.precision,
-    )
-    print(
-        f"mask from {threshold:.2f} with peaks of {peak:.2f}; image thresholds {calibration.image_thresholds} on "
-        f"{len(scores)} photos"
-    )
-    return checkpoint.save(net, dataclasses.replace(spec, calibration=calibration), out)
+    found = fit_threshold(fakes, candidates(untouched, THRESHOLDS, base))
+    for i, size in enumerate(SIZE_CLASSES):
+        steps = ", ".join(f"{step.word} at most {step.rate:.1%}" for step in found.steps(i)) or "no verdict"
+        print(f"{size}: {len(found.untouched[i])} pictures of {found.photos[i]} photos: {steps}")
+    print(f"threshold {found.threshold:g}")
+    return found
 
 
 def pictures(folder: Path) -> list[Path]:

@@ -34,7 +34,7 @@ PATIENCE = 300_000  # ms; a photo may take long where other things run beside
 @contextlib.contextmanager
 def service() -> Iterator[str]:
     """The address of `declip serve` while it runs."""
-    command = [sys.executable, "-m", "declip", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "declip", "serve", "--port", "0", "--no-access-log"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
         assert running.stderr is not None
         try:

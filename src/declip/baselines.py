@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -33,7 +32,8 @@ from scipy import fft, ndimage, special
 
 from declip import image, jpeg
 from declip.errors import ImageError, MissingExtraError, SpecError
-from declip.types import Localization, Photo, PictureLike, check_several
+from declip.process import cores
+from declip.types import Localization, MaskRule, Photo, PictureLike, check_several
 
 __all__ = ["BASELINES", "Baseline", "DoubleJpeg", "ErrorLevel", "JpegGhost", "NoiseLevel"]
 
@@ -64,14 +64,14 @@ class Baseline(ABC):
             try:
                 photo = image.read(source)
                 scores = self.scores(photo)
-            except ImageError as error:
-                yield error
+            except (ImageError, MemoryError) as error:
+                yield error if isinstance(error, ImageError) else ImageError.out_of_memory(image.name_of(source))
                 continue
             yield Localization(
                 name=photo.name,
                 scores=scores,
-                threshold=self.threshold,
-                score=float(scores.mean(dtype=np.float64)),
+                rule=MaskRule(threshold=self.threshold),
+                image_score=float(scores.mean(dtype=np.float64)),
                 model=self.name,
                 sha256="",
                 seconds=time.perf_counter() - start,
@@ -145,7 +145,7 @@ class JpegGhost(Baseline):
     def scores(self, photo: Photo) -> Floats:
         """(H, W) float32 in [0, 1]; raises ImageError for a side of more than 65500 px, the limit of JPEG."""
         # Some at a time: each holds a copy of the photo.
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(4, cores())) as pool:
             changes = np.stack(
                 list(pool.map(lambda quality: _window(_change(photo, quality, 2), 3), range(40, 100, 5)))
             )

@@ -1,12 +1,12 @@
-"""What scores mean, measured on a user's own photos: verdicts at known false-alarm rates, temperature, mask threshold.
+"""What scores mean, measured on a user's own photos: verdicts at known false-alarm rates, temperature, threshold.
 
 `calibrate` takes a model file and writes another with the `Calibration` inside; `measure` does the same for an open
-localizer and writes nothing. The rest are the rules they follow, each of scores alone: `image_thresholds`,
-`false_alarm_range`, `fit_temperature`, `mask_rule`.
+localizer and writes nothing. `false_alarm_range`, `fit_temperature` and `fit_threshold` are the rules they follow.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import logging
@@ -14,36 +14,52 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
-from scipy import ndimage, optimize, special
+from scipy import optimize, special
 
 from declip import datasets, image
 from declip.engines import Wrapped, check_target, open_engine, with_spec
-from declip.errors import DatasetError, ImageError, SpecError
+from declip.errors import DatasetError, ImageError
 from declip.localizer import Localizer, model_file
-from declip.types import Calibration, Engine, Mode, ModelSpec, Precision, Sample, check_several
+from declip.regions import find_parts
+from declip.types import (
+    SIZE_CLASSES,
+    Calibration,
+    Engine,
+    MaskRule,
+    Mode,
+    ModelSpec,
+    Photo,
+    Precision,
+    Sample,
+    check_several,
+)
 
 __all__ = [
+    "THRESHOLDS",
     "Outcome",
+    "Retold",
+    "Untouched",
     "calibrate",
+    "candidates",
+    "cut",
     "false_alarm_range",
     "fit_temperature",
-    "image_thresholds",
-    "mask_rule",
+    "fit_threshold",
     "measure",
+    "with_pieces",
 ]
 
 _log = logging.getLogger(__name__)
 
 RATES = (0.01, 0.05)
-STEPS = np.round(np.arange(0.02, 0.981, 0.01), 2)
-# The thresholds that are tried with higher peaks than themselves: finding the parts at one takes time.
-THRESHOLDS = STEPS[8:89:10]  # 0.1, 0.2, … 0.9
+# Thresholds that `fit_threshold` tries.
+THRESHOLDS = tuple(i / 10 for i in range(1, 10))
 
 # Temperatures beyond these mean that the scores say nothing, or everything, about the masks.
 COLDEST, HOTTEST = 0.05, 20.0
@@ -59,15 +75,15 @@ T = TypeVar("T")
 class Outcome:
     """A calibration, and what it stands on.
 
-    scores: the image scores of the untouched photos, in [0, 1], made with the calibration's temperature. unreadable:
-    photos left out. repeated: photos left out because their bytes were there already. fakes: manipulated pictures that
-    temperature and mask threshold were refitted on; 0 = both are the model's own. lost: samples left out.
+    unreadable: photos left out. repeated: photos left out because their bytes were there already. unfit: photos left
+    out because they are no photographs, too small, or empty. fakes: manipulated pictures that temperature and threshold
+    were refitted on; 0 = both are the model's own. lost: samples left out.
     """
 
     calibration: Calibration
-    scores: tuple[float, ...]
     unreadable: int = 0
     repeated: int = 0
+    unfit: int = 0
     fakes: int = 0
     lost: int = 0
 
@@ -79,6 +95,7 @@ def calibrate(
     *,
     rates: Sequence[float] = RATES,
     samples: Sequence[Sample] | None = None,
+    pieces: int = 0,
     mode: Mode | None = None,
     precision: Precision = "exact",
     batch_size: int = 8,
@@ -100,10 +117,11 @@ def calibrate(
     check_target(source, out, force=force)
     engine = open_engine(source, precision=precision, offline=offline)
     outcome = measure(
-        Localizer(engine, mode=mode, precision=precision, max_pixels=max_pixels, max_bytes=max_bytes),
+        Localizer(engine, mode=mode, max_pixels=max_pixels, max_bytes=max_bytes),
         photos,
         rates=rates,
         samples=samples,
+        pieces=pieces,
         batch_size=batch_size,
         seed=seed,
         progress=progress,
@@ -118,115 +136,189 @@ def measure(
     *,
     rates: Sequence[float] = RATES,
     samples: Sequence[Sample] | None = None,
+    pieces: int = 0,
     batch_size: int = 8,
     seed: int = 0,
     progress: bool = False,
 ) -> Outcome:
     """Measure what a localizer's scores mean on photos known to be untouched.
 
-    photos: paths; such that the photos to be judged later could as well have been among them. rates: one or two
-    false-alarm rates in (0, 1): that of "manipulated", and that of "inconclusive". samples: None = temperature and mask
-    threshold stay the model's; else the manipulated pictures with masks among them refit both (`fit_temperature`, then
-    `mask_rule` on scores of the new temperature, with photos as the untouched ones). seed: of the pixels that the
-    temperature is fitted on. progress: show bars on stderr.
+    photos: paths; such that the photos to be judged later could as well have been among them. A photo is judged by
+    those of its own size (`types.SIZE_CLASSES`). rates: one or two false-alarm rates in (0, 1): that of "manipulated",
+    and that of "inconclusive". samples: None = temperature and threshold stay the model's; else the manipulated
+    pictures with masks among them refit both (`fit_temperature`, then `fit_threshold`). pieces: into at most how many
+    pieces a photo of 0.5 MP and more is cut besides, for each of the larger sizes (`cut`), where such photos are few.
+    seed: of the pixels that the temperature is fitted on. progress: show bars on stderr.
 
-    A photo, sample or mask that cannot be read is left out, named in the log and counted; so are photos whose bytes
-    were there already, since a photo that counts twice voids the guarantee.
-    Raises DatasetError where the photos are too few for a rate, saying how many it needs, or the samples hold no
-    manipulated pictures; SpecError for other rates.
+    A photo, sample or mask that cannot be read is left out, named in the log and counted; so are photos that would get
+    no verdict ("not examined"), and photos whose bytes were there already, since a photo that counts twice voids the
+    guarantee.
+    Raises DatasetError where no size has photos enough for the larger rate, saying how many it needs, or the samples
+    hold no manipulated pictures; SpecError for other rates.
     """
-    if len(rates) not in (1, 2):
-        raise SpecError(f"got {len(rates)} false-alarm rates; expected one or two: a verdict has no further steps")
+    Calibration(rates=tuple(sorted(rates)))  # refuses rates that are none before hours of computing
     check_several(photos, "photos=[…]")
     check_several(samples or (), "samples=[…]")
     paths = list(map(Path, photos))
     distinct = _distinct(paths)
-    image_thresholds([0.0] * len(distinct), rates)  # refuses what it can before hours of computing
-    temperature, rule = localizer.spec.temperature, (localizer.spec.mask_threshold, localizer.spec.mask_peak)
-    scores: list[float] = []
-    used: list[Sample] = []
-
-    def untouched(localizer: Localizer) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        results = localizer.map(distinct, batch_size=batch_size)
-        for result in _tracked(results, "photos", len(distinct), progress):
-            if isinstance(result, ImageError):
-                _log.warning("left out: %s", result)
-                continue
-            scores.append(result.score)
-            yield "as they are", result.scores
-
-    def manipulated() -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
-        for sample, found, mask in _with_masks(localizer, fakes, batch_size, "temperature", progress):
-            used.append(sample)
-            yield found, mask
-
+    _check_enough(len(distinct), max(rates))
+    temperature, threshold = localizer.spec.temperature, localizer.spec.rule.threshold
     fakes = [sample for sample in samples or () if sample.label == "fake"]
     datasets.warn_of_empty_masks(datasets.empty_masks(fakes), len(fakes))
+    used: list[Sample] = []
+    tried: tuple[float, ...] = (threshold,)
+    if samples is not None:
+
+        def manipulated() -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+            for sample, found, mask in _with_masks(localizer, fakes, batch_size, "temperature", progress):
+                used.append(sample)
+                yield found, mask
+
+        temperature, tried = fit_temperature(manipulated(), temperature, seed=seed), THRESHOLDS
+    final = _at(localizer, temperature)
+    left_out: dict[str, int] = {"unreadable": 0, "unfit": 0}
+    clean: list[Untouched] = []
+    owners: list[int] = []
+    results = final.map(with_pieces(final, distinct, pieces, owners), batch_size=batch_size)
+    for i, result in enumerate(_tracked(results, "photos", None if pieces else len(distinct), progress)):
+        if isinstance(result, ImageError):
+            left_out["unreadable"] += 1
+            _log.warning("left out: %s", result)
+        elif result.out_of_scope is not None:
+            left_out["unfit"] += 1
+            _log.warning("left out: %s: %s", result.name, result.out_of_scope)
+        else:
+            clean.append(Untouched.of(owners[i], result.scores, tried))
+    base = Calibration(
+        temperature=temperature, rates=tuple(sorted(rates)), mode=localizer.mode, precision=localizer.precision
+    )
+    calibrations = candidates(clean, tried, base)
+    _check_enough(max(map(len, calibrations[0].untouched)), max(rates))
     if samples is None:
-        for _ in untouched(localizer):
-            pass  # the scores are kept on the way
+        (calibration,) = calibrations
     else:
-        temperature = fit_temperature(manipulated(), temperature, seed=seed)
-        final = _at(localizer, temperature)
-        pairs = _with_masks(final, used, batch_size, "mask threshold", progress)
-        rule = mask_rule(((found, mask) for _, found, mask in pairs), untouched(final))
-    thresholds = image_thresholds(scores, rates)
-    if len(scores) < _FEW:
-        _log.warning("only %d photos: the rates are kept on average, but a single calibration can be off", len(scores))
-    for rate, limit in thresholds:
-        if limit > 1:
-            _log.warning(
-                "no photo can reach the threshold at a false-alarm rate of %g: untouched ones score 1 already", rate
-            )
+        pairs = _with_masks(final, used, batch_size, "threshold", progress)
+        calibration = fit_threshold(((found, mask) for _, found, mask in pairs), calibrations)
+    _warn_few(calibration)
     return Outcome(
-        calibration=Calibration(
-            temperature=temperature,
-            mask_threshold=rule[0],
-            mask_peak=rule[1],
-            image_thresholds=thresholds,
-            photos=len(scores),
-            mode=localizer.mode,
-            precision=localizer.precision,
-        ),
-        scores=tuple(scores),
-        unreadable=len(distinct) - len(scores),
+        calibration=calibration,
         repeated=len(paths) - len(distinct),
         fakes=len(used),
         lost=len(fakes) - len(used),
+        **left_out,
     )
 
 
-def image_thresholds(scores: Sequence[float], rates: Sequence[float] = RATES) -> tuple[tuple[float, float], ...]:
-    """Thresholds on the image score, one per false-alarm rate, from the scores of untouched photos.
+class Untouched(NamedTuple):
+    """An untouched photo, or a piece of one: the number of the photo, its own pixels, and the evidence of its strongest
+    part (0 without any) at each threshold that is tried."""
 
-    Split conformal: of n exchangeable untouched photos' scores the floor(rate · (n + 1))-th largest is taken, so that a
-    further such photo reaches the threshold with a probability of at most `rate`, whatever the distribution.
+    owner: int
+    pixels: int
+    evidence: tuple[float, ...]
 
-    scores: image scores in [0, 1] of photos that took no part in the training.
-    Returns (rate, threshold) with rates rising, as `Calibration.image_thresholds`.
-    Raises DatasetError for a rate below 1 / (n + 1), saying how many photos it needs, and for scores that are not
-    finite; SpecError for rates outside of (0, 1) or given twice.
+    @classmethod
+    def of(cls, owner: int, scores: NDArray[np.float32], thresholds: Iterable[float]) -> Untouched:
+        """Measure a map. scores: (H, W) in [0, 1]."""
+        parts = (find_parts(scores, threshold).found for threshold in thresholds)
+        return cls(owner, scores.size, tuple(found[0].evidence if found else 0.0 for found in parts))
+
+
+def candidates(photos: Sequence[Untouched], thresholds: Sequence[float], base: Calibration) -> list[Calibration]:
+    """Return base with each of the thresholds, and what untouched photos show at it."""
+    made = []
+    for number, threshold in enumerate(thresholds):
+        values: list[list[float]] = [[] for _ in SIZE_CLASSES]
+        owners: list[set[int]] = [set() for _ in SIZE_CLASSES]
+        for photo in photos:
+            size_class = Calibration.size_class(photo.pixels)
+            values[size_class].append(photo.evidence[number])
+            owners[size_class].add(photo.owner)
+        untouched = tuple(tuple(sorted(each)) for each in values)
+        counts = tuple(map(len, owners))
+        made.append(dataclasses.replace(base, threshold=threshold, untouched=untouched, photos=counts))
+    return made
+
+
+def with_pieces(localizer: Localizer, paths: Sequence[Path], pieces: int, owners: list[int]) -> Iterator[Path | Photo]:
+    """Yield the photos, and pieces of the large ones; owners gets the number of the photo for each picture.
+
+    localizer: whose limits count."""
+    for number, path in enumerate(paths):
+        pictures: list[Path | Photo] = [path]
+        if pieces:
+            with contextlib.suppress(ImageError):  # the localizer says it again, of the path
+                photo = localizer.read(path)
+                own = Calibration.size_class(photo.pixels.size // 3)
+                pictures = [photo, *(piece for i in range(1, own + 1) for piece in cut(photo, i, pieces))]
+        for picture in pictures:
+            owners.append(number)
+            yield picture
+
+
+def _check_enough(photos: int, rate: float) -> None:
+    """Raise DatasetError where so many photos support no such false-alarm rate."""
+    needed = math.ceil(1 / rate - 1e-9) - 1
+    if photos < needed:
+        raise DatasetError(
+            f"a false-alarm rate of {rate:g} cannot be guaranteed by {photos} untouched photos of one size; "
+            f"it needs at least {needed}"
+        )
+
+
+def _warn_few(calibration: Calibration) -> None:
+    """Say in the log which sizes of photos have no verdict, or not all of them."""
+    for name, values, i in zip(SIZE_CLASSES, calibration.untouched, range(len(SIZE_CLASSES)), strict=True):
+        steps = calibration.steps(i)
+        if not steps:
+            _log.warning("photos %s get no verdict: there are only %d untouched ones", name, len(values))
+        elif len(steps) < len(calibration.rates):
+            _log.warning(
+                "photos %s are never called %s: %d untouched ones support no rate below %.2g %%",
+                name,
+                "manipulated" if steps[0].word == "inconclusive" else "inconclusive",
+                len(values),
+                100 / (len(values) + 1),
+            )
+        elif len(values) < _FEW:
+            _log.warning("only %d photos %s: a single calibration can be off", len(values), name)
+
+
+def cut(photo: Photo, size_class: int, most: int) -> list[Photo]:
+    """Cut a photo into a grid of pieces of a smaller size class, or of its own.
+
+    For calibrations with few large photos: pieces are as untouched as the photo and show other parts of it, but they
+    are no independent photos. size_class: an index into SIZE_CLASSES. most: of a finer grid, so many pieces spread
+    evenly. Returns [] where there is no such grid of two pieces or more with sides of at most 2:1.
     """
-    if not all(0 < rate < 1 for rate in rates) or len(set(rates)) != len(rates):
-        given = ", ".join(f"{rate:g}" for rate in rates)
-        raise SpecError(f"false-alarm rates are {given}; expected distinct ones in (0, 1), as 0.01 for 1 %")
-    ordered = np.sort(np.asarray(scores, np.float64))[::-1]
-    if not np.isfinite(ordered).all():
-        raise DatasetError("some photos' image scores are not finite; expected floats in [0, 1]: the model is broken")
-    pairs = []
-    for rate in sorted(rates):
-        rank = _rank(rate, len(ordered))
-        # Just above the score itself, so that photos of equal score do not count against the guarantee.
-        pairs.append((float(rate), float(np.nextafter(ordered[rank - 1], np.inf))))
-    return tuple(pairs)
+    height, width = photo.size
+    grids = [
+        (rows, columns)
+        for rows in range(1, 13)
+        for columns in range(1, 13)
+        if rows * columns > 1
+        and Calibration.size_class((height // rows) * (width // columns)) == size_class
+        and 0.5 <= (height // rows) / max(1, width // columns) <= 2
+    ]
+    if not grids:
+        return []
+    # Few and large rather than many and small, but for the largest class, whose pieces have no upper bound.
+    rows, columns = (max if size_class == len(SIZE_CLASSES) - 1 else min)(grids, key=lambda grid: grid[0] * grid[1])
+    high, wide = height // rows, width // columns
+    corners = [(row * high, column * wide) for row in range(rows) for column in range(columns)]
+    chosen = sorted({round(i) for i in np.linspace(0, len(corners) - 1, min(most, len(corners)))})
+    return [
+        Photo(pixels=np.ascontiguousarray(photo.pixels[y : y + high, x : x + wide]), name=f"{photo.name} from {x},{y}")
+        for y, x in (corners[i] for i in chosen)
+    ]
 
 
 def false_alarm_range(rate: float, photos: int, *, confidence: float = 0.9) -> tuple[float, float]:
-    """Within which the true false-alarm rate of one calibration lies, with this confidence: (low, high) in [0, 1].
+    """Return the range in which the true false-alarm rate of one calibration lies: (low, high) in [0, 1].
 
-    `image_thresholds` keeps its rate on average over calibrations. The rate of a single one is random, since its photos
-    are: with rank k of n photos it follows Beta(k, n + 1 − k) (for a continuous score; with ties it is lower). These
-    are that distribution's quantiles, as much left out below as above.
+    A calibration keeps its rate on average over calibrations. The rate of a single one is random, since its photos are:
+    with rank k of n photos it follows Beta(k, n + 1 − k) (for continuous values; with ties it is lower). These are that
+    distribution's quantiles with this confidence, as much left out below as above.
     Raises DatasetError for a rate below 1 / (photos + 1).
     """
     rank = _rank(rate, photos)
@@ -279,68 +371,22 @@ def fit_temperature(
     return math.exp(best)
 
 
-def mask_rule(
-    fakes: Iterable[tuple[NDArray[np.float32], NDArray[np.bool_]]],
-    reals: Iterable[tuple[str, NDArray[np.float32]]],
-    *,
-    area: float = 0.02,
-    share: float = 0.05,
-) -> tuple[float, float]:
-    """(threshold, peak) of the mask (`types.flagged`) with the highest mean IoU that leave untouched photos alone.
+def fit_threshold(
+    fakes: Iterable[tuple[NDArray[np.float32], NDArray[np.bool_]]], calibrations: Sequence[Calibration]
+) -> Calibration:
+    """Return that calibration, of several with different thresholds, whose masks fit known ones best (mean IoU).
 
-    fakes: (scores (H, W) in [0, 1], mask (H, W) bool) of manipulated pictures. reals: (kind, scores) of untouched
-    ones, kinds such as "as they are" and "re-saved". At most `share` of each kind may have more than `area` of their
-    pixels in the mask.
-    Returns two of 0.02, 0.03, … 0.98, the peak at or above the threshold, which is at most 0.9 unless they are equal;
-    the highest of both where none keeps the condition. Raises DatasetError without fakes.
+    fakes: (scores (H, W) in [0, 1], mask (H, W) bool) of manipulated pictures. Raises DatasetError without any.
     """
-    total = np.zeros((len(STEPS), len(STEPS)))
-    count = 0
+    total, count = np.zeros(len(calibrations)), 0
     for scores, mask in fakes:
-        inside, outside = _flagged_pixels(scores, mask)
-        total += inside / np.maximum(mask.sum() + outside, 1)
+        for i, calibration in enumerate(calibrations):
+            found = MaskRule(threshold=calibration.threshold, calibration=calibration).decide(scores).mask
+            total[i] += (found & mask).sum() / max(1, (found | mask).sum())
         count += 1
     if not count:
-        raise DatasetError("choosing a rule for the mask needs manipulated pictures with masks")
-    alarms: dict[str, list[NDArray[np.bool_]]] = {}
-    for kind, scores in reals:
-        _, flagged = _flagged_pixels(scores, np.zeros(scores.shape, bool))
-        alarms.setdefault(kind, []).append(flagged / scores.size > area)
-    tried = np.isin(STEPS, THRESHOLDS)[:, None] | np.eye(len(STEPS), dtype=bool)
-    allowed = tried & np.tri(len(STEPS), dtype=bool).T  # the peak is at or above the threshold
-    for rows in alarms.values():
-        allowed &= np.mean(rows, axis=0) <= share
-    if not allowed.any():
-        return float(STEPS[-1]), float(STEPS[-1])
-    threshold, peak = np.unravel_index(np.argmax(np.where(allowed, total, -1.0)), total.shape)
-    return float(STEPS[threshold]), float(STEPS[peak])
-
-
-def _flagged_pixels(
-    scores: NDArray[np.float32], mask: NDArray[np.bool_]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pixels inside and outside of the true mask that are flagged, by threshold (rows) and peak (columns) of STEPS.
-
-    Rows of other thresholds than THRESHOLDS hold, at equal threshold and peak only, what the threshold alone flags.
-    """
-    inside, outside = (np.zeros((len(STEPS), len(STEPS)), np.int64) for _ in range(2))
-    np.fill_diagonal(inside, _counts(scores[mask]))
-    np.fill_diagonal(outside, _counts(scores[~mask]))
-    for threshold in THRESHOLDS:
-        row = int(np.searchsorted(STEPS, threshold))
-        labels, count = ndimage.label(scores >= np.float32(threshold), structure=np.ones((3, 3), dtype=bool))
-        if not count:
-            continue
-        above = labels > 0
-        parts, manipulated = labels[above], mask[above]
-        peaks = np.zeros(count + 1, np.float32)
-        np.maximum.at(peaks, parts, scores[above])
-        # A part is flagged by every peak up to its own.
-        last = np.searchsorted(STEPS.astype(np.float32), peaks, side="right")
-        for target, chosen in ((inside, parts[manipulated]), (outside, parts[~manipulated])):
-            by_peak = np.bincount(last, weights=np.bincount(chosen, minlength=count + 1), minlength=len(STEPS) + 1)
-            target[row, row:] = by_peak[::-1].cumsum()[::-1][1:][row:]
-    return inside, outside
+        raise DatasetError("choosing a threshold needs manipulated pictures with masks")
+    return calibrations[int(np.argmax(total))]
 
 
 def _rank(rate: float, photos: int) -> int:
@@ -386,11 +432,11 @@ def _with_masks(
         yield sample, scores, mask
 
 
-def _tracked(items: Iterable[T], what: str, total: int, progress: bool) -> Iterable[T]:
+def _tracked(items: Iterable[T], what: str, total: int | None, progress: bool) -> Iterable[T]:
     return track(items, what, total, console=Console(stderr=True), disable=not progress)
 
 
-class _Retold(Wrapped):
+class Retold(Wrapped):
     """An engine under another description."""
 
     def __init__(self, engine: Engine, spec: ModelSpec) -> None:
@@ -405,14 +451,6 @@ class _Retold(Wrapped):
 def _at(localizer: Localizer, temperature: float) -> Localizer:
     """The same localizer, its scores made at another temperature."""
     calibration = dataclasses.replace(localizer.spec.calibration or Calibration(), temperature=temperature)
-    engine = _Retold(localizer.engine, dataclasses.replace(localizer.spec, calibration=calibration))
-    limits = (localizer.max_pixels, localizer.max_bytes)
-    return Localizer(
-        engine, mode=localizer.mode, precision=localizer.precision, max_pixels=limits[0], max_bytes=limits[1]
+    return localizer.variant(
+        engine=Retold(localizer.engine, dataclasses.replace(localizer.spec, calibration=calibration))
     )
-
-
-def _counts(values: NDArray[np.float32]) -> NDArray[np.int64]:
-    """How many values are at or above each of STEPS."""
-    ordered = np.sort(values)
-    return np.asarray(len(ordered) - np.searchsorted(ordered, STEPS.astype(np.float32), side="left"), np.int64)

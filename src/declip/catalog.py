@@ -132,7 +132,7 @@ MODELS: tuple[ModelCard, ...] = (
         "cat-net",
         summary="CAT-Net v2 (IJCV 2022), its authors' weights",
         page="https://github.com/mjkwon2021/CAT-Net",
-        terms="research use only (its README); also quoted: Apache-2.0, weights CC BY 4.0",
+        terms="code Apache-2.0, weights CC BY 4.0 (its README, since August 2026)",
         trained_on="JPEG files; its paper lists them",
     ),
     _rival(

@@ -7,8 +7,10 @@ verbs: `declip --help` loads no NumPy, and `declip localize` with an .onnx model
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -20,10 +22,12 @@ import typer
 
 import declip
 from declip.errors import DeclipError, ImageError, MissingExtraError
+from declip.files import local_path
 
 if TYPE_CHECKING:
     from declip.calibration import Outcome
     from declip.evaluation import Evaluation
+    from declip.files import Skipped
     from declip.types import Mode, Sample
 
 __all__ = ["app", "main"]
@@ -130,9 +134,13 @@ Force = Annotated[bool, typer.Option("--force", help="Overwrite what exists.")]
 
 def main() -> None:
     """Entry point: run the app; declip's own errors and the system's become one line on stderr and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks (Windows' cp1252, say) is escaped
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(format="declip: %(message)s", level=logging.WARNING)
     logging.getLogger("declip").setLevel(logging.INFO)
     try:
+        sys.argv[1:] = map(_argument, sys.argv[1:])  # in place: of sys.argv alone click expands Windows' *.jpg
         app()
     except DeclipError as error:
         sys.exit(_fail(error))
@@ -142,6 +150,14 @@ def main() -> None:
         raise
     except OSError as error:
         sys.exit(_fail(error))
+
+
+def _argument(text: str) -> str:
+    """An argument, or the value in --option=value, as a path if it is a file: URI."""
+    option, sign, value = text.partition("=")
+    if sign and option.startswith("--"):
+        return f"{option}={local_path(value)}"
+    return local_path(text)
 
 
 def _print_version(wanted: bool) -> None:
@@ -162,7 +178,9 @@ def _options(
 @app.command()
 def localize(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Pictures, and folders of pictures.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the maps.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for the maps, named by the paths below what all PATHs have in common.")
+    ],
     model: Model = "mini",
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON per image.")] = False,
     tile: Annotated[bool | None, typer.Option("--tile/--whole", help="Native resolution, or squashed.")] = None,
@@ -193,7 +211,7 @@ def localize(
     rows = localize_files(localizer, pairs, out, force=force, batch_size=batch_size, pages=pages.value)
     done = [_print_row(row, as_json) for row in _with_bar(rows, len(pairs))]
     failed = sum(done)
-    _note(f"{len(done) - failed} localized to {out}, {failed} failed, {skipped} other files skipped")
+    _note(f"{len(done) - failed} localized to {out}, {failed} failed, {skipped} skipped")
     raise typer.Exit(1 if failed else 0)
 
 
@@ -229,8 +247,9 @@ def report(
     )
     try:
         found = page.examine(photo, localizer, date=datetime.now(UTC), position=gps)
-    except ImageError as error:
-        _print_row({"image": str(photo), "error": str(error), "kind": error.kind}, as_json)
+    except (ImageError, MemoryError) as error:
+        failure = error if isinstance(error, ImageError) else ImageError.out_of_memory(str(photo))
+        _print_row({"image": str(photo), "error": str(failure), "kind": failure.kind}, as_json)
         raise typer.Exit(1) from error
     found.save(out, force=force)
     _print_row(found.to_dict(), as_json)
@@ -295,7 +314,9 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="Only the samples of this split.")] = None,
     tile: Annotated[bool | None, typer.Option("--tile/--whole", help="Native resolution, or squashed.")] = None,
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Of the mask.")] = None,
-    score_threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Of the image score.")] = None,
+    score_threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Call pictures of this score or more manipulated.")
+    ] = None,
     precision: Precise = Precision.exact,
     batch_size: Annotated[int, typer.Option(min=1, help="Photos or tiles computed at once.")] = 8,
     max_megapixels: MaxPixels = 250,
@@ -348,6 +369,9 @@ def calibrate(
     ] = "0.01,0.05",
     data: Annotated[Path | None, typer.Option("--data", help="Manifest of fakes with masks, to refit with.")] = None,
     split: Annotated[str | None, typer.Option(help="Only the samples of this split.")] = None,
+    pieces: Annotated[
+        int, typer.Option(min=0, help="Compare large photos with pieces of large photos, too: at most so many of each.")
+    ] = 0,
     tile: Annotated[bool | None, typer.Option("--tile/--whole", help="Native resolution, or squashed.")] = None,
     precision: Precise = Precision.exact,
     batch_size: Annotated[int, typer.Option(min=1, help="Photos or tiles computed at once.")] = 8,
@@ -372,6 +396,7 @@ def calibrate(
         out,
         rates=rates,
         samples=samples,
+        pieces=pieces,
         mode=mode,
         precision=precision.value,
         batch_size=batch_size,
@@ -687,6 +712,19 @@ def serve(
         list[str] | None,
         typer.Option(metavar="NAME", help="A name it may be called by; repeatable. [default: this machine's, or any]"),
     ] = None,
+    trust_proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="A proxy, as 127.0.0.1 or 10.0.0.0/8, whose X-Forwarded-For is believed; repeatable. [default: none]",
+        ),
+    ] = None,
+    no_token: Annotated[
+        bool, typer.Option("--no-token", help="Let everybody who reaches another address than this machine's use it.")
+    ] = False,
+    access_log: Annotated[
+        bool, typer.Option("--access-log/--no-access-log", help="Write one line of JSON on each request to stderr.")
+    ] = True,
     max_megabytes: Annotated[float, typer.Option(min=0.001, help="Of a request's body.")] = 200,
     max_megapixels: Annotated[float, typer.Option(min=0.0001, help="Of a picture.")] = 100,
     max_files: Annotated[int, typer.Option(min=1, help="Of a request.")] = 16,
@@ -716,13 +754,27 @@ def serve(
     )
     token = os.environ.get("DECLIP_TOKEN")
     local = host in server.LOOPBACK
+    if token and no_token:
+        raise DeclipError("there are both a DECLIP_TOKEN and --no-token: unset the one, or leave out the other")
+    if no_token:
+        token = None
+    elif token is None and not local:
+        raise DeclipError(
+            f"everybody who reaches {host} could use this service: set DECLIP_TOKEN to a long random word, "
+            "which requests then carry, or add --no-token"
+        )
     hosts = {host, *server.LOOPBACK, *(allow_host or ())} if local else allow_host
     localizers = [load(name, precision=precision.value, offline=offline) for name in models or ["mini"]]
     served = server.create_app(localizers, limits, workers=workers, token=token, hosts=hosts, keep=keep)
-    if not local and token is None:
-        _note(f"anybody who reaches {host} can use this service: set DECLIP_TOKEN to ask for a token")
     names = ", ".join(localizer.model for localizer in localizers)
-    server.serve(served, host=host, port=port, started=lambda url: _note(f"{names} on {url}"))
+    server.serve(
+        served,
+        host=host,
+        port=port,
+        proxies=trust_proxy or (),
+        access_log=access_log,
+        started=lambda url: _note(f"{names} on {url}"),
+    )
 
 
 # --- what `index` is made of ----------------------------------------------------------------------------------------
@@ -807,31 +859,36 @@ def _print_evaluation(evaluation: Evaluation) -> int:
     return 1 if evaluation.errors else 0
 
 
-def _print_calibration(result: Outcome, out: Path, skipped: int) -> None:
+def _print_calibration(result: Outcome, out: Path, skipped: Skipped) -> None:
     """Print what was measured and what it promises to stdout."""
     from rich.console import Console
     from rich.table import Table
 
     from declip.calibration import false_alarm_range
+    from declip.types import SIZE_CLASSES
 
     calibration = result.calibration
-    table = Table("verdict", "score from", "false alarms", "likely range", box=None, pad_edge=False)
-    for word, rate, threshold in calibration.steps():
-        low, high = false_alarm_range(rate, calibration.photos)
-        table.add_row(word, f"{threshold:.4f}", f"at most {100 * rate:g} %", f"{100 * low:.2g} to {100 * high:.2g} %")
+    table = Table("photos", "untouched", "verdict", "false alarms", "likely range", box=None, pad_edge=False)
+    for i, size in enumerate(SIZE_CLASSES):
+        count, photos = len(calibration.untouched[i]), calibration.photos[i]
+        compared = f"{count}" if count == photos else f"{count} pieces of {photos} photos"
+        steps = calibration.steps(i)
+        for step in steps:
+            low, high = false_alarm_range(step.rate, count)
+            likely = f"{100 * low:.2g} to {100 * high:.2g} %" if count == photos else "-"
+            table.add_row(size, compared, step.word, f"at most {100 * step.rate:.2g} %", likely)
+        if not steps:
+            table.add_row(size, compared, "none: too few photos", "-", "-")
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     _line(
-        "Of untouched photos like these at most that share reaches the score, averaged over calibrations with as many."
+        "Of untouched photos like these at most that share gets the verdict, averaged over calibrations with as many."
     )
     _line("The rate of this very calibration lies within the likely range nine times in ten.")
     fitted = f"refitted on {result.fakes} manipulated pictures" if result.fakes else "kept"
-    dropped = f"{result.unreadable} unreadable, {result.repeated} repeated, {skipped} other files skipped"
-    _line(f"photos          {calibration.photos}; left out: {dropped}")
+    dropped = f"{result.unreadable} unreadable, {result.repeated} repeated, {result.unfit} that are no photographs"
+    _line(f"left out        {dropped}, {skipped} skipped")
     _line(f"temperature     {calibration.temperature:.4g}, {fitted}")
-    peak = (
-        f" in parts that reach {calibration.mask_peak:g}" if calibration.mask_peak > calibration.mask_threshold else ""
-    )
-    _line(f"mask threshold  {calibration.mask_threshold:g}{peak}, {fitted}")
+    _line(f"threshold       {calibration.threshold:g}, {fitted}")
     _line(f"verdicts in     {calibration.mode} mode only")
     _line(f"written         {out}")
     if result.lost:
@@ -846,7 +903,14 @@ def _print_row(row: dict[str, Any], as_json: bool) -> bool:
     elif failed:
         _note(f"{row['kind']}: {row['error']}")
     else:
-        _line(f"{row['verdict'] or '-':<15}  score {row['score']:.3f}  area {row['area']:6.2%}  {row['image']}")
+        # Rounded down: a score of 0.9499 is not the 0.95 from which a part is flagged.
+        score = "  -  " if row["score"] is None else f"{math.floor(1000 * row['score'] + 1e-9) / 1000:.3f}"
+        _line(f"{row['verdict'] or '-':<15}  score {score}  area {row['area']:6.2%}  {row['image']}")
+        if row["provenance"] and row["provenance"]["headline"]:
+            _line(f"{'':<15}  {row['provenance']['headline']}")
+        for said in (row["not_examined"], *row["notes"]):
+            if said is not None:
+                _note(f"{row['image']}: {said}")
     return failed
 
 

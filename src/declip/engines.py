@@ -3,17 +3,22 @@
 `open_engine` picks by the file's suffix and the precision. All are thread-safe. The exact ones compute in fp32 and give
 the same numbers (export is checked to 1e-4); the fast ones are as exact as their proof says (`declip.probes`).
 `with_spec` writes a weight file anew with another description, its weights untouched.
+
+An engine works on in a fork of its process, and travels to other processes (pickle) as the file it was opened from:
+what holds threads is made anew there. On a GPU a fork cannot go on, and is told so.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from types import ModuleType
@@ -22,9 +27,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from declip import probes
+from declip import catalog, probes, weights
 from declip.errors import DeclipError, MissingExtraError, SpecError, WeightsError
-from declip.types import Engine, ModelSpec, Precision
+from declip.files import write_atomic
+from declip.process import PerProcess, check_process, cores, cpu_quota
+from declip.types import Engine, ModelSpec, Precision, check_choice
 from declip.weights import sha256_of
 
 if TYPE_CHECKING:
@@ -38,6 +45,7 @@ __all__ = [
     "check_target",
     "cores",
     "in_torch_thread",
+    "model_file",
     "open_engine",
     "with_spec",
 ]
@@ -54,6 +62,9 @@ PROBE_KEY = "declip-probe"
 # Bytes of a network that is small: its operators are over before a thread is woken, so that each thread computes a
 # picture of its own; a large one shares each operator out among them.
 SMALL = 64 << 20
+
+# Most that two exact engines' logits differ by, as `export` checks it.
+EXACT = 1e-4
 
 
 class Wrapped:
@@ -77,6 +88,11 @@ class Wrapped:
         """The other's."""
         return self.engine.sha256
 
+    @property
+    def precision(self) -> Precision:
+        """The other's."""
+        return self.engine.precision
+
     def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """As `Engine.logits`."""
         return self.engine.logits(inputs)
@@ -87,7 +103,7 @@ class _Pool:
 
     def __init__(self, threads: int | None) -> None:
         self.count = threads or cores()
-        self._threads = ThreadPoolExecutor(self.count, thread_name_prefix="declip-engine")
+        self._threads = PerProcess(partial(ThreadPoolExecutor, self.count, thread_name_prefix="declip-engine"))
 
     def run(
         self, run: Callable[[Mapping[str, NDArray[Any]]], NDArray[np.float32]], inputs: Mapping[str, NDArray[Any]]
@@ -95,40 +111,79 @@ class _Pool:
         """The logits of a batch, from those of its pictures."""
         singles = [{name: rows[i : i + 1] for name, rows in inputs.items()} for i in range(len(inputs["image"]))]
         # Going through threads costs a single one more than it gains.
-        found = map(run, singles) if min(self.count, len(singles)) == 1 else self._threads.map(run, singles)
+        found = map(run, singles) if min(self.count, len(singles)) == 1 else self._threads().map(run, singles)
         return np.concatenate(list(found))
 
 
-class OnnxEngine:
-    """An exported .onnx on ONNX Runtime; the ModelSpec travels in its metadata.
+class _Opened:
+    """What an engine of a file was opened with; pickled, it is this, and opens the file again.
 
-    threads: at work on a batch (None = one for each core). device: "cpu" or "cuda"; None = the CPU.
+    The embedded model and those of the catalogue travel by name, since each machine has them at a place of its own.
     """
 
+    model: str
+    sha256: str
+
+    def __init__(self, path: Path, threads: int | None, device: str | None) -> None:
+        _check_threads(threads)
+        _check_device(device)
+        self._path = path
+        self._threads = threads
+        self._device_asked = device
+        self._wish: Precision = "exact"
+        self._offline = False
+        self._process = os.getpid()
+
+    def __reduce__(self) -> tuple[Callable[..., Engine], tuple[Any, ...]]:
+        source = _portable(self._path)
+        return _open_again, (source, self.sha256, self._threads, self._device_asked, self._wish, self._offline)
+
+
+class OnnxEngine(_Opened):
+    """An exported .onnx on ONNX Runtime; the ModelSpec travels in its metadata.
+
+    threads: at work on a batch (None = one for each core). device: "cpu", "cuda" or "cuda:1" (the second GPU);
+    None = the CPU. Raises SpecError where ONNX Runtime computes on something else than what was asked for.
+    """
+
+    precision: Precision = "exact"
+
     def __init__(self, path: Path, *, threads: int | None = None, device: str | None = None) -> None:
+        super().__init__(path, threads, device)
         # Since 1.29 its builds send usage to its maker, unless they find this before anything else.
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime
 
-        provider = {None: "CPUExecutionProvider", "cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-        if provider.get(device) not in onnxruntime.get_available_providers():
+        self._on_gpu = device not in (None, "cpu")
+        provider = "CUDAExecutionProvider" if self._on_gpu else "CPUExecutionProvider"
+        if (device or "cpu").partition(":")[0] not in ("cpu", "cuda") or (
+            provider not in onnxruntime.get_available_providers()
+        ):
             raise SpecError(
-                f"this ONNX Runtime cannot use device {device!r}; expected 'cpu', or 'cuda' with onnxruntime-gpu"
+                f"this ONNX Runtime cannot use device {device!r}; expected 'cpu', or 'cuda' (or 'cuda:1' …) with "
+                "onnxruntime-gpu"
             )
         content = _onnx_bytes(path)
-        self._pool = _Pool(threads) if device in (None, "cpu") and len(content) < SMALL else None
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # its warnings are about graph clean-ups, not about results
-        options.intra_op_num_threads = 1 if self._pool else threads or 0
-        try:
-            self._session = onnxruntime.InferenceSession(
-                content, options, providers=list(dict.fromkeys((provider[device], "CPUExecutionProvider")))
-            )
-        except Exception as error:  # onnxruntime's exceptions share no public base class
-            raise WeightsError(f"{path} cannot be opened by ONNX Runtime: {error}") from error
-        self.spec: ModelSpec = _spec_of(path, self._session.get_modelmeta().custom_metadata_map)
         self.model = path.stem
         self.sha256 = hashlib.sha256(content).hexdigest()
+        self._pool = _Pool(threads) if not self._on_gpu and len(content) < SMALL else None
+        count = 1 if self._pool else threads or cores()
+        session = _onnx_session(path, content, count, device if self._on_gpu else None)
+        self.spec: ModelSpec = _spec_of(path, session.get_modelmeta().custom_metadata_map)
+        first, digest = [session], self.sha256  # the process that opened the file has its session already
+
+        def own() -> Any:
+            return first.pop() if first else _onnx_session(path, _same_bytes(path, digest), count, None)
+
+        self._own = PerProcess(own)
+        self._own()
+
+    @property
+    def _session(self) -> Any:
+        """ONNX Runtime's, of this process."""
+        if self._on_gpu:
+            check_process(self._process, f"{self.model} on the GPU")
+        return self._own()
 
     def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """{"image": (N, 3, S, S) float32} → (N, T, T) float32; CAT-Net: "coefficients" and "table", too."""
@@ -140,16 +195,56 @@ class OnnxEngine:
         return logits
 
 
-class OpenVinoEngine:
+def _onnx_session(path: Path, content: bytes, threads: int, device: str | None) -> Any:
+    """An ONNX Runtime session, on the GPU `device` or else on the CPU, whose operators share `threads` threads.
+
+    Raises WeightsError for a bad file, SpecError where the session is not on that device.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # its warnings are about graph clean-ups, not about results
+    options.intra_op_num_threads = threads
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if device is not None:
+        # Without TF32, which GPUs take for fp32 otherwise and which has ten bits of it.
+        number = int(device.partition(":")[2] or 0)
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": number, "use_tf32": 0}))
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=providers)
+    except Exception as error:  # onnxruntime's exceptions share no public base class
+        if device is not None:
+            raise SpecError(f"ONNX Runtime cannot use device {device!r} for {path}: {error}. {_CUDA_HELP}") from error
+        raise WeightsError(f"{path} cannot be opened by ONNX Runtime: {error}") from error
+    expected = "CPUExecutionProvider" if device is None else "CUDAExecutionProvider"
+    found = session.get_providers()
+    if found[:1] != [expected]:
+        raise SpecError(
+            f"ONNX Runtime was asked for device {device or 'cpu'!r} and fell back to {', '.join(found)}. {_CUDA_HELP}"
+        )
+    return session
+
+
+_CUDA_HELP = (
+    "Most often the libraries of CUDA or cuDNN are missing, or of another major version than this onnxruntime-gpu is "
+    "built for, or there is no such GPU: install those libraries (pip install 'onnxruntime-gpu[cuda,cudnn]' brings "
+    "them), or use device 'cpu'"
+)
+
+
+class OpenVinoEngine(_Opened):
     """An exported .onnx on OpenVINO, in bf16 where the CPU has it and else in fp32: what "fast" means for .onnx.
 
+    In fp32 it is an exact engine, and `precision` says so, where its answer to the probe is ONNX Runtime's up to 1e-4.
     threads: at work on a batch (None = one for each core). Raises MissingExtraError without OpenVINO, SpecError where
     it does not pass the probe.
     """
 
     def __init__(self, path: Path, *, threads: int | None = None, device: str | None = None) -> None:
+        super().__init__(path, threads, device)
         import onnx
 
+        self._wish = "fast"
         if device not in (None, "cpu"):
             raise SpecError(f"the fast engine of .onnx files runs on the CPU; got device {device!r}")
         if "openvino" not in sys.modules:
@@ -168,42 +263,59 @@ class OpenVinoEngine:
         if PROBE_KEY not in metadata:
             raise WeightsError(f"{path} has no probe to prove a fast engine on; make it anew with `declip export`")
         self.model = path.stem
-        self.sha256 = hashlib.sha256(content).hexdigest()
-        core = openvino.Core()
-        try:
-            model = core.read_model(content)
-        except RuntimeError as error:
-            raise WeightsError(f"{path} cannot be opened by OpenVINO: {error}") from error
+        self.sha256 = digest = hashlib.sha256(content).hexdigest()
         self._pool = _Pool(threads) if len(content) < SMALL else None
-        streams = self._pool.count if self._pool else 1
-        if self._pool:
-            side = self.spec.input_size
-            model.reshape({"image": [1, 3, side, side]})  # it computes known shapes faster
-        lower = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        lower = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if not lower:
             _log.warning(NO_BF16, self.model)
         config = {
             "INFERENCE_PRECISION_HINT": "bf16" if lower else "f32",
             "INFERENCE_NUM_THREADS": threads or cores(),
-            "NUM_STREAMS": streams,
+            "NUM_STREAMS": self._pool.count if self._pool else 1,
         }
-        compiled = core.compile_model(model, "CPU", config)
-        self._requests: SimpleQueue[Any] = SimpleQueue()
-        for _ in range(streams):
-            self._requests.put(compiled.create_infer_request())
+        side = self.spec.input_size if self._pool else None
+        first = [content]  # the process that opened the file has its bytes already
+
+        def own() -> SimpleQueue[Any]:
+            return _openvino_requests(path, first.pop() if first else _same_bytes(path, digest), side, config)
+
+        self._requests = PerProcess(own)
+        expected = probes.unpack(metadata[PROBE_KEY])
         found = self.logits({"image": probes.picture(self.spec)})
-        probes.check(self.spec, probes.unpack(metadata[PROBE_KEY]), found, what=f"OpenVINO's {path.name}")
+        probes.check(self.spec, expected, found, what=f"OpenVINO's {path.name}")
+        exact = not lower and probes.distance(expected, found) <= EXACT
+        self.precision: Precision = "exact" if exact else "fast"
 
     def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """{"image": (N, 3, S, S) float32} → (N, T, T) float32."""
         return self._pool.run(self._run, inputs) if self._pool else self._run(inputs)
 
     def _run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        request = self._requests.get()
+        requests = self._requests()
+        request = requests.get()
         try:
             return np.array(request.infer(dict(inputs))["logits"], np.float32)
         finally:
-            self._requests.put(request)
+            requests.put(request)
+
+
+def _openvino_requests(path: Path, content: bytes, side: int | None, config: dict[str, Any]) -> SimpleQueue[Any]:
+    """The requests of a model compiled for this process, one for each stream. side: of its inputs, one at a time, px;
+    None = as the file has them. Raises WeightsError for a bad file."""
+    import openvino
+
+    core = openvino.Core()
+    try:
+        model = core.read_model(content)
+    except RuntimeError as error:
+        raise WeightsError(f"{path} cannot be opened by OpenVINO: {error}") from error
+    if side is not None:
+        model.reshape({"image": [1, 3, side, side]})  # it computes known shapes faster
+    compiled = core.compile_model(model, "CPU", config)
+    requests: SimpleQueue[Any] = SimpleQueue()
+    for _ in range(config["NUM_STREAMS"]):
+        requests.put(compiled.create_infer_request())
+    return requests
 
 
 def in_torch_thread(job: Callable[[], T]) -> T:
@@ -223,22 +335,19 @@ def in_torch_thread(job: Callable[[], T]) -> T:
             torch.set_num_threads(count)
         return job()
 
-    return _torch_thread(os.getpid()).submit(run).result()
+    return _torch_thread().submit(run).result()
 
 
-@cache
-def _torch_thread(process: int) -> ThreadPoolExecutor:
-    """The thread of a process: a fork has none of its parent's."""
-    return ThreadPoolExecutor(1, thread_name_prefix="declip-torch")
+_torch_thread = PerProcess(partial(ThreadPoolExecutor, 1, thread_name_prefix="declip-torch"))
 
 
-class TorchEngine:
+class TorchEngine(_Opened):
     """A .safetensors checkpoint on torch; on the CPU, it computes in the thread of `in_torch_thread`.
 
     device: "cpu", "cuda", "cuda:1", "mps"…; None = CUDA where there is one, else the CPU. threads is torch's own
-    setting, which is global to the process; None leaves it. precision: "exact" is fp32; "fast" is bf16, of DeCLIP's own
-    networks and Patch Forensics, compiled on CUDA; a CPU without bf16 computes in fp32, and the log says so. offline:
-    never download a backbone's weights.
+    setting, which is global to the process; None leaves it, unless the quota of the container is less. precision:
+    "exact" is fp32; "fast" is bf16, of DeCLIP's own networks and Patch Forensics, compiled on CUDA; a CPU without bf16
+    computes in fp32, and the log and the attribute `precision` say so. offline: never download a backbone's weights.
     """
 
     def __init__(
@@ -250,29 +359,30 @@ class TorchEngine:
         precision: Precision = "exact",
         offline: bool = False,
     ) -> None:
+        super().__init__(path, threads, device)
+        self._wish, self._offline = precision, offline
         with ThreadPoolExecutor(1) as pool:
             digest = pool.submit(sha256_of, path)  # seconds for a gigabyte, while torch is imported
             try:
                 import torch
 
-                from declip.nn import backbones, checkpoint, lean, winograd
+                from declip.nn import backbones, checkpoint, devices, lean, winograd
             except ModuleNotFoundError as error:
                 if missing := MissingExtraError.behind(error):
                     raise missing from error
                 raise
+            if threads is None and cpu_quota() is not None and cores() < torch.get_num_threads():
+                threads = cores()  # torch counts the machine's
             if threads is not None:
                 torch.set_num_threads(threads)
             self._torch = torch
             self._exact = backbones.exact
+            self._device = devices.usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
             net, self.spec = in_torch_thread(lambda: checkpoint.load(path, offline=offline))
             self.sha256 = digest.result()
-        try:
-            self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-            self._net: Callable[..., Any] = net.to(self._device).eval()
-        except (RuntimeError, AssertionError) as error:  # an unknown word, or a device this machine or torch lacks
-            raise SpecError(f"torch cannot use device {device!r}: {error}") from error
+        self._net: Callable[..., Any] = net.to(self._device).eval()
         self.model = path.stem
-        self._precision: Precision = "exact"
+        self.precision: Precision = "exact"
         if precision == "fast" and self.spec.architecture not in ("declip", "patch-forensics"):
             raise SpecError(f"{self.spec.architecture} has no fast engine; use precision 'exact'")
         if precision == "fast" and not lean.has_bf16(self._device):
@@ -296,15 +406,18 @@ class TorchEngine:
         if self.spec.architecture == "declip":
             lean.fold(net, lean.watch(net, self._torch.from_numpy(probe["image"]).to(self._device)))
         self._net = lean.quicken(net, compiled=self._device.type == "cuda")
-        self._precision = "fast"
+        self.precision = "fast"
         probes.check(self.spec, expected, self._logits(probe), what=f"{self.model} in bf16 on {self._device}")
 
     def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """{"image": (N, 3, S, S) float32} → (N, T, T) float32; CAT-Net: "coefficients" and "table", too."""
-        return in_torch_thread(lambda: self._logits(inputs)) if self._device.type == "cpu" else self._logits(inputs)
+        if self._device.type == "cpu":
+            return in_torch_thread(lambda: self._logits(inputs))
+        check_process(self._process, f"{self.model} on {self._device}")
+        return self._logits(inputs)
 
     def _logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        torch, fast = self._torch, self._precision == "fast"
+        torch, fast = self._torch, self.precision == "fast"
         with torch.inference_mode(), self._exact(), torch.autocast(self._device.type, torch.bfloat16, enabled=fast):
             tensors = {k: torch.from_numpy(np.ascontiguousarray(v)).to(self._device) for k, v in inputs.items()}
             logits: NDArray[np.float32] = self._net(**tensors).float().cpu().numpy()
@@ -324,6 +437,7 @@ def open_engine(
     Raises WeightsError for another suffix or a bad file, MissingExtraError if torch or OpenVINO is needed and absent,
     SpecError for a device that cannot be had, or a fast engine that is not exact enough here.
     """
+    check_choice(precision, Precision, "precision")
     path = Path(path)
     match path.suffix.lower():
         case ".onnx" if precision == "fast":
@@ -335,6 +449,76 @@ def open_engine(
         case ".pth" | ".pt":
             raise WeightsError(f"{path} is a pickle; turn it into .safetensors with `declip convert {path} --out …`")
     raise WeightsError(f"{path}: expected a .onnx or .safetensors file")
+
+
+def model_file(model: str | Path | None = None, *, offline: bool = False) -> Path:
+    """Return the file that `load` opens: of the embedded model (None), of a name of `declip.catalog`, or a path.
+
+    An official checkpoint is downloaded, and converted to .safetensors beside it; not where torch, which it needs, is
+    missing. Raises as `load` does.
+    """
+    if model is None:
+        return weights.embedded_path()
+    if weights.is_fetched(model):
+        _need_torch()  # rather than after hundreds of megabytes
+    path = weights.resolve(model, offline=offline)
+    return _converted(path) if path.suffix == ".pth" and path.parent == weights.cache_dir() else path
+
+
+def _need_torch() -> None:
+    for package in ("torch", "timm", "safetensors"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "torch")
+
+
+def _converted(path: Path) -> Path:
+    """An official .pth of the cache as .safetensors beside it, converted once."""
+    out = path.with_suffix(".safetensors")
+    if not out.exists():
+        try:
+            from declip.nn import checkpoint
+        except ModuleNotFoundError as error:
+            if missing := MissingExtraError.behind(error):
+                raise missing from error
+            raise
+        checkpoint.convert(path, out)
+    return out
+
+
+def _portable(path: Path) -> str | Path:
+    """How another process, or another machine, finds a weight file: as `model_file` takes it."""
+    for card in catalog.MODELS:
+        if path == weights.cached(card):
+            return card.name
+    return path.absolute()
+
+
+def _open_again(
+    source: str | Path,
+    sha256: str,
+    threads: int | None,
+    device: str | None,
+    precision: Precision,
+    offline: bool,
+) -> Engine:
+    """The engine that was pickled, in this process. Raises as `open_engine`, WeightsError if the weights are others."""
+    path = model_file(source, offline=offline)
+    engine = open_engine(path, threads=threads, device=device, precision=precision, offline=offline)
+    if engine.sha256 != sha256:
+        raise WeightsError(f"{path} has SHA-256 {engine.sha256}; what was pickled has {sha256}")
+    return engine
+
+
+def _check_threads(threads: object) -> None:
+    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
+        raise SpecError(f"threads is {threads!r}; expected a whole number >= 1, or None for one for each core")
+
+
+def _check_device(device: object) -> None:
+    if device is not None and not (isinstance(device, str) and re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d+)?", device)):
+        raise SpecError(
+            f"declip cannot use device {device!r}; expected 'cpu', 'cuda' (or 'cuda:1' …), or 'mps' or 'xpu' with torch"
+        )
 
 
 def with_spec(path: str | Path, spec: ModelSpec, out: str | Path, *, force: bool = False) -> Path:
@@ -363,6 +547,14 @@ def _onnx_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def _same_bytes(path: Path, sha256: str) -> bytes:
+    """Those of a file that was opened before. Raises WeightsError if it is another one by now."""
+    content = _onnx_bytes(path)
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise WeightsError(f"{path} was replaced since it was opened; load it anew")
+    return content
+
+
 def _spec_of(path: Path, metadata: Mapping[str, str]) -> ModelSpec:
     if SPEC_KEY not in metadata:
         raise WeightsError(f"{path} has no declip model description; make it with `declip export`")
@@ -370,11 +562,6 @@ def _spec_of(path: Path, metadata: Mapping[str, str]) -> ModelSpec:
         return ModelSpec.from_json(metadata[SPEC_KEY])
     except SpecError as error:
         raise WeightsError(f"{path}: {error}") from error
-
-
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_target(path: str | Path, out: str | Path, *, force: bool = False) -> None:
@@ -409,11 +596,5 @@ def _onnx_with_spec(path: Path, spec: ModelSpec, out: Path) -> Path:
     if entry is None:
         raise WeightsError(f"{path} has no declip model description; make it with `declip export`")
     entry.value = spec.to_json()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".part")
-    try:
-        partial.write_bytes(model.SerializeToString())
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomic(out, model.SerializeToString())
     return out

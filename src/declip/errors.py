@@ -43,6 +43,17 @@ class ImageError(DeclipError):
         self.kind = kind
         self.message = message
 
+    @classmethod
+    def out_of_memory(cls, image: str) -> ImageError:
+        """Of a picture that the memory does not hold: kind "too-large", its cause a MemoryError."""
+        error = cls(
+            image,
+            "too-large",
+            "there is not enough memory for this picture; give declip more, or make the picture smaller",
+        )
+        error.__cause__ = MemoryError()
+        return error
+
     def __reduce__(self) -> tuple[type[ImageError], tuple[str, str, str]]:
         return type(self), (self.image, self.kind, self.message)  # as it is made: it travels between processes
 

@@ -18,7 +18,6 @@ import dataclasses
 import io
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,16 +34,19 @@ import declip
 from declip import catalog, datasets, evaluation_report, image, metrics
 from declip.errors import DatasetError, DeclipError, ImageError
 from declip.evaluation_report import Case, CaseKind
+from declip.files import write_atomic
 from declip.types import (
+    SIZE_CLASSES,
     Localization,
+    MaskRule,
     ModelSpec,
     Photo,
     PictureLike,
     Polarity,
     Predictor,
     Sample,
+    check_choice,
     check_several,
-    flagged,
 )
 
 __all__ = ["FILES", "Evaluation", "Figures", "Maps", "Row", "Summary", "check_free", "evaluate"]
@@ -103,10 +105,11 @@ _FIGURES = {figure.name: figure.metadata for figure in dataclasses.fields(Figure
 class Row:
     """What came of one sample: a line of images.csv. Names that `Figures` has, too, mean the same, of one picture.
 
-    height, width: of the mask, px; of an untouched picture without one, of the scores. threshold: parts of scores above
-    it are flagged, where one of them reaches peak. area: flagged share. score: of the whole picture. called:
-    "manipulated" at the calibrated threshold or not; None without one. true, false, missed: pixels. resized: the scores
-    had another size than the mask. error, kind: as in `ImageError`; then the sample is in no figure.
+    height, width: of the mask, px; of an untouched picture without one, of the scores. threshold: lowest score that is
+    flagged. area: flagged share. score: of the whole picture, 0 of one that was not examined. called: the verdict is
+    "manipulated", or the score reaches a threshold of one's own; None where there is neither. true, false, missed:
+    pixels. resized: the scores had another size than the mask. error, kind: as in `ImageError`; then the sample is in
+    no figure.
     """
 
     image: str
@@ -117,7 +120,6 @@ class Row:
     height: int = 0
     width: int = 0
     threshold: float = math.nan
-    peak: float = 0.0
     score: float = math.nan
     verdict: str | None = None
     called: bool | None = None
@@ -211,19 +213,18 @@ class Evaluation:
         """Write FILES into the folder out, each whole or not at all. Raises DeclipError if one exists, unless force."""
         out = Path(out)
         check_free(out, force=force)
-        out.mkdir(parents=True, exist_ok=True)
         data = self.to_dict()
         summary = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         page = evaluation_report.page(data, self.cases)
         for name, text in zip(FILES, (_csv(self.rows), summary, page), strict=True):
-            partial = out / f".{os.getpid()}-{name}"
-            # File names that are no UTF-8 come as lone surrogates.
-            partial.write_bytes(text.encode("utf-8", "backslashreplace"))
-            partial.replace(out / name)
+            write_atomic(out / name, text)
 
     def render(self) -> Group:
         """Warnings, figures, figures per source and the protocol card, for a Rich console."""
         return evaluation_report.render(self.to_dict())
+
+
+_MAP_SUFFIXES = (".png", ".npy", ".npz", ".tif", ".tiff")
 
 
 class Maps:
@@ -231,7 +232,7 @@ class Maps:
 
     For an image at SUB/photo.jpg below root, the first of these that exists in folder is its map, of any size and of a
     kind that `image.read_scores` reads, 1.0 = surely manipulated: SUB/photo.jpg.scores.png, photo.jpg.scores.png (as
-    `declip localize` writes), SUB/photo.png, photo.png, SUB/photo.npy, photo.npy.
+    `declip localize` writes), SUB/photo.png, photo.png, and the same two with .npy, .npz, .tif and .tiff.
     The image score is the mean of the map, as in the paper. An image without a map is an ImageError of kind "missing";
     a file that is the map of several images is one of kind "input" for each of them.
 
@@ -248,6 +249,7 @@ class Maps:
         threshold: float = 0.5,
         fake_is: Polarity = "white",
     ) -> None:
+        check_choice(fake_is, Polarity, "fake_is")
         self.folder = Path(folder)
         self.fake_is: Polarity = fake_is
         self.threshold = threshold
@@ -262,8 +264,8 @@ class Maps:
         for path in images:
             try:
                 yield self._read(Path(path))
-            except ImageError as error:
-                yield error
+            except (ImageError, MemoryError) as error:
+                yield error if isinstance(error, ImageError) else ImageError.out_of_memory(str(path))
 
     def _read(self, path: Path) -> Localization:
         found = self._maps.get(path)
@@ -271,7 +273,8 @@ class Maps:
             raise ImageError(
                 str(path),
                 "missing",
-                f"no map in {self.folder}; expected {path.name}.scores.png, {path.stem}.png or .npy",
+                f"no map in {self.folder}; expected {path.name}.scores.png, or {path.stem} with one of "
+                + ", ".join(_MAP_SUFFIXES),
             )
         if self._claims[found] > 1:
             raise ImageError(
@@ -283,8 +286,8 @@ class Maps:
         return Localization(
             name=str(path),
             scores=scores,
-            threshold=self.threshold,
-            score=float(scores.mean(dtype=np.float64)),
+            rule=MaskRule(threshold=self.threshold),
+            image_score=float(scores.mean(dtype=np.float64)),
             model=str(self.folder),
             sha256="",
         )
@@ -294,7 +297,7 @@ class Maps:
         places = [self.folder / inside] if ".." not in inside.parts else []
         places.append(self.folder / path.name)
         names = [place.with_name(place.name + ".scores.png") for place in places]
-        names += [place.with_suffix(suffix) for suffix in (".png", ".npy") for place in places]
+        names += [place.with_suffix(suffix) for suffix in _MAP_SUFFIXES for place in places]
         # A folder that holds the photos, too: a photo is not its own map.
         return next((p for p in names if p.is_file() and not (path.exists() and p.samefile(path))), None)
 
@@ -314,10 +317,10 @@ def evaluate(
 ) -> Evaluation:
     """Measure a predictor on samples with known masks.
 
-    threshold: scores above it are flagged; None = what the predictor says. score_threshold: image scores from it on are
-    called manipulated; None = the predictor's own verdict, where it is calibrated. resamples, seed: of the bootstrap,
-    which draws groups (a sample without a group is one of its own). cases: how many worst, best and false-alarm
-    pictures are kept for the report. title: names the data. progress: show a bar on stderr.
+    threshold: scores from it on are flagged; None = the predictor's own mask. score_threshold: pictures whose score is
+    at or above it are called manipulated; None = by the predictor's own verdict, where it is calibrated. resamples,
+    seed: of the bootstrap, which draws groups (a sample without a group is one of its own). cases: how many worst, best
+    and false-alarm pictures are kept for the report. title: names the data. progress: show a bar on stderr.
 
     A sample whose picture, mask or map fails becomes a row with an error, and the others go on.
     Raises DatasetError where there are no samples.
@@ -337,13 +340,17 @@ def evaluate(
             if isinstance(result, ImageError):
                 raise result
             model = model or (result.model, result.sha256)
-            scores, mask, row = _measure(sample, result, threshold, score_threshold)
+            scores, mask, shown, row = _measure(sample, result, threshold, score_threshold)
         except (ImageError, DatasetError) as error:
             kind = error.kind if isinstance(error, ImageError) else "input"
             rows.append(dataclasses.replace(_blank(sample), error=str(error), kind=kind))
             continue
+        except MemoryError:
+            message = str(ImageError.out_of_memory(str(sample.image)))
+            rows.append(dataclasses.replace(_blank(sample), error=message, kind="too-large"))
+            continue
         rows.append(row)
-        gallery.offer(sample, row, scores, mask)
+        gallery.offer(sample, row, scores, mask, shown)
     good = [row for row in rows if not row.error]
     fakes = [sample for sample, row in zip(samples, rows, strict=True) if row.label == "fake" and not row.error]
     empty = [sample for sample, row in zip(samples, rows, strict=True) if row.label == "fake" and row.manipulated == 0]
@@ -395,31 +402,32 @@ def _read_mask(sample: Sample, scores: NDArray[np.float32]) -> NDArray[np.bool_]
 
 def _measure(
     sample: Sample, result: Localization, threshold: float | None, score_threshold: float | None
-) -> tuple[NDArray[np.float32], NDArray[np.bool_], Row]:
-    """The scores at the mask's size, the mask, and all that is known about one sample."""
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], Row]:
+    """The scores at the mask's size, the known mask, the flagged one, and all that is known about one sample."""
+    if threshold is not None:
+        result = dataclasses.replace(result, rule=MaskRule(threshold=threshold))
     scores = result.scores
-    if not np.isfinite(scores).all() or not math.isfinite(result.score):
+    if not np.isfinite(scores).all() or not math.isfinite(result.image_score):
         raise ImageError(str(sample.image), "input", "the scores are not finite; expected floats in [0, 1]")
     untouched = sample.label == "real" and sample.mask is None
     mask = np.zeros(scores.shape, dtype=bool) if untouched else _read_mask(sample, scores)
     resized = scores.shape != mask.shape
     stretched = resized and not _same_aspect(scores.shape, mask.shape)
+    shown = result.mask
     if resized:
         scores = image.resize_scores(scores, (mask.shape[0], mask.shape[1]))
-    limit, peak = (result.threshold, result.peak) if threshold is None else (threshold, 0.0)
-    shown = flagged(scores, limit, peak) & (scores > limit)
+        shown = _resized_mask(result, scores)
     true, false, missed, _ = metrics.confusion(shown, mask)
     area = (true + false) / mask.size
     called = None if result.verdict is None else result.verdict == "manipulated"
     if score_threshold is not None:
-        called = result.score >= score_threshold
+        called = (result.score or 0.0) >= score_threshold
     row = dataclasses.replace(
         _blank(sample),
         height=mask.shape[0],
         width=mask.shape[1],
-        threshold=limit,
-        peak=peak,
-        score=result.score,
+        threshold=result.threshold,
+        score=0.0 if result.score is None else result.score,
         verdict=result.verdict,
         called=called,
         manipulated=(true + missed) / mask.size,
@@ -432,7 +440,7 @@ def _measure(
         stretched=stretched,
     )
     if sample.label == "real":
-        return scores, mask, dataclasses.replace(row, false_alarm=float(area > FLAGGED))
+        return scores, mask, shown, dataclasses.replace(row, false_alarm=float(area > FLAGGED))
     row = dataclasses.replace(
         row,
         # The paper counts two empty masks as agreeing; here a fake with an empty mask has no figures at all.
@@ -442,10 +450,18 @@ def _measure(
         ap=metrics.average_precision(scores, mask),
         auc=metrics.auc(scores, mask),
         f1_pixels=metrics.pixel_f1(shown, mask),
-        f1_either_oracle=metrics.either_f1(scores, mask, limit),
+        f1_either_oracle=metrics.either_f1(scores, mask, result.threshold),
         f1_best_either_oracle=metrics.best_either_f1(scores, mask),
     )
-    return scores, mask, row
+    return scores, mask, shown, row
+
+
+def _resized_mask(result: Localization, scores: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """The mask at another size. scores: those of the result, at that size."""
+    if result.rule.calibration is None:
+        return scores >= np.float32(result.threshold)
+    # Which parts count was decided at the photo's own size.
+    return image.resize_scores(result.mask.astype(np.float32), (scores.shape[0], scores.shape[1])) >= 0.5
 
 
 def _same_aspect(first: tuple[int, ...], second: tuple[int, ...]) -> bool:
@@ -644,7 +660,7 @@ def _protocol(
     spec = getattr(predictor, "spec", None)
     name, sha256 = model or ("unknown", "")
     trained_on = next((card.trained_on for card in catalog.MODELS if card.name == name), "not recorded")
-    limits = sorted({(row.threshold, row.peak) for row in rows})
+    limits = sorted({row.threshold for row in rows})
     polarity = Counter(sample.fake_is for sample in samples if sample.mask is not None)
     resized = sum(row.resized for row in rows)
     formats = "; ".join(
@@ -661,8 +677,14 @@ def _protocol(
         "input size": _input(predictor, spec),
         "resize": f"scores, after the sigmoid, bilinearly to the size of the mask file; needed for {resized} of "
         f"{len(rows)} pictures",
-        "threshold": f"scores > {', '.join(_rule(*limit) for limit in limits) or '-'} "
-        + ("(given)" if threshold is not None else "(the predictor's own)"),
+        "threshold": f"scores >= {', '.join(f'{limit:g}' for limit in limits) or '-'} "
+        + (
+            "(given)"
+            if threshold is not None
+            else "in the parts that the predictor's calibration flags"
+            if any(row.verdict for row in rows)
+            else "(the predictor's own)"
+        ),
         "calibrated threshold": _score_threshold(spec, rows, score_threshold),
         "image score": "mean of the map" if isinstance(predictor, Maps) else f"{_image_score(spec)}",
         "polarity": "; ".join(f"{colour} = manipulated in {count} mask files" for colour, count in polarity.items())
@@ -702,22 +724,18 @@ def _image_score(spec: Any) -> str:
             return "the predictor's own"
 
 
-def _rule(threshold: float, peak: float) -> str:
-    return f"{threshold:g} in parts that reach {peak:g}" if peak > threshold else f"{threshold:g}"
-
-
 def _score_threshold(spec: Any, rows: Sequence[Row], given: float | None) -> str:
     if given is not None:
         return f"image score ≥ {given:g} (given)"
     if not any(row.verdict for row in rows):
         return "none: the predictor gives no verdicts"
     calibration = spec.calibration if isinstance(spec, ModelSpec) else None
-    if calibration is None or not calibration.image_thresholds:
+    if calibration is None:
         return "the predictor's verdict 'manipulated'"
-    rate, limit = calibration.image_thresholds[0]
+    sizes = ", ".join(f"{len(values)} {name}" for name, values in zip(SIZE_CLASSES, calibration.untouched, strict=True))
     return (
-        f"image score ≥ {limit:g} (the model's: the verdict 'manipulated', calibrated to {100 * rate:g} % false "
-        f"alarms on {calibration.photos} untouched photos)"
+        f"the verdict 'manipulated': a part stronger than those of all but {100 * calibration.rates[0]:g} % of the "
+        f"untouched photos of its size ({sizes})"
     )
 
 
@@ -731,7 +749,14 @@ class _Gallery:
         self._size = size
         self._shelves: dict[CaseKind, list[tuple[float, Case]]] = {"worst": [], "best": [], "false alarm": []}
 
-    def offer(self, sample: Sample, row: Row, scores: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
+    def offer(
+        self,
+        sample: Sample,
+        row: Row,
+        scores: NDArray[np.float32],
+        mask: NDArray[np.bool_],
+        shown: NDArray[np.bool_],
+    ) -> None:
         """Keep a picture on the shelves it is extreme enough for. The lower its key, the further in front."""
         ranks: list[tuple[CaseKind, float]] = []
         if not math.isnan(row.iou):
@@ -739,7 +764,7 @@ class _Gallery:
         elif row.label == "real" and row.area > 0:
             ranks = [("false alarm", -row.area)]
         wanted = [(kind, key) for kind, key in ranks if self._takes(kind, key)]
-        pictures = _thumbnails(sample, row, scores, mask) if wanted else ()
+        pictures = _thumbnails(sample, scores, mask, shown) if wanted else ()
         for kind, key in wanted:
             shelf = self._shelves[kind]
             shelf.append((key, Case(kind=kind, image=row.image, caption=_caption(row), pictures=pictures)))
@@ -766,25 +791,24 @@ def _caption(row: Row) -> str:
 
 
 def _thumbnails(
-    sample: Sample, row: Row, scores: NDArray[np.float32], mask: NDArray[np.bool_]
+    sample: Sample, scores: NDArray[np.float32], mask: NDArray[np.bool_], shown: NDArray[np.bool_]
 ) -> tuple[tuple[str, str], ...]:
-    """Photo, known mask, scores (black 0, white 1, never stretched) and overlay; the photo's only if it can be read."""
+    """Photo, known mask, scores (black 0, white 1, never stretched) and the photo with what is flagged, where the photo
+    can be read."""
     known = Image.fromarray(mask.view(np.uint8) * np.uint8(255))
     known.thumbnail((THUMBNAIL, THUMBNAIL))
     small = image.resize_scores(scores, (known.height, known.width))
     grey = Image.fromarray((small * np.float32(255)).astype(np.uint8))
-    shown = (("known mask", _data_uri(known, "PNG")), ("scores", _data_uri(grey, "PNG")))
+    found = (("known mask", _data_uri(known, "PNG")), ("scores", _data_uri(grey, "PNG")))
     try:
         photo = image.read(sample.image, max_pixels=max(image.MAX_PIXELS, scores.size))
     except ImageError:
-        return shown
+        return found
     pixels = np.asarray(Image.fromarray(photo.pixels).resize(known.size))
-    # Whether a part reaches its peak can only be seen at full size: what is not flagged there is kept below.
-    kept = image.resize_scores(flagged(scores, row.threshold, row.peak).astype(np.float32), known.size[::-1]) >= 0.5
-    small = np.where(kept, small, np.minimum(small, np.nextafter(np.float32(row.threshold), np.float32(0))))
-    result = Localization(name="", scores=small, threshold=row.threshold, score=row.score, model="", sha256="")
+    flagged = image.resize_scores(shown.astype(np.float32), (known.height, known.width))
+    result = Localization(name="", scores=flagged, rule=MaskRule(threshold=0.5), image_score=0.0, model="", sha256="")
     overlay = image.overlay(Photo(pixels=pixels, name=photo.name), result)
-    return (("photo", _data_uri(Image.fromarray(pixels), "JPEG")), *shown, ("overlay", _data_uri(overlay, "JPEG")))
+    return (("photo", _data_uri(Image.fromarray(pixels), "JPEG")), *found, ("overlay", _data_uri(overlay, "JPEG")))
 
 
 def _data_uri(picture: Image.Image, kind: Literal["PNG", "JPEG"]) -> str:

@@ -13,6 +13,7 @@ import torch
 from declip import probes
 from declip.engines import PROBE_KEY, SPEC_KEY, OnnxEngine
 from declip.errors import ExportError
+from declip.files import write_atomic
 from declip.nn import checkpoint
 
 __all__ = ["to_onnx"]
@@ -36,34 +37,32 @@ def to_onnx(source: str | Path, out: str | Path) -> Path:
             "computes; use the .safetensors file as it is"
         )
     example = torch.randn(2, 3, spec.input_size, spec.input_size, generator=torch.Generator().manual_seed(0))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".part.onnx")
-    try:
-        with warnings.catch_warnings(), torch.inference_mode():
-            # The exporter warns of its own internals (deprecated copies, opset steps), not of results.
-            warnings.simplefilter("ignore")
-            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-            program = torch.onnx.export(
-                net,
-                (example,),
-                dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
-                input_names=["image"],
-                output_names=["logits"],
-                opset_version=18,
-                verbose=False,
-            )
-        if program is None:
-            raise ExportError(f"torch.onnx gave no program for {source}")
-        model = program.model_proto
-        with torch.inference_mode():
-            answer = net(torch.from_numpy(probes.picture(spec))).numpy()
-        onnx.helper.set_model_props(model, {SPEC_KEY: spec.to_json(), PROBE_KEY: probes.pack(answer)})
-        onnx.save_model(model, str(partial))
+    with warnings.catch_warnings(), torch.inference_mode():
+        # The exporter warns of its own internals (deprecated copies, opset steps), not of results.
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            net,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
+            input_names=["image"],
+            output_names=["logits"],
+            opset_version=18,
+            verbose=False,
+        )
+    if program is None:
+        raise ExportError(f"torch.onnx gave no program for {source}")
+    model = program.model_proto
+    with torch.inference_mode():
+        answer = net(torch.from_numpy(probes.picture(spec))).numpy()
+    onnx.helper.set_model_props(model, {SPEC_KEY: spec.to_json(), PROBE_KEY: probes.pack(answer)})
+
+    def write(partial: Path) -> None:
+        partial.write_bytes(model.SerializeToString())
         _check(net, partial, example)
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+
+    write_atomic(out, write)
     return out
 
 

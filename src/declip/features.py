@@ -18,9 +18,7 @@ import copy
 import hashlib
 import json
 import logging
-import os
 import shutil
-import uuid
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,9 +35,11 @@ from torch import Tensor, nn
 
 import declip
 from declip.errors import DatasetError, SpecError
+from declip.files import write_atomic
 from declip.nn.backbones import STATISTICS, Backbone, Features, exact, extract_layers, neighbours, probe
 from declip.nn.model import DeclipNet
-from declip.types import ModelSpec
+from declip.process import cores
+from declip.types import ModelSpec, check_choice
 from declip.views import Views
 
 __all__ = ["BATCH_SIZE", "CachedViews", "FeaturePrecision", "Shelf", "describe_layers"]
@@ -47,7 +47,7 @@ __all__ = ["BATCH_SIZE", "CachedViews", "FeaturePrecision", "Shelf", "describe_l
 FeaturePrecision = Literal["fp16", "fp32"]
 
 _DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
-_THREADS = min(8, os.cpu_count() or 1)
+_MOST_THREADS = 8
 # Pictures that the backbones compute at once; another number moves features by roundings.
 BATCH_SIZE = 16
 
@@ -65,7 +65,7 @@ class Shelf:
         self._checked: set[str] = set()
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "about.json").exists():
-            _write_text(folder / "about.json", json.dumps(about, indent=1) + "\n")
+            write_atomic(folder / "about.json", json.dumps(about, indent=1) + "\n")
 
     def path(self, key: str) -> Path:
         """Where the entry of a key is, or would be."""
@@ -104,10 +104,9 @@ class Shelf:
     def write(self, key: str, tensors: dict[str, Tensor]) -> None:
         """Keep the tensors of a key."""
         path = self.path(key)
-        path.parent.mkdir(exist_ok=True)
-        partial = path.with_name(f".{key}-{uuid.uuid4().hex}.part")  # machines that share the disk share process ids
-        save_file(tensors, partial, metadata={"crc32": _checksum(tensors)})
-        partial.replace(path)
+        about = {"crc32": _checksum(tensors)}
+        # What a power cut damages is computed anew: waiting for the disk would cost each of thousands of entries time.
+        write_atomic(path, lambda partial: save_file(tensors, partial, metadata=about), sync=False)
 
 
 class CachedViews:
@@ -130,6 +129,7 @@ class CachedViews:
         precision: FeaturePrecision = "fp16",
         count: int = 1,
     ) -> None:
+        check_choice(precision, FeaturePrecision, "precision")
         self.net = net
         self.views = views
         self.count = count
@@ -187,7 +187,10 @@ class CachedViews:
         self.announce(items)
         columns = (TextColumn("frozen features"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         console = Console(stderr=True)
-        with Progress(*columns, console=console, disable=not progress) as bar, ThreadPoolExecutor(_THREADS) as pool:
+        with (
+            Progress(*columns, console=console, disable=not progress) as bar,
+            ThreadPoolExecutor(min(_MOST_THREADS, cores())) as pool,
+        ):
             task = bar.add_task("", total=len(items))
             for start in range(0, len(items), batch_size):
                 chosen = items[start : start + batch_size]
@@ -292,9 +295,3 @@ def _stack(rows: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     for target, row in zip(out, rows, strict=True):
         target.copy_(row)
     return out
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}-{uuid.uuid4().hex}.part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

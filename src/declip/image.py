@@ -5,12 +5,26 @@ a network sees; `to_scores` and `resize_scores` turn its logits into scores on t
 `write_scores` and `write_mask` show and keep them. Sizes are (height, width); Pillow's (width, height) stays inside.
 
 What `read` does to a picture, beyond decoding it:
-- EXIF orientation is applied, exactly once (HEIC: libheif turns the picture itself).
+- A picture is turned, exactly once, as Chromium turns it (`image-orientation: from-image`), so that a map lies where it
+  belongs on the picture that a browser shows. XMP never turns a picture.
+
+      JPEG        the tag Orientation in the first EXIF segment, if it is one SHORT of 1-8
+      PNG         the same tag in the first eXIf chunk, if that comes before the picture
+      AVIF        the boxes irot and imir; not its EXIF
+      WebP        never, whatever its EXIF says
+      BMP, GIF    never: they do not say
+      TIFF        its tag Orientation; HEIC: as libheif turns it. Chromium shows neither
+      PIL image   the EXIF block that Pillow keeps in it (WebP: never); of a TIFF, what Pillow does
+
 - Transparency is composited on white. This is the network's view only: `Photo.data` keeps the file as it was.
-- 16-bit grey keeps its high byte, as Pillow does for 16-bit colour. Floats carry no scale of their own: see `_grey8`.
+- 16-bit grey keeps its high byte, as Pillow does for 16-bit colour. Where the file says that only 9 to 15 bits are used
+  and the values agree, those are scaled to the full range; where values only stay low, a note says so. Floats in files
+  carry no scale of their own: see `arrays.float_grey8`.
 - Colour profiles are not applied. Of several frames or pages one is read, and `Photo.notes` says so.
 - CMYK JPEGs are read with Adobe's polarity (inverted), as every reader does.
-- Damaged files are refused, also where Pillow would fill the missing part with grey (see "damaged files").
+- Damaged pictures are refused, also where Pillow would fill the missing part with grey; damage beside the picture
+  (text, EXIF, profiles) is only told: see `damage`.
+- Raw photos are refused: what lies first in them is a small preview. See `containers.raw_photo`.
 
 Everything here is thread-safe.
 """
@@ -23,11 +37,12 @@ import stat
 import struct
 import sys
 import threading
+import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,8 +61,11 @@ from PIL import (
 )
 from scipy import special
 
-from declip import pages
+from declip import arrays, containers, damage, pages
+from declip.containers import Format
 from declip.errors import DatasetError, ImageError
+from declip.files import write_atomic
+from declip.process import PerProcess
 from declip.types import Localization, ModelSpec, Photo, PictureLike, Sample
 
 __all__ = [
@@ -86,9 +104,7 @@ EXTENSIONS = frozenset(
     {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 )
 
-Format: TypeAlias = Literal["JPEG", "PNG", "WebP", "TIFF", "BMP", "GIF", "AVIF", "HEIC"]
-
-_PNG = b"\x89PNG\r\n\x1a\n"
+_XMP_TURN = re.compile(rb"tiff:Orientation(?:=[\"']|>)([2-8])")
 
 # Rows are worked on in strips of about this many pixels: no copy of a large picture is held twice.
 STRIP = 1 << 20
@@ -104,8 +120,8 @@ _UPRIGHT = {
 }
 
 # Loading a PIL image changes it, and a caller may hand the same one to several threads.
-_GIVEN = threading.Lock()
-_LARGE = threading.Lock()
+_GIVEN = PerProcess(threading.Lock)
+_LARGE = PerProcess(threading.Lock)
 
 
 # ── pictures in ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -116,16 +132,23 @@ def read(
 ) -> Photo:
     """Decode a picture: the same picture gives the same pixels, however it comes.
 
-    source: a path, the file's bytes, a PIL image, a (H, W, 3) RGB or (H, W) grey uint8 array, or a Photo (returned as
-        it is). Formats: JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, and HEIC with `pip install 'declip[heif]'`.
+    source: one of
+        - a path, the file's bytes, or a file open for reading bytes (read from where it stands to its end).
+          Formats: JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, and HEIC with `pip install 'declip[heif]'`.
+        - a PIL image.
+        - an array or torch tensor: (H, W, 3) RGB, (H, W, 4) RGBA, (H, W) or (H, W, 1) grey, or with the channels first;
+          uint8, uint16 (white = 65535) or floats in [0, 1]. (3, H, 3) could be either, and is refused.
+        - a Photo, which is returned as it is.
     max_pixels, max_bytes: larger pictures and files are refused before anything is decoded.
     page: which picture of a file that holds several, from 1; None = the first one, or the current frame of a PIL image.
         `Photo.pages` says how many there are, `Photo.notes` what else the file holds. A further picture of a JPEG is a
         JPEG of its own: `Photo.data` is then its part of the file.
 
+    `Photo.notes` says what of the file was not read.
+
     Raises ImageError; `kind` is "missing" (no such file, or unreadable), "format" (not a picture, or one declip does
-    not read), "corrupt" (empty, truncated or damaged), "too-large", or "input" (not something that can be a picture, or
-    a page that there is not).
+    not read, as raw photos), "corrupt" (empty, or the picture is truncated or damaged), "too-large", or "input" (not
+    something that can be a picture, or a page that there is not).
     """
     match source:
         case Photo():
@@ -143,13 +166,31 @@ def read(
         case Image.Image():
             return _read_pil(source, max_pixels, page)
         case np.ndarray():
-            _check_page("<array>", page, 1)
-            return _read_array(source, max_pixels)
+            name = f"<array, {source.dtype} {source.shape}>"
+            _check_page(name, page, 1)
+            return _read_array(source, name, max_pixels)
+    if arrays.is_tensor(source):
+        name = f"<tensor, {source.dtype} {tuple(source.shape)}>"
+        _check_page(name, page, 1)
+        return _read_array(arrays.from_tensor(source), name, max_pixels)
+    if callable(getattr(source, "read", None)):
+        return _read_stream(source, max_pixels, max_bytes, page)
     raise ImageError(
         f"<{type(source).__name__}>",
         "input",
-        "expected a path, the bytes of a picture file, a PIL image, or a uint8 array (H, W, 3) or (H, W)",
+        "expected a path, the bytes of a picture file, a file open for reading bytes, a PIL image, or an array or "
+        "torch tensor (H, W, 3), (H, W, 4), (H, W) or (3, H, W)",
     )
+
+
+def name_of(source: PictureLike) -> str:
+    """What messages call a picture that could not be read: its path, or its type."""
+    match source:
+        case Photo():
+            return source.name
+        case str() | Path():
+            return str(source)
+    return f"<{type(source).__name__}>"
 
 
 def header(data: bytes, name: str) -> Image.Image:
@@ -158,7 +199,18 @@ def header(data: bytes, name: str) -> Image.Image:
     name: for messages. Raises ImageError of kind "format" or "corrupt" as `read`; whether the pixels can be decoded
     is not looked at.
     """
-    return _open(data, _format_of(data, name), name, sys.maxsize)
+    return _header(data, _format_of(data, name), name, sys.maxsize)
+
+
+def _header(data: bytes, kind: Format, name: str, max_pixels: int) -> Image.Image:
+    cleaned, _ = damage.without_damaged_chunks(data) if kind == "PNG" else (data, ())
+    try:
+        return _open(cleaned, kind, name, max_pixels)
+    except ImageError as error:
+        bare = damage.bare(cleaned, kind) if error.kind == "corrupt" else None
+        if bare is None:
+            raise
+    return _open(bare, kind, name, max_pixels)
 
 
 def count_pages(path: str | Path, *, max_bytes: int = MAX_BYTES) -> int:
@@ -169,9 +221,10 @@ def count_pages(path: str | Path, *, max_bytes: int = MAX_BYTES) -> int:
 
 
 def _held(data: bytes, kind: Format, name: str, max_pixels: int) -> pages.Held:
-    ends = (at for marker, at, _ in _jpeg_segments(data) if marker == 0xD9)
-    end = next(ends, len(data)) if kind == "JPEG" else len(data)
-    return pages.held(data, kind, _open(data, kind, name, max_pixels), end)
+    end = len(data)
+    if kind == "JPEG":
+        end = next((at for marker, at, _ in containers.jpeg_segments(data) if marker == 0xD9), end)
+    return pages.held(data, kind, _header(data, kind, name, max_pixels), end)
 
 
 def _file_bytes(path: Path, name: str, max_bytes: int) -> bytes:
@@ -196,14 +249,37 @@ def _file_bytes(path: Path, name: str, max_bytes: int) -> bytes:
         raise ImageError(name, "missing", f"this cannot be the name of a file: {error}") from error
 
 
+def _read_stream(source: Any, max_pixels: int, max_bytes: int, page: int | None) -> Photo:
+    """Of a file that the caller opened, and closes."""
+    name = getattr(source, "name", None)
+    name = name if isinstance(name, str) else f"<{type(source).__name__}>"
+    try:
+        data = source.read(max_bytes + 1)
+    except (OSError, ValueError) as error:  # ValueError: it is closed
+        raise ImageError(name, "missing", f"the open file cannot be read: {error}") from error
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise ImageError(
+            name, "input", f'reading gave {type(data).__name__}; expected bytes: open it as a binary file, with "rb"'
+        )
+    if len(data) > max_bytes:
+        raise ImageError(name, "too-large", f"at most {max_bytes} bytes are read ({_MORE_BYTES})")
+    if not data:
+        raise ImageError(name, "corrupt", "there is nothing left to read in the open file: seek(0) goes to its start")
+    return _read_bytes(bytes(data), name, max_pixels, page)
+
+
 def _read_bytes(data: bytes, name: str, max_pixels: int, page: int | None) -> Photo:
-    held = _held(data, _format_of(data, name), name, max_pixels)
+    kind = _format_of(data, name)
+    held = _held(data, kind, name, max_pixels)
     page = _check_page(name, page, held.pages)
+    frame = held.frames[page - 1]
     start, stop = held.parts[page - 1]
-    data = data[start:stop]
-    image, orientation, notes = _decode(data, name, max_pixels, held.frames[page - 1])
+    data = part = data[start:stop]
+    if kind == "TIFF" and frame:
+        part, frame = containers.tiff_from(data, frame), 0
+    pixels, orientation, notes = _decode(_File(part, kind, name, max_pixels, frame))
     return Photo(
-        pixels=_to_array(image),
+        pixels=pixels,
         name=name,
         data=data,
         orientation=orientation,
@@ -224,7 +300,7 @@ def _check_page(name: str, page: int | None, count: int) -> int:
 
 def _read_pil(image: Image.Image, max_pixels: int, page: int | None) -> Photo:
     name = str(getattr(image, "filename", "")) or f"<PIL image, {image.mode} {image.height}×{image.width}>"
-    with _GIVEN:
+    with _GIVEN():
         there = image.tell()
         held = pages.held(b"", "", image, 0)
         held = held._replace(pages=max(held.pages, there + 1))  # where it is there is a picture
@@ -232,10 +308,11 @@ def _read_pil(image: Image.Image, max_pixels: int, page: int | None) -> Photo:
         try:
             _seek(image, page - 1, name)
             _check_pixels(image, name, max_pixels)
-            upright, orientation = _load(image, name)
+            _refuse_previews(image, name)
+            upright, orientation, highest = _load(image, name, lambda: _given_orientation(image))
             if page - 1 != there:  # the image is about to be turned back
                 upright = upright.copy()
-            notes = held.notes_on(page) + pages.transparency(image)
+            notes = held.notes_on(page) + arrays.depth_note(highest) + pages.transparency(image)
         finally:
             _seek(image, there, name)
     return Photo(
@@ -243,32 +320,134 @@ def _read_pil(image: Image.Image, max_pixels: int, page: int | None) -> Photo:
     )
 
 
-def _read_array(array: NDArray[Any], max_pixels: int) -> Photo:
-    name = f"<array, {array.dtype} {array.shape}>"
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)) or 0 in array.shape:
-        raise ImageError(name, "input", "expected uint8 (H, W, 3) RGB or (H, W) grey, values 0-255, H and W > 0")
-    if array.shape[0] * array.shape[1] > max_pixels:
+def _refuse_previews(image: Image.Image, name: str) -> None:
+    """Raise ImageError for the first picture of a TIFF that a raw photo begins with; as `containers.raw_photo`."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile) or image.tell() != 0:
+        return
+    tags: Any = image.tag_v2
+    reduced = tags.get(254, 0)
+    if 50706 in tags or (isinstance(reduced, int) and reduced & 1):  # a version of DNG, a reduced picture
+        raise ImageError(name, "format", "a raw photo or the preview in front of one: develop it to TIFF or JPEG first")
+
+
+def _given_orientation(image: Image.Image) -> int:
+    """Of a PIL image, by the EXIF block that Pillow keeps in it; of formats whose EXIF does not turn them, 1."""
+    block = image.info.get("exif")
+    if image.format not in ("JPEG", "MPO", "PNG", "AVIF", None) or not isinstance(block, bytes):
+        return 1
+    if image.format == "AVIF":  # Pillow has put in what irot and imir say, over what the block itself said
+        exif = Image.Exif()
+        exif.load(block)
+        value = exif.get(ExifTags.Base.Orientation)
+        return value if value in _UPRIGHT else 1
+    return containers.exif_orientation(block.removeprefix(b"Exif\0\0"))
+
+
+def _read_array(array: NDArray[Any], name: str, max_pixels: int) -> Photo:
+    height, width, _ = arrays.shape_of(array, name)
+    if height * width > max_pixels:
         raise ImageError(name, "too-large", f"at most {max_pixels} pixels are read ({_MORE_PIXELS})")
-    # Copied: a caller may reuse its buffer, for the next frame of a video say.
-    pixels = np.repeat(array[:, :, None], 3, axis=2) if array.ndim == 2 else array.copy(order="C")
-    return Photo(pixels=pixels, name=name)
+    pixels, notes = arrays.to_rgb(array, name)
+    return Photo(pixels=pixels, name=name, notes=notes)
 
 
-def _decode(data: bytes, name: str, max_pixels: int, frame: int) -> tuple[Image.Image, int, tuple[str, ...]]:
-    """Bytes → (upright RGB image, the EXIF orientation that was undone, notes). frame: as Pillow counts, from 0."""
-    kind = _format_of(data, name)
-    image = _open(data, kind, name, max_pixels)
+def _decode(file: _File) -> tuple[NDArray[np.uint8], int, tuple[str, ...]]:
+    """A file → (upright (H, W, 3) pixels, the orientation that was undone, notes)."""
+    data, kind = file.data, file.kind
+    notes: tuple[str, ...] = ()
+    cleaned, ended = data, True
+    if kind == "PNG":
+        cleaned, notes = damage.without_damaged_chunks(data)
+    elif kind == "JPEG":
+        cleaned = damage.closed(data) or data
+        ended = cleaned is data
+    try:
+        decoded = _decode_file(file, cleaned, thorough=not ended)
+    except ImageError as error:
+        # A decoder failed, perhaps over what is not the picture. (Where `damage` found a fault, there is no cause.)
+        failed = error.kind == "corrupt" and error.__cause__ is not None
+        bare = damage.bare(cleaned, kind) if failed else None
+        if bare is None:
+            raise
+        try:
+            decoded = _decode_file(file, bare, thorough=not ended)
+        except ImageError:
+            raise error from None
+        notes += (f"What this {kind} says beside its picture (as EXIF, text or profile) is damaged; it was not read.",)
+    if not ended:
+        notes += ("The file ends without its end marker; every pixel was there.",)
+    return _to_array(decoded.upright), decoded.orientation, (*notes, *decoded.notes)
+
+
+class _File(NamedTuple):
+    """A file as it came. frame: which of its pictures is meant, as Pillow counts them, from 0."""
+
+    data: bytes
+    kind: Format
+    name: str
+    max_pixels: int
+    frame: int
+
+
+class _Decoded(NamedTuple):
+    upright: Image.Image
+    orientation: int
+    notes: tuple[str, ...]
+
+
+def _decode_file(file: _File, cleaned: bytes, *, thorough: bool) -> _Decoded:
+    """cleaned: what the decoder is given, without side data that it stumbles over. What turns the picture, and how deep
+    it is, stands in the file as it came. thorough: see `damage.jpeg_tail_fault`.
+    """
+    data, kind, name, max_pixels, frame = file
+    image = _open(cleaned, kind, name, max_pixels)
     _seek(image, frame, name)
     _check_pixels(image, name, max_pixels)
-    fault = _fault(data, kind) if kind != "TIFF" else _tiff_fault(image)
-    upright, orientation = image, 1
+    fault = damage.fault(cleaned, kind) if kind != "TIFF" else damage.tiff_fault(image)
     if fault is None:
-        upright, orientation = _load(image, name)
+        declared = containers.significant_bits(data, kind)
+        tiles = list(getattr(image, "tile", []))
+        upright, orientation, highest = _load(image, name, lambda: _orientation(data, kind, image), declared)
+        if not frame and _rawmode(tiles) in _OTHER_BYTES and _highest(upright) <= 15:
+            upright, highest = _deep_colour(image, _open(cleaned, kind, name, max_pixels), declared)
+            if kind != "TIFF" and orientation in _UPRIGHT:
+                upright = upright.transpose(_UPRIGHT[orientation])
         if kind == "JPEG":
-            fault = _jpeg_tail_fault(data, image)
+            fault = damage.jpeg_tail_fault(cleaned, image, thorough=thorough)
     if fault is not None:
         raise ImageError(name, "corrupt", f"this {kind} is truncated or damaged: {fault}")
-    return upright, orientation, pages.transparency(image)
+    notes = (*_ignored_turn(image, orientation), *arrays.depth_note(highest), *pages.transparency(image))
+    return _Decoded(upright, orientation, notes)
+
+
+def _orientation(data: bytes, kind: Format, image: Image.Image) -> int:
+    """How a browser turns the file, 1-8, beyond what its decoder here has done by itself (TIFF, HEIC)."""
+    match kind:
+        case "JPEG":
+            return containers.jpeg_orientation(data)
+        case "PNG":
+            return containers.png_orientation(data)
+        case "AVIF":
+            return _given_orientation(image)
+        case _:
+            return 1
+
+
+def _ignored_turn(image: Image.Image, orientation: int) -> tuple[str, ...]:
+    """A note where the file also names a turn in a place that does not count."""
+    packet = image.info.get("xmp")
+    found = _XMP_TURN.search(packet) if isinstance(packet, bytes) else None
+    block = image.info.get("exif")
+    named = {"XMP": int(found[1]) if found else 1}
+    if isinstance(block, bytes):
+        named["EXIF"] = containers.exif_orientation(block.removeprefix(b"Exif\0\0"))
+    for place, value in named.items():
+        if value not in (1, orientation) and image.format != "HEIF":
+            return (
+                f"Its {place} names the orientation {value}, in a place where browsers do not look for it; "
+                "the picture was not turned by it.",
+            )
+    return ()
 
 
 def _seek(image: Image.Image, frame: int, name: str) -> None:
@@ -294,35 +473,21 @@ def _check_pixels(image: Image.Image, name: str, max_pixels: int) -> None:
 
 
 def _format_of(data: bytes, name: str) -> Format:
-    """What the file is, by its first bytes."""
-    head = data[:64]
-    match head:
-        case b"":
-            raise ImageError(name, "corrupt", "the file is empty (0 bytes)")
-        case _ if head.startswith(b"\xff\xd8\xff"):
-            return "JPEG"
-        case _ if head.startswith(_PNG):
-            return "PNG"
-        case _ if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-            return "WebP"
-        case _ if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-            return "TIFF"
-        case _ if head.startswith((b"GIF87a", b"GIF89a")):
-            return "GIF"
-        case _ if head.startswith(b"BM"):
-            return "BMP"
-        case _ if head[4:8] == b"ftyp":
-            brands = {head[i : i + 4] for i in range(8, min(len(head), int.from_bytes(head[:4], "big")), 4)}
-            if brands & {b"avif", b"avis"}:
-                return "AVIF"
-            if brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"heif", b"mif1", b"msf1"}:
-                return "HEIC"
-    raise ImageError(
-        name,
-        "format",
-        f"not a picture declip reads: it begins with {head[:12]!r}; "
-        "expected JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF or HEIC",
-    )
+    """What the file is, by its first bytes; raw photos are refused by them."""
+    if not data:
+        raise ImageError(name, "corrupt", "the file is empty (0 bytes)")
+    raw = containers.raw_photo(data)
+    if raw is not None:
+        raise ImageError(name, "format", raw)
+    kind = containers.kind_of(data)
+    if kind is None:
+        raise ImageError(
+            name,
+            "format",
+            f"not a picture declip reads: it begins with {data[:12]!r}; "
+            "expected JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF or HEIC",
+        )
+    return kind
 
 
 def _open(data: bytes, kind: Format, name: str, max_pixels: int) -> Image.Image:
@@ -380,35 +545,45 @@ def _open_heic(stream: io.BytesIO, name: str) -> Image.Image:
     return image
 
 
-def _load(image: Image.Image, name: str) -> tuple[Image.Image, int]:
-    """Decode an opened image → (upright RGB image, orientation). The image itself keeps its pixels and its mode."""
+def _load(image: Image.Image, name: str, turn: Callable[[], int], declared: int = 16) -> tuple[Image.Image, int, int]:
+    """Decode an opened image → (upright RGB image, orientation, highest 16-bit value if 16 bits were taken as such).
+
+    turn: gives the orientation once the image is loaded. declared: the bits of 16 that the file says it uses.
+    The image itself keeps its pixels and its mode.
+    """
     try:
         with _pillow_allows(image.width * image.height):
-            # Pillow turns a TIFF while it loads it, and then forgets the tag; of a PNG it may find the tag only then.
-            turned_by_pillow = _orientation(image) if isinstance(image, TiffImagePlugin.TiffImageFile) else 1
-            image.load()
-            orientation = _orientation(image)
-            upright = _rgb(image, name)
-            if orientation in _UPRIGHT:
-                upright = upright.transpose(_UPRIGHT[orientation])
+            orientation = 1
+            if isinstance(image, TiffImagePlugin.TiffImageFile):
+                # Pillow turns a TIFF while it loads it, by XMP if there is no tag, and then forgets the tag.
+                value = image.tag_v2.get(ExifTags.Base.Orientation)
+                orientation = value if value in _UPRIGHT else 1
+                with _xmp_hidden(image):
+                    image.load()
+                upright, highest = _rgb(image, name, declared)
             else:
-                orientation = turned_by_pillow
+                image.load()
+                orientation = turn()
+                upright, highest = _rgb(image, name, declared)
+                if orientation in _UPRIGHT:
+                    upright = upright.transpose(_UPRIGHT[orientation])
     except Image.DecompressionBombError as error:
         raise ImageError(name, "too-large", f"Pillow refuses it (PIL.Image.MAX_IMAGE_PIXELS): {error}") from error
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # see _open
         raise ImageError(name, "corrupt", f"the picture is truncated or damaged: {_cause(error)}") from error
-    return upright, orientation
+    return upright, orientation, highest
 
 
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1-8; 1 where there is none, or where the EXIF block cannot be read (pixels still can)."""
+@contextmanager
+def _xmp_hidden(image: Image.Image) -> Iterator[None]:
+    packet = image.info.pop("xmp", None)
     try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # as for headers, see _open
-        return 1
-    return value if value in _UPRIGHT else 1
+        yield
+    finally:
+        if packet is not None:
+            image.info["xmp"] = packet
 
 
 def _cause(error: Exception) -> str:
@@ -422,7 +597,7 @@ def _pillow_allows(pixels: int) -> Iterator[None]:
     if limit is None or pixels <= limit:
         yield
         return
-    with _LARGE:
+    with _LARGE():
         limit = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = None
         try:
@@ -431,34 +606,33 @@ def _pillow_allows(pixels: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _rgb(image: Image.Image, name: str) -> Image.Image:
-    """Any mode → RGB."""
+def _rgb(image: Image.Image, name: str, declared: int) -> tuple[Image.Image, int]:
+    """Any mode → (RGB, the highest 16-bit value where 16 bits were taken as such and all lay in the lowest, else 0)."""
     mode = image.mode
-    if mode == "RGB" and "transparency" not in image.info:
-        return image
     if mode.startswith("I;16") or mode in ("I", "F"):
-        return _grey8(image, name).convert("RGB")
+        grey, highest = _grey8(image, name, declared)
+        return grey.convert("RGB"), highest
+    if mode == "RGB" and "transparency" not in image.info:
+        return image, 0
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
         white.paste(rgba, mask=rgba.getchannel("A"))
-        return white
+        return white, 0
     try:
-        return image.convert("RGB")
+        return image.convert("RGB"), 0
     except ValueError as error:
         raise ImageError(name, "format", f"pictures of mode {mode} are not read; save it as RGB") from error
 
 
-def _grey8(image: Image.Image, name: str) -> Image.Image:
-    """16-bit, 32-bit and float grey → 8-bit grey.
+def _grey8(image: Image.Image, name: str, declared: int) -> tuple[Image.Image, int]:
+    """16-bit, 32-bit and float grey → (8-bit grey, the highest value where 16 bits were taken as such, else 0).
 
-    "I;16…": the high byte of the file's depth. "I": read as 16-bit, Pillow's own use of it. "F": floats carry no
-    scale, so white is the smallest of 1, 255 and 65535 of which the largest value is at most the double (resampling
-    overshoots); beyond black and white is clipped.
+    "I;16…": the high byte of the file's depth. "I": read as 16-bit, Pillow's own use of it. "F": see `arrays`.
     """
     tags: Any = getattr(image, "tag_v2", {})
     if image.mode == "F":
-        return _float_grey8(image, name)
+        return Image.fromarray(arrays.float_grey8(np.array(image), name)), 0
     values = np.asarray(image)
     depth = 16
     if image.mode == "I":
@@ -469,26 +643,55 @@ def _grey8(image: Image.Image, name: str) -> Image.Image:
             )
     else:
         depth = int(tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0])
+    inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0  # Pillow inverts 8 bits, not 16
+    if depth == 16 and not inverted:
+        depth = arrays.scaled_depth(values, declared)
     grey = (values >> (depth - 8)).astype(np.uint8)
-    if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:  # white is zero: Pillow inverts 8 bits, not 16
+    if inverted:
         np.subtract(255, grey, out=grey)
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         grey[values == transparent] = 255
-    return Image.fromarray(grey)
+    return Image.fromarray(grey), int(values.max()) if depth == 16 and not inverted else 0
 
 
-def _float_grey8(image: Image.Image, name: str) -> Image.Image:
-    values = np.array(image)
-    low, high = float(values.min()), float(values.max())
-    white = next((w for w in (1.0, 255.0, 65535.0) if high <= 2 * w), None)
-    if not np.isfinite(low) or not np.isfinite(high) or white is None:
-        raise ImageError(
-            name, "format", f"float grey with values from {low:g} to {high:g}; expected 0-1, 0-255 or 0-65535"
+# Pillow keeps the high byte of 16-bit colour. Told that the bytes lie the other way round, it gives the low one.
+_OTHER_BYTES = {
+    "RGB;16B": "RGB;16L",
+    "RGB;16L": "RGB;16B",
+    "RGB;16N": "RGB;16B" if sys.byteorder == "little" else "RGB;16L",
+}
+
+
+def _rawmode(tiles: list[Any]) -> str:
+    """How Pillow says that the first strip or tile of a file lies there."""
+    arguments = tiles[0][3] if tiles else ""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+
+
+def _highest(image: Image.Image) -> int:
+    extrema: Any = image.getextrema()
+    return max(int(high) for _, high in extrema)
+
+
+def _deep_colour(high: Image.Image, again: Any, declared: int) -> tuple[Image.Image, int]:
+    """16-bit colour of which Pillow gave next to nothing → (RGB, highest value where 16 bits were taken as such, or 0).
+
+    high: loaded, the high bytes. again: the same file opened anew.
+    """
+    rawmode = _rawmode(again.tile)
+    again.tile = [
+        tile._replace(
+            args=(_OTHER_BYTES[rawmode], *tile.args[1:]) if isinstance(tile.args, tuple) else _OTHER_BYTES[rawmode]
         )
-    values *= np.float32(255 / white)
-    np.clip(values, 0, 255, out=values)
-    return Image.fromarray(np.rint(values, out=values).astype(np.uint8))
+        for tile in again.tile
+    ]
+    with _xmp_hidden(again):
+        again.load()
+    values = np.asarray(high).astype(np.uint16) << 8 | np.asarray(again)
+    depth = arrays.scaled_depth(values, declared)
+    rgb = Image.fromarray((values >> (depth - 8)).astype(np.uint8))
+    return rgb, int(values.max()) if depth == 16 else 0
 
 
 def _to_array(image: Image.Image) -> NDArray[Any]:
@@ -505,170 +708,6 @@ def _strips(height: int, width: int) -> Iterator[slice]:
     step = max(1, STRIP // width)
     for start in range(0, height, step):
         yield slice(start, min(start + step, height))
-
-
-# ── damaged files ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _fault(data: bytes, kind: Format) -> str | None:
-    """What is missing from a file or damaged in it, where Pillow would not say so; None if nothing is."""
-    match kind:
-        case "JPEG":
-            return _jpeg_fault(data)
-        case "PNG":
-            return _png_fault(data)
-        case "WebP" | "AVIF" | "HEIC":
-            return _zeros_fault(data, kind)
-        case _:
-            return None
-
-
-# Inside a JPEG scan: the next marker that is neither a stuffed byte nor a restart.
-_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-
-
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Walk a JPEG: (marker, its position, its segment) up to the end marker or to where the file breaks off."""
-    at = 2
-    while True:
-        at = data.find(b"\xff", at)
-        while at >= 0 and data[at + 1 : at + 2] == b"\xff":  # fill bytes
-            at += 1
-        if at < 0 or at + 1 >= len(data):
-            return
-        marker, start = data[at + 1], at
-        at += 2
-        if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
-            continue
-        if marker == 0xD9:
-            yield marker, start, b""
-            return
-        length = int.from_bytes(data[at : at + 2], "big")
-        segment = data[at + 2 : at + length]
-        at += length
-        if length < 2 or at > len(data):
-            return
-        yield marker, start, segment
-        if marker == 0xDA:
-            found = _MARKER.search(data, at)
-            if found is None:
-                return
-            at = found.start()
-
-
-def _is_frame(marker: int) -> bool:
-    return 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)
-
-
-def _is_progressive(marker: int) -> bool:
-    return marker in (0xC2, 0xC6, 0xCA, 0xCE)
-
-
-def _jpeg_fault(data: bytes) -> str | None:
-    """libjpeg shows whatever has arrived: a coarse picture when the later scans of a progressive file are gone, noise
-    when the rest of a file is zeros. So the end marker must be reached, and before it every component must have
-    come; in a progressive file every coefficient, down to its last bit.
-    """
-    missing_bits: dict[int, NDArray[np.int64]] = {}
-    progressive = ended = False
-    scans = 0
-    for marker, _, segment in _jpeg_segments(data):
-        if _is_frame(marker) and not missing_bits:
-            progressive = _is_progressive(marker)
-            missing_bits = {component: np.full(64, 16) for component in segment[6::3]}
-        elif marker == 0xDA and len(segment) == 4 + 2 * segment[0]:
-            scans += 1
-            first, last, bits = segment[-3], segment[-2], segment[-1] & 15
-            for component in segment[1:-3:2]:
-                if not progressive:
-                    missing_bits.pop(component, None)
-                elif component in missing_bits:
-                    missing_bits[component][first : last + 1] = bits
-        elif marker == 0xD9:
-            ended = True
-    if not ended:
-        return "it breaks off before its end marker"
-    if any(bits.any() for bits in missing_bits.values()):
-        return f"only the first {scans} of its scans are there"
-    return None
-
-
-def _jpeg_tail_fault(data: bytes, image: Image.Image) -> str | None:
-    """Whether the last scan broke off before an end marker, which libjpeg fills up with mid-grey or coarse rows.
-
-    Bytes put in front of that marker change the picture only if the decoder still wanted some. This second decoding is
-    spared for a sequential file whose last pixel is not mid-grey.
-    """
-    segments = list(_jpeg_segments(data))
-    one_scan = sum(marker == 0xDA for marker, _, _ in segments) == 1
-    corner = image.getpixel((image.width - 1, image.height - 1))
-    values = corner if isinstance(corner, tuple) else (corner,)
-    if one_scan and not all(abs((v or 0) - 128) <= 2 for v in values):
-        return None
-    end = segments[-1][1]
-    longer = JpegImagePlugin.JpegImageFile(io.BytesIO(data[:end] + bytes(range(1, 255)) + data[end:]))
-    longer.load()
-    if ImageChops.difference(image, longer).getbbox() is None:
-        return None
-    return "its picture data end too early"
-
-
-def _png_fault(data: bytes) -> str | None:
-    """Walk a PNG's chunks: Pillow neither checks the sums of the picture data nor asks for the end chunk."""
-    at = 8
-    while at + 8 <= len(data):
-        length = int.from_bytes(data[at : at + 4], "big")
-        kind = data[at + 4 : at + 8]
-        end = at + 12 + length
-        if end > len(data):
-            return f"it ends inside its {kind.decode('latin-1')} chunk"
-        # A capital first letter marks what a decoder needs; a damaged comment harms nobody.
-        if kind[:1].isupper() and zlib.crc32(memoryview(data)[at + 4 : end - 4]) != int.from_bytes(
-            data[end - 4 : end], "big"
-        ):
-            return f"the check sum of its {kind.decode('latin-1')} chunk is wrong"
-        if kind == b"IEND":
-            return None
-        at = end
-    return "it ends without an end chunk"
-
-
-def _tiff_fault(image: Image.Image) -> str | None:
-    """Pillow leaves black what no strip or tile covers. (Compressed files have one tile here, whatever they hold.)"""
-    boxes = [tile[1] for tile in getattr(image, "tile", [])]
-    if sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes) < image.width * image.height:
-        return "its strips or tiles do not cover the picture"
-    return None
-
-
-def _zeros_fault(data: bytes, kind: Format) -> str | None:
-    """An interrupted download may leave zeros for its rest, which these formats decode to anything.
-
-    Compressed data hold no run of 4096 zeros; neither does the metadata that may come last, padded by 2060 at most.
-    """
-    for start, end in _picture_chunks(data, kind):
-        if end - start >= 4096 and data[end - 4096 : end] == bytes(4096):
-            return "its picture data end in zeros"
-    return None
-
-
-def _picture_chunks(data: bytes, kind: Format) -> Iterator[tuple[int, int]]:
-    """(start, end) of the chunks of a WebP, the boxes of an AVIF or HEIC, that hold the picture."""
-    webp = kind == "WebP"
-    at = 12 if webp else 0
-    while at + 8 <= len(data):
-        if webp:
-            size = 8 + int.from_bytes(data[at + 4 : at + 8], "little")
-            found = data[at : at + 4] in (b"VP8 ", b"VP8L", b"ANMF")
-        else:
-            size = int.from_bytes(data[at : at + 4], "big")
-            if size == 1:
-                size = int.from_bytes(data[at + 8 : at + 16], "big")
-            found = data[at + 4 : at + 8] == b"mdat"
-        end = min(len(data), at + max(8, size)) if size else len(data)
-        if found:
-            yield at, end
-        at = end + (end % 2 if webp else 0)
 
 
 # ── the network's view ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -767,10 +806,10 @@ def _upright_size(path: Path, max_pixels: int) -> tuple[int, int]:
     name = str(path)
     data = _file_bytes(path, name, MAX_BYTES)
     kind = _format_of(data, name)
-    image = _open(data, kind, name, max_pixels)
+    image = _header(data, kind, name, max_pixels)
     _check_pixels(image, name, max_pixels)
-    # Pillow gives a TIFF's size upright already.
-    turned = kind != "TIFF" and _orientation(image) >= 5
+    # Pillow gives a TIFF's size upright already, and libheif a HEIC's.
+    turned = _orientation(data, kind, image) >= 5
     return (image.width, image.height) if turned else (image.height, image.width)
 
 
@@ -797,39 +836,74 @@ def scores_png(scores: NDArray[np.float32]) -> bytes:
 
 def write_scores(path: str | Path, scores: NDArray[np.float32]) -> None:
     """Keep (H, W) scores in [0, 1] as a 16-bit grey PNG, 65535 = 1.0; `read_scores` gives them back to 1/131070."""
-    Path(path).write_bytes(scores_png(scores))
+    write_atomic(path, scores_png(scores))
 
 
 def read_scores(path: str | Path) -> NDArray[np.float32]:
-    """Read scores, (H, W) float32: a grey PNG, 1.0 = its full scale (16-bit as `write_scores`, or 8-bit), or a .npy.
+    """Read scores, (H, W) float32, that were kept by `write_scores` or made elsewhere.
 
-    The latter holds floats in [0, 1] (not logits), bool, or uint8 or uint16 of full scale; (H, W), or with axes of
-    length 1. Raises ImageError for anything else.
+    PNG or TIFF, grey of 8 or 16 bits: 1.0 = its full scale. TIFF of floats: in [0, 1]. .npy, or the array "map" of a
+    .npz (as TruFor writes it): floats in [0, 1] (not logits), bool, or uint8 or uint16 of full scale; (H, W), or with
+    axes of length 1. Raises ImageError for anything else.
     """
     name = str(path)
     data = _file_bytes(Path(path), name, MAX_BYTES)
-    if Path(path).suffix.lower() == ".npy":
-        return _read_npy(data, name)
-    if _format_of(data, name) != "PNG":
-        raise ImageError(name, "format", "not a PNG; expected a grey PNG of scores")
-    image = _open(data, "PNG", name, MAX_PIXELS)
+    suffix = Path(path).suffix.lower()
+    if suffix in (".npy", ".npz"):
+        return _score_array(_load_npz(data, name) if suffix == ".npz" else _load_npy(data, name), name)
+    kind = _format_of(data, name)
+    if kind not in ("PNG", "TIFF"):
+        raise ImageError(name, "format", "not a PNG, a TIFF, a .npy or a .npz; expected grey scores in one of these")
+    image = header(data, name)
     _check_pixels(image, name, MAX_PIXELS)
-    fault = _png_fault(data)
+    fault = damage.fault(data, "PNG") if kind == "PNG" else damage.tiff_fault(image)
     if fault is not None:
-        raise ImageError(name, "corrupt", f"this PNG is truncated or damaged: {fault}")
-    if image.mode not in ("L", "I;16", "I"):
-        raise ImageError(name, "format", f"a PNG of mode {image.mode}; expected grey of 8 or 16 bits")
-    _load(image, name)
+        raise ImageError(name, "corrupt", f"this {kind} is truncated or damaged: {fault}")
+    if image.mode not in ("L", "I;16", "I", *(("F", "I;16B") if kind == "TIFF" else ())):
+        expected = "grey of 8 or 16 bits" + (" or of floats" if kind == "TIFF" else "")
+        raise ImageError(name, "format", f"a {kind} of mode {image.mode}; expected {expected}")
+    mode = image.mode
+    _decode_as_it_is(image, name)
+    if mode == "F":
+        return _score_array(np.asarray(image), name)
     scores = np.asarray(image).astype(np.float32)
-    scores /= np.float32(255 if image.mode == "L" else 65535)
+    scores /= np.float32(255 if mode == "L" else 65535)
     return scores
 
 
-def _read_npy(data: bytes, name: str) -> NDArray[np.float32]:
+def _decode_as_it_is(image: Image.Image, name: str) -> None:
+    try:
+        with _pillow_allows(image.width * image.height):
+            image.load()
+    except Exception as error:  # see _open
+        raise ImageError(name, "corrupt", f"the picture is truncated or damaged: {_cause(error)}") from error
+
+
+def _load_npy(data: bytes, name: str) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise ImageError(name, "corrupt", f"this .npy cannot be read as one array of numbers: {error}") from error
+    return array
+
+
+def _load_npz(data: bytes, name: str) -> NDArray[Any]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = [member.removesuffix(".npy") for member in archive.namelist()]
+            if "map" not in names:
+                raise ImageError(
+                    name, "input", f'this .npz holds the arrays {names[:20]}; expected scores under the name "map"'
+                )
+            if archive.getinfo("map.npy").file_size > 8 * MAX_PIXELS + 4096:
+                raise ImageError(name, "too-large", f'its array "map" is larger than {MAX_PIXELS} values')
+            body = archive.read("map.npy")
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        raise ImageError(name, "corrupt", f"this .npz cannot be read: {_cause(error)}") from error
+    return _load_npy(body, name)
+
+
+def _score_array(array: NDArray[Any], name: str) -> NDArray[np.float32]:
     scores = array.squeeze()
     if scores.ndim != 2 or 0 in scores.shape:
         raise ImageError(name, "input", f"an array of shape {array.shape}; expected scores (H, W)")
@@ -837,7 +911,7 @@ def _read_npy(data: bytes, name: str) -> NDArray[np.float32]:
         return np.asarray(scores / np.float32(np.iinfo(scores.dtype).max), np.float32)
     if scores.dtype != np.bool_ and not np.issubdtype(scores.dtype, np.floating):
         raise ImageError(name, "input", f"an array of {scores.dtype}; expected floats in [0, 1], bool, uint8 or uint16")
-    scores = np.ascontiguousarray(scores, np.float32)
+    scores = np.array(scores, np.float32, order="C")
     if not (scores.min() >= 0 and scores.max() <= 1):  # not: also catches nan
         raise ImageError(
             name, "input", f"values from {scores.min():g} to {scores.max():g}; expected scores in [0, 1], not logits"
@@ -854,7 +928,7 @@ def mask_png(mask: NDArray[np.bool_]) -> bytes:
 
 def write_mask(path: str | Path, mask: NDArray[np.bool_]) -> None:
     """Keep a (H, W) bool mask as an 8-bit grey PNG, 255 = manipulated."""
-    Path(path).write_bytes(mask_png(mask))
+    write_atomic(path, mask_png(mask))
 
 
 def _png(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
@@ -878,7 +952,7 @@ def _png(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
         above = strip[-1:]
         body.append(deflate.compress(lines.data))
     body.append(deflate.flush())
-    parts = [_PNG]
+    parts = [containers.PNG]
     for kind, data in ((b"IHDR", header), (b"IDAT", b"".join(body)), (b"IEND", b"")):
         sum_of_both = zlib.crc32(data, zlib.crc32(kind))
         parts += (struct.pack(">I", len(data)), kind, data, struct.pack(">I", sum_of_both))
@@ -892,9 +966,9 @@ def overlay(picture: PictureLike, result: Localization, *, opacity: float = 0.5)
     """The photo, a little paler, with its suspicious parts tinted and the mask outlined: an RGB image of its own size.
 
     Scores are shown as they are, never stretched to their own range: the tint sets in at 60 % of the threshold, turns
-    from amber to red, and reaches `opacity` (in [0, 1]) at a score of 1; outside of the mask the peak, if there is one,
-    stands for the threshold. A photo in which nothing was found stays a photo. Raises ImageError where picture and
-    result differ in size.
+    from amber to red, and reaches `opacity` (in [0, 1]) at a score of 1. Where a calibration decides what is in the
+    mask, nothing outside of it is tinted: a photo in which nothing was found stays a photo. Raises ImageError where
+    picture and result differ in size.
     """
     photo = read(picture)
     if photo.size != result.scores.shape:
@@ -908,7 +982,7 @@ def overlay(picture: PictureLike, result: Localization, *, opacity: float = 0.5)
     height, width = photo.size
     line = max(1.6, (height * width) ** 0.5 / 600)  # px: of the same weight on a thumbnail and on 24 megapixels
     reach = int(2 * line) + 2
-    inside, outside = (_tint(level, opacity) for level in (result.threshold, max(result.threshold, result.peak)))
+    tint = _tint(result.threshold, opacity)
     canvas = Image.new("RGB", (width, height))
     for rows in _strips(height, width):
         top, bottom = max(0, rows.start - reach), min(height, rows.stop + reach)
@@ -918,13 +992,12 @@ def overlay(picture: PictureLike, result: Localization, *, opacity: float = 0.5)
         scores = result.scores[top:bottom]
         mask = result.mask[top:bottom]
         level = Image.fromarray((scores * np.float32(255)).astype(np.uint8))
-        within = Image.fromarray(mask.view(np.uint8) * np.uint8(255))
-        alpha = Image.composite(level.point(inside.alphas), level.point(outside.alphas), within)
+        alpha = level.point(tint.alphas)
+        if result.rule.calibration is not None:
+            alpha = ImageChops.multiply(alpha, Image.fromarray(mask.view(np.uint8) * np.uint8(255)))
         box = alpha.getbbox()
         if box is not None:  # most strips of most photos have nothing to tint
-            part = level.crop(box)
-            tint = Image.composite(_coloured(part, inside), _coloured(part, outside), within.crop(box))
-            strip.paste(tint, box, mask=alpha.crop(box))
+            strip.paste(_coloured(level.crop(box), tint), box, mask=alpha.crop(box))
             _outline(strip, mask, line)
         canvas.paste(strip.crop((0, rows.start - top, width, rows.stop - top)), (0, rows.start))
     return canvas

@@ -18,6 +18,7 @@ from PIL import Image
 
 from declip import image
 from declip.errors import ImageError, MissingExtraError
+from declip.process import PerProcess
 from declip.types import Photo, PictureLike
 
 __all__ = ["JpegCoefficients", "read_coefficients"]
@@ -26,7 +27,7 @@ __all__ = ["JpegCoefficients", "read_coefficients"]
 WITH_LUMA = ("JCS_YCbCr", "JCS_GRAYSCALE")
 
 # jpeglib gathers a file's markers in variables of its whole library: two threads that read at once corrupt its memory.
-_ONE_AT_A_TIME = threading.Lock()
+_ONE_AT_A_TIME = PerProcess(threading.Lock)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -102,7 +103,7 @@ def _decode(data: bytes, name: str) -> tuple[NDArray[np.int16], NDArray[np.int32
         path = Path(folder) / "photo.jpg"
         path.write_bytes(data)
         try:
-            with _ONE_AT_A_TIME:
+            with _ONE_AT_A_TIME():
                 file: Any = jpeglib.read_dct(str(path))
                 if file.jpeg_color_space.name not in WITH_LUMA:
                     return None

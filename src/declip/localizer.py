@@ -4,23 +4,39 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import re
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, get_args
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from declip import image, jpeg, weights
-from declip.engines import cores, open_engine
-from declip.errors import ImageError, MissingExtraError, SpecError
-from declip.types import Engine, Localization, Mode, ModelSpec, Photo, PictureLike, Precision, Verdict, check_several
+from declip import image, jpeg, provenance, scope
+from declip.engines import model_file, open_engine
+from declip.errors import ImageError, SpecError
+from declip.process import check_process, cores, ending
+from declip.types import (
+    Engine,
+    Localization,
+    MaskRule,
+    Mode,
+    ModelSpec,
+    Photo,
+    PictureLike,
+    Precision,
+    check_choice,
+    check_several,
+)
 
-__all__ = ["Localizer", "ahead", "load", "model_file"]
+__all__ = ["Localizer", "ahead", "lacks_memory", "load", "model_file"]
+
+# What libraries say: ONNX Runtime, torch on CPU and GPU, C++.
+_NO_MEMORY = re.compile(r"bad_alloc|failed to allocate memory|can't allocate memory|out of memory", re.IGNORECASE)
 
 T = TypeVar("T")
 Corner: TypeAlias = tuple[int, int]  # (y, x) px of a tile's first pixel
@@ -41,52 +57,41 @@ def load(
 ) -> Localizer:
     """Open a model: None = the embedded one; a name of `declip.catalog`; a path to a .onnx or .safetensors.
 
-    threads: of the engine (None = its default); device: torch's or "cuda" for ONNX Runtime (None = what there is).
-    mode and threshold override the model's own (see Localizer). precision: "exact" is fp32; "fast" is bf16 where the
-    CPU has it, by OpenVINO for .onnx files and by torch for .safetensors. offline: never download.
-    max_pixels, max_bytes: of a picture and of its file; larger ones are refused.
+    threads: of the engine (None = one for each core). device: "cpu", "cuda" or "cuda:1" (the second GPU), or with torch
+    "mps" or "xpu"; None = the CPU for .onnx files, CUDA for .safetensors where there is one. mode and threshold
+    override the model's own (see Localizer). precision: "exact" is fp32; "fast" is bf16 where the CPU has it, by
+    OpenVINO for .onnx files and by torch for .safetensors; elsewhere it is fp32, and `Localizer.precision` says
+    "exact". offline: never download. max_pixels, max_bytes: of a picture and of its file; larger ones are refused.
     Raises WeightsError, SpecError, or MissingExtraError if torch or OpenVINO is needed and not installed.
     """
-    if precision not in get_args(Precision):
-        raise SpecError(f"precision is {precision!r}; expected 'exact' or 'fast'")
+    # Before a model is fetched.
+    check_choice(precision, Precision, "precision")
+    if mode is not None:
+        check_choice(mode, Mode, "mode")
+    _check_threshold(threshold)
     path = model_file(model, offline=offline)
     engine = open_engine(path, threads=threads, device=device, precision=precision, offline=offline)
-    return Localizer(
-        engine, mode=mode, threshold=threshold, precision=precision, max_pixels=max_pixels, max_bytes=max_bytes
-    )
+    return Localizer(engine, mode=mode, threshold=threshold, max_pixels=max_pixels, max_bytes=max_bytes)
 
 
-def model_file(model: str | Path | None = None, *, offline: bool = False) -> Path:
-    """The file that `load` opens: of the embedded model (None), of a name of `declip.catalog`, or a path.
-
-    An official checkpoint is downloaded, and converted to .safetensors beside it. Raises as `load` does.
-    """
-    path = weights.embedded_path() if model is None else weights.resolve(model, offline=offline)
-    return _converted(path) if path.suffix == ".pth" and path.parent == weights.cache_dir() else path
-
-
-def _converted(path: Path) -> Path:
-    """An official .pth of the cache as .safetensors beside it, converted once."""
-    out = path.with_suffix(".safetensors")
-    if not out.exists():
-        try:
-            from declip.nn import checkpoint
-        except ModuleNotFoundError as error:
-            if missing := MissingExtraError.behind(error):
-                raise missing from error
-            raise
-        checkpoint.convert(path, out)
-    return out
+def _check_threshold(threshold: object) -> None:
+    """Raise SpecError for what is no score."""
+    if threshold is None:
+        return
+    if not isinstance(threshold, (int, float, np.floating)) or isinstance(threshold, bool) or not 0 <= threshold <= 1:
+        raise SpecError(f"threshold is {threshold!r}; expected a number in [0, 1], as scores are")
 
 
 class Localizer:
     """Pictures → Localizations with one engine. Thread-safe.
 
     mode: "whole" squashes the photo to the network's square input, "tiled" slides over it at native resolution;
-    None = the model's (one made for "whole" is tiled with a quarter of overlap). threshold, peak: of the mask
-    (`types.flagged`); without a threshold both are the model's, calibrated or default. precision: how the engine
-    computes; a verdict is given only where mode and precision are those of the calibration. max_pixels, max_bytes: of
-    a picture, see `read`.
+    None = the model's (one made for "whole" is tiled with a quarter of overlap). threshold: of the mask; without one
+    the model's calibration decides on mask and verdict, where it was made in this mode at the engine's precision.
+    max_pixels, max_bytes: of a picture, see `read`.
+
+    It can be pickled if its engine can: those that `load` opens are opened anew, from the same file, in the process
+    that it is sent to. Others raise TypeError.
     """
 
     def __init__(
@@ -95,33 +100,65 @@ class Localizer:
         *,
         mode: Mode | None = None,
         threshold: float | None = None,
-        peak: float = 0.0,
-        precision: Precision = "exact",
         max_pixels: int = image.MAX_PIXELS,
         max_bytes: int = image.MAX_BYTES,
     ) -> None:
+        if mode is not None:
+            check_choice(mode, Mode, "mode")
+        _check_threshold(threshold)
         if max_pixels < 1 or max_bytes < 1:
             raise SpecError(f"max_pixels is {max_pixels} and max_bytes {max_bytes}; expected numbers >= 1")
         self.engine = engine
         self.mode: Mode = mode or engine.spec.mode
-        self.threshold = engine.spec.mask_threshold if threshold is None else threshold
-        self.peak = engine.spec.mask_peak if threshold is None else peak
-        self.precision: Precision = precision
         self.max_pixels = max_pixels
         self.max_bytes = max_bytes
         self.overlap = engine.spec.overlap if engine.spec.mode == "tiled" else engine.spec.input_size // 4
-        if not 0 <= self.threshold <= 1:
-            raise SpecError(f"threshold is {self.threshold}; expected in [0, 1], as scores are")
+        self.threshold = threshold
+        self.rule = self._rule(threshold)
         if self.mode == "tiled" and self.spec.input_size % self.spec.output_size:
             raise SpecError(
                 f"{engine.model} cannot run tiled: its map of {self.spec.output_size} px does not divide its input of "
                 f"{self.spec.input_size} px; use whole mode"
             )
 
+    def _rule(self, threshold: float | None) -> MaskRule:
+        """What decides on mask and verdict."""
+        rule, calibration = self.spec.rule, self.spec.calibration
+        if threshold is not None:
+            return MaskRule(threshold=threshold)
+        if calibration is not None and (calibration.mode, calibration.precision) == (self.mode, self.precision):
+            return rule
+        return MaskRule(threshold=rule.threshold)
+
+    def variant(
+        self, *, engine: Engine | None = None, mode: Mode | None = None, threshold: float | None = None
+    ) -> Localizer:
+        """Return a localizer like this one, with another engine for the same weights, mode or threshold."""
+        return Localizer(
+            engine or self.engine,
+            mode=mode or self.mode,
+            threshold=self.threshold if threshold is None else threshold,
+            max_pixels=self.max_pixels,
+            max_bytes=self.max_bytes,
+        )
+
     @property
     def spec(self) -> ModelSpec:
         """The model's description."""
         return self.engine.spec
+
+    @property
+    def precision(self) -> Precision:
+        """How the engine computes."""
+        return self.engine.precision
+
+    def __getstate__(self) -> dict[str, Any]:
+        if type(self.engine).__reduce__ is object.__reduce__:  # nothing says how to make it again
+            raise TypeError(
+                f"this Localizer's {type(self.engine).__name__} was not loaded from a file, and cannot be sent to "
+                "another process: load it in each process"
+            )
+        return self.__dict__
 
     @property
     def model(self) -> str:
@@ -134,8 +171,9 @@ class Localizer:
         return self.engine.sha256
 
     def __call__(self, picture: PictureLike) -> Localization:
-        """Localize one picture: str, Path, bytes, PIL image, (H, W, 3) uint8 or Photo. Raises ImageError."""
-        (result,) = self._localize([self._read(picture)], 8, map)
+        """Localize one picture: str, Path, bytes, PIL image, (H, W, 3) uint8 or Photo. Raises ImageError
+        (of kind "too-large" also where the memory does not hold it)."""
+        (result,) = self._each([self._read(picture)], 8, map)
         if isinstance(result, ImageError):
             raise result
         return result
@@ -147,6 +185,9 @@ class Localizer:
     def map(self, images: Iterable[PictureLike], batch_size: int = 8) -> Iterator[Localization | ImageError]:
         """Localize pictures in order; a bad one is yielded as its ImageError.
 
+        One that the memory does not hold is an ImageError of kind "too-large"; the others of its batch are then tried
+        alone.
+
         batch_size counts photos (whole) or tiles (tiled; of one photo, or of several small ones) computed at once; it
         changes no score. While the caller has the results of one batch, the next is computed and the one after it
         read, in threads of their own, so that at most three batches, or large photos, are held. `images` is iterated
@@ -156,9 +197,11 @@ class Localizer:
         if batch_size < 1:
             raise SpecError(f"batch_size is {batch_size}; expected >= 1")
         with (
-            ThreadPoolExecutor(cores(), thread_name_prefix="declip-photos") as pool,
-            closing(ahead(self._batches(images, batch_size, pool))) as batches,
-            closing(ahead(self._localize(batch, batch_size, pool.map) for batch in batches)) as found,
+            ending(
+                ThreadPoolExecutor(cores(), thread_name_prefix="declip-photos"), ThreadPoolExecutor.shutdown
+            ) as pool,
+            ending(ahead(self._batches(images, batch_size, pool)), Generator.close) as batches,
+            ending(ahead(self._each(batch, batch_size, pool.map) for batch in batches), Generator.close) as found,
         ):
             for results in found:
                 yield from results
@@ -193,7 +236,29 @@ class Localizer:
                 content = _Whole(photo, self.spec)
         except ImageError as error:
             return _Underway(error, time.perf_counter() - start)
+        except MemoryError:
+            return _Underway(ImageError.out_of_memory(image.name_of(picture)), time.perf_counter() - start)
         return _Underway(content, time.perf_counter() - start)
+
+    def _each(
+        self, batch: list[_Underway], batch_size: int, each: Callable[..., Iterable[Any]]
+    ) -> list[Localization | ImageError]:
+        """As `_localize`. What the memory does not hold is tried one by one, and what it does not hold then is an
+        ImageError of kind "too-large"."""
+        try:
+            return self._localize(batch, batch_size, each)
+        except Exception as error:
+            if not lacks_memory(error):
+                raise
+        # Out here the failed attempt holds no memory any more, and its half-filled maps are not used again.
+        left = [read.content if isinstance(read.content, ImageError) else read.content.photo for read in batch]
+        if len(left) == 1:
+            return [first if isinstance(first := left[0], ImageError) else ImageError.out_of_memory(first.name)]
+        batch.clear()
+        found: list[Localization | ImageError] = []
+        for photo in left:
+            found += [photo] if isinstance(photo, ImageError) else self._each([self._read(photo)], 1, map)
+        return found
 
     def _localize(
         self, batch: Sequence[_Underway], batch_size: int, each: Callable[..., Iterable[Any]]
@@ -233,26 +298,18 @@ class Localizer:
                 return float(np.partition(flat, flat.size - count)[-count:].mean(dtype=np.float64))
 
     def _result(self, photo: Photo, scores: NDArray[np.float32], score: float, start: float) -> Localization:
-        calibration = self.spec.calibration
-        read: tuple[Verdict | None, float | None, float | None] = (None, None, None)
-        if (
-            calibration is not None
-            and calibration.image_thresholds
-            and (calibration.mode, calibration.precision) == (self.mode, self.precision)
-        ):
-            read = calibration.verdict(score)
-        verdict, rate, score_threshold = read
         return Localization(
             name=photo.name,
             scores=np.ascontiguousarray(scores),
-            threshold=self.threshold,
-            peak=self.peak,
-            score=score,
-            verdict=verdict,
-            false_alarm_rate=rate,
-            score_threshold=score_threshold,
+            rule=self.rule,
+            image_score=score,
+            provenance=provenance.read(photo).to_dict(),
+            notes=photo.notes,
+            out_of_scope=None if (why := scope.why_not(photo.pixels)) is None else why.reason,
             model=self.model,
             sha256=self.sha256,
+            mode=self.mode,
+            precision=self.precision,
             seconds=time.perf_counter() - start,
         )
 
@@ -367,16 +424,27 @@ def _stacked(tiles: Sequence[tuple[_Whole | _Scan, Corner]]) -> Inputs:
     return {name: np.stack([each[name] for each in inputs]) for name in inputs[0]}
 
 
+def lacks_memory(error: Exception) -> bool:
+    """Whether an error says that there is not enough memory; ONNX Runtime and torch have errors of their own for it."""
+    return isinstance(error, MemoryError) or bool(_NO_MEMORY.search(str(error)))
+
+
 def ahead(items: Iterator[T]) -> Generator[T]:
-    """The same items; each is made in a thread of its own while the one before it is used."""
-    with ThreadPoolExecutor(1, thread_name_prefix="declip-ahead") as pool:
+    """The same items; each is made in a thread of its own while the one before it is used.
+
+    Raises DeclipError in a fork that goes on with what its parent began.
+    """
+    process = os.getpid()
+    with ending(ThreadPoolExecutor(1, thread_name_prefix="declip-ahead"), ThreadPoolExecutor.shutdown) as thread:
+        upcoming = thread.submit(next, items, None)
         try:
-            upcoming = pool.submit(next, items, None)
             while (item := upcoming.result()) is not None:
-                upcoming = pool.submit(next, items, None)
+                upcoming = thread.submit(next, items, None)
                 yield item
+                check_process(process, "this iteration over photos")
         finally:
-            upcoming.cancel()
+            if os.getpid() == process:
+                upcoming.cancel()
 
 
 def _unit(size: int, overlap: int, ratio: int) -> int:

@@ -15,24 +15,22 @@ import dataclasses
 import hashlib
 import html
 import io
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin
 
-from declip import image
+from declip import image, provenance
 from declip.errors import ImageError
+from declip.provenance import LONGEST, Field, Provenance, cut
 from declip.types import Photo
 
-__all__ = ["LONGEST", "Credentials", "Field", "JpegTables", "Metadata", "jpeg_quality", "read"]
-
-LONGEST = 160  # characters of a value that are kept
+__all__ = ["LONGEST", "Field", "JpegTables", "Metadata", "jpeg_quality", "read"]
 
 _MOST = 60  # entries of a list of names, of actions, of software
 _XMP_BYTES = 1 << 20
@@ -64,23 +62,6 @@ _XMP = re.compile(rf"<({'|'.join(_XMP_NAMES)})>([^<]*)</|\b({'|'.join(_XMP_NAMES
 # Comments that programs write of themselves; any other comment is somebody's text.
 _PROGRAM_COMMENTS = ("CREATOR: gd-jpeg", "Created with GIMP", "Lavc", "LEAD Technologies", "Intel(R) JPEG Library")
 
-_MIME = {
-    "JPEG": "image/jpeg",
-    "PNG": "image/png",
-    "WEBP": "image/webp",
-    "TIFF": "image/tiff",
-    "GIF": "image/gif",
-    "AVIF": "image/avif",
-    "HEIF": "image/heic",
-}
-
-
-class Field(NamedTuple):
-    """A name and its value, both as text."""
-
-    name: str
-    value: str
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JpegTables:
@@ -96,19 +77,6 @@ class JpegTables:
     distance: float
     subsampling: str
     progressive: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Credentials:
-    """The C2PA manifest (content credentials) of a file.
-
-    state: "no reader" (c2pa-python is not installed), "none" (no manifest in the file), "elsewhere" (the file names the
-    address of its manifest, which is not fetched), "unreadable", or what the reader says of the manifest: "Valid",
-    "Trusted", "Invalid". fields: what the active manifest claims.
-    """
-
-    state: str
-    fields: tuple[Field, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,7 +102,7 @@ class Metadata:
     software: tuple[Field, ...]
     jpeg: JpegTables | None
     thumbnail: NDArray[np.uint8] | None = dataclasses.field(repr=False, compare=False)
-    credentials: Credentials
+    credentials: Provenance
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON, by the keys of docs/report.md; of the thumbnail its size (height, width)."""
@@ -153,7 +121,7 @@ class Metadata:
             "free_text": _pairs(self.free_text),
             "jpeg": None if self.jpeg is None else dataclasses.asdict(self.jpeg),
             "thumbnail": None if self.thumbnail is None else list(self.thumbnail.shape[:2]),
-            "credentials": {"state": self.credentials.state, "fields": _pairs(self.credentials.fields)},
+            "credentials": self.credentials.to_dict(),
         }
 
 
@@ -196,7 +164,7 @@ def read(photo: Photo, *, position: bool = False) -> Metadata | None:
         software=_software(opened, shown, texts, xmp),
         jpeg=_jpeg_tables(opened),
         thumbnail=_thumbnail(opened, photo.orientation),
-        credentials=_credentials(photo.data, opened.format or ""),
+        credentials=provenance.read(photo),
     )
 
 
@@ -235,12 +203,12 @@ def _value(name: str, value: object) -> str:
         case bytes():
             if name in ("ExifVersion", "UserComment") or name.startswith("XP"):
                 coding = "utf-16-le" if name.startswith("XP") else "latin-1"
-                return _cut(value[: 8 * LONGEST].decode(coding, "replace").strip("\0 "), len(value))
+                return cut(value[: 8 * LONGEST].decode(coding, "replace").strip("\0 "), len(value))
             return f"{len(value)} bytes"
         case str():
-            return _cut(value.strip("\0 "), len(value))
+            return cut(value.strip("\0 "), len(value))
         case tuple():
-            return _cut(", ".join(_value(name, part) for part in value[:16]), len(value))
+            return cut(", ".join(_value(name, part) for part in value[:16]), len(value))
         case int():
             return str(value)
     number = _float(value)
@@ -260,15 +228,8 @@ def _float(value: Any) -> float:
         return float("nan")
 
 
-def _cut(text: str, length: int) -> str:
-    """At most LONGEST characters, with a word on what is missing."""
-    if len(text) <= LONGEST:
-        return text
-    return f"{text[:LONGEST]}… (cut: {length} in the file)"
-
-
 def _at_most(names: list[str]) -> tuple[str, ...]:
-    distinct = list(dict.fromkeys(_cut(name, len(name)) for name in names))
+    distinct = list(dict.fromkeys(cut(name, len(name)) for name in names))
     left = len(distinct) - _MOST
     return (*distinct[:_MOST], f"and {left} more") if left > 0 else tuple(distinct)
 
@@ -298,14 +259,14 @@ def _texts(opened: Image.Image) -> list[Field]:
     comment = opened.info.get("comment")
     if isinstance(comment, bytes | str):
         text = comment.decode("latin-1") if isinstance(comment, bytes) else comment
-        found.append(Field("comment", _cut(text.strip("\0 "), len(text))))
+        found.append(Field("comment", cut(text.strip("\0 "), len(text))))
     if isinstance(opened, PngImagePlugin.PngImageFile):
         try:
             chunks = opened.text
         except Exception:  # as in _exif_tags
             return [*found, Field("text chunks", "unreadable")]
         found += [
-            Field(_cut(f"PNG {name}", len(name)), _cut(str(text), len(text)))
+            Field(cut(f"PNG {name}", len(name)), cut(str(text), len(text)))
             for name, text in chunks.items()
             if not name.startswith("XML:")
         ]
@@ -332,7 +293,7 @@ def _software(opened: Image.Image, shown: Mapping[str, Field], texts: list[Field
         name = match[1] or match[3]
         value = html.unescape(next(group for group in (match[2], match[4], match[5]) if group is not None)).strip()
         if value:
-            found.append(Field(f"XMP {name.partition(':')[2]}", _cut(value, len(value))))
+            found.append(Field(f"XMP {name.partition(':')[2]}", cut(value, len(value))))
     if isinstance(opened, JpegImagePlugin.JpegImageFile):
         markers = getattr(opened, "applist", [])
         if any(name == "APP13" and body.startswith(b"Photoshop") for name, body in markers):
@@ -384,64 +345,3 @@ def _libjpeg_tables() -> NDArray[np.float64]:
         stored = JpegImagePlugin.JpegImageFile(stream).quantization
         rows.append([stored[0], stored[1]])
     return np.array(rows, dtype=np.float64)
-
-
-# --- content credentials --------------------------------------------------------------------------------------------
-
-
-def _credentials(data: bytes, file_format: str) -> Credentials:
-    """Read the manifest with c2pa-python where it is installed. Nothing is fetched from a network."""
-    try:
-        import c2pa
-    except ModuleNotFoundError:
-        return Credentials(state="no reader")
-    mime = _MIME.get(file_format)
-    if mime is None:
-        return Credentials(state="none")
-    settings = {"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}}
-    try:
-        reader = c2pa.Reader.try_create(mime, io.BytesIO(data), context=c2pa.Context.from_dict(settings))
-        if reader is None:
-            return Credentials(state="none")
-        store = json.loads(reader.json())
-        manifest = store["manifests"][store["active_manifest"]]
-        return Credentials(
-            state=_cut(str(store.get("validation_state", "unknown")), 0), fields=tuple(_claims(store, manifest))[:_MOST]
-        )
-    except c2pa.C2paError as error:
-        # It has one class for all; the kind is its first word.
-        return Credentials(state="elsewhere" if str(error).startswith("Remote:") else "unreadable")
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
-        return Credentials(state="unreadable")
-
-
-def _claims(store: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterator[Field]:
-    """What is shown of a manifest; assertions of place, persons and any other kind are left out."""
-    for generator in manifest.get("claim_generator_info", []):
-        yield _claim("made by", _program(generator))
-    signature = manifest.get("signature_info", {})
-    for name, key in (("signed by", "issuer"), ("certificate of", "common_name"), ("signed at", "time")):
-        if signature.get(key):
-            yield _claim(name, signature[key])
-    for assertion in manifest.get("assertions", []):
-        if str(assertion.get("label", "")).startswith("c2pa.actions"):
-            for action in assertion["data"].get("actions", []):
-                agent = action.get("softwareAgent", "")
-                by = _program(agent) if isinstance(agent, dict) else agent
-                source = str(action.get("digitalSourceType", "")).rpartition("/")[2]
-                when = action.get("when", "")
-                parts = (action.get("action", ""), by and f"by {by}", source and f"source: {source}", when)
-                yield _claim("action", ", ".join(str(part) for part in parts if part))
-    yield _claim("ingredients", len(manifest.get("ingredients", [])))
-    for status in store.get("validation_status", []):
-        yield _claim("check", status.get("code", ""))
-
-
-def _program(described: Mapping[str, Any]) -> str:
-    """Name and version."""
-    return f"{described.get('name', '')} {described.get('version', '')}".strip()
-
-
-def _claim(name: str, value: object) -> Field:
-    text = str(value).strip()
-    return Field(name, _cut(text, len(text)))

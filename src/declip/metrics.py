@@ -8,8 +8,8 @@ The paper's: `iou`, `f1`, `best_f1`, `average_precision`; and `auc`. Other conve
 name "F1", each under a name of its own: `pixel_f1`, `imdl_f1`, `either_f1`, `best_either_f1`. For whole pictures, with
 one score and one label each: `average_precision`, `auc`, `best_accuracy`, `equal_error_rate`.
 
-Scores strictly above a threshold count as flagged, as in the paper; `Localization.mask` takes those equal to it too,
-and leaves out parts that do not reach its peak, if it has one. `declip evaluate` asks for both.
+Where a function here takes scores and a threshold, those strictly above it count as flagged, as in the paper. `declip
+evaluate` hands on the mask of the result instead, whose scores are at or above the threshold.
 """
 
 from __future__ import annotations

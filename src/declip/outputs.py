@@ -1,14 +1,15 @@
 """Pictures in folders → maps in a folder: what `declip localize` does, as a library.
 
 For `photo.jpg` it writes `photo.jpg.scores.png` (16-bit grey, 65535 = 1.0), `photo.jpg.mask.png` (8-bit, 255 =
-manipulated) and `photo.jpg.overlay.png`, each at the upright photo's own size; relative sub-folders are kept. Where all
-pages are asked for, those of a file that holds several are `photo.tif#1`, `photo.tif#2`, … in rows and names.
+manipulated) and `photo.jpg.overlay.png`, each at the upright photo's own size; sub-folders are kept (`find_pictures`).
+Where all pages are asked for, those of a file that holds several are `photo.tif#1`, `photo.tif#2`, … in rows and names.
 
 Every picture gives one row, in order: `Localization.to_dict()`, or {"image", "error", "kind"} where it failed. One
 bad picture never stops the others. Kinds are those of `ImageError`, and
 - "exists": an output is already there, or another picture of this run writes the same names;
 - "write": an output cannot be written (disk full, no permission, name too long);
-- "internal": something declip did not foresee; its traceback goes to the log. MemoryError is not caught.
+- "internal": something declip did not foresee; its traceback goes to the log.
+A picture that the memory does not hold is "too-large"; the others of its batch are then tried one by one.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ import re
 import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from declip import image
 from declip.errors import DeclipError, ImageError
-from declip.localizer import Localizer, ahead
+from declip.files import Skipped, local_path, walk, write_together
+from declip.localizer import Localizer, ahead, lacks_memory
 from declip.types import Localization, Photo, Predictor, check_several
 
 __all__ = ["SUFFIXES", "Pair", "error_row", "find_pictures", "is_output", "localize_files", "outcomes"]
@@ -40,6 +41,8 @@ _HELD_PIXELS = 16_000_000
 _PAGE = re.compile(r"#\d+$")
 
 _log = logging.getLogger(__name__)
+
+_EXPECTED = f"expected files that end in {', '.join(sorted(image.EXTENSIONS))}"
 
 Row: TypeAlias = dict[str, Any]
 Pages: TypeAlias = Literal["first", "all"]
@@ -72,27 +75,45 @@ class _Decoded(NamedTuple):
     seconds: float  # that reading took
 
 
-def find_pictures(paths: Iterable[str | Path]) -> tuple[list[Pair], int]:
-    """(the pictures that paths stand for, the number of files skipped).
+def find_pictures(paths: Iterable[str | Path]) -> tuple[list[Pair], Skipped]:
+    """(the pictures that paths stand for, each once; what was passed over).
 
-    A file is taken whatever its name. A folder is read recursively, in sorted order, without following links to
-    folders; files without an image extension are skipped and counted, and declip's own outputs are never inputs.
-    Raises ImageError of kind "missing" for a path that does not exist.
+    A file is taken whatever its extension. A folder is read as `files.walk` does it, in sorted order; files without an
+    image extension are passed over. declip's own outputs are never inputs, not even those given by name.
+
+    A picture's name is its path below the one folder that was given; where several paths are given, below the deepest
+    folder that holds all of them: those of a/x.jpg and b/x.jpg are a/x.jpg and b/x.jpg, given as files or as folders.
+
+    Raises ImageError of kind "missing" for a path that does not exist, DeclipError where paths hold no picture at all
+    or a URI is of another machine.
     """
     check_several(paths, "find_pictures([…])")
-    pairs: list[Pair] = []
-    skipped = 0
-    for path in map(Path, paths):
-        match _kind(path):
-            case "folder":
-                found, others = _walk(path)
-                pairs += found
-                skipped += others
-            case "file" | "other":
-                pairs.append(Pair(path, Path(path.name)))
-            case None:
-                raise ImageError(str(path), "missing", "there is no such file or folder")
-    return pairs, skipped
+    given = [Path(local_path(str(path))) for path in paths]
+    roots = []
+    for path in given:
+        kind = _kind(path)
+        if kind is None:
+            raise ImageError(str(path), "missing", "there is no such file or folder")
+        roots.append(path if kind == "folder" else path.parent)
+    common = _common(roots)
+    pairs: dict[str, Pair] = {}
+    skipped = Skipped()
+    empty = []
+    for path, root in zip(given, roots, strict=True):
+        found, others = ([path], Skipped()) if path != root else _walk(path)
+        if path != root and is_output(path.name):
+            found, others = [], Skipped(outputs=1)
+        if path == root and not found:
+            empty.append((path, others))
+        for picture in found:
+            place = _place(picture)
+            pairs.setdefault(place, Pair(picture, _below(common, place)))
+        skipped = skipped.plus(others)
+    if given and not pairs:
+        raise DeclipError(f"there is no picture in {', '.join(map(str, given))}: {skipped}; {_EXPECTED}")
+    for path, others in empty:
+        _log.warning("there is no picture in %s: %s", path, others)
+    return list(pairs.values()), skipped
 
 
 def localize_files(
@@ -126,20 +147,28 @@ def localize_files(
 def outcomes(
     localizer: Predictor, photos: Sequence[Photo], batch_size: int
 ) -> Iterator[Localization | ImageError | Exception]:
-    """One outcome per photo, in order. If a batch fails as a whole, its photos are tried one by one."""
+    """One outcome per photo, in order. If a batch fails as a whole, its photos are tried one by one.
+
+    What the memory does not hold is an ImageError of kind "too-large", whose cause is a MemoryError.
+    """
     done = 0
+    failure: Exception | None = None
     try:
         for outcome in localizer.map(photos, batch_size=batch_size):
             done += 1
             yield outcome
-    except (DeclipError, MemoryError):
+    except DeclipError:
         raise
     except Exception as error:
-        if len(photos) - done == 1:
-            yield error
-        else:
-            for photo in photos[done:]:
-                yield from outcomes(localizer, [photo], batch_size)
+        alone = len(photos) - done == 1
+        failure = ImageError.out_of_memory(photos[done].name) if alone and lacks_memory(error) else error
+    # Out here the failed attempt holds no memory any more.
+    if failure is not None and len(photos) - done == 1:
+        yield failure
+    elif failure is not None:
+        del failure
+        for photo in photos[done:]:
+            yield from outcomes(localizer, [photo], batch_size)
 
 
 def error_row(name: str, kind: str, message: str) -> Row:
@@ -150,26 +179,33 @@ def error_row(name: str, kind: str, message: str) -> Row:
 # --- pictures in ----------------------------------------------------------------------------------------------------
 
 
-def _walk(root: Path) -> tuple[list[Pair], int]:
-    pairs = []
-    skipped = 0
-
-    def unreadable(error: OSError) -> None:
-        nonlocal skipped
-        skipped += 1
+def _walk(root: Path) -> tuple[list[Path], Skipped]:
+    found = walk(root)
+    for error in found.unreadable:
         _log.warning("skipped the folder %s: %s", error.filename, error.strerror)
+    named = [path for path in found.files if not is_output(path.name)]
+    pictures = [root / path for path in named if path.suffix.lower() in image.EXTENSIONS]
+    more = Skipped(others=len(named) - len(pictures), outputs=len(found.files) - len(named))
+    return pictures, found.skipped.plus(more)
 
-    for folder, _, names in os.walk(root, onerror=unreadable):
-        for name in names:
-            path = Path(folder, name)
-            if is_output(name):
-                continue
-            # A link that leads nowhere is reported when it is read; pipes and devices are no pictures.
-            if path.suffix.lower() in image.EXTENSIONS and _kind(path) != "other":
-                pairs.append(Pair(path, path.relative_to(root)))
-            else:
-                skipped += 1
-    return sorted(pairs, key=lambda pair: pair.name.parts), skipped
+
+def _common(roots: Sequence[Path]) -> str:
+    """The deepest folder that holds all roots; "" where there is none, as on two drives of Windows."""
+    try:
+        return os.path.commonpath(map(_place, roots)) if roots else ""
+    except ValueError:
+        return ""
+
+
+def _place(path: Path) -> str:
+    """Where a path leads, by its words alone: links keep the names they were given."""
+    return os.path.normpath(path.absolute())
+
+
+def _below(common: str, place: str) -> Path:
+    """The name of a picture: its path below common; where there is none, drive letters become folders."""
+    path = Path(place)
+    return path.relative_to(common) if common else Path(path.drive.rstrip(":"), *path.parts[1:])
 
 
 def _kind(path: Path) -> Literal["file", "folder", "other"] | None:
@@ -207,7 +243,7 @@ class _Plan:
         """The pictures of a file that are to be examined. What cannot be read stays, for its row to say why."""
         count = 1
         if self.pages == "all":
-            with contextlib.suppress(ImageError):
+            with contextlib.suppress(ImageError, MemoryError):
                 count = image.count_pages(path, max_bytes=self.max_bytes)
         if count == 1:
             return [_Page(path, name, None)]
@@ -227,7 +263,7 @@ def _prepare(pair: _Page, plan: _Plan) -> _Decoded | Row:
     except ImageError as error:
         return _row(pair, error.kind, str(error))
     except MemoryError:
-        raise
+        return _too_large(pair)
     except Exception as error:
         return _unforeseen(pair, error)
     return _Decoded(pair, photo, time.perf_counter() - start)
@@ -267,47 +303,40 @@ def _flush(
 def _keep(item: _Decoded, result: Localization, out: Path, force: bool) -> Row:
     """Write the three maps, then give them their names; the row that tells how it went."""
     target = out / item.pair.name
-    partial = target.with_name(f".{os.getpid()}-{target.name}")
-    written = [partial.with_name(partial.name + suffix) for suffix in SUFFIXES]
+    # PNG compression takes most of the time of a large photo, and Pillow lets other threads run meanwhile.
+    maps = (
+        lambda path: path.write_bytes(image.scores_png(result.scores)),
+        lambda path: path.write_bytes(image.mask_png(result.mask)),
+        lambda path: path.write_bytes(image.overlay_png(item.photo, result)),
+    )
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _write_maps(item.photo, result, *written)
-        if not force and (there := _existing(target)):  # made meanwhile: by another run, or a name of other case
-            return _row(item.pair, "exists", f"{there} exists; --force (force=True) overwrites it")
-        for path, suffix in zip(written, SUFFIXES, strict=True):
-            path.replace(target.with_name(target.name + suffix))
+        # new: they may have been made meanwhile, by another run or for a name of other case.
+        write_together(dict(zip(_outputs(target), maps, strict=True)), new=not force)
         return result.to_dict()
+    except FileExistsError as error:
+        return _row(item.pair, "exists", f"{error.filename} exists; --force (force=True) overwrites it")
     except OSError as error:
         return _row(item.pair, "write", f"cannot write {target}{SUFFIXES[0]} …: {error.strerror or error}")
     except MemoryError:
-        raise
+        return _too_large(item.pair)
     except Exception as error:
         return _unforeseen(item.pair, error)
-    finally:
-        for path in written:
-            with contextlib.suppress(OSError):
-                path.unlink()
 
 
-def _write_maps(photo: Photo, result: Localization, scores: Path, mask: Path, overlay: Path) -> None:
-    # PNG compression takes most of the time of a large photo, and Pillow lets other threads run meanwhile.
-    with ThreadPoolExecutor(3) as pool:
-        jobs = (
-            pool.submit(lambda: overlay.write_bytes(image.overlay_png(photo, result))),
-            pool.submit(image.write_scores, scores, result.scores),
-            pool.submit(image.write_mask, mask, result.mask),
-        )
-    for job in jobs:
-        job.result()
+def _outputs(target: Path) -> list[Path]:
+    return [target.with_name(target.name + suffix) for suffix in SUFFIXES]
 
 
 def _existing(target: Path) -> Path | None:
-    outputs = (target.with_name(target.name + suffix) for suffix in SUFFIXES)
-    return next((path for path in outputs if os.path.lexists(path)), None)
+    return next((path for path in _outputs(target) if os.path.lexists(path)), None)
 
 
 def _row(pair: _Page, kind: str, message: str) -> Row:
     return error_row(pair.label, kind, message)
+
+
+def _too_large(pair: _Page) -> Row:
+    return _row(pair, "too-large", str(ImageError.out_of_memory(pair.label)))
 
 
 def _unforeseen(pair: _Page, error: Exception) -> Row:

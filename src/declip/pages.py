@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
+from declip import containers
+
 __all__ = ["Held", "held", "transparency"]
 
 _UNITS = {"TIFF": "pages", "HEIC": "pictures", "JPEG": "pictures"}
@@ -74,7 +76,7 @@ def held(data: bytes, kind: str, image: Image.Image, end: int) -> Held:
         case "HEIC" | "AVIF":
             notes += _boxes(data, kind)
         case "PNG":
-            notes += _behind(data[_png_end(data) :])
+            notes += _behind(data[max((end for _, _, end in containers.png_chunks(data)), default=8) :])
         case "WebP":
             size = 8 + int.from_bytes(data[4:8], "little")
             notes += _behind(data[size + size % 2 :])
@@ -270,17 +272,6 @@ def _walk(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         if data[at + 4 : at + 8] in _CONTAINERS:
             yield data[at + 4 : at + 8], data[at + head : end]
         at = end
-
-
-def _png_end(data: bytes) -> int:
-    """Where a PNG ends: behind its IEND chunk."""
-    at = 8
-    while at + 12 <= len(data):
-        kind = data[at + 4 : at + 8]
-        at += 12 + int.from_bytes(data[at : at + 4], "big")
-        if kind == b"IEND":
-            break
-    return at
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -8,7 +8,6 @@ stretched to what a picture happens to contain.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,8 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
+
+from declip.files import write_atomic
 
 __all__ = ["Curve", "Matrix", "Panel", "Tile", "curves", "gallery", "matrix", "save"]
 
@@ -186,8 +187,6 @@ def gallery(
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}-{path.name}")
     # Without the program's name, the same figure is the same file.
-    figure.savefig(partial, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
-    partial.replace(path)
+    options: dict[str, Any] = {"format": "png", "dpi": _DPI, "facecolor": "white", "metadata": {"Software": None}}
+    write_atomic(path, lambda partial: figure.savefig(partial, **options))

@@ -15,7 +15,7 @@ from declip import image
 from declip.errors import SpecError
 from declip.types import ModelSpec
 
-__all__ = ["MOST_DRIFT", "MOST_SCORE", "check", "pack", "picture", "unpack"]
+__all__ = ["MOST_DRIFT", "MOST_SCORE", "check", "distance", "pack", "picture", "unpack"]
 
 # The mean difference of scores that a fast engine may have, and that of logits (root of the mean square) as a share of
 # their deviation: where all scores are near 0 or 1, a wrong logit would not be seen in them.
@@ -64,6 +64,11 @@ def check(spec: ModelSpec, expected: NDArray[np.float32], found: NDArray[np.floa
             f"on average (at most {MOST_SCORE}), its logits by {drift:.2f} of their deviation (at most {MOST_DRIFT}); "
             "use precision 'exact'"
         )
+
+
+def distance(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+    """The largest difference of logits on the probe; arguments as of `check`."""
+    return float(np.abs(_thin(found) - expected).max())
 
 
 def _thin(logits: NDArray[np.float32]) -> NDArray[np.float32]:

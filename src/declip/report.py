@@ -21,7 +21,6 @@ import importlib.resources
 import io
 import json
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -38,9 +37,10 @@ from scipy import ndimage
 
 import declip
 from declip import baselines, calibration, catalog, image, metadata, metrics, verdicts
-from declip.errors import DatasetError, ImageError, MissingExtraError, WeightsError
+from declip.errors import ImageError, MissingExtraError, WeightsError
+from declip.files import write_atomic
 from declip.localizer import Localizer
-from declip.types import Localization, ModelCard, Photo, PictureLike, Region, flagged
+from declip.types import Localization, MaskRule, ModelCard, Photo, PictureLike, Region, Verdict
 
 __all__ = ["Change", "Opinion", "Report", "Stability", "Variant", "examine"]
 
@@ -69,9 +69,9 @@ class Variant:
     """The map of a changed copy of the photo, beside that of the photo.
 
     scores: (H, W) float32 in [0, 1], brought back to the grid of the unchanged one ("crop-1px": without its first row
-    and column). mask: by the rule of the unchanged one. iou: of both masks on that grid; 1 where both are empty, as
-    `metrics.iou`. change: mean absolute difference of the scores. area: share of the mask. score: of the changed
-    picture as a whole.
+    and column). mask: what is flagged in the changed copy, on that grid, too. iou: of both masks; 1 where both are
+    empty, as `metrics.iou`. difference: mean absolute difference of the scores. area: share of the mask. score,
+    verdict: of the changed copy.
     """
 
     change: Change
@@ -80,7 +80,8 @@ class Variant:
     iou: float
     difference: float
     area: float
-    score: float
+    score: float | None
+    verdict: Verdict | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +138,6 @@ class Report:
         return self.result.to_dict() | {
             "date": _stamp(self.date),
             "declip": declip.__version__,
-            "mode": self.localizer.mode,
-            "precision": self.localizer.precision,
             "calibration": None if spec.calibration is None else dataclasses.asdict(spec.calibration),
             "spec": json.loads(spec.to_json()),
             "stability": {
@@ -146,6 +145,7 @@ class Report:
                 "whole": stability.whole,
                 "area": stability.base.area,
                 "score": stability.base.score,
+                "verdict": stability.base.verdict,
                 "mean_iou": _number(stability.mean_iou),
                 "variants": [
                     {
@@ -154,6 +154,7 @@ class Report:
                         "difference": variant.difference,
                         "area": variant.area,
                         "score": variant.score,
+                        "verdict": variant.verdict,
                     }
                     for variant in stability.variants
                 ],
@@ -180,22 +181,18 @@ class Report:
             undefined=jinja2.StrictUndefined,
             finalize=_visible,
         )
-        environment.filters |= {"percent": verdicts.percent, "box": _box_text}
+        environment.filters |= {"percent": verdicts.percent, "rank": verdicts.rank_percent, "box": _box_text}
         return environment.get_template("report.html").render(_Page(self).values())
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
         """Write the page, whole or not at all. Raises ImageError of kind "exists" unless force, OSError."""
         path = Path(path)
-        page = self.to_html().encode("utf-8")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{os.getpid()}-{path.name}")
         try:
-            partial.write_bytes(page)
-            if path.exists() and not force:
-                raise ImageError(str(path), "exists", "the page is there already; force=True (--force) overwrites it")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+            write_atomic(path, self.to_html(), new=not force)
+        except FileExistsError as error:
+            raise ImageError(
+                str(path), "exists", "the page is there already; force=True (--force) overwrites it"
+            ) from error
 
 
 def examine(
@@ -253,17 +250,18 @@ def _stability(photo: Photo, found: Localization, localizer: Localizer) -> Stabi
             continue  # nothing would be left
         again = localizer(_changed(part, change))
         scores = _back(again.scores, change, part.size)
-        before = base.scores[1:, 1:] if change == "crop-1px" else base.scores
-        mask = flagged(scores, base.threshold, base.peak)
+        mask = _back(again.mask.astype(np.float32), change, part.size) >= 0.5
+        kept = np.s_[1:, 1:] if change == "crop-1px" else np.s_[:, :]
         variants.append(
             Variant(
                 change=change,
                 scores=scores,
                 mask=mask,
-                iou=metrics.iou(mask, flagged(before, base.threshold, base.peak)),
-                difference=float(np.abs(scores - before).mean(dtype=np.float64)),
+                iou=metrics.iou(mask, base.mask[kept]),
+                difference=float(np.abs(scores - base.scores[kept]).mean(dtype=np.float64)),
                 area=float(mask.mean()),
                 score=again.score,
+                verdict=again.verdict,
             )
         )
     return Stability(box=box, whole=whole, base=base, variants=tuple(variants))
@@ -444,11 +442,12 @@ def _colour_legend() -> str:
     return _indexed(np.tile(np.arange(255, dtype=np.uint8), (16, 1)))
 
 
-def _overlay_legend(threshold: float, peak: float) -> str:
+def _overlay_legend(threshold: float) -> str:
     """What the overlay does to a grey photo whose scores grow from 0 on the left to 1 on the right."""
     ramp = np.tile(np.linspace(0, 1, 1020, dtype=np.float32), (48, 1))
     grey = Photo(pixels=np.full((*ramp.shape, 3), 150, np.uint8), name="legend")
-    shown = Localization(name="legend", scores=ramp, threshold=threshold, peak=peak, score=0.0, model="", sha256="")
+    rule = MaskRule(threshold=threshold)
+    shown = Localization(name="legend", scores=ramp, rule=rule, image_score=0.0, model="", sha256="")
     return _jpeg(image.overlay(grey, shown), 1020)
 
 
@@ -470,9 +469,7 @@ class _Page:
         name = Path(report.result.name).name or report.result.name
         return {
             "facts": facts,
-            "words": verdicts.explain(
-                report.result, spec.calibration, mode=report.localizer.mode, precision=report.localizer.precision
-            ),
+            "words": verdicts.explain(report.result, spec.calibration),
             "limits": verdicts.LIMITS,
             "no_probability": verdicts.NO_PROBABILITY,
             "name": name if len(name) <= _NAME else f"{name[:_NAME]}…",
@@ -481,9 +478,11 @@ class _Page:
             "overlay_uri": _jpeg(self.marked, _PHOTO_SIDE),
             "scores_uri": _map(report.result.scores, _MAP_SIDE, report.result.mask),
             "shown": _fit(report.photo.size, _PHOTO_SIDE),
-            "overlay_legend": _overlay_legend(report.result.threshold, report.result.peak),
+            "overlay_legend": _overlay_legend(report.result.threshold),
             "colour_legend": _colour_legend(),
             "steps": self._steps(),
+            "gauge": self._gauge(),
+            "compared_photos": self._compared_photos(),
             "regions": list(self._regions()),
             "stability_uri": _map(report.stability.base.scores, _SMALL_SIDE, report.stability.base.mask),
             "stable_uris": [_map(v.scores, _SMALL_SIDE, v.mask) for v in report.stability.variants],
@@ -499,18 +498,42 @@ class _Page:
         }
 
     def _steps(self) -> list[dict[str, Any]]:
-        """The verdict's thresholds with their rates, and within which range those are."""
-        found = self.report.localizer.spec.calibration
-        if found is None or self.report.result.verdict is None:
+        """The verdicts that a photo of this size can have, with their rates, and within which range those are."""
+        found, result = self.report.localizer.spec.calibration, self.report.result
+        if found is None or result.verdict is None or result.score is None:
             return []
-        steps = []
-        for word, rate, threshold in found.steps():
-            try:
-                likely = calibration.false_alarm_range(rate, found.photos)
-            except DatasetError:  # set by hand, or by too few photos
-                likely = None
-            steps.append({"word": word, "rate": rate, "threshold": threshold, "likely": likely})
-        return steps
+        size_class = found.size_class(result.scores.size)
+        count = len(found.untouched[size_class])
+        # Pieces of photos are no independent photos: there is no such range for them.
+        single = count == found.photos[size_class]
+        return [
+            {
+                **step._asdict(),
+                "rank": 1 - step.rate,
+                "likely": calibration.false_alarm_range(step.rate, count) if single else None,
+            }
+            for step in found.steps(size_class)
+        ]
+
+    def _compared_photos(self) -> int:
+        """How many photos the values come from that this one was compared with."""
+        found = self.report.localizer.spec.calibration
+        return 0 if found is None else found.photos[found.size_class(self.report.result.scores.size)]
+
+    def _gauge(self) -> dict[str, float]:
+        """Where on the scale of the verdict the photo and the borders lie, in percent from the left.
+
+        Each verdict has a share of the scale of its own: in even steps of the rank all of them would be at its end.
+        """
+        steps = self._steps()
+        ranks = [0.0, *(step["rank"] for step in reversed(steps)), 1.0]
+        places = [0.0, 60.0, 80.0, 100.0] if len(steps) > 1 else [0.0, 70.0, 100.0]
+        score = self.report.result.score
+        return {
+            "photo": float(np.interp(0.0 if score is None else score, ranks, places)) if steps else 0.0,
+            "flagged": float(places[1]),
+            "manipulated": float(places[2]),
+        }
 
     def _regions(self) -> Iterator[dict[str, Any]]:
         for number, region in enumerate(self.report.result.regions, start=1):

@@ -39,6 +39,7 @@ import declip
 from declip import datasets, image, metrics, weights
 from declip.errors import DatasetError, SpecError, TrainingError
 from declip.features import CachedViews, FeaturePrecision
+from declip.files import read_text, write_atomic
 from declip.nn import checkpoint
 from declip.nn.backbones import exact
 from declip.nn.lean import has_bf16
@@ -195,7 +196,7 @@ class TrainConfig:
         changes: "key=value" in TOML's syntax, over the recipe ("lr=3e-4", "model.overlap=32").
         """
         try:
-            fields = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            fields = tomllib.loads(read_text(path))
             for change in changes:
                 _merge(fields, _parse_change(change))
         except OSError as error:
@@ -441,9 +442,7 @@ class _State:
             "optimizer": self.optimizer.state_dict(),
             "counters": {name: getattr(self, name) for name in self.COUNTERS},
         }
-        partial = path.with_name(path.name + ".part")
-        torch.save(content, partial)
-        partial.replace(path)
+        write_atomic(path, lambda partial: torch.save(content, partial))
 
     def restore(self, path: Path) -> None:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -716,23 +715,20 @@ def _claim(config: TrainConfig, digests: dict[str, str], out: Path, resume: bool
     if path.exists():
         if not resume:
             raise SpecError(f"{out} holds a run; continue it with --resume, or choose another folder")
-        written = json.loads(path.read_text())
+        written = json.loads(path.read_text(encoding="utf-8"))
         if written["recipe"] != recipe:
             raise SpecError(f"{out} holds a run of another recipe; choose another folder")
         if written.get("data") != digests:
             raise SpecError(f"{out} holds a run on other data; choose another folder")
         return
-    out.mkdir(parents=True, exist_ok=True)
     content = {"version": declip.__version__, "git": _revision(), "data": digests, "recipe": recipe}
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(path)
+    write_atomic(path, json.dumps(content, indent=1) + "\n")
 
 
 def _trim(path: Path, epochs: int) -> None:
     """Drop the lines of epochs that were measured but not saved: they come again."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    path.write_text("".join(line for line in lines[:epochs]))
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    write_atomic(path, "".join(line for line in lines[:epochs]))
 
 
 def _plain(value: float) -> float | None:

@@ -7,36 +7,45 @@ True = manipulated.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from declip.errors import ImageError, SpecError
+from declip.regions import MOST, Part, find_parts
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PilImage
 
 __all__ = [
     "FORMAT_VERSION",
+    "SIZE_CLASSES",
     "STATISTICS",
     "BackboneSpec",
     "Calibration",
+    "Decision",
     "DecoderSpec",
     "Engine",
     "Localization",
+    "MaskRule",
     "ModelCard",
     "ModelSpec",
     "Photo",
     "Predictor",
     "Region",
     "Sample",
+    "Step",
+    "Verdict",
+    "check_choice",
     "check_several",
-    "flagged",
 ]
 
 FORMAT_VERSION = 1
@@ -48,12 +57,30 @@ DecoderKind = Literal["linear", "attention", "conv-4", "conv-12", "conv-20", "di
 Mode = Literal["whole", "tiled"]
 ImageScore = Literal["mean", "mean-logit", "top"]
 Precision = Literal["exact", "fast"]
-Verdict = Literal["manipulated", "inconclusive", "nothing found"]
+Verdict = Literal["manipulated", "inconclusive", "nothing found", "not examined"]
+Found = Literal["manipulated", "inconclusive"]  # the verdicts that a part can have
 Polarity = Literal["white", "black"]
 Label = Literal["real", "fake"]
 
-# What the public API takes as a picture: a path, the file's bytes, a PIL image, or (H, W, 3) uint8.
-PictureLike: TypeAlias = Any
+# What the public API takes as a picture; `declip.image.read` describes each. Readable: a file open for reading bytes.
+PictureLike: TypeAlias = (
+    "str | Path | bytes | bytearray | memoryview | Readable | PilImage | NDArray[Any] | Tensor | Photo"
+)
+
+
+class Readable(Protocol):
+    """A binary file that is open, or io.BytesIO."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+class Tensor(Protocol):
+    """A torch tensor, without torch."""
+
+    dtype: Any
+    shape: Any
+
+    def detach(self) -> Any: ...
 
 
 def _check(condition: bool, message: str) -> None:
@@ -61,9 +88,13 @@ def _check(condition: bool, message: str) -> None:
         raise SpecError(message)
 
 
-def _choice(value: object, alias: Any, field: str) -> None:
+def check_choice(value: object, alias: Any, name: str) -> None:
+    """Raise SpecError, which names the choices, unless the value is one of those of a Literal."""
     allowed = get_args(alias)
-    _check(value in allowed, f"{field} is {value!r}; expected one of {', '.join(map(repr, allowed))}")
+    _check(value in allowed, f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}")
+
+
+_choice = check_choice  # as the types here call it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,57 +169,95 @@ class DecoderSpec:
             _check(fits, f"stem is {self.stem}; expected three widths > 0, of a dilated decoder")
 
 
+class Step(NamedTuple):
+    """A verdict that a part of a photo can have, and the share of untouched photos that have such a part, at most."""
+
+    word: Found
+    rate: float
+
+
+# Photos are compared with untouched ones of their own size. Bounds in pixels: the first is of the next class already,
+# the second still of its own.
+SIZE_CLASSES = ("under 0.5 MP", "0.5 to 3 MP", "over 3 MP")
+_MEDIUM, _LARGE = 500_000, 3_000_000
+# Of 1 - rate, which no binary fraction is.
+_ROUNDING = 1e-9
+# A class in which a part of a photo would be called inconclusive more often than this gives no verdict.
+_COARSEST = 0.1
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Calibration:
     """What a model's scores mean, measured on photos that took no part in its training.
 
     temperature: divides the logits before the sigmoid (in `image.to_scores`).
-    mask_threshold, mask_peak: a part of the picture whose scores are at or above the first is in the mask if one of
-        them is at or above the second (`flagged`).
-    image_thresholds: (false-alarm rate, threshold on the image score), rates rising.
-    photos: how many untouched photos the thresholds stand on.
-    mode, precision: how they were localized; a verdict is given only when both agree.
+    threshold: on scores; connected scores at or above it are a part of the map (`regions.find_parts`).
+    untouched: for each of SIZE_CLASSES, the evidence of the strongest part of each untouched photo, rising; 0 of a
+        photo without any part. Empty where no photo of that size was at hand.
+    photos: for each of SIZE_CLASSES, how many photos these values come from: fewer than values where large photos were
+        cut into pieces.
+    rates: of "manipulated", and of "inconclusive" where there are two: the share of untouched photos that may reach it.
+    mode, precision: how the photos were localized; a verdict is given only when both agree.
     """
 
     temperature: float = 1.0
-    mask_threshold: float = 0.5
-    mask_peak: float = 0.0
-    image_thresholds: tuple[tuple[float, float], ...] = ()
-    photos: int = 0
+    threshold: float = 0.5
+    untouched: tuple[tuple[float, ...], ...] = field(default=((), (), ()), repr=False)
+    photos: tuple[int, ...] = (0, 0, 0)
+    rates: tuple[float, ...] = (0.01, 0.05)
     mode: Mode = "whole"
     precision: Precision = "exact"
 
     def __post_init__(self) -> None:
-        pairs = tuple((float(rate), float(threshold)) for rate, threshold in self.image_thresholds)
-        object.__setattr__(self, "image_thresholds", pairs)
+        untouched = tuple(tuple(map(float, values)) for values in self.untouched)
+        object.__setattr__(self, "untouched", untouched)
+        object.__setattr__(self, "photos", tuple(self.photos))
+        object.__setattr__(self, "rates", tuple(map(float, self.rates)))
         _check(self.temperature > 0, f"temperature is {self.temperature}; expected > 0")
-        _check(0 <= self.mask_threshold <= 1, f"mask_threshold is {self.mask_threshold}; expected in [0, 1]")
-        _check(0 <= self.mask_peak <= 1, f"mask_peak is {self.mask_peak}; expected in [0, 1]")
-        _check(all(0 < rate < 1 for rate, _ in pairs), f"false-alarm rates are {pairs}; expected in (0, 1)")
-        _check(list(pairs) == sorted(pairs), f"image_thresholds are {pairs}; expected rates in rising order")
+        _check(0 <= self.threshold <= 1, f"threshold is {self.threshold}; expected in [0, 1]")
+        _check(
+            len(untouched) == len(self.photos) == len(SIZE_CLASSES),
+            f"untouched and photos have {len(untouched)} and {len(self.photos)} classes; expected {len(SIZE_CLASSES)}",
+        )
+        _check(all(list(values) == sorted(values) for values in untouched), "untouched is not in rising order")
+        _check(
+            all(0 <= count <= len(values) for count, values in zip(self.photos, untouched, strict=True)),
+            f"photos are {self.photos}; expected at most as many as there are values",
+        )
+        _check(
+            len(self.rates) in (1, 2) and all(0 < rate < 1 for rate in self.rates),
+            f"false-alarm rates are {self.rates}; expected one or two in (0, 1)",
+        )
+        _check(list(self.rates) == sorted(set(self.rates)), f"false-alarm rates are {self.rates}; expected rising ones")
         _choice(self.mode, Mode, "calibration mode")
         _choice(self.precision, Precision, "calibration precision")
 
-    def verdict(self, score: float) -> tuple[Verdict, float, float]:
-        """Read an image score: (verdict, the false-alarm rate it stands for, the threshold that decided).
+    @staticmethod
+    def size_class(pixels: int) -> int:
+        """Return the index into SIZE_CLASSES of a photo of so many pixels."""
+        return 0 if pixels < _MEDIUM else 1 if pixels <= _LARGE else 2
 
-        With thresholds at 1 % and 5 %: "manipulated" from the first, "inconclusive" from the second, else
-        "nothing found" (then rate and threshold are the last pair's: the score stayed below it).
+    def rank(self, evidence: float, size_class: int) -> float:
+        """Return the share of untouched photos that are weaker: 0.993 = stronger than 99.3 % of them.
+
+        One further photo is counted as stronger, so that an untouched photo reaches a rank of 1 - rate with a
+        probability of at most `rate` (split conformal prediction), whatever the distribution.
         """
-        _check(bool(self.image_thresholds), "this calibration has no image thresholds")
-        steps = self.steps()
-        for step in steps:
-            if score >= step[2]:
-                return step
-        _, rate, threshold = steps[-1]
-        return "nothing found", rate, threshold
+        values = self.untouched[size_class]
+        return bisect.bisect_left(values, evidence) / (len(values) + 1)
 
-    def steps(self) -> tuple[tuple[Verdict, float, float], ...]:
-        """(verdict, false-alarm rate, threshold from which it is given), the strictest first; at most two."""
-        words: tuple[Verdict, ...] = ("manipulated", "inconclusive")
-        # One rate gives one word; rates beyond the second have none.
-        pairs = zip(words, self.image_thresholds, strict=False)
-        return tuple((word, rate, threshold) for word, (rate, threshold) in pairs)
+    def steps(self, size_class: int) -> tuple[Step, ...]:
+        """Return the verdicts that photos of this size can have, the strictest first.
+
+        n values support no rate below 1 / (n + 1). Where that is above the rate of "manipulated" this word is not
+        given; where it is above that of "inconclusive", that word stands for 1 / (n + 1) instead, up to 10 %.
+        """
+        least = 1 / (len(self.untouched[size_class]) + 1)
+        words = get_args(Found)[: len(self.rates)]
+        steps = [Step(word, rate) for word, rate in zip(words, self.rates, strict=True) if rate >= least]
+        if not steps and least <= _COARSEST:
+            steps = [Step("inconclusive", least)]
+        return tuple(steps)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -288,14 +357,12 @@ class ModelSpec:
         _check(self.mode == "whole", f"{self.architecture} takes whole pictures: mode is 'whole'")
 
     @property
-    def mask_threshold(self) -> float:
-        """Threshold on scores: the calibrated one where there is one."""
-        return self.threshold if self.calibration is None else self.calibration.mask_threshold
-
-    @property
-    def mask_peak(self) -> float:
-        """What a part of the mask must reach; 0 without a calibration."""
-        return 0.0 if self.calibration is None else self.calibration.mask_peak
+    def rule(self) -> MaskRule:
+        """What is in the mask, and with which verdict, where the photo is localized as the calibration was made."""
+        calibration = self.calibration
+        if calibration is None:
+            return MaskRule(threshold=self.threshold)
+        return MaskRule(threshold=calibration.threshold, calibration=calibration)
 
     @property
     def temperature(self) -> float:
@@ -363,7 +430,7 @@ class Photo:
     name: path or a short description. data: the file's bytes (empty for arrays and PIL images).
     orientation: the EXIF value that was undone, 1-8; a reader of stored DCT coefficients needs it.
     pages: how many pictures the file holds. page: which of them these pixels are, from 1.
-    notes: what the file holds beside these pixels that was not examined, in plain sentences.
+    notes: sentences for people: what of the file was not examined or read, or not as it stands.
 
     Photos are compared by identity.
     """
@@ -416,15 +483,85 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MaskRule:
+    """What of a map is in the mask.
+
+    threshold: on scores, in [0, 1]. calibration: None = all scores at or above the threshold are in the mask, and there
+    is no verdict; the same goes for photos of a size that it has too few untouched ones of. Otherwise those connected
+    parts of such scores are in the mask that are stronger than nearly all untouched photos of this size have, and the
+    verdict is that of the strongest one.
+    """
+
+    threshold: float
+    calibration: Calibration | None = None
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.threshold <= 1, f"threshold is {self.threshold}; expected in [0, 1], as scores are")
+
+    def decide(self, scores: NDArray[np.float32]) -> Decision:
+        """Apply the rule to a map, (H, W) float32 in [0, 1]."""
+        parts = find_parts(scores, self.threshold)
+        size_class = Calibration.size_class(scores.size)
+        calibration = self.calibration
+        steps = () if calibration is None else calibration.steps(size_class)
+        if calibration is None or not steps:
+            largest = sorted(parts.found, key=lambda part: -part.share)[:MOST]
+            return Decision(mask=parts.labels > 0, regions=tuple(map(_region, largest)))
+        strongest = parts.found[0].evidence if parts.found else 0.0
+        chosen: list[tuple[Part, Region]] = []
+        for part in parts.found[:MOST]:
+            rank = calibration.rank(part.evidence, size_class)
+            step = next((step for step in steps if rank >= 1 - step.rate - _ROUNDING), None)
+            if step is not None:
+                region = _region(part)
+                chosen.append((part, dataclasses.replace(region, rank=rank, verdict=step.word)))
+        word: Verdict = chosen[0][1].verdict or "nothing found" if chosen else "nothing found"
+        return Decision(
+            mask=parts.mask(tuple(part for part, _ in chosen)),
+            regions=tuple(region for _, region in chosen),
+            verdict=word,
+            rank=calibration.rank(strongest, size_class),
+            false_alarm_rate=next((step.rate for step in steps if step.word == word), steps[-1].rate),
+            untouched=len(calibration.untouched[size_class]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Decision:
+    """What a rule makes of a map: mask and verdict are one thing.
+
+    mask: (H, W) bool. regions: its parts; all of them where there is a verdict, else the 50 largest of at least 0.01 %.
+    verdict: None without a calibration for such a photo. rank: of the strongest part, in [0, 1). false_alarm_rate: the
+    share of untouched photos that get this verdict or a stronger one; of "nothing found", that get one at all.
+    untouched: with how many untouched photos, or pieces of them, this one was compared.
+    """
+
+    mask: NDArray[np.bool_] = field(repr=False)
+    regions: tuple[Region, ...] = ()
+    verdict: Verdict | None = None
+    rank: float | None = None
+    false_alarm_rate: float | None = None
+    untouched: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Region:
     """An 8-connected part of a mask.
 
-    bbox: (x0, y0, x1, y1) px, half-open. area: share of the photo, in [0, 1]. score: mean of its scores.
+    bbox: (x0, y0, x1, y1) px, half-open. area: share of the photo, in [0, 1]. score: mean of its scores. rank: the
+    share of untouched photos of this size whose strongest part is weaker. verdict: what that rank stands for; both None
+    where the photo has no verdict.
     """
 
     bbox: tuple[int, int, int, int]
     area: float
     score: float
+    rank: float | None = None
+    verdict: Found | None = None
+
+
+def _region(part: Part) -> Region:
+    return Region(bbox=part.bbox, area=part.share, score=part.score)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -432,53 +569,82 @@ class Localization:
     """The result for one photo.
 
     scores: (H, W) float32 in [0, 1], 1 = manipulated, on the decoded upright photo's own pixel grid.
-    threshold, peak: of the mask, see `flagged`. score: of the whole image, in [0, 1] (see ModelSpec.image_score).
-    verdict: None without a calibration, or when mode or precision differ from it; then so are
-    false_alarm_rate (share of untouched photos that reach score_threshold) and score_threshold.
-    model, sha256: which weights computed it. seconds: from reading the picture to this result.
+    rule: what of them is in the mask; mask, regions, verdict and score all follow from both.
+    image_score: the network's own number for the whole image, in [0, 1] (see ModelSpec.image_score).
+    out_of_scope: why such a picture is none for a verdict, one sentence (`scope.why_not`); None of a photograph.
+    provenance: what the file says of how it was made (`provenance.Provenance.to_dict`); None where nobody looked.
+    notes: sentences for people, as in `Photo`: what of the file was not examined.
+    model, sha256: which weights computed it. mode, precision: how. seconds: from reading the picture to this result.
     """
 
-    # Not slotted: mask and regions are found once, when they are asked for.
+    # Not slotted: the decision is made once, when it is asked for.
     name: str
     scores: NDArray[np.float32] = field(repr=False)
-    threshold: float
-    peak: float = 0.0
-    score: float
-    verdict: Verdict | None = None
-    false_alarm_rate: float | None = None
-    score_threshold: float | None = None
+    rule: MaskRule
+    image_score: float
+    out_of_scope: str | None = None
+    provenance: Mapping[str, Any] | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
     model: str
     sha256: str
+    mode: Mode = "whole"
+    precision: Precision = "exact"
     seconds: float = 0.0
 
     @cached_property
+    def _decision(self) -> Decision:
+        if self.out_of_scope is not None and self.rule.calibration is not None:
+            return Decision(mask=np.zeros(self.scores.shape, dtype=bool), verdict="not examined")
+        return self.rule.decide(self.scores)
+
+    @property
     def mask(self) -> NDArray[np.bool_]:
-        """(H, W) bool, True = manipulated."""
-        return flagged(self.scores, self.threshold, self.peak)
+        """(H, W) bool, True = manipulated. Empty where the verdict is "nothing found" or "not examined"."""
+        return self._decision.mask
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """The parts of the mask: strongest first where there is a verdict, else largest first (see `Decision`)."""
+        return self._decision.regions
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """None without a calibration for this mode, precision and size of photo, or with a threshold of one's own."""
+        return self._decision.verdict
+
+    @property
+    def score(self) -> float | None:
+        """In [0, 1]. With a verdict, the rank of the strongest part: 0.993 = stronger than in 99.3 % of untouched
+        photos of this size; None of what was not examined. Without, the image score."""
+        if self.verdict == "not examined":
+            return None
+        rank = self._decision.rank
+        return self.image_score if rank is None else rank
+
+    @property
+    def false_alarm_rate(self) -> float | None:
+        """The share of untouched photos that get this verdict or a stronger one (see `Decision`)."""
+        return self._decision.false_alarm_rate
+
+    @property
+    def not_examined(self) -> str | None:
+        """Why there is no verdict where one was to be given, one sentence: the picture is no photograph, say."""
+        return self.out_of_scope if self.verdict == "not examined" else None
+
+    @property
+    def untouched(self) -> int | None:
+        """With how many untouched photos, or pieces of them, this one was compared."""
+        return self._decision.untouched
+
+    @property
+    def threshold(self) -> float:
+        """Lowest score in a part of the mask."""
+        return self.rule.threshold
 
     @property
     def area(self) -> float:
         """Share of the photo inside the mask, in [0, 1]."""
         return float(np.mean(self.mask))
-
-    @cached_property
-    def regions(self) -> tuple[Region, ...]:
-        """The 50 largest 8-connected parts of the mask of at least 0.01 % of the photo, largest first."""
-        labels, count = ndimage.label(self.mask, structure=np.ones((3, 3), dtype=bool))
-        if count == 0:
-            return ()
-        # Of flagged pixels only: bincount makes a copy of eight bytes each.
-        sizes = np.bincount(labels[self.mask], minlength=count + 1)[1:]
-        kept = [i for i in np.argsort(-sizes, kind="stable")[:50] if sizes[i] >= 1e-4 * labels.size]
-        boxes = ndimage.find_objects(labels)
-        regions = []
-        for i in kept:
-            rows, columns = boxes[i]
-            inside = labels[rows, columns] == i + 1
-            score = float(np.mean(self.scores[rows, columns][inside], dtype=np.float64))
-            bbox = (columns.start, rows.start, columns.stop, rows.stop)
-            regions.append(Region(bbox=bbox, area=float(sizes[i] / labels.size), score=score))
-        return tuple(regions)
 
     def to_dict(self) -> dict[str, Any]:
         """The keys of the command line, the service and the report."""
@@ -487,33 +653,23 @@ class Localization:
             "image": self.name,
             "width": width,
             "height": height,
-            "score": self.score,
             "verdict": self.verdict,
+            "score": self.score,
             "false_alarm_rate": self.false_alarm_rate,
-            "score_threshold": self.score_threshold,
-            "threshold": self.threshold,
-            "peak": self.peak,
+            "untouched": self.untouched,
+            "not_examined": self.not_examined,
             "area": self.area,
             "regions": [dataclasses.asdict(region) for region in self.regions],
+            "threshold": self.threshold,
+            "image_score": self.image_score,
+            "provenance": None if self.provenance is None else dict(self.provenance),
+            "notes": list(self.notes),
             "model": self.model,
             "sha256": self.sha256,
+            "mode": self.mode,
+            "precision": self.precision,
             "seconds": self.seconds,
         }
-
-
-def flagged(scores: NDArray[np.float32], threshold: float, peak: float = 0.0) -> NDArray[np.bool_]:
-    """The mask of a map: its 8-connected parts of scores at or above `threshold` in which one is at or above `peak`.
-
-    Faint parts that grow into nothing certain are what untouched photos are full of; with a peak a low threshold can
-    follow the outline of what is certain (hysteresis, as in Canny's edges). scores: (H, W) in [0, 1].
-    """
-    mask = scores >= threshold
-    if peak <= threshold or not mask.any():
-        return mask
-    labels, count = ndimage.label(mask, structure=np.ones((3, 3), dtype=bool))
-    kept = np.zeros(count + 1, dtype=bool)
-    kept[labels[scores >= peak]] = True
-    return np.asarray(kept[labels])
 
 
 def check_several(items: Iterable[Any], call: str) -> None:
@@ -545,6 +701,11 @@ class Engine(Protocol):
     @property
     def sha256(self) -> str:
         """Of the weight file."""
+        ...
+
+    @property
+    def precision(self) -> Precision:
+        """What it does compute in, whatever was asked for: "exact" is fp32, "fast" is less."""
         ...
 
     def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:

@@ -5,14 +5,29 @@ Written once, for the report and the page of the service. All of it is text, to 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-from declip.types import Calibration, Localization, Mode, Precision
+from declip.types import SIZE_CLASSES, Calibration, Localization
 
-__all__ = ["LIMITS", "NO_PROBABILITY", "Tone", "Wording", "explain", "percent"]
+__all__ = ["LIMITS", "NO_PROBABILITY", "Tone", "Wording", "explain", "percent", "rank_percent"]
 
 Tone: TypeAlias = Literal["manipulated", "inconclusive", "nothing", "none"]
+_TONES: dict[str | None, Tone] = {
+    "manipulated": "manipulated",
+    "inconclusive": "inconclusive",
+    "nothing found": "nothing",
+    "not examined": "none",
+    None: "none",
+}
+_TITLES = {
+    "manipulated": "Traces of manipulation were found",
+    "inconclusive": "Inconclusive: some traces, not enough to say",
+    "nothing found": "Nothing found",
+    "not examined": "Not examined",
+    None: "No verdict",
+}
 
 LIMITS = (
     "The model knows the manipulations it was trained on. Others, and other generators, may stay unseen.",
@@ -32,8 +47,9 @@ NO_PROBABILITY = (
 class Wording:
     """A result in words, for someone who has never heard of image forensics.
 
-    summary: the score, what decided, and the rate of false alarms. flagged: of the map. meaning: what follows; caution
-    and because: the first thing that does not follow, and why; unsaid: the others.
+    summary: how strong the evidence is, compared with untouched photos, or why there is no verdict. flagged: what is in
+    the mask. meaning: what follows; caution and because: the first thing that does not follow, and why; unsaid: the
+    others.
     """
 
     tone: Tone
@@ -46,16 +62,15 @@ class Wording:
     unsaid: tuple[str, ...]
 
 
-def explain(result: Localization, calibration: Calibration | None, *, mode: Mode, precision: Precision) -> Wording:
-    """The words for a result. calibration: of the model; mode, precision: as the result was computed in."""
-    facts = result.to_dict()
-    caution, because = _caution(facts)
+def explain(result: Localization, calibration: Calibration | None) -> Wording:
+    """Put a result into words. calibration: the model's, whether the result follows it or not."""
+    caution, because = _caution(result)
     return Wording(
-        tone=_tone(facts),
-        title=_title(facts),
-        summary=_summary(facts, calibration, mode, precision),
-        flagged=_flagged(facts),
-        meaning=tuple(_meaning(facts)),
+        tone=_TONES[result.verdict],
+        title=_TITLES[result.verdict],
+        summary=_summary(result, calibration),
+        flagged=_flagged(result),
+        meaning=_meaning(result),
         caution=caution,
         because=because,
         unsaid=(
@@ -73,114 +88,98 @@ def percent(share: float) -> str:
     return f"{100 * share:.2f}".rstrip("0").rstrip(".") + " %"
 
 
-def _tone(facts: dict[str, Any]) -> Tone:
-    match facts["verdict"]:
+def rank_percent(rank: float) -> str:
+    """0.9947 → "99.4 %": rounded down, so that it never says more than was measured."""
+    return f"{math.floor(1000 * rank + 1e-9) / 10:g} %"
+
+
+def _summary(result: Localization, calibration: Calibration | None) -> str:
+    if result.not_examined is not None:
+        return f"{result.not_examined} The model knows photographs only, so there is no verdict."
+    if result.verdict is None:
+        return f"The image score is {result.image_score:.3f}. {_no_verdict(result, calibration)}"
+    assert calibration is not None and result.score is not None
+    size_class = calibration.size_class(result.scores.size)
+    said = f"The strongest part of this photo is stronger than anything in {rank_percent(result.score)} of untouched "
+    said += f"photos of its size ({SIZE_CLASSES[size_class]}), as far as the {_compared(calibration, size_class)} tell"
+    steps = calibration.steps(size_class)
+    match result.verdict:
         case "manipulated":
-            return "manipulated"
+            return f"{said}."
+        case "inconclusive" if len(steps) > 1:
+            return f"{said}; “manipulated” asks for {percent(1 - steps[0].rate)}."
         case "inconclusive":
-            return "inconclusive"
-        case "nothing found":
-            return "nothing"
-    return "none"
+            return f"{said}. With so few, no photo of this size is called “manipulated”."
+    if result.score == 0:
+        return "No part of this photo stands out."
+    return f"{said}. A part is flagged from {percent(1 - steps[-1].rate)} on."
 
 
-def _title(facts: dict[str, Any]) -> str:
-    match _tone(facts):
-        case "manipulated":
-            return "Traces of manipulation were found"
-        case "inconclusive":
-            return "Inconclusive: some traces, not enough to say"
-        case "nothing":
-            return "Nothing found"
-        case "none":
-            return "No verdict"
+def _compared(calibration: Calibration, size_class: int) -> str:
+    """Say how many pictures the photo was compared with."""
+    values, photos = len(calibration.untouched[size_class]), calibration.photos[size_class]
+    pieces = "" if values == photos else f" (whole photos and pieces, of {photos} photos)"
+    return f"{values} that it was compared with{pieces}"
 
 
-def _summary(facts: dict[str, Any], calibration: Calibration | None, mode: Mode, precision: Precision) -> str:
-    score, threshold, rate = facts["score"], facts["score_threshold"], facts["false_alarm_rate"]
-    match _tone(facts):
-        case "manipulated":
-            return (
-                f"The photo scores {score:.3f}, at or above the threshold of {threshold:.3f}. Of untouched photos like "
-                f"those the model was calibrated on, at most {percent(rate)} score as high."
-            )
-        case "inconclusive":
-            strictest = calibration.steps()[0][2] if calibration is not None else 1.0
-            return (
-                f"The photo scores {score:.3f}, at or above {threshold:.3f}, which at most {percent(rate)} of "
-                f"untouched photos reach, but below the {strictest:.3f} that “manipulated” asks for."
-            )
-        case "nothing":
-            return (
-                f"The photo scores {score:.3f}, below the threshold of {threshold:.3f} that at most {percent(rate)} of "
-                f"untouched photos reach."
-            )
-        case "none":
-            return f"The photo scores {score:.3f}. {_no_verdict(calibration, mode, precision)}"
-
-
-def _no_verdict(calibration: Calibration | None, mode: Mode, precision: Precision) -> str:
-    if calibration is None or not calibration.image_thresholds:
+def _no_verdict(result: Localization, calibration: Calibration | None) -> str:
+    if calibration is None or not any(calibration.untouched):
         why = (
             "The model was never calibrated on untouched photos, so nobody knows how often one of them scores as high."
         )
-    else:
+    elif (calibration.mode, calibration.precision) != (result.mode, result.precision):
         why = (
             f"The model's verdicts were calibrated in {calibration.mode} mode at precision “{calibration.precision}”; "
-            f"this ran in {mode} mode at “{precision}”."
+            f"this ran in {result.mode} mode at “{result.precision}”."
         )
+    elif result.rule.calibration is None:
+        why = "The map was cut at a threshold of your own, for which no rate of false alarms was measured."
+    else:
+        count = len(calibration.untouched[calibration.size_class(result.scores.size)])
+        why = f"The model was calibrated with too few untouched photos of this size for a verdict: {count}."
     return f"{why} The map can be looked at all the same."
 
 
-def _flagged(facts: dict[str, Any]) -> str:
-    regions, area = facts["regions"], facts["area"]
+def _flagged(result: Localization) -> str:
+    regions, area = result.regions, result.area
     if regions:
         parts = f"{len(regions)} part{'s' if len(regions) > 1 else ''}"
-        said = f"{percent(area)} of the picture is flagged, in {parts}."
-    elif area > 0:
-        said = f"{percent(area)} of the picture is flagged, in specks too small to be listed."
-    else:
-        said = "No part of the picture is flagged."
-    if facts["verdict"] == "nothing found" and regions:
-        said += " What is flagged is too weak, or too small, to count for the picture as a whole."
-    elif facts["verdict"] in ("manipulated", "inconclusive") and not regions:
-        said += (
-            " The score of the whole picture rests on its highest values, which all stay below the map's own threshold "
-            "or are tiny."
-        )
-    return said
+        return f"{percent(area)} of the picture is flagged, in {parts}."
+    if area > 0:
+        return f"{percent(area)} of the picture is flagged, in specks too small to be listed."
+    return "No part of the picture is flagged."
 
 
-def _meaning(facts: dict[str, Any]) -> list[str]:
-    rate = facts["false_alarm_rate"]
-    match _tone(facts):
+def _meaning(result: Localization) -> tuple[str, ...]:
+    rate = result.false_alarm_rate or 0.0
+    among = f"Among 1,000 untouched photos of this size, up to about {1000 * rate:.0f} would be"
+    match result.verdict:
         case "manipulated":
-            return [
+            return (
                 "In some part of the picture, noise, compression or sharpness differ from the rest in the way that the "
                 "model learnt from manipulated photos.",
-                f"An untouched photo does this rarely: among 1,000 of them, up to about {1000 * rate:.0f} would be "
-                f"reported like this one.",
+                f"An untouched photo does this rarely. {among} reported like this one.",
                 "Look at where the map points, and ask for the original file.",
-            ]
+            )
         case "inconclusive":
-            return [
+            return (
                 "The traces are stronger than in most untouched photos and weaker than the level kept for "
                 "“manipulated”.",
-                f"Among 1,000 untouched photos, up to about {1000 * rate:.0f} would score at least as high as this "
-                f"level.",
+                f"{among} reported at least like this one.",
                 "Treat the map as a hint of where to look, and look for other evidence.",
-            ]
-        case "nothing":
-            return [
+            )
+        case "nothing found":
+            return (
                 "The model saw no trace that it would not often see in untouched photos, too.",
                 f"{percent(1 - rate)} or more of untouched photos end like this; so do many manipulated ones.",
-            ]
-        case "none":
-            return ["The score and the map are the model's, and there is no measured rate of false alarms for them."]
+            )
+        case "not examined":
+            return ("The picture was read, and nothing is said of it: neither that it was manipulated nor that not.",)
+    return ("The score and the map are the model's, and there is no measured rate of false alarms for them.",)
 
 
-def _caution(facts: dict[str, Any]) -> tuple[str, str]:
-    if facts["verdict"] == "nothing found":
+def _caution(result: Localization) -> tuple[str, str]:
+    if result.verdict in ("nothing found", "not examined"):
         return (
             "It is no proof that the photo is genuine.",
             "Many manipulations leave no trace that the model knows, and saving or scaling a photo removes others.",

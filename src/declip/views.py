@@ -10,7 +10,6 @@ import copy
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,12 +20,13 @@ from numpy.typing import NDArray
 
 from declip import image, jpeg, perturbations
 from declip.errors import DatasetError, WeightsError
-from declip.types import ModelSpec, Sample
+from declip.process import cores
+from declip.types import ModelSpec, Sample, check_choice
 from declip.weights import sha256_of
 
 __all__ = ["AUGMENTATIONS", "Inputs", "Target", "Views"]
 
-_THREADS = min(8, os.cpu_count() or 1)
+_MOST_THREADS = 8
 # What decides a target. "mask": every pixel. "image": the whole picture, 1 = manipulated.
 Target = Literal["mask", "image"]
 # What a network takes, by name.
@@ -52,6 +52,7 @@ class Views:
         share: float = 1.0,
         target: Target = "mask",
     ) -> None:
+        check_choice(target, Target, "target")
         self.samples = list(samples)
         self.spec = spec
         self.seed = seed
@@ -126,7 +127,7 @@ class Views:
     def keys(self, count: int) -> list[tuple[str, str]]:
         """(content, target content) of `count` views of each sample, the first view of all samples first."""
         pairs = [(position, view) for view in range(count) for position in range(len(self))]
-        with ThreadPoolExecutor(_THREADS) as pool:  # hashing files lets other threads run
+        with ThreadPoolExecutor(min(_MOST_THREADS, cores())) as pool:  # hashing files lets other threads run
             return list(pool.map(lambda pair: (self.content(*pair), self.target_content(*pair)), pairs))
 
     def _description(self, position: int, view: int) -> dict[str, Any]:

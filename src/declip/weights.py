@@ -27,9 +27,10 @@ from typing import Any
 
 from declip import catalog
 from declip.errors import WeightsError
+from declip.files import local_path, read_text, write_atomic
 from declip.types import ModelCard
 
-__all__ = ["cache_dir", "cached", "download", "embedded_path", "resolve", "sha256_of"]
+__all__ = ["cache_dir", "cached", "download", "embedded_path", "is_fetched", "resolve", "sha256_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -74,6 +75,12 @@ def resolve(name_or_path: str | Path, *, offline: bool = False) -> Path:
     return download(card, cache_dir())
 
 
+def is_fetched(name_or_path: str | Path) -> bool:
+    """Whether `resolve` would download a file for this, or verify one that was downloaded and not converted yet."""
+    card = next((card for card in catalog.MODELS if card.name == str(name_or_path) and card.urls), None)
+    return card is not None and not isinstance(name_or_path, Path) and cached(card) in (None, cache_dir() / card.file)
+
+
 def embedded_path() -> Path:
     """The model that comes with declip. Raises WeightsError where the installation lacks it."""
     path = Path(str(importlib.resources.files("declip") / "assets" / "mini.onnx"))
@@ -85,7 +92,7 @@ def embedded_path() -> Path:
 def cache_dir() -> Path:
     """The folder of downloaded weights; it may not exist yet."""
     if chosen := os.environ.get("DECLIP_CACHE"):
-        return Path(chosen).expanduser()
+        return Path(local_path(chosen)).expanduser()
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "declip" / "cache"
     if sys.platform == "darwin":
@@ -166,7 +173,7 @@ def _verify(path: Path, card: ModelCard, *, shown: Path | None = None, discard: 
     actual = sha256_of(path)
     if expected is None:
         try:
-            pin.write_text(f"{actual}  {final.name}\n", encoding="utf-8")
+            write_atomic(pin, f"{actual}  {final.name}\n")
         except OSError as error:  # a shared cache may be read-only: usable, just not pinned
             _log.warning("cannot pin the hash of %s: %s", final, error.strerror)
     elif actual != expected:
@@ -181,7 +188,7 @@ def _verify(path: Path, card: ModelCard, *, shown: Path | None = None, discard: 
 
 def _pinned(pin: Path) -> str | None:
     try:
-        text = pin.read_text(encoding="utf-8")
+        text = read_text(pin)
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:

@@ -34,3 +34,8 @@ def test_starts_are_counted_until_a_worker_is_ready() -> None:
     assert [starts.begin() for _ in range(4)] == [1, 2, 3, 4]
     starts.ready()
     assert starts.begin() == 1
+
+
+def test_tries_are_counted_by_part() -> None:
+    starts = Starts()
+    assert [starts.tries(part) for part in (3, 4, 3, 3)] == [1, 1, 2, 3]

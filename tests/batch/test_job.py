@@ -17,7 +17,7 @@ from declip.batch.job import Job, Model, open_job
 from declip.batch.rows import to_parquet
 from declip.errors import DeclipError
 
-MODEL = Model(name="m", sha256="ab", mode="tiled", precision="exact", threshold=0.5, peak=0.75)
+MODEL = Model(name="m", sha256="ab", mode="tiled", precision="exact", threshold=0.5)
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -93,7 +93,10 @@ def test_parts_of_unknown_origin_are_left_alone(folder: str) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("sha256", "cd"), ("mode", "whole"), ("precision", "fast"), ("threshold", 0.25), ("peak", 0.5), ("max_pixels", 9)],
+    [
+        *(("sha256", "cd"), ("mode", "whole"), ("precision", "fast"), ("threshold", 0.25), ("threshold", None)),
+        *(("max_pixels", 9), ("max_bytes", 9)),
+    ],
 )
 def test_another_model_does_not_go_on(field: str, value: Any, tmp_path: Path) -> None:
     job = started(str(tmp_path))
@@ -129,9 +132,19 @@ def test_what_describes_no_job_is_refused(tmp_path: Path) -> None:
         path.write_text(wrong)
         with pytest.raises(DeclipError, match="does not describe a job"):
             open_job(job.source, job.out, MODEL, resume=True)
-    path.write_text(json.dumps({**record, "format": 2}))
-    with pytest.raises(DeclipError, match="another format"):
-        open_job(job.source, job.out, MODEL, resume=True)
+    for resume in (False, True):
+        path.write_text(json.dumps({**record, "format": 1, "declip": "0.1.0"}))
+        with pytest.raises(
+            DeclipError, match=r"was started by declip 0\.1\.0, whose jobs have another format.*another --out"
+        ):
+            open_job(job.source, job.out, MODEL, resume=resume)
+
+
+def test_who_reads_the_folder_as_parquet_finds_results_only(tmp_path: Path) -> None:
+    job = started(str(tmp_path))
+    stores.write(job.path(0), b"x")
+    assert [path.name for path in Path(job.out).rglob("*.parquet")] == ["part-00000.parquet"]
+    assert len(job.uris(0)) == job.size(0)
 
 
 def test_another_version_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as arrays
 
 from declip.batch.rows import Row, decode_mask, encode_mask, schema, to_parquet
 from declip.errors import DeclipError
-from declip.types import Localization
+from declip.types import Localization, MaskRule
 
 
 def row(mask: np.ndarray) -> Row:
@@ -50,7 +50,9 @@ def test_counts_that_do_not_fit_and_rows_without_a_mask_are_refused() -> None:
 def test_a_result_keeps_its_keys_and_values_in_parquet() -> None:
     scores = np.zeros((40, 30), np.float32)
     scores[3:20, 5:25] = 0.9
-    result = Localization(name="a.jpg", scores=scores, threshold=0.5, score=0.25, model="m", sha256="ab", seconds=0.5)
+    result = Localization(
+        name="a.jpg", scores=scores, rule=MaskRule(threshold=0.5), image_score=0.25, model="m", sha256="ab", seconds=0.5
+    )
     given = {**result.to_dict(), "bytes": 7, "content": "cd", "mask": encode_mask(result.mask)}
     failed = {"image": "b.jpg", "model": "m", "sha256": "ab", "seconds": 0.1, "error": "b.jpg: bad", "kind": "corrupt"}
     data = to_parquet([given, failed])

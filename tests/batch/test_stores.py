@@ -87,5 +87,7 @@ def test_only_stores_with_whole_files_are_written_to() -> None:
 def test_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert stores.absolute("a/b.jpg") == str(tmp_path / "a" / "b.jpg")
-    assert stores.absolute("file:///a/b.jpg") == "/a/b.jpg"
+    assert stores.absolute("file:///a/my%20b.jpg") == stores.absolute("file://localhost/a/my%20b.jpg") == "/a/my b.jpg"
+    assert stores.absolute("file:/a/b.jpg") == "/a/b.jpg"
+    assert stores.absolute("C://b.jpg") == str(tmp_path / "C:" / "b.jpg")
     assert stores.absolute("s3://a/b.jpg") == "s3://a/b.jpg"

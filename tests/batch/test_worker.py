@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from declip import image
-from declip.batch import stores
+from declip.batch import stores, worker
 from declip.batch.attempts import Attempts
 from declip.batch.job import Job, Model, open_job
 from declip.batch.rows import decode_mask
 from declip.batch.worker import Care, Weights, Worker, localize_part
 from declip.localizer import Localizer, load
-from declip.types import BackboneSpec, DecoderSpec, ModelSpec
+from declip.types import BackboneSpec, DecoderSpec, ModelSpec, Precision
 
 
 class FakeEngine:
@@ -41,6 +41,7 @@ class FakeEngine:
         )
         self.model = "fake"
         self.sha256 = "00" * 32
+        self.precision: Precision = "exact"
         self.batches: list[int] = []
 
     def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
@@ -181,6 +182,23 @@ def test_the_unforeseen_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert rows[0]["error"] == f"{uris[0]}: ZeroDivisionError: of a decoder"
 
 
+@pytest.mark.parametrize("where", ["fetch", "read", "mask"])
+def test_what_the_memory_does_not_hold_is_a_row(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uris = write_all(str(tmp_path), {f"{i}.png": png(i, (40, 50 + i)) for i in range(3)})
+    fetch, read, encode = stores.fetch, image.read, worker.encode_mask
+
+    def ended(at: str, found: bool) -> None:
+        if at == where and found:
+            raise MemoryError
+
+    monkeypatch.setattr(stores, "fetch", lambda uri, size: (ended("fetch", uri == uris[1]), fetch(uri, size))[1])
+    monkeypatch.setattr(image, "read", lambda data: (ended("read", data == png(1, (40, 51))), read(data))[1])
+    monkeypatch.setattr(worker, "encode_mask", lambda mask: (ended("mask", mask.shape == (40, 51)), encode(mask))[1])
+    rows = localize_part(Localizer(FakeEngine()), uris, "fake")
+    assert [row["kind"] for row in rows] == [None, "too-large", None]
+    assert rows[1]["error"].startswith(f"{uris[1]}: there is not enough memory for this picture")
+
+
 def test_a_name_that_is_no_text_is_shown(tmp_path: Path) -> None:
     uris = write_all(str(tmp_path), {os.fsdecode(b"caf\xe9.png"): png(1)})
     (row,) = localize_part(Localizer(FakeEngine()), uris, "fake")
@@ -219,7 +237,7 @@ def test_a_file_that_kills_becomes_a_row(tmp_path: Path) -> None:
 def job_of(folder: str, model: Path, files: Mapping[str, bytes], **fields: Any) -> Job:
     write_all(stores.join(folder, "in"), files)
     found = load(model)
-    described: dict[str, Any] = {"mode": "tiled", "threshold": 0.25, "peak": 0.5, **fields}
+    described: dict[str, Any] = {"mode": "tiled", "threshold": 0.25, **fields}
     described = {"name": "tiny", "sha256": found.sha256, "precision": "exact", **described}
     return open_job(stores.join(folder, "in"), stores.join(folder, "out"), Model(**described), shard_size=2)
 
@@ -237,9 +255,9 @@ def test_a_worker_writes_parts(scheme: str, tiny_model: tuple[Path, Path], tmp_p
     assert job.done() == [0, 1] and job.errors([0, 1]) == 1
     (row,) = pq.read_table(io.BytesIO(stores.fetch(job.path(1), 1 << 20))).to_pylist()
     loaded = load(path)
-    direct = Localizer(loaded.engine, mode="tiled", threshold=0.25, peak=0.5)(files["2.png"])
+    direct = Localizer(loaded.engine, mode="tiled", threshold=0.25)(files["2.png"])
     assert np.array_equal(decode_mask(row), direct.mask)
-    assert (row["score"], row["area"], row["threshold"], row["peak"]) == (direct.score, direct.area, 0.25, 0.5)
+    assert (row["score"], row["area"], row["threshold"]) == (direct.score, direct.area, 0.25)
     worker({"part": np.array([1])})
     assert job.done() == [0, 1]
 

@@ -86,7 +86,9 @@ def test_the_tree_names_every_module() -> None:
 
 def test_the_table_of_models_is_the_catalogue() -> None:
     tool = models_table()
-    assert tool.PLACE.findall(README.read_text(encoding="utf-8")) == [tool.table()], "run `make readme`"
+    text = README.read_text(encoding="utf-8")
+    assert tool.PLACE.findall(text) == [tool.table()], "run `make readme`"
+    assert tool.MEASURED.findall(text) == [tool.measured()], "run `make readme`"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -13,11 +13,15 @@ PACKAGE = Path(__file__).resolve().parents[2] / "src" / "declip"
 # A module imports only from the rows above it, and in its own row only from tuples' earlier members. Names that do not
 # exist yet keep their places.
 ROWS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
-    (("errors", "types"),),
-    (("pages", "image"), "metrics", "catalog", "plots", "paper", "verdicts"),
-    ("datasets", "weights", "perturbations", "jpeg", "metadata", "local_ray"),
+    (("errors", "files", "regions", "types", "process"),),
+    (
+        ("containers", "pages", "damage", "arrays", "image"),
+        *("metrics", "catalog", "plots", "paper", "verdicts", "scope"),
+    ),
+    ("datasets", "weights", "perturbations", "jpeg", ("provenance", "metadata"), "local_ray"),
     (
         (
+            "nn.devices",
             "nn.maps",
             "nn.statistics",
             "nn.backbones",

@@ -56,7 +56,7 @@ def test_the_embedded_model_is_calibrated(tmp_path: Path) -> None:
         "outcome = calibrate('mini', photos, folder / 'mine.onnx', rates=(0.05,))\n"
         "result = declip.load(folder / 'mine.onnx')(photos[0])\n"
         "assert sys.modules['torch'] is None\n"
-        "print(result.model, outcome.calibration.photos, result.false_alarm_rate, result.verdict)\n"
+        "print(result.model, outcome.calibration.photos[0], result.false_alarm_rate, result.verdict)\n"
     )
     model, photos, rate, *verdict = run(code).split()
     assert (model, photos, rate) == ("mine", "20", "0.05")
@@ -82,6 +82,19 @@ def test_what_needs_torch_says_the_pip_line() -> None:
         "pip install 'declip[torch]'",
         "pip install 'declip[synthesis]'",
     ]
+
+
+def test_weights_that_need_torch_are_not_fetched_without_it() -> None:
+    code = (
+        "import declip, urllib.request\n"
+        "urllib.request.urlopen = lambda *a, **k: sys.exit('it was asked for')\n"
+        "for name in ('vit-l14-conv20-ldm', 'fusion-conv20-ldm'):\n"
+        "    try:\n"
+        "        declip.load(name)\n"
+        "    except declip.MissingExtraError as error:\n"
+        "        print(error)\n"
+    )
+    assert run(code).count("pip install 'declip[torch]'") == 2
 
 
 def test_importing_declip_imports_next_to_nothing() -> None:

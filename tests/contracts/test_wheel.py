@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -39,6 +40,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def core_at_its_lowest() -> list[str]:
+    """Of each dependency of the core, the lowest version that pyproject.toml allows."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert all(">=" in entry for entry in project["dependencies"])
+    return [entry.replace(">=", "==") for entry in project["dependencies"]]
+
+
 def test_what_is_in_it(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -56,11 +64,16 @@ def test_what_is_in_it(wheel: Path) -> None:
 
 
 @pytest.mark.timeout(1800)  # a slow network is no fault of the wheel
-def test_it_localizes(wheel: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("versions", ["newest", "lowest"])
+def test_it_localizes(wheel: Path, tmp_path: Path, versions: str) -> None:
+    if versions == "lowest" and sys.version_info >= (3, 13):
+        pytest.skip("the lowest versions were built for Python 3.11 and 3.12")
     venv.create(tmp_path / "env")
     bin_ = tmp_path / "env" / ("Scripts" if os.name == "nt" else "bin")
     pip = (sys.executable, "-m", "pip", "--python", bin_ / "python")
-    run(*pip, "install", "--quiet", "--no-compile", wheel, cwd=tmp_path)
+    pinned = core_at_its_lowest() if versions == "lowest" else []
+    run(*pip, "install", "--quiet", "--no-compile", wheel, *pinned, cwd=tmp_path)
+    assert "Usage: " in run(bin_ / "declip", "--help", cwd=tmp_path)
     photo = min((ROOT / "examples" / "photos").iterdir())
     stdout = run(bin_ / "declip", "localize", photo, "--out", "out", "--json", "--offline", cwd=tmp_path)
     (line,) = stdout.splitlines()

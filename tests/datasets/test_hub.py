@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,17 @@ def test_pictures_by_path_and_as_pil(tmp_path: Path) -> None:
     assert second.image.suffix == ".png" and np.array_equal(read(second.image).pixels, PHOTO)
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_pictures_in_an_archive(tmp_path: Path, streamed: bool) -> None:
+    with zipfile.ZipFile(tmp_path / "my d.zip", "w") as archive:
+        archive.writestr("train/a b.jpg", JPEG)
+    cells = [f"zip://train/a b.jpg::{tmp_path / 'my d.zip'}", (tmp_path / "c d.webp").as_uri()]
+    (tmp_path / "c d.webp").write_bytes(WEBP)
+    given = rows(image=cells).to_iterable_dataset() if streamed else rows(image=cells)
+    first, second = hugging_face(given, tmp_path / "out")
+    assert (first.image.read_bytes(), second.image.read_bytes()) == (JPEG, WEBP)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -91,6 +103,8 @@ def test_wrong_columns(tmp_path: Path, arguments: dict[str, str], message: str) 
         (None, "row 1: image is empty"),
         ({"bytes": b"text", "path": None}, "images of row 1: cannot identify"),
         ({"bytes": None, "path": "gone.png"}, "images of row 1: .*gone.png"),
+        ({"bytes": None, "path": "zip://a.jpg::/gone.zip"}, "images of row 1: .*gone.zip"),
+        ({"bytes": None, "path": "nothing://a.jpg"}, "images of row 1: .*nothing"),
         ({"bytes": encoded(PHOTO, "PPM"), "path": None}, "images of row 1: PPM is not a format"),
     ],
 )

@@ -456,3 +456,32 @@ def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("os.scandir", scandir)
     with pytest.raises(DatasetError, match="the folder cannot be read: Permission denied"):
         folder(tmp_path)
+
+
+# --- how folders are read -------------------------------------------------------------------------------------------
+
+
+def test_hidden_names_are_no_samples_and_linked_folders_are_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("store/b.jpg", "set/a.jpg", "set/._a.jpg", "set/__MACOSX/a.jpg"):
+        photo(tmp_path / name)
+    (tmp_path / "set" / "more").symlink_to("../store")
+    (tmp_path / "store" / "up").symlink_to("../set")
+    with caplog.at_level(logging.INFO, "declip"):
+        samples = folder(tmp_path / "set")
+    assert [sample.image for sample in samples] == [tmp_path / "set/a.jpg", tmp_path / "set/more/b.jpg"]
+    assert "passed over 0 other files, 2 hidden names, 1 link to a folder read already" in caplog.text
+
+
+def test_a_folder_without_pictures_says_what_is_there(tmp_path: Path) -> None:
+    photo(tmp_path / "._a.jpg")
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(DatasetError, match="no pictures in this folder: 1 other file, 1 hidden name"):
+        folder(tmp_path)
+
+
+def test_a_json_list_that_windows_tools_saved(tmp_path: Path) -> None:
+    photo(tmp_path / "a.jpg")
+    (tmp_path / "list.json").write_bytes(json.dumps([["a.jpg", "Negative"]]).encode("utf-8-sig"))
+    assert labels(imdl(tmp_path / "list.json")) == {"real": 1}

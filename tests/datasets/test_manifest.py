@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,23 @@ def test_missing_and_binary_files(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DatasetError, match="cannot be read"):
         read_manifest(tmp_path / "binary")
+
+
+def test_names_that_are_no_text_come_back(tmp_path: Path) -> None:
+    samples = [Sample(image=tmp_path / os.fsdecode(b"caf\xe9.jpg"), label="real", source="写真", group=r"\udce9")]
+    write_manifest(tmp_path / "samples.jsonl", samples)
+    assert read_manifest(tmp_path / "samples.jsonl") == samples
+    text = (tmp_path / "samples.jsonl").read_text(encoding="utf-8")
+    assert r'"caf\udce9.jpg"' in text and "写真" in text and r'"\\udce9"' in text
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_manifests_that_windows_tools_saved(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    path.write_bytes(
+        '{"label": "fake", "image": "写真.png"}\r\n{"label": "real", "image": "b.png"}\r\n'.encode(encoding)
+    )
+    assert [sample.image.name for sample in read_manifest(path)] == ["写真.png", "b.png"]
 
 
 def test_one_provenance_per_sample(tmp_path: Path) -> None:

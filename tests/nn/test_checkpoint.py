@@ -40,7 +40,9 @@ def pictures(size: int = 64) -> Tensor:
         tiny_spec(),
         tiny_spec(decoder=DecoderSpec(kind="attention", causal=True)),
         tiny_spec(BackboneSpec(name=RESNET, layer=2), BackboneSpec(name=VIT, layer=1), image_score="mean-logit"),
-        tiled_spec(calibration=Calibration(temperature=1.5, image_thresholds=((0.01, 0.9), (0.05, 0.7)), mode="tiled")),
+        tiled_spec(
+            calibration=Calibration(temperature=1.5, untouched=((0.1, 0.2), (), ()), photos=(2, 0, 0), mode="tiled")
+        ),
     ],
     ids=["vit", "attention", "fusion", "tiled"],
 )

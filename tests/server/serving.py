@@ -18,7 +18,8 @@ from PIL import Image
 from declip import server
 from declip.localizer import Localizer
 from declip.server import app as app_module
-from declip.types import BackboneSpec, Calibration, DecoderSpec, ModelSpec
+from declip.types import BackboneSpec, DecoderSpec, ModelSpec, Precision
+from tests.fakes import calibration
 
 
 class FakeEngine:
@@ -35,11 +36,12 @@ class FakeEngine:
             "output_size": 16,
             "mean": (0.5, 0.5, 0.5),
             "std": (0.5, 0.5, 0.5),
-            "calibration": Calibration(image_thresholds=((0.01, 0.9), (0.05, 0.3)), photos=100),
+            "calibration": calibration(),
         }
         self.spec = ModelSpec(**{**given, **fields})
         self.model = model
         self.sha256 = "00" * 32
+        self.precision: Precision = "exact"
         self.batches: list[int] = []
         self.go = threading.Event()
         self.go.set()

@@ -243,10 +243,55 @@ def test_the_form_for_browsers_has_rows_and_raw_scores(client: httpx.Client) -> 
     assert parts["mask-0"] == image.mask_png(result.mask)
     row, words = json.loads(parts["results"])["results"][0], json.loads(parts["words-0"])
     calibration = FakeEngine().spec.calibration
-    said = verdicts.explain(result, calibration, mode="whole", precision="exact")
+    said = verdicts.explain(result, calibration)
     assert words["title"] == said.title and words["summary"] == said.summary
-    assert f"{row['score']:.3f}" in words["summary"] and words["limits"] == list(verdicts.LIMITS)
-    assert [(step["rate"], step["threshold"]) for step in words["steps"]] == [(0.01, 0.9), (0.05, 0.3)]
+    assert row["score"] is not None and words["limits"] == list(verdicts.LIMITS)
+    assert words["steps"] == [{"word": "manipulated", "rate": 0.01}, {"word": "inconclusive", "rate": 0.05}]
+
+
+def test_the_photo_that_scores_lie_over_is_the_one_that_was_examined(client: httpx.Client) -> None:
+    """Upright, in formats that browsers do not read, too, and with nothing in it that turns it again."""
+    stored = np.zeros((40, 60, 3), np.uint8)
+    stored[:20, :30] = (250, 120, 10)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stream = io.BytesIO()
+    Image.fromarray(stored).save(stream, format="TIFF", exif=exif)
+    data = stream.getvalue()
+    examined = image.read(data).pixels
+    assert examined.shape == (60, 40, 3)
+    parts = form_of(post(client, data, accept="multipart/form-data", maps="photo"))
+    assert list(parts) == ["results", "scores-0", "photo-0", "words-0"]
+    (row,) = post(client, data, maps="photo,mask").json()["results"]
+    schemas.Row.model_validate(row)
+    assert list(row["maps"]) == ["photo", "mask"] and base64.b64decode(row["maps"]["photo"]) == parts["photo-0"]
+    with zipfile.ZipFile(io.BytesIO(post(client, data, accept="application/zip", maps="photo").content)) as archive:
+        assert archive.namelist() == ["001-0.png.photo.jpg", "results.json"]
+        assert archive.read("001-0.png.photo.jpg") == parts["photo-0"]
+    with Image.open(io.BytesIO(parts["photo-0"])) as shown:
+        assert (shown.format, shown.mode, dict(shown.getexif()), shown.info.get("exif")) == ("JPEG", "RGB", {}, None)
+        assert np.abs(np.asarray(shown).astype(int) - examined).mean() < 1
+    assert "is a JPEG" in problem(post(client, data, accept="image/png", maps="photo"), 422)["detail"]
+
+
+def test_a_photo_too_large_for_a_browser_is_scaled(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "_PHOTO_SIDE", 32)
+    parts = form_of(post(client, picture(size=(48, 64)), accept="multipart/form-data", maps="photo"))
+    with Image.open(io.BytesIO(parts["photo-0"])) as shown:
+        assert shown.size == (32, 24)
+    assert len(parts["scores-0"]) == 48 * 64 * 2
+
+
+def test_words_have_what_the_file_says_of_itself(client: httpx.Client) -> None:
+    source = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 48), (9, 9, 9)).save(stream, "JPEG", xmp=f"<x a:DigitalSourceType='{source}'/>".encode())
+    parts = form_of(post(client, stream.getvalue(), picture(), accept="multipart/form-data"))
+    assert json.loads(parts["words-0"])["headline"] == (
+        "The file itself says: created by a generator (trainedAlgorithmicMedia, in XMP, unsigned: anybody can write "
+        "this)."
+    )
+    assert json.loads(parts["words-1"])["headline"] is None
 
 
 def test_words_say_where_there_is_no_verdict(client: httpx.Client) -> None:
@@ -335,6 +380,40 @@ def test_the_report_is_the_page_of_the_command_line(client: httpx.Client) -> Non
     assert "declip report" in response.text and value(client, "declip_held_bytes") == 0
     assert "52" not in ask(client, "/v1/report", camera_jpeg()).text.partition("<h3>Place</h3>")[2][:200]
     assert "GPSLatitudeRef" in ask(client, "/v1/report", camera_jpeg(), position="true").text
+
+
+def test_the_report_flags_what_localize_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the model's own threshold and peak, and by a threshold of the request's own without a peak."""
+    from declip import report
+
+    reports: list[dict[str, Any]] = []
+
+    def examine(*arguments: Any, **options: Any) -> report.Report:
+        found = original(*arguments, **options)
+        reports.append(found.to_dict())
+        return found
+
+    original = report.examine
+    monkeypatch.setattr(report, "examine", examine)
+    engine = FakeEngine()
+    assert engine.spec.calibration is not None
+    calibration = dataclasses.replace(engine.spec.calibration, mask_threshold=0.5, mask_peak=0.9)
+    engine.spec = dataclasses.replace(engine.spec, calibration=calibration)
+    pixels = np.full((64, 64, 3), 20, np.uint8)
+    pixels[8:24, 8:24] = 250  # certain
+    pixels[40:56, 40:56] = 150  # above the threshold, below the peak
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="PNG")
+    data, counts = stream.getvalue(), []
+    with running(Localizer(engine)) as client:
+        for fields in ({}, {"threshold": "0.5"}, {"threshold": "0.4"}):
+            (row,) = post(client, data, **fields).json()["results"]
+            assert ask(client, "/v1/report", data, **fields).status_code == 200
+            facts = json.loads(json.dumps(reports.pop()))
+            shared = set(row) - {"seconds", "image"}
+            assert {name: facts[name] for name in shared} == {name: row[name] for name in shared}
+            counts.append((row["peak"], len(row["regions"])))
+    assert counts == [(0.9, 1), (0.0, 2), (0.0, 2)]
 
 
 @pytest.mark.parametrize("path", ["/v1/metadata", "/v1/report"])
@@ -516,22 +595,74 @@ def test_models_and_limits(client: httpx.Client) -> None:
     schemas.Models.model_validate(body)
     assert [(row["name"], row["default"]) for row in body["models"]] == [("fake", True), ("other", False)]
     assert body["models"][0]["modes"] == ["whole", "tiled"]
-    assert (body["models"][0]["calibrated_mode"], body["models"][0]["false_alarm_rates"]) == ("whole", [0.01, 0.05])
+    assert body["models"][0]["calibrated_mode"] == "whole"
+    assert [row["untouched"] for row in body["models"][0]["verdicts"]] == [199] * 3
+    assert body["models"][0]["verdicts"][0]["steps"][0] == {"word": "manipulated", "rate": 0.01}
     assert body["limits"] == {"request_bytes": 200_000, "files": 3, "pixels": 10_000, "seconds": 120}
 
 
 def test_a_model_that_is_not_calibrated_names_no_rates() -> None:
     with running(Localizer(FakeEngine(calibration=Calibration()))) as client:
         (row,) = client.get("/v1/models").json()["models"]
-        assert (row["calibrated_mode"], row["false_alarm_rates"]) == (None, [])
+        assert row["calibrated_mode"] is None and [each["steps"] for each in row["verdicts"]] == [[], [], []]
 
 
 def test_unknown_paths_and_methods(client: httpx.Client) -> None:
-    problem(client.get("/nowhere"), 404)
-    problem(client.get("/v1/localize/"), 404)
+    assert problem(client.get("/nowhere/"), 404)["detail"] == "there is no /nowhere/"
+    for path in ("/v1/localize", "/healthz", "/docs", "/v1/models"):
+        for response in (client.get(f"{path}/"), client.post(f"{path}//")):
+            assert f"; {path} has no slash at its end" in problem(response, 404)["detail"]
     response = client.get("/v1/localize")
-    problem(response, 405)
-    assert response.headers["allow"] == "POST"
+    assert problem(response, 405)["detail"] == "/v1/localize takes OPTIONS, POST, and this is GET"
+    assert response.headers["allow"] == "OPTIONS, POST"
+    assert client.delete("/healthz").headers["allow"] == "GET, HEAD, OPTIONS"
+
+
+GETS = ("/", "/healthz", "/readyz", "/metrics", "/v1/models", "/docs", "/openapi.json", "/static/page.css")
+
+
+@pytest.mark.parametrize("path", GETS)
+def test_head_is_get_without_a_body(client: httpx.Client, path: str) -> None:
+    full, head = client.get(path), client.head(path)
+    assert full.status_code == head.status_code == 200 and full.content and not head.content
+    same = {name: text for name, text in full.headers.items() if name not in ("date", "last-modified", "etag")}
+    if path == "/metrics":  # whose length is that of other numbers
+        assert int(head.headers["content-length"]) > 1000
+        del same["content-length"]
+    assert {name: head.headers[name] for name in same} == same
+    # On one connection: a body after all would be read as the beginning of the next answer.
+    with socket.create_connection((client.base_url.host, client.base_url.port or 80)) as raw:
+        ask = f"HEAD {path} HTTP/1.1\r\nHost: localhost\r\n"
+        raw.sendall(f"{ask}\r\n{ask}Connection: close\r\n\r\n".encode())
+        with raw.makefile("rb") as answers_:
+            text = answers_.read().decode()
+    assert text.count("HTTP/1.1 200 OK") == 2 and text.endswith("\r\n\r\n") and text.count("\r\n\r\n") == 2
+
+
+def test_head_is_asked_for_a_token_as_get_is() -> None:
+    with running(Localizer(FakeEngine()), token="word") as closed:
+        for path in ("/v1/models", "/metrics"):
+            assert closed.head(path).status_code == 401
+            assert closed.head(path, headers={"Authorization": "Bearer word"}).status_code == 200
+        assert closed.head("/healthz").status_code == 200
+
+
+def test_head_of_what_is_not_there(client: httpx.Client) -> None:
+    for path, status in (("/nowhere", 404), ("/v1/localize", 405)):
+        head = client.head(path)
+        assert (head.status_code, head.content) == (status, b"")
+        assert head.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("path", [*GETS, "/v1/localize", "/v1/metadata", "/v1/report"])
+def test_options_tell_the_methods_and_allow_no_other_site_anything(client: httpx.Client, path: str) -> None:
+    response = client.options(path)
+    methods = "OPTIONS, POST" if path in ("/v1/localize", "/v1/metadata", "/v1/report") else "GET, HEAD, OPTIONS"
+    assert (response.status_code, response.headers["allow"], response.content) == (204, methods, b"")
+    preflight = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+    response = client.options(path, headers=preflight)
+    assert response.status_code == 403 and not [name for name in response.headers if name.startswith("access-control")]
+    problem(client.options("/nowhere"), 404)
 
 
 def test_the_page_of_the_docs_needs_no_script_and_no_network(client: httpx.Client) -> None:
@@ -764,6 +895,7 @@ def test_a_model_that_fails_costs_its_picture_and_says_nothing_of_itself(caplog:
         assert "secret path" in caplog.text
         engine.error = MemoryError()
         problem(post(client, picture()), 503)
+        problem(client.post("/v1/report", files=files(picture())), 503)
         engine.error = None
         assert post(client, picture()).status_code == 200
         assert client.get("/readyz").status_code == 200

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect, Request
 
 from declip.server.forms import Body, Form, parse_options, read_form
@@ -25,7 +27,13 @@ BODY = (
 FIELDS = ("model", "mode", "threshold", "maps")
 
 
-def read(chunks: Iterable[bytes], budget: Budget | None = None, **limits: Any) -> Form:
+def read(
+    chunks: Iterable[bytes],
+    budget: Budget | None = None,
+    *,
+    kind: str = "multipart/form-data; boundary=b",
+    **limits: Any,
+) -> Form:
     """The form of a body that comes in these chunks."""
     waiting = list(chunks)
 
@@ -36,7 +44,7 @@ def read(chunks: Iterable[bytes], budget: Budget | None = None, **limits: Any) -
 
     body = Body(Request({"type": "http", "headers": []}, receive))
     with (budget or Budget(10**6)).claim() as claim:
-        return asyncio.run(read_form(body, "multipart/form-data; boundary=b", "", Limits(**limits), claim, FIELDS))
+        return asyncio.run(read_form(body, kind, "", Limits(**limits), claim, FIELDS))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 10_000])
@@ -47,6 +55,69 @@ def test_a_body_is_the_same_in_pieces_of_any_size(size: int) -> None:
         ("one é.png", b"\r\n--b-not-yet\r\n"),
         ("two", b"\x00\xff"),
     ]
+
+
+def named(header: str | bytes) -> str:
+    """The name of the one file whose part has this Content-Disposition."""
+    raw = header if isinstance(header, bytes) else header.encode()
+    (file,) = read([b"--b\r\nContent-Disposition: " + raw + b"\r\n\r\nx\r\n--b--\r\n"]).files
+    assert file.data == b"x"
+    return file.name
+
+
+@pytest.mark.parametrize(
+    ("parameters", "name"),
+    [
+        # The extended form, as urllib3 1 and .NET send it; .NET adds a plain name in a form of e-mail.
+        ("filename*=utf-8''%D1%84%D0%BE%D1%82%D0%BE.jpg", "фото.jpg"),
+        ("filename=\"=?utf-8?B?0YTQvtGC0L4uanBn?=\"; filename*=utf-8''%D1%84%D0%BE%D1%82%D0%BE.jpg", "фото.jpg"),
+        ("filename*=UTF-8'en'a%20b%22.jpg; filename=\"a.jpg\"", 'a b".jpg'),
+        ("filename*=iso-8859-1''%A3.jpg", "£.jpg"),
+        ("filename*=windows-1251''%F4%EE%F2%EE.jpg", "фото.jpg"),
+        ("filename*=\"utf-8''%D1%84.jpg\"", "ф.jpg"),
+        ("filename*=%D1%84.jpg", "ф.jpg"),
+        # No charset, none that there is, none that is of text: UTF-8.
+        ("filename*=''%D1%84.jpg", "ф.jpg"),
+        ("filename*=klingon''%D1%84.jpg", "ф.jpg"),
+        ("filename*=base64''%D1%84.jpg", "ф.jpg"),
+        ("filename*=utf-8''%FFa%ZZ", "\ufffda%ZZ"),
+        # Plain forms: raw UTF-8, escaped quotes and backslashes, without quotes, in capitals, paths of Windows.
+        ('filename="фото.jpg"', "фото.jpg"),
+        (r'filename="a\"b\\c.jpg"', 'a"b\\c.jpg'),
+        ('filename="a;b=c, d.jpg"', "a;b=c, d.jpg"),
+        ("filename=a.jpg", "a.jpg"),
+        ('FileName = "a b.jpg"', "a b.jpg"),
+        (r'filename="C:\photos\a.jpg"', "a.jpg"),
+        (r'filename="C:\\photos\\a.jpg"', "a.jpg"),
+        (r'filename="\\server\photos\a.jpg"', "a.jpg"),
+        ("filename*=utf-8''C%3A%5Cphotos%5Ca.jpg", "a.jpg"),
+        (r'filename="a\b.jpg"', r"a\b.jpg"),
+    ],
+)
+def test_a_file_has_its_name_however_the_client_writes_it(parameters: str, name: str) -> None:
+    assert named(f'form-data; name="file"; {parameters}') == name
+    assert named(f"Form-Data;{parameters};name=file") == name
+
+
+@given(st.lists(st.sampled_from([*"; =\"\\*'%", "filename", "utf-8", "%D1", "idna", "0", "\xff", "\0"]), max_size=12))
+def test_no_header_of_a_part_is_an_error_of_the_service(tokens: list[str]) -> None:
+    try:
+        named(f"form-data; name=file; {''.join(tokens)}".encode("latin-1"))
+    except ProblemError as problem:
+        assert problem.status in (400, 422)
+
+
+def test_a_header_of_a_part_is_not_endless() -> None:
+    assert len(named('form-data; name="file"; filename="' + "n" * 3900 + '"')) == 3900
+    for size in (4100, 100_000):
+        with pytest.raises(ProblemError, match=r"header|Header") as caught:
+            named('form-data; name="file"; filename="' + "n" * size + '"')
+        assert caught.value.status == 400
+
+
+def test_a_boundary_may_be_quoted_and_a_body_begin_and_end_with_empty_lines() -> None:
+    for kind in ('multipart/form-data; boundary="b"', "Multipart/Form-Data; charset=utf-8; boundary=b"):
+        assert read([b"\r\n" + BODY + b"\r\n"], kind=kind).fields == {"mode": "tiled"}
 
 
 def test_limits_hold_before_the_end() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -53,6 +55,35 @@ def test_a_large_body_is_sent_in_pieces(size: int) -> None:
     headers = dict(head["headers"])
     assert headers[b"cache-control"] == b"max-age=9"  # what an answer says itself stays
     assert headers[b"x-content-type-options"] == b"nosniff"
+
+
+def test_requests_are_logged_in_one_line_each_whatever_their_path(caplog: pytest.LogCaptureFixture) -> None:
+    """Without a query; nothing in it begins another line, or tells a terminal what to do."""
+    path = '/a"b\n{"status": 200}\r\x1b[2Jé\u2028' + "n" * 500
+    scope = dict(SCOPE) | {"method": "PUT", "path": path, "query_string": b"secret", "client": ("192.0.2.7", 4000)}
+    with caplog.at_level("INFO", guard.ACCESS):
+        asyncio.run(Guard(answering(b"x"), Monitor(), None, ())(scope, receive, send))
+        asyncio.run(Guard(answering(b"x"), Monitor(), None, ())(dict(SCOPE) | {"method": "HEAD"}, receive, send))
+    first, second = (record.getMessage() for record in caplog.records if record.name == guard.ACCESS)
+    assert first.isascii() and first.isprintable() and "secret" not in first
+    row = json.loads(first)
+    assert list(row) == ["time", "client", "method", "path", "status", "ms"]
+    assert (row["client"], row["method"], row["status"]) == ("192.0.2.7", "PUT", 200)
+    assert row["path"] == path[:200] and 0 <= row["ms"] < 60_000
+    assert datetime.fromisoformat(row["time"]).tzinfo is not None
+    assert (json.loads(second)["client"], json.loads(second)["method"]) == ("", "HEAD")
+    caplog.clear()
+    with caplog.at_level("WARNING", guard.ACCESS):
+        asyncio.run(Guard(answering(b"x"), Monitor(), None, ())(dict(SCOPE), receive, send))
+    assert not caplog.records
+
+
+def test_head_has_the_headers_of_get_and_no_body() -> None:
+    for method, bodies in (("GET", [b"abc"]), ("HEAD", [b""])):
+        taken.clear()
+        scope = dict(SCOPE) | {"method": method}
+        asyncio.run(Guard(answering(b"abc"), Monitor(), None, ())(scope, receive, send))
+        assert [piece["body"] for piece in taken[1:]] == bodies and scope["method"] == method
 
 
 def test_a_client_that_takes_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:

@@ -40,6 +40,8 @@ ROOT = Path(__file__).resolve().parents[2]
         ({"min_replicas": 3, "max_replicas": 2}, "min_replicas is 3 and max_replicas 2"),
         ({"min_replicas": 0}, "min_replicas is 0"),
         ({"token": ""}, "the token is empty"),
+        ({"precision": "half"}, "precision is 'half'; expected one of 'exact', 'fast'"),
+        ({"device": "gpu"}, "device is 'gpu'; expected one of 'cpu', 'cuda'"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(fields: dict[str, Any], told: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -52,20 +53,20 @@ go = threading.Event()
 threading.Thread(target=wait, daemon=True).start()
 app = server.create_app(Localizer(Slow()), server.Limits({limits}))
 sys.addaudithook(told)
-server.serve(app, port=0, started=lambda url: print(url, flush=True))
+server.serve(app, port=0, {serving}started=lambda url: print(url, flush=True))
 print("done", flush=True)
 """
 
 
 @contextlib.contextmanager
 def process(
-    seconds: float = 0.0, limits: str = "", gated: bool = False
+    seconds: float = 0.0, limits: str = "", gated: bool = False, serving: str = ""
 ) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src"), *sys.path]),
         "PYTHONDONTWRITEBYTECODE": "",  # compiling every module anew takes a while
     }
-    command = [sys.executable, "-c", CODE.format(seconds=seconds, limits=limits, gated=gated)]
+    command = [sys.executable, "-c", CODE.format(seconds=seconds, limits=limits, gated=gated, serving=serving)]
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -157,6 +158,40 @@ def test_a_client_that_never_reads_does_not_hold_it_up() -> None:
             assert running.wait(30) == 0
 
 
+def test_requests_are_logged_on_stderr_with_the_address_that_the_proxy_tells() -> None:
+    """Which is also the address whose requests are counted."""
+    forwarded = {"X-Forwarded-For": "192.0.2.9", "Authorization": "Bearer secret"}
+    with (
+        process(limits="client_requests=1", serving="access_log=True, proxies=['127.0.0.0/8'], ", gated=True) as (
+            running,
+            client,
+        ),
+        ThreadPoolExecutor(1) as pool,
+    ):
+        job = pool.submit(client.post, "/v1/localize", files=files(("private.png", picture())), headers=forwarded)
+        until(lambda: value(client, "declip_requests_in_flight") == 1)
+        assert client.post("/v1/localize", files={"photo": b"x"}).status_code == 422
+        again = client.post("/v1/localize?name=private", files=files(picture()), headers=forwarded)
+        assert again.status_code == 429
+        assert running.stdin is not None
+        running.stdin.write("go\n")
+        running.stdin.flush()
+        assert job.result().status_code == 200
+        running.send_signal(signal.SIGTERM)
+        err = running.communicate(timeout=60)[1]
+    rows = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
+    found = [(row["client"], row["method"], row["status"]) for row in rows if row["path"] == "/v1/localize"]
+    assert found == [("127.0.0.1", "POST", 422), ("192.0.2.9", "POST", 429), ("192.0.2.9", "POST", 200)]
+    assert "private" not in err and "secret" not in err
+
+
+def test_a_proxy_that_is_no_address() -> None:
+    app = server.create_app(Localizer(FakeEngine()))
+    for proxy in ("nginx", "10.0.0.0/40", ""):
+        with pytest.raises(declip.SpecError, match="expected an address as"):
+            server.serve(app, port=0, proxies=[proxy])
+
+
 def test_a_port_that_is_taken(tmp_path: Path) -> None:
     app = server.create_app(Localizer(FakeEngine()))
     with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(OSError, match="in use"):
@@ -208,7 +243,5 @@ def test_the_command_serves_what_localize_writes(tmp_path: Path) -> None:
 
 
 def declip_row(line: str) -> dict[str, object]:
-    import json
-
     row: dict[str, object] = json.loads(line)
     return row

@@ -92,6 +92,14 @@ def test_nothing_is_inline(client: httpx.Client) -> None:
     assert "unsafe" not in policy and "script-src 'self';" in policy and "style-src 'self';" in policy
 
 
+@pytest.mark.parametrize(
+    "path", [*OWN, Path(server.__file__).parent / "templates" / "docs.html"], ids=lambda path: path.name
+)
+def test_addresses_are_relative_so_that_a_proxy_may_put_it_below_a_path(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not re.findall(r"""["'`(]/(?:static|v1|docs|openapi|healthz)\b""", text)
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)
 def test_no_text_becomes_markup(path: Path) -> None:
     text = path.read_text(encoding="utf-8")

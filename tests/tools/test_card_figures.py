@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from declip.types import Localization
+from declip.types import Localization, MaskRule
 
 pytest.importorskip("cv2", reason="measuring needs declip[synthesis]")
 pytest.importorskip("matplotlib", reason="drawing needs declip[torch]")
@@ -37,7 +37,9 @@ class Redness:
 
     def __call__(self, pixels: NDArray[np.uint8]) -> Localization:
         scores = pixels[..., 0].astype(np.float32) / 255
-        return Localization(name="", scores=scores, threshold=0.5, score=0.5, model="redness", sha256="")
+        return Localization(
+            name="", scores=scores, rule=MaskRule(threshold=0.5), image_score=0.5, model="redness", sha256=""
+        )
 
 
 def case(figures: Any, kind: str, group: str, red: int, **fields: Any) -> Any:

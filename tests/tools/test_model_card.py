@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from declip.types import BackboneSpec, Localization
+from declip.types import BackboneSpec, Localization, MaskRule
 from tests.tiny import tiled_spec
 
 pytest.importorskip("cv2", reason="measuring needs declip[synthesis]")
@@ -39,7 +39,9 @@ class Constant:
 
     def map(self, images: Iterable[Any], batch_size: int = 8) -> Iterator[Localization]:
         for _ in images:
-            yield Localization(name="", scores=self.scores, threshold=0.5, score=0.5, model="constant", sha256="")
+            yield Localization(
+                name="", scores=self.scores, rule=MaskRule(threshold=0.5), image_score=0.5, model="constant", sha256=""
+            )
 
 
 def outcome(card: Any, scores: list[float], mask: list[bool], **fields: Any) -> Any:

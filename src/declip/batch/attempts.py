@@ -61,10 +61,12 @@ class RemoteAttempts(Attempts):
 
 
 class Starts:
-    """Of the workers that have begun to start since one was last ready, how many: they are at it, or died of it."""
+    """Of the workers that have begun to start since one was last ready, how many: they are at it, or died of it; and
+    how often each part was begun."""
 
     def __init__(self) -> None:
         self._begun = 0
+        self._tries: Counter[int] = Counter()
 
     def begin(self) -> int:
         """One more begins; how many that makes."""
@@ -74,3 +76,8 @@ class Starts:
     def ready(self) -> None:
         """One is ready."""
         self._begun = 0
+
+    def tries(self, part: int) -> int:
+        """A worker begins this part; how often that was."""
+        self._tries[part] += 1
+        return self._tries[part]

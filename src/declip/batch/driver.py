@@ -23,12 +23,23 @@ from declip import image, local_ray
 from declip.batch.attempts import Attempts, RemoteAttempts, Starts
 from declip.batch.job import Job, Model, open_job
 from declip.batch.worker import Weights, Worker
-from declip.engines import cores
 from declip.errors import DeclipError, MissingExtraError, SpecError
 from declip.localizer import Localizer, load, model_file
-from declip.types import Mode, Precision
+from declip.process import cores
+from declip.types import Mode, Precision, check_choice
 
-__all__ = ["Device", "Pool", "Summary", "check_counts", "computed", "need_extra", "run", "shown", "started"]
+__all__ = [
+    "Device",
+    "Pool",
+    "Summary",
+    "check_counts",
+    "check_device",
+    "computed",
+    "need_extra",
+    "run",
+    "shown",
+    "started",
+]
 
 Device: TypeAlias = Literal["cpu", "cuda"]
 
@@ -96,6 +107,8 @@ def run(
     """
     need_extra(address)
     check_counts(workers=workers, threads=threads, shard_size=shard_size)
+    check_choice(precision, Precision, "precision")
+    check_device(device)
     path = model_file(model, offline=offline)
     described = _describe(
         load(
@@ -108,7 +121,8 @@ def run(
             offline=offline,
             max_pixels=max_pixels,
             max_bytes=max_bytes,
-        )
+        ),
+        precision,
     )
     expected = _shared(cores(), workers, threads)[0]
     job = open_job(str(source), str(out), described, resume=resume, shard_size=shard_size, workers=expected)
@@ -116,7 +130,11 @@ def run(
     before, failed = sum(map(job.size, done)), job.errors(done)
     todo = sorted(set(range(job.parts)) - set(done))
     if job.skipped or job.repeated:
-        _log.info("%d other files skipped, %d repeated entries of the list left out", job.skipped, job.repeated)
+        _log.info(
+            "%d other files or hidden names skipped, %d repeated entries of the list left out",
+            job.skipped,
+            job.repeated,
+        )
     start = time.perf_counter()
     if todo:
         with (
@@ -131,6 +149,12 @@ def run(
     return Summary(files=job.files, errors=failed, done_before=before, seconds=time.perf_counter() - start)
 
 
+def check_device(device: object) -> None:
+    """Raise SpecError for what is neither None nor a Device."""
+    if device is not None:
+        check_choice(device, Device, "device")
+
+
 def check_counts(**counts: int | None) -> None:
     """Raise SpecError for a count that is given and below 1."""
     for name, value in counts.items():
@@ -138,15 +162,14 @@ def check_counts(**counts: int | None) -> None:
             raise SpecError(f"{name} is {value}; expected >= 1")
 
 
-def _describe(found: Localizer) -> Model:
+def _describe(found: Localizer, precision: Precision) -> Model:
     """The model as a job has it; opened here once, so that what is wrong with it shows before anything starts."""
     return Model(
         name=found.model,
         sha256=found.sha256,
         mode=found.mode,
-        precision=found.precision,
+        precision=precision,
         threshold=found.threshold,
-        peak=found.peak,
         max_pixels=found.max_pixels,
         max_bytes=found.max_bytes,
     )
@@ -254,13 +277,23 @@ def _parts(job: Job, weights: Weights, todo: list[int], pool: Pool, offline: boo
 
 
 class _Counted:
-    """A worker of which no more than `limit` may die while they start, one after another: Ray starts them for ever."""
+    """A worker that may die for a number of times alone, since Ray starts it, and gives it its part, for ever.
+
+    limits: how many may die while they start, one after another; and of one part (-1 = any number).
+    """
 
     def __init__(
-        self, worker: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any], starts: Any, limit: int
+        self,
+        worker: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        options: dict[str, Any],
+        starts: Any,
+        limits: tuple[int, int],
     ) -> None:
         import ray
 
+        limit, self._deaths = limits
+        self._starts = starts
         self._failure = ""
         if ray.get(starts.begin.remote()) > limit:
             self._failure = (
@@ -272,7 +305,14 @@ class _Counted:
         ray.get(starts.ready.remote())
 
     def __call__(self, batch: dict[str, NDArray[np.int64]]) -> dict[str, list[Any]]:
-        found: dict[str, list[Any]] = {"failure": [self._failure]} if self._failure else self._worker(batch)
+        import ray
+
+        if self._failure:
+            return {"failure": [self._failure]}
+        (part,) = batch["part"].tolist()
+        if self._deaths >= 0 and ray.get(self._starts.tries.remote(part)) > 1 + self._deaths:
+            return {"failure": [f"part {part} was begun {1 + self._deaths} times, and each time its worker died"]}
+        found: dict[str, list[Any]] = self._worker(batch)
         return found
 
 
@@ -306,12 +346,11 @@ def computed(
     )
     dataset = ray.data.from_items([{"part": part} for part in todo], override_num_blocks=len(todo)).map_batches(
         _Counted,
-        fn_constructor_args=(worker, arguments, options, _kept(Starts), _STARTS * most),
+        fn_constructor_args=(worker, arguments, options, _kept(Starts), (_STARTS * most, deaths)),
         batch_size=1,
         compute=strategy,
         num_cpus=pool.threads,
         num_gpus=1 if pool.device == "cuda" else None,
-        max_task_retries=deaths,
     )
     try:
         for row in dataset.iter_rows():

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declip import datasets
-from declip.batch.driver import Device, check_counts, computed, need_extra, shown, started
+from declip.batch.driver import Device, check_counts, check_device, computed, need_extra, shown, started
 from declip.batch.job import EACH
 from declip.errors import DatasetError, DeclipError, SpecError
 from declip.types import BackboneSpec, DecoderSpec, ModelSpec, Sample, check_several
@@ -119,6 +119,7 @@ def fill_cache(
     check_several(manifests, "fill_cache([…], …)")
     need_extra(address)
     check_counts(workers=workers, threads=threads)
+    check_device(device)
     samples = [_absolute(sample) for manifest in manifests for sample in datasets.read_manifest(manifest)]
     lots = _lots(config, samples, every)
     # A first process does what all of them will: what cannot work shows before anything starts.

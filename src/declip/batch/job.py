@@ -1,8 +1,9 @@
 """What a batch job is, and how far it is: the folder OUT, so that it can be killed at any moment.
 
-    OUT/_declip/files-….parquet   the listing, made once; row group N are the files of part N
-    OUT/_declip/job.json          which listing, which model, which options; its appearance starts the job
-    OUT/part-00000.parquet …      one row per file of that part
+    OUT/_declip/files-….bin    the listing, made once: Parquet whose row group N are the files of part N. It has another
+                               suffix so that who reads OUT and all below as Parquet finds results only
+    OUT/_declip/job.json       which listing, which model, which options; its appearance starts the job
+    OUT/part-00000.parquet …   one row per file of that part
 
 A part is written whole or not at all, under a name that its number gives: a part that has its file is done, one that
 is computed twice is written over by the same rows. So every file of the listing has exactly one row, whatever was
@@ -34,7 +35,7 @@ __all__ = ["EACH", "Job", "Model", "open_job"]
 # Files of a part: at most so many, and at least so few; and parts that each worker should have, so that none waits
 # long for the last one.
 _LARGEST, _SMALLEST, EACH = 256, 16, 16
-_FORMAT = 1
+_FORMAT = 2
 _PART = re.compile(r"part-(\d+)\.parquet")
 
 _log = logging.getLogger(__name__)
@@ -42,14 +43,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Model:
-    """What decides the rows of a file: weights (their name and hash) and how they are used."""
+    """What decides the rows of a file: weights (their name and hash) and how they are used.
+
+    threshold: of the mask; None = the model's own rule.
+    """
 
     name: str
     sha256: str
     mode: Mode
     precision: Precision
-    threshold: float
-    peak: float
+    threshold: float | None
     max_pixels: int = image.MAX_PIXELS
     max_bytes: int = image.MAX_BYTES
 
@@ -147,7 +150,7 @@ def open_job(
 def _start(source: str, out: str, model: Model, found: Found, size: int) -> Job:
     listing = _listing(found.uris, size)
     # Named by its content: of two who start at once, the one that comes second changes nothing of the first one's.
-    name = f"files-{hashlib.sha256(listing).hexdigest()[:16]}.parquet"
+    name = f"files-{hashlib.sha256(listing).hexdigest()[:16]}.bin"
     job = Job(
         out=out,
         source=source,
@@ -155,7 +158,7 @@ def _start(source: str, out: str, model: Model, found: Found, size: int) -> Job:
         listing=name,
         files=len(found.uris),
         shard_size=size,
-        skipped=found.skipped,
+        skipped=found.skipped.total,
         repeated=found.repeated,
     )
     stores.write(stores.join(_folder(out), name), listing)
@@ -175,7 +178,10 @@ def _read(out: str) -> Job | None:
     try:
         record = json.loads(stores.fetch(path, 1 << 20))
         if record.pop("format") != _FORMAT:
-            raise DeclipError(f"{path} is of another format; this declip reads format {_FORMAT}")
+            raise DeclipError(
+                f"{path} was started by declip {record.get('declip')}, whose jobs have another format; this declip "
+                "cannot go on with it: use that release, or choose another --out"
+            )
         version = record.pop("declip")
         job = Job(**{**record, "out": out, "model": Model(**record["model"])})
     except (ValueError, KeyError, TypeError) as error:

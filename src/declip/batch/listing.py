@@ -1,10 +1,13 @@
 """Which pictures: a folder, a URI, or a list of files.
 
-A folder is read as `declip localize` reads it: recursively, in sorted order, only names with an image extension,
-declip's own outputs never. A list names files one by one, whatever their extension; relative ones lie beside it:
+A folder is read as `declip localize` reads it (`files.walk`): recursively, in sorted order, only names with an image
+extension; hidden names and declip's own outputs never. A list names files one by one, whatever their extension but for
+declip's own outputs; relative ones lie beside it. It is UTF-8, or UTF-16 with a byte order mark:
 
 - `.jsonl`: one object per line, its "image" counts: declip's manifests are such lists;
-- `.txt`: one path or URI per line;
+- `.txt`: one path or URI per line, as it is or in quotation marks. Empty lines say nothing, nor do lines that begin
+  with "#", unless they go on without a space and end like a picture: "#1.jpg" is a name. Bytes that are no UTF-8 are
+  taken as the system has them in names of files;
 - `.parquet`: the column `image` or `uri`.
 """
 
@@ -13,11 +16,13 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 from declip import image
 from declip.batch import stores
 from declip.errors import DatasetError, DeclipError
+from declip.files import Skipped, decode, is_address, is_hidden
 from declip.outputs import find_pictures, is_output
 
 __all__ = ["Found", "find"]
@@ -28,11 +33,11 @@ _LIST_BYTES = 1 << 36
 
 
 class Found(NamedTuple):
-    """Absolute paths and URIs, each once. skipped: files of a folder that are no pictures; repeated: entries of a list
-    that were there before."""
+    """Absolute paths and URIs, each once. skipped: what was passed over; repeated: entries of a list that were there
+    before."""
 
     uris: list[str]
-    skipped: int = 0
+    skipped: Skipped = Skipped()
     repeated: int = 0
 
 
@@ -44,27 +49,30 @@ def find(source: str) -> Found:
     """
     source = stores.absolute(source)
     if source.lower().endswith(_LISTS):
-        entries = list(_entries(source))
-        folder = source.rpartition("/")[0]
-        uris = list(dict.fromkeys(_resolve(entry, folder) for entry in entries))
-        found = Found(uris, repeated=len(entries) - len(uris))
+        listed = [_resolve(entry, source) for entry in _entries(source)]
+        entries = [entry for entry in listed if not is_output(entry)]
+        uris = list(dict.fromkeys(entries))
+        found = Found(uris, Skipped(outputs=len(listed) - len(entries)), repeated=len(entries) - len(uris))
     elif stores.protocol(source) == "file":
         pairs, skipped = find_pictures([source])
         found = Found([str(pair.path) for pair in pairs], skipped)
     else:
         found = _walk(source)
     if not found.uris:
-        raise DeclipError(f"there is no picture in {source}; {found.skipped} other files")
+        raise DeclipError(f"there is no picture in {source}: {found.skipped}")
     return found
 
 
 def _walk(source: str) -> Found:
-    """The pictures below a URI."""
+    """The pictures below a URI, by the rule of `files.walk` (stores of objects have no links)."""
     system, path = stores.locate(source)
     listed = sorted(system.find(path))
-    names = [entry for entry in listed if not is_output(entry)]
+    below = len(path.rstrip("/"))
+    seen = [entry for entry in listed if not any(map(is_hidden, entry[below:].split("/")))]
+    names = [entry for entry in seen if not is_output(entry)]
     pictures = [entry for entry in names if entry.lower().endswith(tuple(image.EXTENSIONS))]
-    return Found([system.unstrip_protocol(entry) for entry in pictures], len(names) - len(pictures))
+    skipped = Skipped(others=len(names) - len(pictures), hidden=len(listed) - len(seen), outputs=len(seen) - len(names))
+    return Found([system.unstrip_protocol(entry) for entry in pictures], skipped)
 
 
 def _entries(source: str) -> Iterable[str]:
@@ -72,13 +80,26 @@ def _entries(source: str) -> Iterable[str]:
     data = stores.fetch(source, _LIST_BYTES)
     if source.lower().endswith(".parquet"):
         return _column(data, source)
+    plain = source.lower().endswith(".txt")
     try:
-        lines = [(number, line.strip()) for number, line in enumerate(data.decode("utf-8").split("\n"), start=1)]
+        text = decode(data, names=plain)
     except UnicodeDecodeError as error:
         raise DatasetError(f"{source} is no text: {error}") from error
-    if source.lower().endswith(".txt"):
-        return [line for _, line in lines if line]
+    if "\0" in text:
+        raise DatasetError(f"{source} is no text: it has bytes that are 0")
+    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1)]
+    if plain:
+        return [_unquoted(line) for _, line in lines if line and not _is_comment(line)]
     return [_image(line, f"{source}, line {number}") for number, line in lines if line]
+
+
+def _is_comment(line: str) -> bool:
+    return line.startswith("#") and (line[1:2].isspace() or not line.lower().endswith(tuple(image.EXTENSIONS)))
+
+
+def _unquoted(line: str) -> str:
+    """Without the quotation marks that Windows' "Copy as path" puts around."""
+    return line[1:-1] if len(line) > 2 and line[0] == line[-1] and line[0] in "\"'" else line
 
 
 def _image(line: str, where: str) -> str:
@@ -109,8 +130,10 @@ def _column(data: bytes, source: str) -> list[str]:
     return entries
 
 
-def _resolve(entry: str, folder: str) -> str:
-    """A relative entry lies beside its list."""
-    if "://" in entry or entry.startswith("/"):
+def _resolve(entry: str, source: str) -> str:
+    """An entry of the list at source, absolute: a relative one lies beside its list."""
+    if is_address(entry):
         return stores.absolute(entry)
-    return stores.absolute(stores.join(folder, entry))
+    if stores.protocol(source) == "file":
+        return stores.absolute(str(Path(source).parent / entry))  # which on Windows knows C:\\photos, too
+    return entry if entry.startswith("/") else stores.join(source.rpartition("/")[0], entry)

@@ -1,7 +1,7 @@
 """A row of the Parquet output, one per file: the keys of `Localization.to_dict()`, the mask, hashes, and the error.
 
-    image, width, height, score, verdict, false_alarm_rate, score_threshold, threshold, peak, area, regions, model,
-    sha256, seconds, bytes, content, mask, error, kind
+    image, width, height, verdict, score, false_alarm_rate, untouched, not_examined, area, regions, threshold,
+    image_score, provenance, notes, model, sha256, mode, precision, seconds, bytes, content, mask, error, kind
 
 `mask` holds run lengths: column by column (down the first column, then the next), zeros first, so that the counts at
 odd places are manipulated pixels; they add up to height × width. These are COCO's uncompressed counts, and
@@ -65,22 +65,44 @@ def schema() -> pa.Schema:
     """Names and types of the columns. A file that failed has `error` and `kind`, and no values of a result."""
     import pyarrow as pa
 
-    region = pa.struct([("bbox", pa.list_(pa.int32())), ("area", pa.float64()), ("score", pa.float64())])
+    region = pa.struct(
+        [
+            ("bbox", pa.list_(pa.int32())),
+            ("area", pa.float64()),
+            ("score", pa.float64()),
+            ("rank", pa.float64()),
+            ("verdict", pa.string()),
+        ]
+    )
+    reasons = pa.list_(pa.struct([("code", pa.string()), ("text", pa.string())]))
+    provenance = pa.struct(
+        [
+            *((name, pa.string()) for name in ("state", "meaning", "headline", "generator")),
+            ("reasons", reasons),
+            ("says", reasons),
+            ("fields", pa.list_(pa.struct([("name", pa.string()), ("value", pa.string())]))),
+        ]
+    )
     return pa.schema(
         [
             pa.field("image", pa.string(), nullable=False),
             ("width", pa.int32()),
             ("height", pa.int32()),
-            ("score", pa.float64()),
             ("verdict", pa.string()),
+            ("score", pa.float64()),
             ("false_alarm_rate", pa.float64()),
-            ("score_threshold", pa.float64()),
-            ("threshold", pa.float64()),
-            ("peak", pa.float64()),
+            ("untouched", pa.int32()),
+            ("not_examined", pa.string()),
             ("area", pa.float64()),
             ("regions", pa.list_(region)),
+            ("threshold", pa.float64()),
+            ("image_score", pa.float64()),
+            ("provenance", provenance),
+            ("notes", pa.list_(pa.string())),
             pa.field("model", pa.string(), nullable=False),
             pa.field("sha256", pa.string(), nullable=False),
+            ("mode", pa.string()),
+            ("precision", pa.string()),
             pa.field("seconds", pa.float64(), nullable=False),
             ("bytes", pa.int64()),
             ("content", pa.string()),

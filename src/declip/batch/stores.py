@@ -1,17 +1,17 @@
 """Files by path or URI, through fsspec: reading one, writing one so that it is seen whole or not at all.
 
-A path without "://" is of this machine. Any protocol that fsspec knows can be read from; written is to folders of
-this machine (a hidden file that gets its name by renaming) and to object stores, where a single PUT is atomic.
+A path without "://" is of this machine, and so is a file: URI, in which %20 is a space. Any protocol that fsspec knows
+can be read from; written is to folders of this machine (a hidden file that gets its name by renaming) and to object
+stores, where a single PUT is atomic.
 """
 
 from __future__ import annotations
 
-import os
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from declip.errors import DeclipError, ImageError
+from declip.files import is_address, local_path, write_atomic
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -23,14 +23,15 @@ _OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory")
 
 
 def protocol(uri: str) -> str:
-    """ "s3" of "s3://…"; "file" of a path."""
-    head, sign, _ = uri.partition("://")
-    return head if sign else "file"
+    """ "s3" of "s3://…"; "file" of a path, "C://…" included, and of a file: URI."""
+    if not is_address(uri) or local_path(uri) != uri:
+        return "file"
+    return uri.partition("://")[0]
 
 
 def absolute(uri: str) -> str:
-    """A path of this machine as an absolute one without "file://"; any other URI as it is."""
-    return str(Path(uri.removeprefix("file://")).absolute()) if protocol(uri) == "file" else uri
+    """A path of this machine, or a file: URI, as an absolute path; any other URI as it is."""
+    return str(Path(local_path(uri)).absolute()) if protocol(uri) == "file" else uri
 
 
 def join(folder: str, name: str) -> str:
@@ -109,7 +110,7 @@ def write(uri: str, data: bytes, *, new: bool = False) -> None:
     new: raise FileExistsError if there is one, also where two write at once.
     """
     if protocol(uri) == "file":
-        _write_here(Path(absolute(uri)), data, new)
+        write_atomic(absolute(uri), data, new=new)
         return
     system, path = locate(uri)
     try:
@@ -118,33 +119,3 @@ def write(uri: str, data: bytes, *, new: bool = False) -> None:
         if new and exists(uri):
             raise FileExistsError(f"{uri} exists") from error
         raise
-
-
-def _write_here(path: Path, data: bytes, new: bool) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with partial.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut could leave the name without the bytes
-        if not new:
-            partial.replace(path)
-        elif not _linked(partial, path):
-            if path.exists():
-                raise FileExistsError(f"{path} exists")
-            partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _linked(partial: Path, path: Path) -> bool:
-    """Give a file its name, unless another one has it (FileExistsError); False where the disk knows no links, and
-    nothing protects from one who does the same in the same moment."""
-    try:
-        os.link(partial, path)
-    except FileExistsError:
-        raise
-    except OSError:
-        return False
-    return True

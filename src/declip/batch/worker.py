@@ -5,6 +5,7 @@ One bad file is a row with its error. Kinds are those of `ImageError`, and
 - "read": the file is there and cannot be read (no permission, a network that fails for good);
 - "crash": the process died each time that it came to this file (see `attempts`);
 - "internal": something declip did not foresee.
+What the memory does not hold is "too-large"; the others of its batch are then computed alone.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from declip.batch.attempts import Attempts
 from declip.batch.job import Job, Model
 from declip.batch.rows import Row, encode_mask, to_parquet
 from declip.errors import DeclipError, ImageError, WeightsError
+from declip.files import printable
 from declip.localizer import Localizer, load
 from declip.outputs import error_row, outcomes
 from declip.types import Localization, Photo
@@ -119,18 +121,18 @@ class Worker:
 
 def _open(model: Model, weights: Weights, threads: int, device: str | None, offline: bool) -> Localizer:
     """The localizer of a job. Raises as `load`; WeightsError if the weights are others."""
-    loaded = load(weights.local(), threads=threads, device=device, precision=model.precision, offline=offline)
-    if loaded.sha256 != model.sha256:
-        raise WeightsError(f"{weights.path} has SHA-256 {loaded.sha256}; the job has {model.sha256}")
-    return Localizer(
-        loaded.engine,
-        mode=model.mode,
-        threshold=model.threshold,
-        peak=model.peak,
+    loaded = load(
+        weights.local(),
+        threads=threads,
+        device=device,
         precision=model.precision,
+        offline=offline,
         max_pixels=model.max_pixels,
         max_bytes=model.max_bytes,
     )
+    if loaded.sha256 != model.sha256:
+        raise WeightsError(f"{weights.path} has SHA-256 {loaded.sha256}; the job has {model.sha256}")
+    return loaded.variant(mode=model.mode, threshold=model.threshold)
 
 
 def _nothing(places: Sequence[int]) -> None:
@@ -201,7 +203,10 @@ def _flush(localizer: Localizer, waiting: list[_Decoded], rows: list[Row], uris:
         match outcome:
             case Localization():
                 kept = {"image": row["image"], "model": row["model"], "seconds": outcome.seconds + item.seconds}
-                row.update({**outcome.to_dict(), "mask": encode_mask(outcome.mask), **kept})
+                try:
+                    row.update({**outcome.to_dict(), "mask": encode_mask(outcome.mask), **kept})
+                except MemoryError:
+                    row.update(_failed(uri, *_too_large(uri)))
             case ImageError():
                 row.update(_failed(uri, outcome.kind, outcome.message))
             case _:
@@ -230,7 +235,7 @@ def _read(uri: str, max_bytes: int) -> _File:
     except ImageError as error:
         failure = (error.kind, error.message)
     except MemoryError:
-        raise
+        failure = _too_large(uri)
     except Exception as error:  # every store has its own
         failure = ("read", f"cannot be read: {type(error).__name__}: {error}")
     return _File(uri, data, failure, time.perf_counter() - start)
@@ -244,7 +249,7 @@ def _decode(localizer: Localizer, place: int, file: _File, row: Row) -> list[_De
     except ImageError as error:
         row.update(_failed(file.uri, error.kind, error.message))
     except MemoryError:
-        raise
+        row.update(_failed(file.uri, *_too_large(file.uri)))
     except Exception as error:
         row.update(_unforeseen(file.uri, error))
     else:
@@ -258,7 +263,7 @@ def _blank(file: _File, model: str, sha256: str) -> Row:
     """A row before anything was computed."""
     known = file.failure is None
     return {
-        "image": _text(file.uri),
+        "image": printable(file.uri),
         "model": model,
         "sha256": sha256,
         "seconds": file.seconds,
@@ -271,19 +276,20 @@ def _blank(file: _File, model: str, sha256: str) -> Row:
 
 def _twin(row: Row, first: str, uri: str, seconds: float) -> Row:
     """The row of another file with the same bytes."""
-    error = None if row["error"] is None else _text(uri) + row["error"].removeprefix(_text(first))
-    return {**row, "image": _text(uri), "error": error, "seconds": seconds}
+    error = None if row["error"] is None else printable(uri) + row["error"].removeprefix(printable(first))
+    return {**row, "image": printable(uri), "error": error, "seconds": seconds}
 
 
 def _failed(uri: str, kind: str, message: str) -> Row:
-    return error_row(_text(uri), kind, _text(f"{uri}: {message}"))
+    return error_row(printable(uri), kind, printable(f"{uri}: {message}"))
+
+
+def _too_large(uri: str) -> tuple[str, str]:
+    """(kind, message) of a file that the memory does not hold."""
+    error = ImageError.out_of_memory(uri)
+    return error.kind, error.message
 
 
 def _unforeseen(uri: str, error: Exception) -> Row:
-    _log.error("%s: unforeseen error", _text(uri), exc_info=error)
+    _log.error("%s: unforeseen error", printable(uri), exc_info=error)
     return _failed(uri, "internal", f"{type(error).__name__}: {error}")
-
-
-def _text(uri: str) -> str:
-    """A name that is no text, made one: Parquet's strings are UTF-8."""
-    return uri.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from declip.errors import DatasetError, MissingExtraError
+from declip.files import is_address, local_path, write_atomic
 from declip.image import EXTENSIONS
 from declip.types import Polarity, Sample
 
@@ -96,14 +98,27 @@ def _keep(cell: dict[str, Any] | None, target: Path) -> Path | None:
     if cell is None:
         return None
     try:
-        data = Path(cell["path"]).read_bytes() if cell["bytes"] is None else cell["bytes"]
+        data = _fetch(cell["path"]) if cell["bytes"] is None else cell["bytes"]
         with Image.open(io.BytesIO(data)) as opened:
             kind = opened.format or ""
-    except (OSError, Image.DecompressionBombError) as error:
+    except (OSError, KeyError, ValueError, ImportError, zipfile.BadZipFile, Image.DecompressionBombError) as error:
         raise DatasetError(f"{target.parent.name} of row {int(target.name)}: {error}") from error
     path = target.with_name(target.name + _SUFFIXES.get(kind, f".{kind.lower()}"))
     if path.suffix not in EXTENSIONS:
         raise DatasetError(f"{target.parent.name} of row {int(target.name)}: {kind} is not a format declip reads")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
+    write_atomic(path, data)
     return path
+
+
+def _fetch(path: str) -> bytes:
+    """The bytes of a picture's file. What a data set holds in an archive or elsewhere has an address, as
+    "zip://a.jpg::/data.zip" or "hf://…", which fsspec opens as `datasets` does."""
+    if not is_address(path):
+        return Path(path).read_bytes()
+    if (local := local_path(path)) != path:
+        return Path(local).read_bytes()
+    import fsspec
+
+    with fsspec.open(path, "rb") as file:
+        data: bytes = file.read()
+    return data

@@ -2,7 +2,7 @@
 
 A loader knows where the files are, which value of the masks is manipulated, and which pictures come from one photo.
 Samples are sorted by their paths, manipulated ones before real ones. No picture is opened. A picture is a file with an
-image extension; other files, hidden ones, and what lies in folders behind links are no part of a data set.
+image extension; other files and hidden names are no part of a data set, and folders are read as `files.walk` does it.
 
 A manipulated picture without its mask, or a mask without its picture, is a DatasetError that counts them and names
 the first.
@@ -13,13 +13,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
 from declip.errors import DatasetError
+from declip.files import Skipped, read_text, walk
 from declip.image import EXTENSIONS
 from declip.types import Polarity, Sample
 
@@ -202,18 +202,16 @@ def _pictures(top: Path) -> list[Path]:
     """The pictures below a folder, sorted; at least one."""
     if not top.is_dir():
         raise DatasetError(f"{top}: there is no such folder; is the root right, and the layout?")
-    found = []
-    for parent, folders, names in os.walk(top, onerror=_unreadable):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = [Path(parent, name) for name in names if not name.startswith(".")]
-        found += [path for path in paths if path.suffix.lower() in EXTENSIONS]
-    if not found:
-        raise DatasetError(f"{top}: there are no pictures in this folder")
-    return sorted(found, key=lambda path: path.parts)
-
-
-def _unreadable(error: OSError) -> None:
-    raise DatasetError(f"{error.filename}: the folder cannot be read: {error.strerror}") from error
+    found = walk(top)
+    for error in found.unreadable:
+        raise DatasetError(f"{error.filename}: the folder cannot be read: {error.strerror}") from error
+    pictures = [top / path for path in found.files if path.suffix.lower() in EXTENSIONS]
+    skipped = found.skipped.plus(Skipped(others=len(found.files) - len(pictures)))
+    if not pictures:
+        raise DatasetError(f"{top}: there are no pictures in this folder: {skipped}")
+    if skipped.hidden or skipped.links:
+        _log.info("%s: passed over %s", top, skipped)
+    return pictures
 
 
 def _parts(split: str | None, *folders: Path | None) -> list[str]:
@@ -342,7 +340,7 @@ def _imdl_json(path: Path, base: Path, split: str) -> list[Sample]:
 def _imdl_records(path: Path) -> list[tuple[str, str]]:
     """The (image, mask or "Negative") that a JSON file lists."""
     try:
-        records = json.loads(path.read_text(encoding="utf-8"))
+        records = json.loads(read_text(path))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DatasetError(f"{path}: cannot be read as JSON: {error}") from error
     expected = 'expected [[image, mask or "Negative"], …]'

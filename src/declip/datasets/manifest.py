@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from declip.errors import DatasetError, SpecError
+from declip.files import read_text, write_atomic
 from declip.types import Sample, check_several
 
 __all__ = ["format_line", "parse_line", "read_manifest", "read_records", "write_manifest"]
@@ -41,7 +42,7 @@ def read_records(path: str | Path) -> list[tuple[Sample, dict[str, Any]]]:
     """As `read_manifest`, with the provenance of each sample (empty where there is none)."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: no such manifest; write one with `declip index`") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -67,10 +68,7 @@ def write_manifest(
     if len(provenance) != len(samples):
         raise DatasetError(f"got {len(provenance)} provenances for {len(samples)} samples; expected one each")
     lines = [format_line(sample, path.parent, extra) for sample, extra in zip(samples, provenance, strict=True)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    temporary.replace(path)
+    write_atomic(path, "".join(line + "\n" for line in lines))
 
 
 def format_line(sample: Sample, folder: Path, provenance: Mapping[str, Any] | None = None) -> str:

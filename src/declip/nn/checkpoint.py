@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from declip.errors import SpecError, WeightsError
+from declip.files import write_atomic
 from declip.nn.backbones import Backbone, load_tensors, neighbours
 from declip.nn.model import Network, build, build_network
 from declip.nn.rivals import conversion
 from declip.nn.rivals.net import RivalNet
-from declip.types import BackboneSpec, DecoderSpec, ModelSpec
+from declip.types import BackboneSpec, DecoderSpec, ModelSpec, check_choice
 
 __all__ = ["SPEC_KEY", "convert", "load", "load_learnt", "read_spec", "save", "with_spec"]
 
@@ -121,6 +122,10 @@ def convert(
     without them the result refers to OpenAI's published weights.
     Raises WeightsError for a file that does not fit, SpecError for an option that the file's model does not have.
     """
+    if tower is not None:
+        check_choice(tower, Tower, "tower")
+    if fake_class is not None:
+        check_choice(fake_class, conversion.FakeClass, "fake_class")
     if official.is_dir():
         files = {path: _open_official(path) for path in sorted(official.rglob("*.pth"))}
         rival = conversion.join_pscc_net(files, official)
@@ -226,13 +231,7 @@ def _read(path: Path, *, tensors: bool) -> tuple[ModelSpec, dict[str, Tensor]]:
 
 
 def _write(tensors: dict[str, Tensor], spec: ModelSpec, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    try:
-        save_file(tensors, partial, metadata={SPEC_KEY: spec.to_json()})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomic(path, lambda partial: save_file(tensors, partial, metadata={SPEC_KEY: spec.to_json()}))
     return path
 
 

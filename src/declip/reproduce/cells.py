@@ -14,7 +14,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ import declip
 from declip import evaluation, image, perturbations
 from declip.baselines import BASELINES
 from declip.errors import DatasetError, ImageError, WeightsError
+from declip.files import encode, write_atomic
 from declip.localizer import Localizer, load
 from declip.perturbations import Perturbation
 from declip.reproduce.setup import model_name
@@ -296,11 +296,11 @@ class _Perturbed:
 
     def _perturb(self, picture: PictureLike) -> PictureLike:
         try:
-            pixels = image.read(picture).pixels
+            photo = image.read(picture)
         except ImageError:
             return picture  # the localizer says what is wrong with it
-        seed = int.from_bytes(hashlib.sha256(Path(picture).name.encode()).digest()[:8], "little")
-        return perturbations.perturb(pixels, self.kind, self.level, np.random.default_rng(seed))
+        seed = int.from_bytes(hashlib.sha256(encode(Path(photo.name).name)).digest()[:8], "little")
+        return perturbations.perturb(photo.pixels, self.kind, self.level, np.random.default_rng(seed))
 
 
 def _treatment(test: Measurement) -> str:
@@ -331,6 +331,4 @@ def _sha256(path: Path) -> str:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    partial = path.with_name(f".{os.getpid()}-{path.name}")
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

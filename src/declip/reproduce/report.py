@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from declip import plots
+from declip.files import write_atomic
 from declip.paper import Number
 
 if TYPE_CHECKING:
@@ -87,10 +87,10 @@ def write(outcome: Outcome, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     common, differing = _cards(outcome.protocols)
     card = {"common": common, "differing": differing, "tests": len(outcome.protocols)}
-    _write(folder / "table.csv", _csv(outcome))
-    _write(folder / "table.md", _markdown(outcome))
-    _write(folder / "protocol.json", json.dumps(card, indent=1, ensure_ascii=False) + "\n")
-    _write(folder / "protocol.md", _protocol(outcome, common, differing))
+    write_atomic(folder / "table.csv", _csv(outcome))
+    write_atomic(folder / "table.md", _markdown(outcome))
+    write_atomic(folder / "protocol.json", json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+    write_atomic(folder / "protocol.md", _protocol(outcome, common, differing))
     for name, figure in outcome.figures.items():
         plots.save(figure, folder / name)
 
@@ -190,9 +190,3 @@ def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
 
 def _percent(value: float) -> str:
     return "nan" if math.isnan(value) else f"{100 * value:.1f}"
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{os.getpid()}-{path.name}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from declip.errors import SpecError
-from declip.types import STATISTICS, BackboneSpec, DecoderKind, DecoderSpec, ModelSpec
+from declip.types import STATISTICS, BackboneSpec, DecoderKind, DecoderSpec, ModelSpec, check_choice
 
 if TYPE_CHECKING:
     from declip.training import TrainConfig
@@ -94,6 +94,9 @@ class Setup:
     scale: Scale = "full"
     given: Backbones | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice(self.scale, Scale, "scale")
 
     @property
     def is_tiny(self) -> bool:
@@ -184,6 +187,7 @@ def rival_recipe(rival: Rival) -> TrainConfig:
     """The published recipe, as recipes/NAME.toml of this project has it, too."""
     from declip.training import TrainConfig
 
+    check_choice(rival, Rival, "rival")
     half = (0.5, 0.5, 0.5)
     match rival:
         case "patch-forensics":

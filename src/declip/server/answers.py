@@ -1,14 +1,17 @@
 """Pieces → the answer, in the form that the client accepts.
 
-- application/json: {"results": [row, …]}; the maps that were asked for are in row["maps"], as base64 of their PNGs.
+- application/json: {"results": [row, …]}; the maps that were asked for are in row["maps"], as base64 of their files.
 - image/png: one picture's overlay, or the one map that was asked for.
-- application/zip: results.json and, of each picture, the maps as PNGs, all three unless some were asked for;
+- application/zip: results.json and, of each picture, the maps as files, all that are PNGs unless some were asked for;
   row["maps"] has their names.
 - application/octet-stream: one picture's scores as raw uint16, little-endian, row by row, 65535 = 1.0; the size is in
   the headers Declip-Height and Declip-Width. (A browser's canvas would read a 16-bit PNG as 8 bits.)
 - multipart/form-data: for browsers, whose `response.formData()` reads it: "results" as in JSON and, of picture N (from
-  0), "scores-N" as raw uint16 and "words-N", JSON: the verdict in words and its thresholds; other maps that were asked
-  for as "mask-N" and "overlay-N", PNG.
+  0), "scores-N" as raw uint16 and "words-N", JSON: the verdict in words, and what the file says of itself; other maps
+  that were asked for as "mask-N" and "overlay-N", PNG, and "photo-N", JPEG.
+
+The map "photo" is the photo itself as it was examined, upright and RGB, as a JPEG. Whoever lays scores over a photo
+lays them over this one: other decoders turn some files otherwise, and browsers do not read every format.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from declip.server.forms import MapName
 from declip.server.limits import Claim
 from declip.server.problems import ProblemError
 from declip.server.work import Piece, Render
-from declip.types import Localization, Mode, Photo
+from declip.types import Localization, Photo
 
 __all__ = ["CONTENT", "AnswerType", "Words", "accepted", "answer", "maps_of", "metadata_answer", "renderer", "words_of"]
 
@@ -55,10 +58,14 @@ _PART_TYPES = {
     "words": "application/json",
     "mask": "image/png",
     "overlay": "image/png",
+    "photo": "image/jpeg",
 }
+_ENDINGS: dict[str, str] = {"scores": "png", "mask": "png", "overlay": "png", "photo": "jpg"}
 # For the OpenAPI description: the forms beside JSON.
 CONTENT = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in _TYPES if kind != "application/json"}
 _PREVIEW_SIDE = 320
+# The photo keeps its size up to this side, which every browser's canvas takes (and JPEG; its own end is at 65,500).
+_PHOTO_SIDE = 16_384
 _ALL: tuple[MapName, ...] = ("scores", "mask", "overlay")
 
 
@@ -106,6 +113,8 @@ def maps_of(kind: AnswerType, asked: tuple[MapName, ...], files: int) -> tuple[M
         if asked not in ((), ("scores",)):
             raise ProblemError(422, f"{kind} holds the scores, and maps is {','.join(asked)}; leave it out")
         return ("scores",)
+    if "photo" in asked:
+        raise ProblemError(422, f"the map photo is a JPEG; accept another form than {kind}, or ask for another map")
     if len(asked) > 1:
         raise ProblemError(422, f"{kind} holds one map, and maps is {','.join(asked)}; choose one")
     return asked or ("overlay",)
@@ -122,6 +131,7 @@ def renderer(kind: AnswerType, maps: tuple[MapName, ...], claim: Claim, words: W
             made[name] = _map(name, photo, result, raw=raw)
             claim.take(len(made[name]))
         if kind == "multipart/form-data":
+            # Beside the verdict in words, what the file says of itself: neither is shown without the other.
             made["words"] = json.dumps(words(result)).encode()
         return made
 
@@ -132,18 +142,18 @@ def renderer(kind: AnswerType, maps: tuple[MapName, ...], claim: Claim, words: W
 Words: TypeAlias = Callable[[Localization], dict[str, Any]]
 
 
-def words_of(localizer: Localizer, mode: Mode) -> Words:
-    """What puts the results of a model in this mode into words: the keys of `verdicts.Wording`, `limits`,
-    `no_probability`, and `steps`, from which score which verdict is given."""
+def words_of(localizer: Localizer) -> Words:
+    """Return what puts the results of a model into words: the keys of `verdicts.Wording`, `limits`, `no_probability`,
+    and `steps`, the verdicts that a photo of this size can have."""
     calibration = localizer.spec.calibration
 
     def words(result: Localization) -> dict[str, Any]:
-        said = verdicts.explain(result, calibration, mode=mode, precision=localizer.precision)
-        steps = calibration.steps() if calibration is not None and result.verdict is not None else ()
-        return dataclasses.asdict(said) | {
+        compared = calibration is not None and result.score is not None and result.verdict is not None
+        steps = calibration.steps(calibration.size_class(result.scores.size)) if calibration and compared else ()
+        return dataclasses.asdict(verdicts.explain(result, calibration)) | {
             "limits": verdicts.LIMITS,
             "no_probability": verdicts.NO_PROBABILITY,
-            "steps": [{"word": word, "rate": rate, "threshold": threshold} for word, rate, threshold in steps],
+            "steps": [step._asdict() for step in steps],
         }
 
     return words
@@ -157,6 +167,8 @@ def _map(name: str, photo: Photo, result: Localization, *, raw: bool) -> bytes:
             return image.scores_png(result.scores)
         case "mask":
             return image.mask_png(result.mask)
+        case "photo":
+            return _jpeg(photo.pixels, _PHOTO_SIDE, quality=95, subsampling=0)
     return image.overlay_png(photo, result)
 
 
@@ -179,17 +191,20 @@ def answer(kind: AnswerType, pieces: Sequence[Piece]) -> Response:
 
 def metadata_answer(name: str, found: Metadata) -> Response:
     """The answer of /v1/metadata. name: of the file, as the client sent it."""
-    row = {"image": name, **found.to_dict(), "preview": None if found.thumbnail is None else _preview(found.thumbnail)}
+    preview = None
+    if found.thumbnail is not None:  # the small picture in the file
+        preview = base64.b64encode(_jpeg(found.thumbnail, _PREVIEW_SIDE, quality=90, subsampling=2)).decode()
+    row = {"image": name, **found.to_dict(), "preview": preview}
     return Response(json.dumps(row, allow_nan=False), media_type="application/json")
 
 
-def _preview(pixels: NDArray[np.uint8]) -> str:
-    """The file's own small picture as base64 of a JPEG, made anew from its pixels: no metadata travels with it."""
+def _jpeg(pixels: NDArray[np.uint8], side: int, *, quality: int, subsampling: int) -> bytes:
+    """Pixels as a JPEG of at most this side, made anew: no metadata, and no orientation, travels with it."""
     picture = Image.fromarray(pixels)
-    picture.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))
+    picture.thumbnail((side, side))  # leaves what is smaller as it is
     stream = io.BytesIO()
-    picture.save(stream, format="JPEG", quality=90)
-    return base64.b64encode(stream.getvalue()).decode()
+    picture.save(stream, format="JPEG", quality=quality, subsampling=subsampling)
+    return stream.getvalue()
 
 
 def _download(name: str) -> dict[str, str]:
@@ -209,10 +224,10 @@ def _with_base64(piece: Piece) -> dict[str, Any]:
 def _zip(pieces: Sequence[Piece]) -> bytes:
     stream = io.BytesIO()
     rows = []
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:  # PNGs are compressed already
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:  # the maps are compressed already
         for number, piece in enumerate(pieces, start=1):
             stem = f"{number:03}-{_harmless(piece.row['image'])}"
-            names = {name: f"{stem}.{name}.png" for name in piece.maps}
+            names = {name: f"{stem}.{name}.{_ENDINGS[name]}" for name in piece.maps}
             for name, data in piece.maps.items():
                 archive.writestr(names[name], data)
             rows.append(piece.row | {"maps": names} if piece.maps else piece.row)

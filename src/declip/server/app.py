@@ -10,8 +10,9 @@
     GET  /metrics       for Prometheus
     GET  /docs          a description for people; /openapi.json for machines
 
-Errors are problem JSON. A token, where there is one, is needed for /v1/ and /metrics. No URL is ever fetched, there is
-no CORS, and nothing is written to the disk unless `keep` says where.
+HEAD is answered wherever GET is, with the same headers, and OPTIONS with what a path takes. Errors are problem JSON. A
+token, where there is one, is needed for /v1/ and /metrics. No URL is ever fetched, there is no CORS, and nothing is
+written to the disk unless `keep` says where.
 """
 
 from __future__ import annotations
@@ -180,12 +181,8 @@ class Service:
         (upload,), position = form.files, forms.parse_position(form.fields)
         options = forms.parse_options(form.fields, self.modes)
         served, dropped = self.localizers[options.model], threading.Event()
-        localizer = Localizer(
-            Stoppable(served.engine, dropped.is_set),
-            mode=options.mode,
-            threshold=served.threshold if options.threshold is None else options.threshold,
-            precision=served.precision,
-        )
+        stoppable = Stoppable(served.engine, dropped.is_set)
+        localizer = served.variant(engine=stoppable, mode=options.mode, threshold=options.threshold)
 
         def work() -> Response:
             found = report.examine(self._photo(upload), localizer, date=datetime.now(UTC), position=position)
@@ -236,7 +233,7 @@ class Service:
         form = await self._form(request, body, claim, _LOCALIZE_FIELDS)
         options = forms.parse_options(form.fields, self.modes)
         maps = answers.maps_of(kind, options.maps, len(form.files))
-        words = answers.words_of(self.localizers[options.model], options.mode)
+        words = answers.words_of(self.localizers[options.model])
         order = Order(form.files, options, answers.renderer(kind, maps, claim, words))
         self.workers.submit(order)
         try:
@@ -288,10 +285,12 @@ def create_app(
     hosts: Collection[str] | None = None,
     keep: str | Path | None = None,
 ) -> FastAPI:
-    """The service of one or several models; the first is the default.
+    """Make the service of one or several models; the first is the default.
 
     workers: pictures computed at once, by threads that share the models. token: a bearer token that requests must
-    carry. hosts: the names under which it may be called (None = any). keep: a folder for every picture and its maps.
+    carry; None = whoever reaches the port can use the service, so give one where that is not this machine alone.
+    hosts: the names under which it may be called (None = any). keep: a folder for every picture and its maps.
+    Each request is logged as one line of JSON by the logger "declip.access", at the level INFO.
     Raises SpecError for two models of one name, and for an empty token; OSError if the folder cannot be made.
     """
     limits = limits or Limits()
@@ -331,10 +330,21 @@ async def _answer_problem(_: Request, error: Exception) -> Response:
     return error.response()
 
 
-async def _answer_http(_: Request, error: Exception) -> Response:
-    """Starlette's own: an unknown path, a method that a path does not have."""
+async def _answer_http(request: Request, error: Exception) -> Response:
+    """Answer what no route does: an unknown path, a method that a path does not have, or the question which it has."""
     assert isinstance(error, HTTPException)
-    return ProblemError(error.status_code, str(error.detail), headers=error.headers).response()
+    headers, detail = dict(error.headers or {}), str(error.detail)
+    if error.status_code == 405:
+        methods = set(headers.get("Allow", "GET").replace(" ", "").split(",")) | {"OPTIONS"}
+        headers["Allow"] = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
+        if request.method == "OPTIONS":  # allows no page of another site anything: there is no CORS
+            return Response(status_code=204, headers={"Allow": headers["Allow"]})
+        detail = f"{request.url.path} takes {headers['Allow']}, and this is {request.method}"
+    elif error.status_code == 404:
+        path = request.scope["path"]
+        without = path.rstrip("/")
+        detail = f"there is no {path}" + (f"; {without} has no slash at its end" if without in _PATHS else "")
+    return ProblemError(error.status_code, detail, headers=headers).response()
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:
@@ -438,11 +448,10 @@ def _models(service: Service) -> dict[str, Any]:
                 "sha256": localizer.sha256,
                 "default": not rows,
                 "modes": service.modes[name],
-                "threshold": localizer.threshold,
-                "peak": localizer.peak,
+                "threshold": localizer.rule.threshold,
                 "input_size": localizer.spec.input_size,
-                "calibrated_mode": calibration.mode if calibration and calibration.image_thresholds else None,
-                "false_alarm_rates": [rate for rate, _ in calibration.image_thresholds] if calibration else [],
+                "calibrated_mode": calibration.mode if calibration and any(calibration.untouched) else None,
+                "verdicts": schemas.verdicts_of(calibration),
                 "summary": card.summary if card else None,
                 "trained_on": card.trained_on if card else None,
                 "license": card.license if card else None,

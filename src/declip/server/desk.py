@@ -35,10 +35,10 @@ class Job(Generic[T]):
             return
         try:
             self.future.set_result(self.work())
-        except MemoryError:
-            message = "there is not enough memory for this picture now; try again"
-            self.future.set_exception(ProblemError(503, message, retry=10))
         except Exception as error:  # told to who waits; the thread lives on for the next job
+            if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
+                message = "there is not enough memory for this picture now; try again"
+                error = ProblemError(503, message, retry=10)
             self.future.set_exception(error)
 
 

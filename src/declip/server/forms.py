@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args
+from urllib.parse import unquote_to_bytes
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -25,9 +27,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Body", "Form", "MapName", "Options", "Upload", "parse_options", "parse_position", "read_form"]
 
-MapName: TypeAlias = Literal["scores", "mask", "overlay"]
+MapName: TypeAlias = Literal["scores", "mask", "overlay", "photo"]
 
 _FIELD_BYTES = 1000
+# Of one header of a part. A name has at most 255 bytes, each of which may come as three characters.
+_HEADER_BYTES = 4000
+# Name, "*" of the extended form, and value of a parameter. In quotes only quotes and backslashes are escaped: others
+# leave the backslashes of a path as they are.
+_PARAMETER = re.compile(r';[ \t]*([^\s;=*"]+)(\*?)[ \t]*=[ \t]*("(?:[^"\\]|\\.)*"|[^;]*)', re.DOTALL)
+_QUOTED_PAIR = re.compile(r'\\(["\\])')
+# Charset and percent-encoded text of an extended value; there are clients that name neither charset nor language.
+_EXTENDED = re.compile(r"(?:([^']*)'[^']*')?(.*)", re.DOTALL)
+# The folders before a name that some clients on Windows send along.
+_WINDOWS_FOLDERS = re.compile(r"\A(?:[A-Za-z]:)?\\(?:.*\\)?", re.DOTALL)
 # How long the rest of a body that was refused is still read and thrown away: a client that is cut off while it sends
 # sees a broken connection, and not why.
 _LINGER_SECONDS = 5
@@ -176,6 +188,8 @@ class _Parts:
 
     def _on_header_value(self, data: bytes, start: int, end: int) -> None:
         self._value += data[start:end]
+        if len(self._value) > _HEADER_BYTES:
+            raise ProblemError(400, f"a part has a header of more than {_HEADER_BYTES} bytes; send a shorter file name")
 
     def _on_header_end(self) -> None:
         if self._header.lower() == b"content-disposition":
@@ -183,12 +197,12 @@ class _Parts:
         self._header = self._value = b""
 
     def _on_headers_finished(self) -> None:
-        kind, parameters = parse_options_header(self._disposition.decode("latin-1"))
-        if kind != b"form-data" or b"name" not in parameters:
+        kind, parameters = _disposition(self._disposition)
+        if kind != "form-data" or "name" not in parameters:
             raise ProblemError(400, "a part has no Content-Disposition: form-data with a name")
-        self._name = parameters[b"name"].decode("utf-8", "replace")
-        if b"filename" in parameters:
-            self._file = parameters[b"filename"].decode("utf-8", "replace")
+        self._name = parameters["name"]
+        if "filename" in parameters:
+            self._file = _WINDOWS_FOLDERS.sub("", parameters["filename"])
         if self._file is not None and self._name != "file":
             raise ProblemError(422, f"got a file as the field {self._name!r}; expected 'file'")
         if self._file is None and self._name not in self._known:
@@ -216,6 +230,33 @@ class _Parts:
 
     def _on_end(self) -> None:
         self._ended = True
+
+
+def _disposition(header: bytes) -> tuple[str, dict[str, str]]:
+    """Read a Content-Disposition: its kind, and its parameters by their names in lower case.
+
+    A value in the extended form (filename*=charset'language'percent-encoded, RFC 8187) stands before a plain one of the
+    same name. RFC 7578 wants plain values only, but there are clients that send nothing else for names beyond ASCII.
+    """
+    text = header.decode("latin-1")
+    plain: dict[str, str] = {}
+    extended: dict[str, str] = {}
+    for name, star, value in _PARAMETER.findall(text):
+        if star:
+            charset, encoded = _EXTENDED.findall(value.strip(' \t"'))[0]
+            extended.setdefault(name.lower(), _decoded(unquote_to_bytes(encoded.encode("latin-1")), charset))
+        else:
+            if value.startswith('"'):
+                value = _QUOTED_PAIR.sub(r"\1", value.removeprefix('"').removesuffix('"'))
+            plain.setdefault(name.lower(), value.strip(" \t").encode("latin-1").decode("utf-8", "replace"))
+    return text.partition(";")[0].strip(" \t").lower(), plain | extended
+
+
+def _decoded(raw: bytes, charset: str) -> str:
+    try:
+        return raw.decode(charset or "utf-8", "replace")
+    except (LookupError, ValueError):  # no charset of that name, or none that is of text
+        return raw.decode("utf-8", "replace")
 
 
 # --- the options ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""What every request passes and every answer carries: whose pages may ask, security headers, counting, no 500 as text.
+"""What every request passes and every answer carries: whose pages may ask, security headers, counting and logging, HEAD
+as GET without a body, no 500 as text.
 
 Plain ASGI: nothing is buffered, and the client's leaving stays visible to what is inside.
 """
@@ -7,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import time
 from collections.abc import Collection, Iterator
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -18,7 +21,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from declip.server.monitor import Monitor
 from declip.server.problems import ProblemError
 
-__all__ = ["HEADERS", "STACK", "Guard"]
+__all__ = ["ACCESS", "HEADERS", "STACK", "Guard"]
+
+# The logger of requests, one line of each at the level INFO.
+ACCESS = "declip.access"
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -37,7 +43,11 @@ _PIECE = 1 << 18
 # Where in the scope a handler leaves what ends when its answer has been sent.
 STACK = "declip.stack"
 
+# Of a path, and of an address that a proxy tells, in the log of requests.
+_PATH_LENGTH = 200
+
 _log = logging.getLogger(__name__)
+_access = logging.getLogger(ACCESS)
 
 
 class _StalledError(Exception):
@@ -61,6 +71,9 @@ class Guard:
             return
         start = time.perf_counter()
         status = 0
+        given = scope
+        if head := scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}  # routes know of GET alone
 
         async def guarded(message: Message) -> None:
             nonlocal status
@@ -69,6 +82,8 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
+            if head and "body" in message:
+                message = {**message, "body": b""}
             for piece in _pieces(message):
                 try:
                     async with asyncio.timeout(_STALL_SECONDS):
@@ -92,9 +107,12 @@ class Guard:
                 await ProblemError(500, "the service failed; its log says why").response()(scope, receive, guarded)
             finally:
                 path = scope["path"] if scope["path"] in self._paths else "other"
+                seconds = time.perf_counter() - start
                 self._monitor.requests.labels(path, str(status)).inc()
                 if path == "/v1/localize":
-                    self._monitor.answer_seconds.observe(time.perf_counter() - start)
+                    self._monitor.answer_seconds.observe(seconds)
+                if _access.isEnabledFor(logging.INFO):
+                    _access.info("%s", _line(given, status, seconds))
 
     def _objection(self, method: str, headers: Headers) -> ProblemError | None:
         """Why a request is not even looked at.
@@ -111,6 +129,21 @@ class Guard:
         if method not in ("GET", "HEAD") and not _is_own(headers):
             return ProblemError(403, "pages of other sites may not call this service")
         return None
+
+
+def _line(scope: Scope, status: int, seconds: float) -> str:
+    """One line on a request. As JSON in ASCII: what a client sends can neither begin a line nor reach a terminal."""
+    client = scope.get("client")
+    return json.dumps(
+        {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "client": client[0][:_PATH_LENGTH] if client else "",
+            "method": scope["method"],
+            "path": scope["path"][:_PATH_LENGTH],
+            "status": status,
+            "ms": round(1000 * seconds, 1),
+        }
+    )
 
 
 def _pieces(message: Message) -> Iterator[Message]:

@@ -22,7 +22,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict
@@ -30,10 +30,11 @@ from pydantic import BaseModel, ConfigDict
 from declip import local_ray
 from declip.errors import DeclipError, SpecError
 from declip.localizer import load, model_file
+from declip.process import cores
 from declip.server.app import Service, create_app
 from declip.server.limits import Limits
 from declip.server.run import LOOPBACK
-from declip.types import Precision
+from declip.types import Precision, check_choice
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -51,6 +52,9 @@ _STORE_BYTES = 128 << 20
 _LOGGING: dict[str, Any] = {"enable_access_log": False, "log_level": "WARNING"}
 
 
+Device: TypeAlias = Literal["cpu", "cuda"]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
     """What the service is made of; it travels to the replicas.
@@ -66,7 +70,7 @@ class Settings:
     precision: Precision = "exact"
     offline: bool = False
     threads: int = 1
-    device: Literal["cpu", "cuda"] | None = None
+    device: Device | None = None
     limits: Limits = dataclasses.field(default_factory=Limits)
     hosts: frozenset[str] | None = LOOPBACK
     token: str | None = None
@@ -77,6 +81,9 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.models:
             raise SpecError("there is no model to serve; name at least one")
+        check_choice(self.precision, Precision, "precision")
+        if self.device is not None:
+            check_choice(self.device, Device, "device")
         if self.threads < 1 or not self.ongoing > 0:
             raise SpecError(f"threads is {self.threads} and ongoing {self.ongoing}; expected >= 1, and more than 0")
         if not 1 <= self.min_replicas <= self.max_replicas:
@@ -161,7 +168,7 @@ class Arguments(BaseModel):
     precision: Precision = "exact"
     offline: bool = False
     threads: int = 1
-    device: Literal["cpu", "cuda"] | None = None
+    device: Device | None = None
     batch_size: int = Limits().batch_size
     hosts: str = ",".join(sorted(LOOPBACK))
     min_replicas: int = 1
@@ -201,7 +208,7 @@ def serve(
     Raises SpecError for more replicas or threads than there are cores, DeclipError where no replica could start or the
     port cannot be had; as `localizer.model_file`.
     """
-    cpus = cpus or os.cpu_count() or 1
+    cpus = cpus or cores()
     if settings.min_replicas * settings.threads > cpus:
         raise SpecError(f"{settings.min_replicas} replicas of {settings.threads} threads; there are {cpus} cores")
     for name in settings.models:  # rather here than in a replica, which would be started again

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from declip.types import Mode, Verdict
+from declip import provenance
+from declip.types import SIZE_CLASSES, Calibration, Found, Mode, Precision, Verdict
 
 __all__ = [
     "CredentialsBody",
@@ -18,13 +19,17 @@ __all__ = [
     "Model",
     "Models",
     "ProblemBody",
+    "ReasonBody",
     "RegionRow",
     "Results",
     "Row",
+    "SizeVerdicts",
     "State",
+    "StepBody",
     "localize_body",
     "metadata_body",
     "report_body",
+    "verdicts_of",
 ]
 
 _Share = Field(ge=0, le=1)
@@ -40,14 +45,45 @@ class RegionRow(_Schema):
     bbox: tuple[int, int, int, int] = Field(description="x0, y0, x1, y1 in px, half-open")
     area: float = Field(ge=0, le=1, description="share of the photo")
     score: float = Field(ge=0, le=1, description="mean of its scores")
+    rank: float | None = Field(
+        ge=0, le=1, description="share of untouched photos of this size without so strong a part"
+    )
+    verdict: Found | None = Field(description="what that rank stands for; null without a verdict on the photo")
 
 
 class Maps(_Schema):
-    """Maps that were asked for, as base64 of PNG files (in the zip: their names)."""
+    """Maps that were asked for, as base64 of PNG files, the photo of a JPEG (in the zip: their names)."""
 
     scores: str | None = Field(None, description="16-bit grey, 65535 = 1.0")
     mask: str | None = Field(None, description="8-bit grey, 255 = manipulated")
     overlay: str | None = Field(None, description="RGB")
+    photo: str | None = Field(None, description="upright, as it was examined; at most 16,384 px a side")
+
+
+class FieldBody(_Schema):
+    """A name and its value, as the file has them: hostile input for whoever shows them."""
+
+    name: str
+    value: str
+
+
+class ReasonBody(_Schema):
+    """A code as its standard writes it, and what it says in plain words."""
+
+    code: str
+    text: str
+
+
+class CredentialsBody(_Schema):
+    """What the file says of how it was made: content credentials (C2PA), XMP, texts of generators."""
+
+    state: provenance.State = Field(description="of the content credentials")
+    meaning: str = Field(description="the state in plain words")
+    headline: str | None = Field(description="what must stand beside any verdict on the pixels; null: nothing is said")
+    generator: provenance.Generator | None = Field(description="what the file says of generators; null is no statement")
+    reasons: list[ReasonBody] = Field(description="the checks, by their C2PA status codes")
+    says: list[ReasonBody] = Field(description="the file's own statements")
+    fields: list[FieldBody] = Field(description="who made and signed the credentials, and their actions")
 
 
 class Row(_Schema):
@@ -56,16 +92,28 @@ class Row(_Schema):
     image: str = Field(description="the file name as it was sent")
     width: int = Field(ge=1, description="px, upright")
     height: int = Field(ge=1, description="px, upright")
-    score: float = Field(ge=0, le=1, description="of the whole image")
-    verdict: Verdict | None = Field(description="null without a calibration for this mode")
-    false_alarm_rate: float | None = Field(ge=0, le=1, description="of untouched photos that reach score_threshold")
-    score_threshold: float | None = Field(ge=0, le=1)
-    threshold: float = Field(ge=0, le=1, description="parts of scores at or above it are in the mask …")
-    peak: float = Field(ge=0, le=1, description="… if a score in them is at or above this")
+    verdict: Verdict | None = Field(description="null without a calibration for this mode and size, or at a threshold")
+    score: float | None = Field(
+        ge=0,
+        le=1,
+        description="with a verdict: share of untouched photos of this size without so strong a part (null: not "
+        "examined); else the image score",
+    )
+    false_alarm_rate: float | None = Field(
+        ge=0, le=1, description="share of untouched photos that get this verdict or a stronger one"
+    )
+    untouched: int | None = Field(ge=0, description="with how many untouched photos, or pieces, it was compared")
+    not_examined: str | None = Field(description="why there is no verdict on such a picture: no photograph, say")
     area: float = Field(ge=0, le=1, description="share of the photo inside the mask")
-    regions: list[RegionRow] = Field(description="the 50 largest, largest first")
+    regions: list[RegionRow] = Field(description="the parts of the mask: at most 50, the strongest (or largest) first")
+    threshold: float = Field(ge=0, le=1, description="lowest score in a part of the mask")
+    image_score: float = Field(ge=0, le=1, description="the network's own number for the whole image")
+    provenance: CredentialsBody | None = Field(description="what the file says of how it was made")
+    notes: list[str] = Field(description="what of the file was not examined, for people")
     model: str
     sha256: str = Field(description="of the weight file")
+    mode: Mode
+    precision: Precision
     seconds: float = Field(ge=0, description="that decoding and localizing took, without waiting")
     maps: Maps | None = None
 
@@ -94,6 +142,22 @@ class ProblemBody(_Schema):
     errors: list[ErrorRow] | None = None
 
 
+class StepBody(_Schema):
+    """A verdict, and the share of untouched photos that get it or a stronger one, at most."""
+
+    word: Found
+    rate: float = Field(ge=0, le=1)
+
+
+class SizeVerdicts(_Schema):
+    """What photos of one size are compared with."""
+
+    size: str
+    untouched: int = Field(ge=0, description="photos, and pieces of them")
+    photos: int = Field(ge=0, description="photos that these come from")
+    steps: list[StepBody]
+
+
 class Model(_Schema):
     """A model that is served."""
 
@@ -101,11 +165,10 @@ class Model(_Schema):
     sha256: str
     default: bool
     modes: list[Mode] = Field(description="its own first")
-    threshold: float = Field(ge=0, le=1, description="of the mask, unless a request gives its own …")
-    peak: float = Field(ge=0, le=1, description="… which then is all; else a part of the mask must reach this")
+    threshold: float = Field(ge=0, le=1, description="lowest score in the mask, unless a request gives its own")
     input_size: int = Field(description="px")
     calibrated_mode: Mode | None = Field(description="the mode in which it gives verdicts")
-    false_alarm_rates: list[float] = Field(description="of the verdicts 'manipulated' and 'inconclusive'")
+    verdicts: list[SizeVerdicts] = Field(description="which verdicts photos of each size can have")
     summary: str | None
     trained_on: str | None
     license: str | None
@@ -118,13 +181,6 @@ class Models(_Schema):
     limits: dict[str, float] = Field(description="request_bytes, files, pixels (of each picture), seconds")
 
 
-class FieldBody(_Schema):
-    """A name and its value, as the file has them: hostile input for whoever shows them."""
-
-    name: str
-    value: str
-
-
 class JpegBody(_Schema):
     """How a JPEG was saved the last time."""
 
@@ -133,13 +189,6 @@ class JpegBody(_Schema):
     distance: float = Field(ge=0, description="mean absolute difference of the steps to those; 0: these very tables")
     subsampling: str = Field(description='as "4:2:0"; "" where it is none of the usual')
     progressive: bool
-
-
-class CredentialsBody(_Schema):
-    """The C2PA manifest of the file."""
-
-    state: str = Field(description='"no reader", "none", "unreadable", or what the reader says of the manifest')
-    fields: list[FieldBody]
 
 
 class MetadataBody(_Schema):
@@ -164,6 +213,21 @@ class MetadataBody(_Schema):
     preview: str | None = Field(description="that small picture, base64 of a JPEG of at most 320 px")
 
 
+def verdicts_of(calibration: Calibration | None) -> list[dict[str, Any]]:
+    """Return the rows of `Model.verdicts`."""
+    if calibration is None:
+        return []
+    return [
+        {
+            "size": name,
+            "untouched": len(calibration.untouched[i]),
+            "photos": calibration.photos[i],
+            "steps": [step._asdict() for step in calibration.steps(i)],
+        }
+        for i, name in enumerate(SIZE_CLASSES)
+    ]
+
+
 class State(_Schema):
     """Whether the service is there."""
 
@@ -177,7 +241,7 @@ def localize_body(models: list[str], files: int) -> dict[str, Any]:
         **_options(models),
         "maps": {
             "type": "string",
-            "pattern": "^(scores|mask|overlay)(,(scores|mask|overlay))*$",
+            "pattern": "^(scores|mask|overlay|photo)(,(scores|mask|overlay|photo))*$",
             "description": "Maps that come with the answer, separated by commas.",
         },
     }

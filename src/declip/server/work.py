@@ -32,7 +32,7 @@ from declip.server.forms import Options, Upload
 from declip.server.limits import Limits
 from declip.server.monitor import Monitor
 from declip.server.problems import ProblemError
-from declip.types import Engine, Localization, Mode, Photo
+from declip.types import Engine, Localization, MaskRule, Mode, Photo
 
 __all__ = ["DroppedError", "Order", "Piece", "Render", "Stoppable", "Workers", "modes_of"]
 
@@ -264,7 +264,7 @@ class Workers:
         if not decoded:
             return
         self._monitor.batch.observe(len(decoded))
-        localizer = Localizer(engine, mode=mode, precision=self._localizers[model].precision)
+        localizer = self._localizers[model].variant(engine=engine, mode=mode)
         engine.stop = lambda: all(item.task.order.dropped for item in decoded)
         try:
             results = outputs.outcomes(localizer, [item.photo for item in decoded], self._limits.batch_size)
@@ -292,6 +292,8 @@ class Workers:
         task = item.task
         if isinstance(outcome, DroppedError):
             task.future.set_exception(outcome)
+        elif isinstance(outcome.__cause__ if isinstance(outcome, ImageError) else None, MemoryError):
+            self._break(task, MemoryError())  # which may be of other pictures' doing
         elif isinstance(outcome, ImageError):
             self._refuse(task, outcome.kind, outcome.message)
         elif isinstance(outcome, Exception):
@@ -303,10 +305,9 @@ class Workers:
 
     def _finish(self, item: _Decoded, found: Localization) -> None:
         task = item.task
-        localizer, threshold = self._localizers[task.key[0]], task.order.options.threshold
-        rule = (localizer.threshold, localizer.peak) if threshold is None else (threshold, 0.0)
-        seconds = found.seconds + item.seconds
-        result = dataclasses.replace(found, threshold=rule[0], peak=rule[1], seconds=seconds)
+        threshold = task.order.options.threshold
+        rule = found.rule if threshold is None else MaskRule(threshold=threshold)
+        result = dataclasses.replace(found, rule=rule, seconds=found.seconds + item.seconds)
         try:
             if self._keep is not None:
                 self._keep(item.photo, result)

@@ -24,6 +24,7 @@ from scipy import ndimage
 
 from declip.errors import DatasetError, MissingExtraError
 from declip.synthesis import masks
+from declip.types import check_choice
 
 try:
     import cv2
@@ -69,7 +70,8 @@ class Generator:
 
 
 def encode_jpeg(pixels: Pixels, quality: int, chroma: Chroma) -> bytes:
-    """A JPEG file of (H, W, 3) uint8 RGB; quality 1-100."""
+    """A JPEG file of (H, W, 3) uint8 RGB; quality 1-100. Raises SpecError for another chroma."""
+    check_choice(chroma, Chroma, "chroma")
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=_SUBSAMPLING[chroma])
     return buffer.getvalue()

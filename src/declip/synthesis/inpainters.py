@@ -132,12 +132,16 @@ def load(name: str, source: str = "", device: str = "cpu", steps: int | None = N
 
     Raises:
         WeightsError: no source, or one that is missing, damaged, or of another format.
+        SpecError: torch cannot use the device.
         MissingExtraError, ModuleNotFoundError: a package is not installed.
     """
     card = INPAINTERS[name]
     source = source or card.source
     if not source:
         raise WeightsError(f"{name} has no weights of its own: give a local path or hub id ({name}=SOURCE)")
+    from declip.nn import devices
+
+    devices.usable(device)
     match card.format:
         case "torchscript":
             return _TorchScript(network=_open_torchscript(source, device), stride=card.stride, device=device)

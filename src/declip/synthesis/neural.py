@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from declip.errors import WeightsError
+from declip.nn import devices
 from declip.synthesis.classical import paste
 
 __all__ = [
@@ -212,8 +213,10 @@ def load(source: str | Path, device: str = "cpu") -> Autoencoder | LatentAutoenc
 
     Raises:
         WeightsError: a file is missing, damaged, or of another architecture.
+        SpecError: torch cannot use the device.
         MissingExtraError: diffusers is not installed.
     """
+    devices.usable(device)
     folder = Path(source)
     on_hub = isinstance(source, str) and not folder.exists() and _is_hub_id(source)
     if on_hub or (folder / "config.json").is_file():

@@ -34,6 +34,7 @@ from rich.progress import track
 
 from declip import datasets, image, weights
 from declip.errors import DatasetError, MissingExtraError
+from declip.files import write_atomic
 from declip.synthesis import classical, inpainters, saving
 from declip.synthesis import masks as mask_shapes
 from declip.types import Sample, check_several
@@ -235,7 +236,7 @@ def synthesize(
     if not done:
         raise DatasetError(f"not one of {total} samples could be made; the first failed because: {reasons[0]}")
     text = "".join(line + "\n" for index in sorted(done) for line in done[index])
-    _write(manifest, text.encode())
+    write_atomic(manifest, text)
     part.unlink()
     if reasons:
         log.warning("%d of %d samples were left out", len(reasons), total)
@@ -436,9 +437,9 @@ class _Maker:
             after, last = (*after, last), saving.Encoding(format="png")
         fake, real, drawn = self._places(index, made["generator"], last)
         for path, pixels in ((fake, forged), (real, crop)):
-            _write(path, saving.encode(saving.apply(pixels, after), last))
+            write_atomic(path, saving.encode(saving.apply(pixels, after), last))
         black_is_fake = self.layout == "dolos"
-        _write(drawn, saving.encode((mask ^ black_is_fake).astype(np.uint8) * 255, saving.Encoding(format="png")))
+        write_atomic(drawn, saving.encode((mask ^ black_is_fake).astype(np.uint8) * 255, saving.Encoding(format="png")))
         sample = Sample(
             image=fake,
             mask=drawn,
@@ -677,13 +678,6 @@ def _named_extra() -> Iterator[None]:
 # Files -------------------------------------------------------------------------------------------------------------
 
 
-def _write(path: Path, data: bytes) -> None:
-    """The file appears whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
-
-
 def _claim(maker: _Maker) -> None:
     """Make the folder this run's, or see that it already is."""
     for folder in maker.folders():
@@ -703,7 +697,7 @@ def _claim(maker: _Maker) -> None:
     elif (maker.out / "samples.jsonl").exists():
         raise DatasetError(f"{maker.out} holds a data set that was not synthesized; choose another folder")
     else:
-        _write(path, (json.dumps(settings, indent=1, ensure_ascii=False) + "\n").encode())
+        write_atomic(path, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
 
 
 def _completed(maker: _Maker, manifests: Sequence[Path]) -> dict[int, list[str]]:
@@ -727,8 +721,8 @@ def _completed(maker: _Maker, manifests: Sequence[Path]) -> dict[int, list[str]]
 
 def _open_part(path: Path, done: Mapping[int, Sequence[str]]) -> IO[str]:
     """The list of the pairs made so far, open to be continued; half a line that a killed run left is gone."""
-    _write(path, "".join(line + "\n" for lines in done.values() for line in lines).encode())
-    return path.open("a", encoding="utf-8", newline="\n")
+    write_atomic(path, "".join(line + "\n" for lines in done.values() for line in lines))
+    return path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")  # as files.encode
 
 
 # Workers -----------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from PIL import Image
 
 from declip.errors import DatasetError
 from declip.synthesis import classical
+from declip.types import check_choice
 
 __all__ = [
     "Encoding",
@@ -51,6 +52,11 @@ class Encoding:
     format: Format
     quality: int | None = None
     chroma: classical.Chroma | None = None
+
+    def __post_init__(self) -> None:
+        check_choice(self.format, Format, "format")
+        if self.chroma is not None:
+            check_choice(self.chroma, classical.Chroma, "chroma")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

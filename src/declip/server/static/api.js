@@ -26,17 +26,18 @@ export async function models(signal) {
 
 /**
  * Localize one file. options: fields of the form. told(share): how much of the file is sent, in [0, 1].
- * Gives {row, words, scores}, the latter a Blob of uint16. Tries again where the service is busy; waiting(seconds)
- * says so.
+ * Gives {row, words, scores, mask, photo}: scores a Blob of uint16, mask one of a PNG, photo one of a JPEG, the picture as
+ * it was examined. Tries again where the service is busy; waiting(seconds) says so.
  */
 export async function localize(file, options, { signal, told, waiting }) {
   const answer = await patiently(signal, waiting, () =>
-    send("v1/localize", form(file, options), "multipart/form-data", { signal, told }),
+    send("v1/localize", form(file, { ...options, maps: "mask,photo" }), "multipart/form-data", { signal, told }),
   );
   const parts = await answer.formData();
   const { results } = JSON.parse(await text(parts.get("results")));
   if (results[0].error) throw new ServiceError(200, withoutName(results[0].error, file.name));
-  return { row: results[0], words: JSON.parse(await text(parts.get("words-0"))), scores: parts.get("scores-0") };
+  const words = JSON.parse(await text(parts.get("words-0")));
+  return { row: results[0], words, scores: parts.get("scores-0"), mask: parts.get("mask-0"), photo: parts.get("photo-0") };
 }
 
 /** What a file says of itself. position: its place and free text, too. */

@@ -126,7 +126,9 @@ document.addEventListener("drop", (event) => {
 function finished(entry) {
   if (entry === queue.current) open(entry);
   const name = visible(entry.file.name);
-  tell(entry.state === "done" ? `${name}: ${entry.words.title}` : `${name}: could not be examined. ${entry.error}`);
+  const headline = entry.row?.provenance.headline;
+  const said = headline ? `${visible(headline)} The pixels: ` : "";
+  tell(entry.state === "done" ? `${name}: ${said}${entry.words.title}` : `${name}: could not be examined. ${entry.error}`);
 }
 
 // --- the photo that is shown ------------------------------------------------------------------------------------------
@@ -150,9 +152,10 @@ async function open(entry) {
   if (entry.state !== "done") return;
   const { row } = entry;
   const scores = new Uint16Array(await entry.scores.arrayBuffer());
+  const mask = row.verdict === null ? null : await valuesOf(entry.mask);
   if (turn !== opening) return;
   const map = new ScoreMap(scores, row.width, row.height);
-  shown = { entry, map, own: marked(map, row.threshold, row.peak), regions: row.regions, chosen: -1 };
+  shown = { entry, map, own: mask ? marked(map, mask, row.threshold) : map, regions: row.regions, chosen: -1 };
   showVerdict($("verdict"), entry);
   $("no-probability").textContent = entry.words.no_probability;
   await show(entry, map);
@@ -164,33 +167,17 @@ async function open(entry) {
   if ($("file").open) readFile();
 }
 
-// Open the picture; where this browser cannot show it, an empty one of its shape.
+// The photo that is shown under the map is the service's own, from the very pixels that were examined. The file itself
+// would not do: this browser may turn it otherwise than the service does, or not read it.
 async function show(entry, map) {
   message("");
-  entry.url ??= URL.createObjectURL(entry.file);
-  let fits = false;
+  entry.url ??= URL.createObjectURL(entry.photo);
   try {
-    if (entry.readable !== false) fits = await viewer.open(entry.url, map);
-    if (!fits && entry.readable !== false) entry.readable = false;
+    await viewer.open(entry.url, map);
   } catch {
-    entry.readable = false;
-  }
-  if (entry.readable === false) {
-    await viewer.open(standIn(map.width, map.height), map);
-    message("This browser cannot show this kind of file; its map is shown alone.");
+    message("This browser cannot show the photo.");
   }
   viewer.set(look, marks());
-}
-
-function standIn(width, height) {
-  const canvas = document.createElement("canvas");
-  const scale = Math.min(1, 800 / Math.max(width, height));
-  canvas.width = Math.max(1, Math.round(width * scale));
-  canvas.height = Math.max(1, Math.round(height * scale));
-  const context = canvas.getContext("2d");
-  context.fillStyle = "#777";
-  context.fillRect(0, 0, canvas.width, canvas.height);
-  return canvas.toDataURL();
 }
 
 function forget() {
@@ -210,11 +197,12 @@ function message(text) {
 
 // --- how the map looks ------------------------------------------------------------------------------------------------
 
-// At its own threshold the model asks for a peak, too; another threshold is all that decides, here as in the service.
+// At its own threshold the model flags only parts that are rare in untouched photos; another threshold is all that
+// decides, here as in the service, and then there is no verdict.
 const isOwn = () => look.threshold === shown.entry.row.threshold;
-const PEAK = {
-  own: (peak) => `The model flags a part only if its score reaches ${peak.toFixed(3)} somewhere; another threshold flags faint parts, too.`,
-  other: (peak) => `Faint parts, whose scores stay below ${peak.toFixed(3)}, are flagged, too; Reset leaves them out again.`,
+const RULE = {
+  own: "Flagged are only parts that are stronger than those of nearly all untouched photos.",
+  other: "A threshold of your own flags whatever reaches it, as untouched photos have it, too. The verdict is not about this; Reset goes back to what it is about.",
 };
 const marks = () => (shown && isOwn() ? shown.own : (shown?.map ?? null));
 
@@ -228,8 +216,7 @@ function setThreshold(value) {
   $("threshold-reset").disabled = isOwn();
   const [flagged, all] = [marks().flagged(look.threshold), shown.map.scores.length];
   $("area").textContent = `${percent(flagged / all)} of the picture is flagged`;
-  const { peak, threshold } = shown.entry.row;
-  $("peak").textContent = peak > threshold ? PEAK[isOwn() ? "own" : "other"](peak) : "";
+  $("rule").textContent = shown.entry.row.verdict === null ? "" : RULE[isOwn() ? "own" : "other"];
   $("area-pixels").textContent = `${number.format(flagged)} of ${number.format(all)} px`;
   draw();
 }
@@ -304,6 +291,17 @@ function drawScale() {
   }
 }
 
+/** The grey values of a PNG, one byte for each pixel. */
+async function valuesOf(blob) {
+  const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
+  const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
+  const context = canvas.getContext("2d");
+  context.drawImage(bitmap, 0, 0);
+  const { data } = context.getImageData(0, 0, bitmap.width, bitmap.height);
+  bitmap.close();
+  return Uint8Array.from({ length: data.length / 4 }, (_, i) => (data[4 * i] > 127 ? 1 : 0));
+}
+
 function binned(map) {
   const bins = new Array(128).fill(0);
   for (let k = 0; k <= TOP; k++) bins[k >> 9] += map.histogram[k];
@@ -333,6 +331,7 @@ function listRegions(regions) {
   $("parts-count").textContent = regions.length ? String(regions.length) : "";
   $("regions-none").hidden = regions.length > 0;
   document.querySelector("#parts .heads").hidden = !regions.length;
+  $("strength").textContent = (regions[0]?.rank ?? null) === null ? "Score" : "Stronger than";
   $("parts").dataset.threshold = String(look.threshold);
 }
 
@@ -394,7 +393,7 @@ async function readFile() {
 
 const MAKERS = {
   mask: [".mask.png", () => maskPng(marks(), look.threshold)],
-  overlay: [".view.png", () => overlayPng(shown.entry.readable ? shown.entry.file : null, shown.map, marks(), look)],
+  overlay: [".view.png", () => overlayPng(shown.entry.photo, shown.map, marks(), look)],
   scores: [".scores.png", () => scoresPng(shown.map)],
   raw: [".scores.u16", () => rawScores(shown.map)],
   json: [".json", () => new Blob([`${JSON.stringify(result())}\n`], { type: "application/json" })],
@@ -404,7 +403,8 @@ const MAKERS = {
 function result() {
   if (isOwn()) return shown.entry.row;
   const area = shown.map.flagged(look.threshold) / shown.map.scores.length;
-  return { ...shown.entry.row, threshold: look.threshold, peak: 0, area, regions: shown.regions };
+  const plain = { verdict: null, score: shown.entry.row.image_score, false_alarm_rate: null, untouched: null, not_examined: null };
+  return { ...shown.entry.row, ...plain, threshold: look.threshold, area, regions: shown.regions };
 }
 
 for (const button of document.querySelectorAll("[data-save]")) {

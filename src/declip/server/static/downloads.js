@@ -37,17 +37,15 @@ export function rawScores(map) {
   return new Blob([map.scores], { type: "application/octet-stream" });
 }
 
-/** The photo with the map on it as it is shown, at the photo's own size; photo: a Blob, or null for the map alone. */
+/** The photo with the map on it as it is shown, at the photo's own size; photo: a Blob of it as it was examined. */
 export async function overlayPng(photo, map, marks, look) {
   const canvas = document.createElement("canvas");
   canvas.width = map.width;
   canvas.height = map.height;
   const context = canvas.getContext("2d");
-  if (photo) {
-    const bitmap = await createImageBitmap(photo);
-    context.drawImage(bitmap, 0, 0, map.width, map.height);
-    bitmap.close();
-  }
+  const bitmap = await createImageBitmap(photo);
+  context.drawImage(bitmap, 0, 0, map.width, map.height);
+  bitmap.close();
   const layer = document.createElement("canvas");
   layer.width = map.width;
   const colours = palette(look);

@@ -2,8 +2,6 @@
 //
 // Scores are uint16, row by row, 65535 = 1.0, as the service sends them. Thresholds are in [0, 1].
 
-import { runsOf } from "./parts.js";
-
 export const TOP = 65535;
 
 // Finer than what a screen shows, and made often enough while a threshold is moved.
@@ -20,7 +18,7 @@ const SCALES = {
   grey: [[0, 0, 0], [255, 255, 255]],
 };
 
-/** The smallest score that is in the mask. This and `marked` are where the page says what a mask is. */
+/** The smallest score that is flagged at a threshold. At its own rule the model decides, and the page shows that. */
 export function firstFlagged(threshold) {
   return Math.min(TOP + 1, Math.max(0, Math.ceil(threshold * TOP - 1e-6)));
 }
@@ -65,24 +63,12 @@ export class ScoreMap {
 }
 
 /**
- * The map that a model's own rule marks by its threshold alone: a part that does not reach the peak, and all around, is
- * scaled down so far that the peak falls on the threshold, as image.py tints it. Without a peak the map itself.
+ * The map of what is flagged at the model's own rule: the scores in the mask that the service decided on, and 0 around it.
+ * mask: one value for each pixel, 0 = not in it.
  */
-export function marked(map, threshold, peak) {
-  const [first, high] = [firstFlagged(threshold), firstFlagged(peak)];
-  if (high <= first || first === 0) return map;
-  const { starts, ends, rows, roots } = runsOf(map, first);
-  const scores = new Uint16Array(map.scores.length);
-  const share = threshold / peak;
-  for (let i = 0; i < scores.length; i++) scores[i] = Math.min(first - 1, Math.floor(map.scores[i] * share));
-  const reached = new Set();
-  const span = (run) => map.scores.subarray(rows[run] * map.width + starts[run], rows[run] * map.width + ends[run]);
-  for (let run = 0; run < roots.length; run++) {
-    if (!reached.has(roots[run]) && span(run).some((score) => score >= high)) reached.add(roots[run]);
-  }
-  for (let run = 0; run < roots.length; run++) {
-    if (reached.has(roots[run])) scores.set(span(run), rows[run] * map.width + starts[run]);
-  }
+export function marked(map, mask, threshold) {
+  const first = firstFlagged(threshold);
+  const scores = map.scores.map((score, i) => (mask[i] ? Math.max(first, score) : 0));
   return new ScoreMap(scores, map.width, map.height);
 }
 

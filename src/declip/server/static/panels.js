@@ -23,6 +23,9 @@ const whole = new Intl.NumberFormat("en");
 /** The verdict: what the service says of the photo as a whole, and what that does not mean. */
 export function showVerdict(card, { row, words }) {
   card.dataset.tone = words.tone;
+  // What the file says of itself stands above what the pixels show, from the first moment.
+  card.querySelector(".file-says").hidden = !row.provenance.headline;
+  card.querySelector(".headline").textContent = visible(row.provenance.headline ?? "");
   card.querySelector(".title").textContent = words.title;
   card.querySelector(".summary").textContent = words.summary;
   card.querySelector(".gauge").replaceChildren(...gauge(row, words.steps));
@@ -36,27 +39,39 @@ function fill(list, texts) {
   list.replaceChildren(...texts.map((textContent) => element("li", { textContent })));
 }
 
-// The score of the photo on a scale from 0 to 1, with the parts of it that carry a word.
+// Where the photo stands among untouched ones. Each verdict has a share of the scale of its own, as in the report: in even
+// steps of the rank all of them would be at its end.
 function gauge(row, steps) {
-  const at = (share) => `${100 * share}%`;
+  if (!steps.length) return [];
+  const ranks = [0, ...steps.map((step) => 1 - step.rate).reverse(), 1];
+  const places = steps.length > 1 ? [0, 60, 80, 100] : [0, 70, 100];
+  const at = (place) => `${place}%`;
   const bar = element("div", { className: "bar" });
-  for (const [i, step] of steps.entries()) {
+  for (const [i, step] of [...steps].reverse().entries()) {
     const part = element("span", { className: step.word });
-    part.style.left = at(step.threshold);
-    part.style.right = at(1 - (steps[i - 1]?.threshold ?? 1));
+    part.style.left = at(places[i + 1]);
+    part.style.right = at(100 - places[i + 2]);
     bar.append(part);
   }
+  const above = ranks.findLastIndex((rank, i) => row.score >= rank - 1e-9 && i < ranks.length - 1);
+  const share = (row.score - ranks[above]) / (ranks[above + 1] - ranks[above]);
+  const place = places[above] + Math.max(0, share) * (places[above + 1] - places[above]);
   const needle = element("span", { className: "needle" });
-  needle.style.left = at(row.score);
-  const value = element("span", { className: "value", textContent: `score ${row.score.toFixed(3)}` });
-  if (row.score > 0.5) value.style.right = at(1 - row.score);
-  else value.style.left = at(row.score);
-  const ends = steps.map((step) => `${step.word} from ${step.threshold.toFixed(3)}`).reverse();
-  const low = element("span", { className: "low", textContent: "0" });
-  const high = element("span", { className: "high", textContent: ends.length ? ends.join(" · ") : "1" });
+  needle.style.left = at(place);
+  const value = element("span", { className: "value", textContent: rank(row.score) });
+  if (place > 50) value.style.right = at(100 - place);
+  else value.style.left = at(place);
+  const ends = steps.map((step) => `${step.word} from ${percent(1 - step.rate)}`).reverse();
+  const low = element("span", { className: "low", textContent: "0 %" });
+  const high = element("span", { className: "high", textContent: ends.join(" · ") });
   const drawn = element("div", { className: "scale", ariaHidden: "true" }, value, bar, needle, low, high);
-  const said = `Score ${row.score.toFixed(3)} on a scale from 0 to 1. ${ends.join("; ")}`;
+  const said = `Stronger than ${rank(row.score)} of untouched photos of this size. ${ends.join("; ")}`;
   return [drawn, element("p", { className: "hidden", textContent: said })];
+}
+
+/** 0.9947 → "99.4 %": rounded down, so that it never says more than was measured. */
+export function rank(share) {
+  return `${Math.floor(1000 * share + 1e-9) / 10} %`;
 }
 
 /** The flagged parts; picked(region, button) is called with the one that is wanted. */
@@ -70,12 +85,12 @@ export function showRegions(list, regions, picked) {
         element("span", { className: "number", textContent: `${i + 1}` }),
         element("span", { className: "where", textContent: `${x1 - x0} × ${y1 - y0} px at ${x0}, ${y0}` }),
         element("span", { className: "share", textContent: percent(region.area) }),
-        element("span", { className: "mean", textContent: region.score.toFixed(3) }),
+        element("span", { className: "mean", textContent: (region.rank ?? null) === null ? region.score.toFixed(3) : rank(region.rank) }),
       );
       button.setAttribute(
         "aria-label",
         `Part ${i + 1}: ${x1 - x0} by ${y1 - y0} pixels at ${x0}, ${y0}; ${percent(region.area)} of the picture; ` +
-          `mean score ${region.score.toFixed(3)}. Go there.`,
+          `mean score ${region.score.toFixed(3)}${(region.rank ?? null) === null ? "" : `; ${region.verdict}, stronger than ${rank(region.rank)} of untouched photos`}. Go there.`,
       );
       button.addEventListener("click", () => picked(region, button));
       return element("li", {}, button);
@@ -88,7 +103,7 @@ export function showMetadata(place, found) {
   const parts = [];
   const heading = (textContent) => parts.push(element("h3", { textContent }));
   const note = (textContent) => parts.push(element("p", { className: "soft", textContent: visible(textContent) }));
-  note("All of this can be edited or removed without a trace. It can support other evidence; alone it shows nothing.");
+  note("All of this can be removed without a trace, and what is not signed can be edited. It can support other evidence; alone it shows nothing.");
   parts.push(
     pairs([
       { name: "Format", value: `${found.format}, ${whole.format(found.bytes)} bytes` },
@@ -112,8 +127,17 @@ export function showMetadata(place, found) {
     parts.push(...jpeg(found.jpeg));
   }
   heading("Content credentials (C2PA)");
-  note(credentials(found.credentials.state));
-  if (found.credentials.fields.length) parts.push(pairs(found.credentials.fields));
+  note(found.credentials.meaning);
+  for (const [title, fields] of [
+    ["What was checked", coded(found.credentials.reasons)],
+    ["What the credentials hold", found.credentials.fields],
+  ]) {
+    if (fields.length) parts.push(element("h4", { textContent: title }), pairs(fields));
+  }
+  if (found.credentials.says.length) {
+    heading("What the file says of how it was made");
+    parts.push(pairs(coded(found.credentials.says)));
+  }
   heading("Place");
   if (found.position.length) parts.push(pairs(found.position));
   else note(found.has_position ? "The file holds a position. It is left out unless asked for." : "No GPS position was found.");
@@ -124,6 +148,9 @@ export function showMetadata(place, found) {
   if (found.withheld.length) note(`Also in the file, not shown: ${found.withheld.join(", ")}.`);
   place.replaceChildren(...parts);
 }
+
+// Words of the service with the codes they stand for.
+const coded = (reasons) => reasons.map(({ code, text }) => ({ name: code, value: text }));
 
 function pairs(fields) {
   const list = element("dl");
@@ -152,20 +179,4 @@ function jpeg({ tables, quality, distance, subsampling, progressive }) {
   });
   const more = element("details", {}, element("summary", { textContent: "Quantisation tables" }), ...drawn);
   return [element("p", { className: "soft", textContent: said + last }), more];
-}
-
-function credentials(state) {
-  switch (state) {
-    case "no reader":
-      return "Not looked at: the service has no reader (pip install 'declip[c2pa]').";
-    case "none":
-      return "The file carries no manifest. Most photos do not.";
-    case "unreadable":
-      return "The file carries a manifest that cannot be read.";
-    default:
-      return (
-        `The file carries a manifest; the reader's word for it is “${state}”. No signer is trusted by itself: a valid ` +
-        "signature says that the file was not changed since, not that its signer tells the truth."
-      );
-  }
 }

@@ -10,7 +10,7 @@ let last = 0;
 
 /** A photo and what is known of it. state: "waiting", "working", "done" or "failed". */
 function entry(file) {
-  return { id: ++last, file, state: "waiting", said: "", share: 0, stop: new AbortController(), readable: null };
+  return { id: ++last, file, state: "waiting", said: "", share: 0, stop: new AbortController() };
 }
 
 export class Queue {
@@ -32,7 +32,7 @@ export class Queue {
       made.ui = this.#row(made);
       this.entries.push(made);
       this.list.append(made.ui.item);
-      this.#thumb(made);
+      this.#thumb(made, file);
     }
     this.#next();
   }
@@ -94,7 +94,8 @@ export class Queue {
         waiting: (seconds) => this.#say(made, `the service is busy; again in ${seconds} s`),
       });
       Object.assign(made, found, { state: "done", threshold: found.row.threshold });
-      this.#say(made, verdictOf(found.row));
+      this.#say(made, verdictOf(found.row) + (found.row.provenance.headline ? "; see what the file says" : ""));
+      this.#thumb(made, found.photo);
     } catch (error) {
       if (made.stop.signal.aborted) return;
       if (error.status === 401) {
@@ -142,11 +143,11 @@ export class Queue {
     for (const made of this.entries) if (made.state === "working") this.#show(made);
   }
 
-  // A small picture of it, which also tells whether this browser reads the file.
-  async #thumb(made) {
+  // A small picture of it. The file's own does until the service sends the photo: this browser may not read the file,
+  // or turn it otherwise.
+  async #thumb(made, picture) {
     try {
-      const bitmap = await createImageBitmap(made.file);
-      made.size = { width: bitmap.width, height: bitmap.height };
+      const bitmap = await createImageBitmap(picture);
       const canvas = element("canvas", { width: THUMB, height: THUMB });
       const scale = THUMB / Math.min(bitmap.width, bitmap.height);
       const [width, height] = [bitmap.width * scale, bitmap.height * scale];
@@ -154,12 +155,10 @@ export class Queue {
       context.imageSmoothingQuality = "high";
       context.drawImage(bitmap, (THUMB - width) / 2, (THUMB - height) / 2, width, height);
       bitmap.close();
-      made.ui.picture.replaceChildren(canvas);
-      made.readable = true;
+      if (picture === (made.photo ?? made.file)) made.ui.picture.replaceChildren(canvas);
     } catch {
       const kind = /\.([a-z0-9]{1,5})$/i.exec(made.file.name)?.[1] ?? "?";
-      made.ui.picture.textContent = kind.toUpperCase();
-      made.readable = false;
+      if (!made.photo) made.ui.picture.textContent = kind.toUpperCase();
     }
   }
 }

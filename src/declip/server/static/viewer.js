@@ -59,19 +59,17 @@ export class Viewer {
     return viewer;
   }
 
-  /** Show a photo; picture: the address of what the browser can show. Resolves to false where its shape is another. */
+  /** Show a photo and its map. picture: the address of the photo as it was examined, for the map is of that. */
   async open(picture, map) {
     this.map = this.marks = map;
     this.region = null;
     this.cross = null;
     this.split = 0.5;
-    const shapes = await Promise.all(this.viewers.map((viewer) => opened(viewer, picture)));
+    await Promise.all(this.viewers.map((viewer) => opened(viewer, picture)));
     for (const viewer of this.viewers) {
       viewer.viewport.maxZoomLevel = Math.max(1, (MOST_ZOOM * map.width) / viewer.viewport.getContainerSize().x);
     }
     this.fit(true);
-    // The larger side tells best; a pixel more or less is what rounding does to a stand-in.
-    return shapes.every((shape) => Math.abs(shape.x / shape.y - map.width / map.height) < 0.01 * (map.width / map.height));
   }
 
   /** Show nothing. */
@@ -326,7 +324,7 @@ function withoutInlineStyle() {
 
 function opened(viewer, picture) {
   return new Promise((resolve, reject) => {
-    viewer.addOnceHandler("open", () => resolve(viewer.world.getItemAt(0).getContentSize()));
+    viewer.addOnceHandler("open", () => resolve());
     viewer.addOnceHandler("open-failed", (event) => reject(new Error(event.message)));
     viewer.open({ type: "image", url: picture });
   });

@@ -1,0 +1,288 @@
+"""Files and their names: written whole or not at all, found in folders by one rule, given as addresses, read as text.
+
+Names need not be text: Python keeps bytes that are no UTF-8 as lone surrogates. Wherever such a name is written into
+a text (JSON, CSV, HTML, Parquet), `encode` writes "\\udce9" for the byte E9; JSON's readers make the same name of it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import errno
+import os
+import re
+import secrets
+import stat
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+from urllib.parse import unquote_to_bytes
+
+from declip.errors import DeclipError
+
+__all__ = [
+    "Skipped",
+    "Walk",
+    "decode",
+    "encode",
+    "is_address",
+    "is_hidden",
+    "local_path",
+    "printable",
+    "read_text",
+    "temporary",
+    "walk",
+    "write_atomic",
+    "write_together",
+]
+
+Content: TypeAlias = bytes | str | Callable[[Path], object]
+
+# What macOS, Synology's and Windows' systems put beside people's own files: companions, thumbnails, what was deleted.
+_OF_SYSTEMS = ("__macosx", "@eadir", "#recycle", "$recycle.bin")
+_BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_FILE_URI = re.compile(r"file:(?://(?P<host>[^/]*)|(?!//))(?P<path>/.*)", re.DOTALL | re.IGNORECASE)
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+def write_atomic(path: str | Path, content: Content, *, new: bool = False, sync: bool = True) -> None:
+    """Write a file, its folder too if need be: it appears whole or not at all, in the place of what had this name.
+
+    content: bytes, a text (written by `encode`), or what writes the file when it is called with a path.
+    new: raise FileExistsError if there is a file of this name, also where two write at once.
+    sync: wait until the disk has the bytes; else a power cut (but no killed process) may leave the name without them.
+
+    Raises OSError, and what content raises; then nothing is changed.
+    """
+    write_together({Path(path): content}, new=new, sync=sync)
+
+
+def write_together(contents: Mapping[Path, Content], *, new: bool = False, sync: bool = True) -> None:
+    """Write several files as `write_atomic`, each in a thread of its own; none has its name before all are written."""
+    with contextlib.ExitStack() as stack:
+        partials = []
+        for path in contents:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partials.append(stack.enter_context(temporary(path.parent)))
+        if len(partials) == 1:
+            _fill(partials[0], next(iter(contents.values())), sync)
+        else:
+            with ThreadPoolExecutor(len(partials)) as pool:
+                jobs = [pool.submit(_fill, *each, sync) for each in zip(partials, contents.values(), strict=True)]
+            for job in jobs:
+                job.result()
+        if new and (there := next(filter(os.path.lexists, contents), None)):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(there))
+        for partial, path in zip(partials, contents, strict=True):
+            if not (new and _linked(partial, path)):
+                partial.replace(path)
+
+
+@contextlib.contextmanager
+def temporary(folder: Path, suffix: str = "") -> Iterator[Path]:
+    """A name in folder for a file that gets its own later, and an empty file there; what is left of it is removed.
+
+    The name is hidden, so that no walk takes it for a picture, and says what it is if a killed process leaves it:
+    ".declip-" + 16 hex digits + ".part" + suffix, however long the final name is.
+    """
+    path = folder / f".declip-{secrets.token_hex(8)}.part{suffix}"
+    try:
+        with path.open("xb"):
+            pass
+        yield path
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _fill(partial: Path, content: Content, sync: bool) -> None:
+    mode = stat.S_IMODE(
+        partial.stat().st_mode
+    )  # as the umask has it; some writers make the file anew, for its owner only
+    match content:
+        case bytes():
+            partial.write_bytes(content)
+        case str():
+            partial.write_bytes(encode(content))
+        case _:
+            content(partial)
+    if stat.S_IMODE(partial.stat().st_mode) != mode:
+        partial.chmod(mode)
+    if sync:
+        with partial.open("r+b") as file:
+            os.fsync(file.fileno())
+
+
+def _linked(partial: Path, path: Path) -> bool:
+    """Give a file its name, unless another one has it (FileExistsError); False where the disk knows no links, and
+    nothing protects from one who does the same in the same moment."""
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        return False
+    return True
+
+
+# --- text -----------------------------------------------------------------------------------------------------------
+
+
+def encode(text: str) -> bytes:
+    """The text as UTF-8. A lone surrogate, which a name that is no text has, becomes its escape "\\udce9": in JSON the
+    same character."""
+    return text.encode("utf-8", "backslashreplace")
+
+
+def printable(text: str) -> str:
+    """The text with its lone surrogates escaped, as `encode` writes them."""
+    return encode(text).decode("utf-8")
+
+
+def decode(data: bytes, *, names: bool = False) -> str:
+    """A text that people or their tools wrote: UTF-8, or UTF-16 if it begins with a byte order mark, which is dropped.
+
+    names: it lists names of files, which need not be text: bytes that are no UTF-8 become lone surrogates.
+    Raises UnicodeDecodeError.
+    """
+    encoding = next((encoding for mark, encoding in _BOMS if data.startswith(mark)), "utf-8")
+    return data.decode(encoding, "surrogateescape" if names and encoding != "utf-16" else "strict")
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a file, as `decode`, its line breaks as "\\n". Raises OSError, UnicodeDecodeError."""
+    return decode(Path(path).read_bytes()).replace("\r\n", "\n")
+
+
+# --- addresses ------------------------------------------------------------------------------------------------------
+
+
+def is_address(text: str) -> bool:
+    """Whether this is a URI ("s3://…", "file:/…") and no path; "C:\\photos" and "C://photos" are paths."""
+    scheme, sign, _ = text.partition("://")
+    return bool(sign and len(scheme) > 1) or _FILE_URI.fullmatch(text) is not None
+
+
+def local_path(text: str) -> str:
+    """The path that a file: URI means ("file:///my%20photos" → "/my photos"); any other text as it is.
+
+    Raises DeclipError for a URI of another machine than this one.
+    """
+    match = _FILE_URI.fullmatch(text)
+    if match is None:
+        if text.lower().startswith("file://"):
+            raise DeclipError(f"got {text}; expected file:///FOLDER/NAME, or a plain path")
+        return text
+    host, path = match["host"] or "", match["path"]
+    if sys.platform == "win32":
+        from urllib.request import url2pathname  # takes time to import, and is needed here alone
+
+        return url2pathname(path if host.lower() in ("", "localhost") else f"//{host}{path}")
+    if host.lower() not in ("", "localhost"):
+        raise DeclipError(f"got {text}, a file of the machine {host!r}; expected file:///…, or a plain path")
+    return os.fsdecode(unquote_to_bytes(os.fsencode(path)))
+
+
+# --- folders --------------------------------------------------------------------------------------------------------
+
+
+class Skipped(NamedTuple):
+    """What a walk passed over: other files (or pipes and devices), hidden names, declip's own outputs, folders that
+    cannot be read, and linked folders that were read under another name."""
+
+    others: int = 0
+    hidden: int = 0
+    outputs: int = 0
+    folders: int = 0
+    links: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(self)
+
+    def plus(self, other: Skipped) -> Skipped:
+        """Both together."""
+        return Skipped(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def __str__(self) -> str:
+        told = [(self.others, "other file", "other files")]
+        told += [(self.hidden, "hidden name", "hidden names"), (self.outputs, "map of declip's", "maps of declip's")]
+        told += [(self.folders, "unreadable folder", "unreadable folders")]
+        told += [(self.links, "link to a folder read already", "links to folders read already")]
+        return ", ".join(f"{n} {one if n == 1 else more}" for n, one, more in told if n or more == "other files")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Walk:
+    """What lies below a folder: files, relative to it and sorted; what was passed over; why folders were not read."""
+
+    files: list[Path]
+    skipped: Skipped
+    unreadable: list[OSError]
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is passed over in folders: ".name" ("._photo.jpg" of macOS, ".thumbnails"), and what
+    systems put beside people's files (__MACOSX, @eaDir, #recycle, $RECYCLE.BIN)."""
+    return name.startswith(".") or name.lower() in _OF_SYSTEMS
+
+
+def walk(root: str | Path) -> Walk:
+    """Find the files below a folder, by the rule that holds wherever declip reads folders.
+
+    Hidden names are passed over and counted, with all below them; so are pipes and devices. Links to files are files,
+    also those that lead nowhere, which is told when they are read. Links to folders are followed; each folder is read
+    once, under the name that no link is part of if there is one: so loops end. root is read whatever its name.
+    """
+    root = Path(root)
+    files: list[Path] = []
+    counts = dict.fromkeys(Skipped._fields, 0)
+    unreadable: list[OSError] = []
+    seen: set[tuple[int, int]] = set()
+    linked = [Path()]
+    while linked:
+        # What no link leads to comes first: depth by depth of links.
+        folders, linked = sorted(linked, key=lambda path: path.parts, reverse=True), []
+        while folders:
+            folder = folders.pop()
+            try:
+                found = (root / folder).stat()
+                if (found.st_dev, found.st_ino) in seen:
+                    counts["links"] += 1
+                    continue
+                seen.add((found.st_dev, found.st_ino))
+                with os.scandir(root / folder) as listing:
+                    entries = sorted(listing, key=lambda entry: entry.name, reverse=True)
+            except OSError as error:
+                counts["folders"] += 1
+                unreadable.append(error)
+                continue
+            for entry in entries:
+                path = folder / entry.name
+                if is_hidden(entry.name):
+                    counts["hidden"] += 1
+                    continue
+                match _kind(entry):
+                    case "folder":
+                        (linked if entry.is_symlink() else folders).append(path)
+                    case "file":
+                        files.append(path)
+                    case _:
+                        counts["others"] += 1
+    return Walk(files=sorted(files, key=lambda path: path.parts), skipped=Skipped(**counts), unreadable=unreadable)
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    """ "folder", "file" or "other"; what cannot be looked at is a file, and is told when it is read."""
+    try:
+        if entry.is_dir():
+            return "folder"
+        return "file" if entry.is_file() or not Path(entry).exists() else "other"
+    except OSError:
+        return "file"

@@ -1,0 +1,65 @@
+"""What is one of a few words is refused by name where it is another one, in every public function that takes one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from declip import batch, evaluation, views
+from declip.errors import SpecError
+from declip.nn import checkpoint
+from declip.reproduce import setup
+from declip.synthesis import classical, saving
+from declip.types import Calibration, ModelSpec, Sample, check_choice
+from tests.tiny import tiny_spec
+
+CALLS: dict[str, Callable[[], Any]] = {
+    "mode is 'foo'; expected one of 'whole', 'tiled'": lambda: ModelSpec(**{**fields(), "mode": "foo"}),
+    "calibration mode is 'foo'": lambda: Calibration(mode="foo"),  # type: ignore[arg-type]
+    "calibration precision is 'foo'": lambda: Calibration(precision="foo"),  # type: ignore[arg-type]
+    "label is 'foo'; expected one of 'real', 'fake'": lambda: Sample(image=Path("a.png"), label="foo"),  # type: ignore[arg-type]
+    "fake_is is 'foo'; expected one of 'white', 'black'": lambda: evaluation.Maps(".", [], fake_is="foo"),  # type: ignore[arg-type]
+    "target is 'foo'; expected one of 'mask', 'image'": lambda: views.Views([], tiny_spec(), target="foo"),  # type: ignore[arg-type]
+    "scale is 'foo'; expected one of 'full', 'tiny'": lambda: setup.Setup(scale="foo"),  # type: ignore[arg-type]
+    "rival is 'foo'; expected one of 'patch-forensics'": lambda: setup.rival_recipe("foo"),  # type: ignore[arg-type]
+    "format is 'foo'; expected one of 'png', 'jpeg', 'webp'": lambda: saving.Encoding(format="foo"),  # type: ignore[arg-type]
+    "chroma is 'foo'; expected one of '4:4:4', '4:2:0'": lambda: classical.encode_jpeg(
+        np.zeros((8, 8, 3), np.uint8),
+        90,
+        "foo",  # type: ignore[arg-type]
+    ),
+    "tower is 'foo'; expected one of 'vit', 'rn50', 'fusion'": lambda: checkpoint.convert(
+        Path("a.pth"),
+        Path("b.safetensors"),
+        tower="foo",  # type: ignore[arg-type]
+    ),
+    "fake_class is 2; expected one of 0, 1": lambda: checkpoint.convert(
+        Path("a.pth"),
+        Path("b.safetensors"),
+        fake_class=2,  # type: ignore[arg-type]
+    ),
+    "device is 'gpu'; expected one of 'cpu', 'cuda'": lambda: batch.run(".", "out", device="gpu"),  # type: ignore[arg-type]
+    "precision is 'half'; expected one of 'exact', 'fast'": lambda: batch.run(".", "out", precision="half"),  # type: ignore[arg-type]
+}
+
+
+def fields() -> dict[str, Any]:
+    """Those of a model that is right."""
+    spec = tiny_spec()
+    return {"backbones": spec.backbones, "decoder": spec.decoder}
+
+
+@pytest.mark.parametrize("message", CALLS)
+def test_another_word_is_refused_and_the_choices_are_named(message: str) -> None:
+    if "gpu" in message or "half" in message:
+        pytest.importorskip("ray")
+    with pytest.raises(SpecError, match=message):
+        CALLS[message]()
+
+
+def test_a_choice_passes() -> None:
+    check_choice("tiled", batch.driver.Mode, "mode")
