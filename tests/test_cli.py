@@ -49,6 +49,9 @@ KEYS = [
 ]
 
 
+LIMITS = {"max_pixels": image.MAX_PIXELS, "max_bytes": image.MAX_BYTES}
+
+
 class FakeEngine:
     """Bright is manipulated: logits = 8 × normalised brightness, at half the input's size."""
 
@@ -77,7 +80,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     def load(model: Any = None, **options: Any) -> Localizer:
         seen.update(options, model=model)
-        kept = {key: options[key] for key in ("mode", "threshold") if key in options}
+        kept = {key: value for key, value in options.items() if key not in ("offline", "precision")}
         return Localizer(FakeEngine(), **kept)
 
     monkeypatch.setattr(localizer, "load", load)
@@ -129,7 +132,8 @@ def test_json_is_one_line_per_image(
     assert rows[0]["model"] == "fake"
     assert "3 localized" in stderr
     assert len(list((tmp_path / "out").iterdir())) == 9
-    assert fake == {"model": "mini", "mode": None, "threshold": None, "precision": "exact", "offline": False}
+    expected = {"model": "mini", "mode": None, "threshold": None, "precision": "exact", "offline": False}
+    assert fake == expected | LIMITS
 
 
 def test_options_reach_the_library(
@@ -138,7 +142,8 @@ def test_options_reach_the_library(
     photo, out = picture(tmp_path / "a.png"), tmp_path / "out"
     options = ("--model", "m.onnx", "--tile", "--threshold", 0.25, "--precision", "fast", "--offline", "--json")
     assert call(monkeypatch, "localize", photo, "--out", out, *options, "--batch-size", 2) == 0
-    assert fake == {"model": "m.onnx", "mode": "tiled", "threshold": 0.25, "precision": "fast", "offline": True}
+    expected = {"model": "m.onnx", "mode": "tiled", "threshold": 0.25, "precision": "fast", "offline": True}
+    assert fake == expected | LIMITS
     row = json.loads(capfd.readouterr().out)
     assert row["threshold"] == 0.25
     assert row["verdict"] is None  # neither mode nor precision are the calibration's
@@ -324,6 +329,25 @@ def test_a_name_that_is_no_text_goes_into_a_manifest_and_back(tmp_path: Path, mo
     assert [sample.image for sample in datasets.read_manifest(tmp_path / "s.jsonl")] == [photo]
 
 
+def test_limits_and_pages_reach_the_library(
+    tmp_path: Path, fake: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    scan, out = tmp_path / "scan.tif", tmp_path / "out"
+    Image.new("RGB", (64, 64)).save(scan, save_all=True, append_images=[Image.new("RGB", (32, 32), "white")])
+    small = ("--max-megapixels", 0.002)
+    assert call(monkeypatch, "localize", scan, "--out", out, "--pages", "all", *small) == 1
+    stdout, stderr = capfd.readouterr()
+    assert f"{scan}#2" in stdout and f"too-large: {scan}" in stderr and "at most 2000 are read" in stderr
+    assert "(--max-megapixels or max_pixels raises the limit)" in stderr
+    assert "1 localized to" in stderr and "1 failed" in stderr
+    assert (out / "scan.tif#2.mask.png").exists() and not (out / "scan.tif#1.mask.png").exists()
+    assert call(monkeypatch, "localize", scan, "--out", tmp_path / "other", "--max-megabytes", 0.001) == 1
+    stderr = capfd.readouterr().err
+    assert "at most 1000 are read (--max-megabytes or max_bytes raises the limit)" in stderr
+    assert call(monkeypatch, "report", scan, "--out", tmp_path / "page.html", *small) == 1
+    assert "(--max-megapixels or max_pixels raises the limit)" in capfd.readouterr().err
+
+
 # --- evaluate -------------------------------------------------------------------------------------------------------
 
 
@@ -348,7 +372,7 @@ def test_evaluate_prints_figures_and_protocol_and_writes_them(
 ) -> None:
     manifest, out = samples(tmp_path), tmp_path / "out"
     assert call(monkeypatch, "evaluate", manifest, "--out", out, "--threshold", 0.5, "--whole") == 0
-    assert fake == {"model": None, "mode": "whole", "precision": "exact", "offline": False}
+    assert fake == {"model": None, "mode": "whole", "precision": "exact", "offline": False} | LIMITS
     stdout, stderr = capfd.readouterr()
     assert "IoU" in stdout and "oracle" in stdout and "32×32 px" in stdout and "scores >= 0.5 (given)" in stdout
     assert "WARNING" not in stdout and stderr == ""
@@ -465,19 +489,23 @@ def test_calibrate_passes_its_settings_on(
         ("a.png", "fake", "test"),
         ("b.png", "fake", "test"),
     ]
-    assert seen == {
-        "model": "m.onnx",
-        "photos": photos,
-        "out": out,
-        "rates": [0.01, 0.05],
-        "mode": "whole",
-        "precision": "fast",
-        "pieces": 0,
-        "batch_size": 3,
-        "offline": True,
-        "force": True,
-        "progress": False,
-    }
+    assert (
+        seen
+        == {
+            "model": "m.onnx",
+            "photos": photos,
+            "out": out,
+            "rates": [0.01, 0.05],
+            "mode": "whole",
+            "precision": "fast",
+            "pieces": 0,
+            "batch_size": 3,
+            "offline": True,
+            "force": True,
+            "progress": False,
+        }
+        | LIMITS
+    )
     assert call(monkeypatch, *arguments) == 1
     assert (seen["model"], seen["samples"], seen["mode"], seen["force"]) == ("mini", None, None, False)
     capfd.readouterr()

@@ -466,15 +466,30 @@ def test_map_reads_no_further_than_two_batches_ahead(mode: Any) -> None:
         next(Localizer(engine).map([noise(9, 9)], batch_size=0))
 
 
+def test_limits_travel_with_the_localizer() -> None:
+    small = Localizer(FakeEngine(constant(0.3)), max_pixels=80, max_bytes=200)
+    first, second, third = small.map([noise(9, 9), noise(8, 10), bytes(201)])
+    assert isinstance(first, ImageError) and isinstance(third, ImageError) and isinstance(second, Localization)
+    assert (first.kind, third.kind) == ("too-large", "too-large")
+    assert "at most 80 pixels are read (--max-megapixels or max_pixels raises the limit)" in str(first)
+    assert "at most 200 bytes are read (--max-megabytes or max_bytes raises the limit)" in str(third)
+    with pytest.raises(ImageError, match="at most 80"):
+        small(noise(9, 9))
+    with pytest.raises(SpecError, match="max_pixels is 0"):
+        Localizer(FakeEngine(constant(0.3)), max_pixels=0)
+    raised = load(max_pixels=10**9, max_bytes=10**10)
+    assert (raised.max_pixels, raised.max_bytes) == (10**9, 10**10)
+
+
 def test_photos_seen_whole_are_read_and_finished_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each waits for another one that is read, or finished, at the same time."""
     monkeypatch.setattr("declip.localizer.cores", lambda: 2)
     readers, finishers = threading.Barrier(2), threading.Barrier(2)
     read, resize = image.read, image.resize_scores
 
-    def read_together(picture: Any) -> Any:
+    def read_together(picture: Any, **limits: Any) -> Any:
         readers.wait(20)
-        return read(picture)
+        return read(picture, **limits)
 
     def resize_together(*given: Any, **named: Any) -> Any:
         finishers.wait(20)

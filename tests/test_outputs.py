@@ -449,3 +449,52 @@ def test_memory_that_ends_while_one_photo_is_read_or_written(
     monkeypatch.setattr(image, where, limited)
     assert kinds(list(localize_files(BrightnessLocalizer(), pairs, tmp_path / "out"))) == [None, "too-large", None]
     assert len(list((tmp_path / "out").iterdir())) == 6
+
+
+# --- several pictures in a file -------------------------------------------------------------------------------------
+
+
+def pages_file(path: Path, whites: list[int]) -> Path:
+    """A TIFF whose pages are black but for their first columns."""
+    pages = []
+    for white in whites:
+        pixels = np.zeros((6, 10, 3), np.uint8)
+        pixels[:, :white] = 255
+        pages.append(Image.fromarray(pixels))
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    return path
+
+
+def test_every_page_has_its_own_row_and_files(tmp_path: Path) -> None:
+    scan = pages_file(tmp_path / "scan.tif", [1, 2, 5])
+    rows = run([scan, picture(tmp_path / "one.png")], tmp_path / "out", pages="all")
+    assert [row["image"] for row in rows] == [*(f"{scan}#{page}" for page in (1, 2, 3)), str(tmp_path / "one.png")]
+    assert [round(row["area"], 2) for row in rows[:3]] == [0.1, 0.2, 0.5]
+    written = sorted(path.name for path in (tmp_path / "out").glob("*.mask.png"))
+    assert written == ["one.png.mask.png", *(f"scan.tif#{page}.mask.png" for page in (1, 2, 3))]
+    mask = np.asarray(Image.open(tmp_path / "out" / "scan.tif#3.mask.png")) > 0
+    assert mask[:, :5].all() and not mask[:, 5:].any()
+    again = run([tmp_path / "out"], tmp_path / "other", pages="all")
+    assert again == []  # the files of pages are no inputs either
+
+
+def test_the_first_page_is_the_default(tmp_path: Path) -> None:
+    (row,) = run([pages_file(tmp_path / "scan.tif", [1, 5])], tmp_path / "out")
+    assert row["image"] == str(tmp_path / "scan.tif") and row["area"] == pytest.approx(0.1)
+    assert (tmp_path / "out" / "scan.tif.mask.png").exists()
+
+
+def test_pages_fail_by_themselves(tmp_path: Path) -> None:
+    scan = pages_file(tmp_path / "scan.tif", [1, 2])
+    run([scan], tmp_path / "out", pages="all")
+    (tmp_path / "out" / "scan.tif#1.mask.png").unlink()
+    (tmp_path / "out" / "scan.tif#1.scores.png").unlink()
+    (tmp_path / "out" / "scan.tif#1.overlay.png").unlink()
+    (tmp_path / "bad.tif").write_bytes(b"II*\0nothing")
+    rows = run([scan, tmp_path / "bad.tif"], tmp_path / "out", pages="all")
+    assert kinds(rows) == [None, "exists", "corrupt"] and "scan.tif#2" in rows[1]["error"]
+
+
+def test_other_words_for_pages_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DeclipError, match="pages is '3'; expected 'first' or 'all'"):
+        run([picture(tmp_path / "one.png")], tmp_path / "out", pages="3")

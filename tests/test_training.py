@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from declip import datasets, image, metrics, synthesis, training
-from declip.errors import DatasetError, SpecError, WeightsError
+from declip.errors import DatasetError, SpecError, TrainingError, WeightsError
 from declip.localizer import load
 from declip.nn.model import build
 from declip.training import TrainConfig
@@ -250,7 +250,7 @@ def test_masks_without_anything_manipulated_are_said(data: tuple[list[Sample], l
     empty = tmp_path / "empty.png"
     image.write_mask(empty, np.zeros((64, 64), bool))
     valid = [dataclasses.replace(sample, mask=empty) for sample in data[1] if sample.label == "fake"]
-    with pytest.raises(DatasetError, match="no crop of the validation samples holds anything manipulated"):
+    with pytest.raises(DatasetError, match=r"valid: all . fakes have a mask that marks nothing"):
         training.train(config_of(epochs=1), train=data[0][:8], valid=valid, out=tmp_path / "run")
 
 
@@ -731,3 +731,65 @@ def test_the_paper_s_recipe_overfits(tmp_path: Path) -> None:
     config = TrainConfig(model=spec, batch_size=32, patience_steps=200, epochs=150)
     run = training.train(config, train=fakes, valid=fakes, out=tmp_path / "run")
     assert run.iou >= 0.90
+
+
+def empty(samples: list[Sample]) -> list[Sample]:
+    """The same with masks of 0 and 1, which mark nothing."""
+    for sample in samples:
+        if sample.mask is not None:
+            Image.fromarray(image.read_mask(sample).view(np.uint8)).save(sample.mask)
+    return samples
+
+
+@pytest.mark.parametrize("part", ["train", "valid"])
+def test_fakes_whose_masks_mark_nothing_are_told_before_anything_is_computed(
+    part: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = {name: make_samples(tmp_path / name, 3, seed) for seed, name in enumerate(("train", "valid"))}
+    empty(parts[part])
+    with pytest.raises(DatasetError, match=f"{part}: all 3 fakes have a mask that marks nothing.*highest value is 1"):
+        training.train(config_of(), **parts, out=tmp_path / "out", cache=tmp_path / "cache")
+    assert not (tmp_path / "out").exists() and not (tmp_path / "cache").exists()
+    assert len(caplog.records) == 1
+
+
+def test_a_training_goes_on_beside_a_few_empty_masks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train = make_samples(tmp_path / "train", 3, 0) + empty(make_samples(tmp_path / "bad", 1, 1))
+    valid = make_samples(tmp_path / "valid", 2, 2)
+    training.train(config_of(epochs=1), train=train, valid=valid, out=tmp_path / "out", cache=tmp_path / "cache")
+    (told,) = [record.message for record in caplog.records if "marks nothing" in record.message]
+    assert told.startswith("1 of 4 fakes")
+
+
+def test_a_training_that_diverges_at_once_says_so(tmp_path: Path) -> None:
+    parts = {name: make_samples(tmp_path / name, 4, seed) for seed, name in enumerate(("train", "valid"))}
+    config = config_of(epochs=3, lr=1e30, optimizer="sgd", momentum=0.0)
+    expected = r"diverged in epoch 1, step 1 of 1, at a rate \(lr\) of 1e\+30: .*validation"
+    with pytest.raises(TrainingError, match=expected) as caught:
+        training.train(config, **parts, out=tmp_path / "out", cache=tmp_path / "cache")
+    assert "nothing was kept, since no epoch had ended" in str(caught.value)
+    assert not (tmp_path / "out" / "best.safetensors").exists() and not (tmp_path / "out" / "state.pt").exists()
+
+
+def test_a_training_that_diverges_later_keeps_its_last_good_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = {name: make_samples(tmp_path / name, 8, seed) for seed, name in enumerate(("train", "valid"))}
+    config = config_of(epochs=3)
+    forward, losses = training.Objective.forward, 0
+
+    def diverging(self: training.Objective, *given: Any) -> torch.Tensor:
+        nonlocal losses
+        losses += self.training
+        return forward(self, *given) * (math.nan if losses == 4 else 1)
+
+    monkeypatch.setattr(training.Objective, "forward", diverging)
+    with pytest.raises(TrainingError, match=r"diverged in epoch 2, step 2 of 2, .*: the loss is nan") as caught:
+        training.train(config, **parts, out=tmp_path / "out", cache=tmp_path / "cache")
+    out = tmp_path / "out"
+    kept = f"{out / 'state.pt'} is that of the last good step, {out / 'best.safetensors'} of epoch 1"
+    assert kept in str(caught.value)
+    assert all(torch.isfinite(tensor).all() for tensor in load_file(out / "best.safetensors").values())
+    state = torch.load(out / "state.pt", weights_only=True)
+    assert state["counters"]["epoch"] == 1 and all(tensor.isfinite().all() for tensor in state["learnt"].values())
+    assert len(rows_of(out)) == 1

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from declip.errors import ImageError, SpecError
 from declip.regions import find_parts
@@ -22,6 +23,7 @@ from declip.types import (
     Photo,
     Sample,
     Step,
+    check_several,
 )
 
 VIT = BackboneSpec(name="vit_large_patch14_clip_quickgelu_224.openai", layer=20)
@@ -380,3 +382,65 @@ def test_an_untouched_photo_reaches_a_rank_as_rarely_as_it_says() -> None:
     one, five = np.mean(alarms, axis=(0, 1))
     # 1 and 8 of 171 places are left for a further photo.
     assert one == pytest.approx(1 / 171, abs=0.002) and five == pytest.approx(8 / 171, abs=0.006)
+
+
+def test_a_photo_prints_briefly_and_is_compared_by_identity() -> None:
+    pixels = np.zeros((150, 200, 3), np.uint8)
+    photo = Photo(pixels=pixels, name="x.jpg", data=bytes(1000))
+    assert repr(photo) == "Photo(name='x.jpg', 150×200 px, 1000 bytes)"
+    third = Photo(pixels=pixels, name="x.tif", pages=12, page=3)
+    assert repr(third) == "Photo(name='x.tif', 150×200 px, 0 bytes, picture 3 of 12)"
+    assert photo in [third, photo] and photo != third and {photo: 1}[photo] == 1
+    with pytest.raises(ImageError, match="got picture 4 of 3; expected 1 to 3") as caught:
+        Photo(pixels=pixels, name="x.tif", pages=3, page=4)
+    assert caught.value.kind == "input"
+
+
+RULE = MaskRule(threshold=0.5)
+
+
+def test_localizations_are_compared_by_identity() -> None:
+    one, other = (
+        Localization(name="x", scores=np.zeros((9, 9), np.float32), rule=RULE, image_score=0, model="m", sha256="")
+        for _ in range(2)
+    )
+    assert one in [other, one] and one != other and len({one, other}) == 2
+    assert "scores" not in repr(one) and "name='x'" in repr(one)
+
+
+ONE: tuple[Any, ...] = (
+    "photo.jpg",
+    b"\xff\xd8",
+    bytearray(3),
+    memoryview(b"abc"),
+    Path("photo.jpg"),
+    np.zeros((9, 9, 3), np.uint8),
+    np.zeros((9, 9), np.uint8),
+    np.array("photo.jpg"),
+    Photo(pixels=np.zeros((9, 9, 3), np.uint8), name="x"),
+    Image.new("RGB", (9, 9)),
+    None,
+    3,
+)
+SEVERAL: tuple[Any, ...] = (
+    [],
+    ["a"],
+    ("a", b"b"),
+    {"a"},
+    iter("ab"),
+    np.array(["a.jpg", "b.jpg"]),
+    np.array([Path("a")], object),
+    np.zeros((2, 9, 9, 3), np.uint8),
+)
+
+
+@pytest.mark.parametrize("one", ONE)
+def test_one_thing_is_no_list_of_things(one: Any) -> None:
+    with pytest.raises(ImageError, match=r"one thing, where several are expected; give a list: map\(\[…\]\)") as caught:
+        check_several(one, "map([…])")
+    assert caught.value.kind == "input" and len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("several", SEVERAL)
+def test_lists_and_stacks_pass(several: Any) -> None:
+    check_several(several, "map([…])")

@@ -209,7 +209,7 @@ def calibrated(localizer: Localizer, data: Path) -> Calibration:
     """Return the calibration of a localizer at temperature 1."""
     paths, owners = pictures(data / "photos/calibrate"), list[int]()
     untouched = []
-    for number, result in enumerate(localizer.map(with_pieces(paths, PIECES, owners))):
+    for number, result in enumerate(localizer.map(with_pieces(localizer, paths, PIECES, owners))):
         if isinstance(result, ImageError):
             raise result
         if result.out_of_scope is None:

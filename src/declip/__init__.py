@@ -23,6 +23,7 @@ from declip.errors import (
     ImageError,
     MissingExtraError,
     SpecError,
+    TrainingError,
     WeightsError,
 )
 
@@ -84,6 +85,7 @@ __all__ = [
     "Region",
     "Sample",
     "SpecError",
+    "TrainingError",
     "WeightsError",
     "baselines",
     "batch",

@@ -33,7 +33,7 @@ from scipy import fft, ndimage, special
 from declip import image, jpeg
 from declip.errors import ImageError, MissingExtraError, SpecError
 from declip.process import cores
-from declip.types import Localization, MaskRule, Photo, PictureLike
+from declip.types import Localization, MaskRule, Photo, PictureLike, check_several
 
 __all__ = ["BASELINES", "Baseline", "DoubleJpeg", "ErrorLevel", "JpegGhost", "NoiseLevel"]
 
@@ -58,6 +58,7 @@ class Baseline(ABC):
 
     def map(self, images: Iterable[PictureLike], batch_size: int = 8) -> Iterator[Localization | ImageError]:
         """A map of each picture, in order; of one that cannot be read its ImageError. batch_size is not needed."""
+        check_several(images, "map([…])")
         for source in images:
             start = time.perf_counter()
             try:
@@ -246,7 +247,7 @@ def _change(photo: Photo, quality: int, power: Literal[1, 2]) -> Floats:
     _check_sides(photo)
     buffer = io.BytesIO()
     Image.fromarray(photo.pixels).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
-    saved = image.read(buffer.getvalue()).pixels
+    saved = image.read(buffer.getvalue(), max_pixels=photo.pixels.size).pixels
     grids = []
     for top in range(0, photo.size[0], _STRIP):
         strip = slice(top, top + _STRIP)

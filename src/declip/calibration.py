@@ -22,12 +22,23 @@ from rich.console import Console
 from rich.progress import track
 from scipy import optimize, special
 
-from declip import image
+from declip import datasets, image
 from declip.engines import Wrapped, check_target, open_engine, with_spec
 from declip.errors import DatasetError, ImageError
 from declip.localizer import Localizer, model_file
 from declip.regions import find_parts
-from declip.types import SIZE_CLASSES, Calibration, Engine, MaskRule, Mode, ModelSpec, Photo, Precision, Sample
+from declip.types import (
+    SIZE_CLASSES,
+    Calibration,
+    Engine,
+    MaskRule,
+    Mode,
+    ModelSpec,
+    Photo,
+    Precision,
+    Sample,
+    check_several,
+)
 
 __all__ = [
     "THRESHOLDS",
@@ -92,19 +103,21 @@ def calibrate(
     offline: bool = False,
     force: bool = False,
     progress: bool = False,
+    max_pixels: int = image.MAX_PIXELS,
+    max_bytes: int = image.MAX_BYTES,
 ) -> Outcome:
     """Calibrate a model on untouched photos and write it, weights unchanged, with the calibration inside.
 
     model: as for `declip.load`. out: the file to write, of the same suffix as the model's (.onnx for mini). mode,
-    precision: to localize in (None = the model's own mode); a verdict is given only in these. The rest as for
-    `measure`.
+    precision: to localize in (None = the model's own mode); a verdict is given only in these. max_pixels, max_bytes: of
+    a picture, as for `declip.load`. The rest as for `measure`.
     Raises DeclipError where out exists, unless force; WeightsError for another suffix; and as `load` and `measure` do.
     """
     source = model_file(model, offline=offline)
     check_target(source, out, force=force)
     engine = open_engine(source, precision=precision, offline=offline)
     outcome = measure(
-        Localizer(engine, mode=mode),
+        Localizer(engine, mode=mode, max_pixels=max_pixels, max_bytes=max_bytes),
         photos,
         rates=rates,
         samples=samples,
@@ -144,11 +157,14 @@ def measure(
     hold no manipulated pictures; SpecError for other rates.
     """
     Calibration(rates=tuple(sorted(rates)))  # refuses rates that are none before hours of computing
+    check_several(photos, "photos=[…]")
+    check_several(samples or (), "samples=[…]")
     paths = list(map(Path, photos))
     distinct = _distinct(paths)
     _check_enough(len(distinct), max(rates))
     temperature, threshold = localizer.spec.temperature, localizer.spec.rule.threshold
     fakes = [sample for sample in samples or () if sample.label == "fake"]
+    datasets.warn_of_empty_masks(datasets.empty_masks(fakes), len(fakes))
     used: list[Sample] = []
     tried: tuple[float, ...] = (threshold,)
     if samples is not None:
@@ -163,7 +179,7 @@ def measure(
     left_out: dict[str, int] = {"unreadable": 0, "unfit": 0}
     clean: list[Untouched] = []
     owners: list[int] = []
-    results = final.map(with_pieces(distinct, pieces, owners), batch_size=batch_size)
+    results = final.map(with_pieces(final, distinct, pieces, owners), batch_size=batch_size)
     for i, result in enumerate(_tracked(results, "photos", None if pieces else len(distinct), progress)):
         if isinstance(result, ImageError):
             left_out["unreadable"] += 1
@@ -224,13 +240,15 @@ def candidates(photos: Sequence[Untouched], thresholds: Sequence[float], base: C
     return made
 
 
-def with_pieces(paths: Sequence[Path], pieces: int, owners: list[int]) -> Iterator[Path | Photo]:
-    """Yield the photos, and pieces of the large ones; owners gets the number of the photo for each picture."""
+def with_pieces(localizer: Localizer, paths: Sequence[Path], pieces: int, owners: list[int]) -> Iterator[Path | Photo]:
+    """Yield the photos, and pieces of the large ones; owners gets the number of the photo for each picture.
+
+    localizer: whose limits count."""
     for number, path in enumerate(paths):
         pictures: list[Path | Photo] = [path]
         if pieces:
             with contextlib.suppress(ImageError):  # the localizer says it again, of the path
-                photo = image.read(path)
+                photo = localizer.read(path)
                 own = Calibration.size_class(photo.pixels.size // 3)
                 pictures = [photo, *(piece for i in range(1, own + 1) for piece in cut(photo, i, pieces))]
         for picture in pictures:
@@ -404,7 +422,7 @@ def _with_masks(
         try:
             if isinstance(result, ImageError):
                 raise result
-            mask = image.read_mask(sample)
+            mask = image.read_mask(sample, max_pixels=max(image.MAX_PIXELS, result.scores.size))
         except (ImageError, DatasetError) as error:
             _log.warning("left out: %s", error)
             continue
@@ -433,5 +451,6 @@ class Retold(Wrapped):
 def _at(localizer: Localizer, temperature: float) -> Localizer:
     """The same localizer, its scores made at another temperature."""
     calibration = dataclasses.replace(localizer.spec.calibration or Calibration(), temperature=temperature)
-    engine = Retold(localizer.engine, dataclasses.replace(localizer.spec, calibration=calibration))
-    return Localizer(engine, mode=localizer.mode)
+    return localizer.variant(
+        engine=Retold(localizer.engine, dataclasses.replace(localizer.spec, calibration=calibration))
+    )

@@ -60,6 +60,13 @@ class Precision(StrEnum):
     fast = "fast"
 
 
+class Pages(StrEnum):
+    """Which pictures of a file that holds several."""
+
+    first = "first"
+    all = "all"
+
+
 class Device(StrEnum):
     """What a worker computes on."""
 
@@ -120,6 +127,8 @@ class Layout(StrEnum):
 
 Model = Annotated[str, typer.Option("--model", help="A name of `declip models`, a .onnx or a .safetensors file.")]
 Precise = Annotated[Precision, typer.Option(help="exact is fp32; fast is bf16 where the processor has it.")]
+MaxPixels = Annotated[float, typer.Option("--max-megapixels", min=0.0001, help="Larger pictures are refused.")]
+MaxBytes = Annotated[float, typer.Option("--max-megabytes", min=0.001, help="Larger files are refused.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what exists.")]
 
 
@@ -178,6 +187,9 @@ def localize(
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Of the mask.")] = None,
     precision: Precise = Precision.exact,
     batch_size: Annotated[int, typer.Option(min=1, help="Photos or tiles computed at once.")] = 8,
+    max_megapixels: MaxPixels = 250,
+    max_megabytes: MaxBytes = 200,
+    pages: Annotated[Pages, typer.Option(help="Of the pictures in a file that holds several.")] = Pages.first,
     offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
     force: Force = False,
 ) -> None:
@@ -187,10 +199,19 @@ def localize(
 
     pairs, skipped = find_pictures(paths)
     mode: Mode | None = None if tile is None else "tiled" if tile else "whole"
-    localizer = load(model, mode=mode, threshold=threshold, precision=precision.value, offline=offline)
-    rows = localize_files(localizer, pairs, out, force=force, batch_size=batch_size)
-    failed = sum(_print_row(row, as_json) for row in _with_bar(rows, len(pairs)))
-    _note(f"{len(pairs) - failed} localized to {out}, {failed} failed, {skipped} skipped")
+    localizer = load(
+        model,
+        mode=mode,
+        threshold=threshold,
+        precision=precision.value,
+        offline=offline,
+        max_pixels=round(max_megapixels * 1e6),
+        max_bytes=round(max_megabytes * 1e6),
+    )
+    rows = localize_files(localizer, pairs, out, force=force, batch_size=batch_size, pages=pages.value)
+    done = [_print_row(row, as_json) for row in _with_bar(rows, len(pairs))]
+    failed = sum(done)
+    _note(f"{len(done) - failed} localized to {out}, {failed} failed, {skipped} skipped")
     raise typer.Exit(1 if failed else 0)
 
 
@@ -203,6 +224,8 @@ def report(
     gps: Annotated[bool, typer.Option("--gps", help="Tell where the photo was taken, and show free text.")] = False,
     tile: Annotated[bool | None, typer.Option("--tile/--whole", help="Native resolution, or squashed.")] = None,
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Of the mask.")] = None,
+    max_megapixels: MaxPixels = 250,
+    max_megabytes: MaxBytes = 200,
     offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
     force: Force = False,
 ) -> None:
@@ -214,7 +237,14 @@ def report(
     from declip.localizer import load
 
     mode: Mode | None = None if tile is None else "tiled" if tile else "whole"
-    localizer = load(model, mode=mode, threshold=threshold, offline=offline)
+    localizer = load(
+        model,
+        mode=mode,
+        threshold=threshold,
+        offline=offline,
+        max_pixels=round(max_megapixels * 1e6),
+        max_bytes=round(max_megabytes * 1e6),
+    )
     try:
         found = page.examine(photo, localizer, date=datetime.now(UTC), position=gps)
     except (ImageError, MemoryError) as error:
@@ -244,6 +274,8 @@ def batch(
     precision: Annotated[
         Precision, typer.Option(help="exact is fp32; fast, where there is it, lower.")
     ] = Precision.exact,
+    max_megapixels: MaxPixels = 250,
+    max_megabytes: MaxBytes = 200,
     offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
 ) -> None:
     """Localize any number of photos into Parquet files: by several workers, resumable, here or on a Ray cluster."""
@@ -264,6 +296,8 @@ def batch(
         device=device.value if device else None,
         shard_size=shard_size,
         offline=offline,
+        max_pixels=round(max_megapixels * 1e6),
+        max_bytes=round(max_megabytes * 1e6),
         progress=sys.stderr.isatty(),
     )
     _line(str(summary))
@@ -285,6 +319,8 @@ def evaluate(
     ] = None,
     precision: Precise = Precision.exact,
     batch_size: Annotated[int, typer.Option(min=1, help="Photos or tiles computed at once.")] = 8,
+    max_megapixels: MaxPixels = 250,
+    max_megabytes: MaxBytes = 200,
     offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
     force: Force = False,
 ) -> None:
@@ -303,7 +339,15 @@ def evaluate(
         else None
     )
     result = evaluation.evaluate(
-        source or load(model, mode=mode, precision=precision.value, offline=offline),
+        source
+        or load(
+            model,
+            mode=mode,
+            precision=precision.value,
+            offline=offline,
+            max_pixels=round(max_megapixels * 1e6),
+            max_bytes=round(max_megabytes * 1e6),
+        ),
         samples,
         threshold=threshold,
         score_threshold=score_threshold,
@@ -331,6 +375,8 @@ def calibrate(
     tile: Annotated[bool | None, typer.Option("--tile/--whole", help="Native resolution, or squashed.")] = None,
     precision: Precise = Precision.exact,
     batch_size: Annotated[int, typer.Option(min=1, help="Photos or tiles computed at once.")] = 8,
+    max_megapixels: MaxPixels = 250,
+    max_megabytes: MaxBytes = 200,
     offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
     force: Force = False,
 ) -> None:
@@ -355,6 +401,8 @@ def calibrate(
         precision=precision.value,
         batch_size=batch_size,
         offline=offline,
+        max_pixels=round(max_megapixels * 1e6),
+        max_bytes=round(max_megabytes * 1e6),
         force=force,
         progress=sys.stderr.isatty(),
     )

@@ -190,6 +190,18 @@ def tiff_directory(data: bytes, at: int, layout: Layout) -> Directory:
     return Directory(entries, _number(data, at + entry_count * size, layout.word))
 
 
+def tiff_from(data: bytes, number: int) -> bytes:
+    """The same TIFF, beginning with another picture of its chain. number: of that picture, from 0."""
+    layout = tiff_layout(data)
+    assert layout is not None
+    at = first_offset(data, layout)
+    for _ in range(number):
+        at = tiff_directory(data, at, layout).next
+    start = 8 if layout.big else 4
+    word = struct.pack(layout.word, at)
+    return data[:start] + word + data[start + len(word) :]
+
+
 def integers(data: bytes, entry: Entry | None, layout: Layout) -> tuple[int, ...]:
     """The values of an entry, at most 64 of them; () where there is none, or where it holds no whole numbers."""
     if entry is None or entry.code not in _INTEGERS:

@@ -26,7 +26,7 @@ from declip.containers import (
     tiff_layout,
 )
 
-__all__ = ["bare", "closed", "fault", "jpeg_tail_fault", "tiff_fault", "trailing_bytes", "without_damaged_chunks"]
+__all__ = ["bare", "closed", "fault", "jpeg_tail_fault", "tiff_fault", "without_damaged_chunks"]
 
 
 def fault(data: bytes, kind: Format) -> str | None:
@@ -126,20 +126,6 @@ def jpeg_tail_fault(data: bytes, image: Image.Image, *, thorough: bool) -> str |
         if ImageChops.difference(image, longer).getbbox() is not None:
             return "its picture data end too early"
     return None
-
-
-def trailing_bytes(data: bytes) -> int:
-    """How many bytes follow the end marker of a JPEG, zeros at the very end not counted.
-
-    0 for a file that says itself what follows (a list of further pictures, as cameras and phones write).
-    """
-    end = 0
-    for marker, start, segment in jpeg_segments(data):
-        if marker == 0xE2 and segment.startswith(b"MPF\0"):
-            return 0
-        if marker == 0xD9:
-            end = start + 2
-    return len(data[end:].rstrip(b"\0")) if end else 0
 
 
 # ── PNG ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

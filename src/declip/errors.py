@@ -6,6 +6,7 @@ DeclipError
 ├── WeightsError       a weight file is missing, damaged, or does not fit
 ├── DatasetError       a data set or manifest is not as described
 ├── ExportError        an exported file does not compute what its source computes
+├── TrainingError      a training diverged
 └── MissingExtraError  an optional dependency is not installed (says the pip line)
 
 Each message says what came, what was expected, and what to do.
@@ -20,6 +21,7 @@ __all__ = [
     "ImageError",
     "MissingExtraError",
     "SpecError",
+    "TrainingError",
     "WeightsError",
 ]
 
@@ -70,6 +72,10 @@ class DatasetError(DeclipError):
 
 class ExportError(DeclipError):
     """An exported file that does not compute what its source computes; the file is not kept."""
+
+
+class TrainingError(DeclipError):
+    """A training that diverged: its loss, or the scores in validation, are not finite any more."""
 
 
 class MissingExtraError(DeclipError, ImportError):

@@ -31,7 +31,7 @@ from rich.console import Console, Group
 from rich.progress import track
 
 import declip
-from declip import catalog, evaluation_report, image, metrics
+from declip import catalog, datasets, evaluation_report, image, metrics
 from declip.errors import DatasetError, DeclipError, ImageError
 from declip.evaluation_report import Case, CaseKind
 from declip.files import write_atomic
@@ -46,6 +46,7 @@ from declip.types import (
     Predictor,
     Sample,
     check_choice,
+    check_several,
 )
 
 __all__ = ["FILES", "Evaluation", "Figures", "Maps", "Row", "Summary", "check_free", "evaluate"]
@@ -259,6 +260,7 @@ class Maps:
 
     def map(self, images: Iterable[PictureLike], batch_size: int = 8) -> Iterator[Localization | ImageError]:
         """The map of each image path, in order, at its own size. The pictures themselves are not read."""
+        check_several(images, "map([…])")
         for path in images:
             try:
                 yield self._read(Path(path))
@@ -323,6 +325,7 @@ def evaluate(
     A sample whose picture, mask or map fails becomes a row with an error, and the others go on.
     Raises DatasetError where there are no samples.
     """
+    check_several(samples, "evaluate(predictor, […])")
     samples = list(samples)
     if not samples:
         raise DatasetError(f"{title or 'the list'} has no samples to evaluate")
@@ -349,6 +352,9 @@ def evaluate(
         rows.append(row)
         gallery.offer(sample, row, scores, mask, shown)
     good = [row for row in rows if not row.error]
+    fakes = [sample for sample, row in zip(samples, rows, strict=True) if row.label == "fake" and not row.error]
+    empty = [sample for sample, row in zip(samples, rows, strict=True) if row.label == "fake" and row.manipulated == 0]
+    warned = datasets.warn_of_empty_masks(empty, len(fakes))
     overall = _summarise(good, resamples, seed)
     names = sorted({row.source for row in good})
     sources = {name: _summarise([row for row in good if row.source == name], resamples, seed) for name in names}
@@ -368,7 +374,7 @@ def evaluate(
             seed=seed,
             resamples=resamples,
         ),
-        warnings=tuple(_warnings(samples, rows, overall, sources)),
+        warnings=(*([warned] if warned else []), *_warnings(samples, rows, overall, sources)),
         cases=gallery.cases(),
     )
 
@@ -389,6 +395,11 @@ def _blank(sample: Sample) -> Row:
     return Row(image=name, label=sample.label, source=sample.source, split=sample.split, group=sample.group or name)
 
 
+def _read_mask(sample: Sample, scores: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """The mask, which may be as large as the picture that was read."""
+    return image.read_mask(sample, max_pixels=max(image.MAX_PIXELS, scores.size))
+
+
 def _measure(
     sample: Sample, result: Localization, threshold: float | None, score_threshold: float | None
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], Row]:
@@ -399,7 +410,7 @@ def _measure(
     if not np.isfinite(scores).all() or not math.isfinite(result.image_score):
         raise ImageError(str(sample.image), "input", "the scores are not finite; expected floats in [0, 1]")
     untouched = sample.label == "real" and sample.mask is None
-    mask = np.zeros(scores.shape, dtype=bool) if untouched else image.read_mask(sample)
+    mask = np.zeros(scores.shape, dtype=bool) if untouched else _read_mask(sample, scores)
     resized = scores.shape != mask.shape
     stretched = resized and not _same_aspect(scores.shape, mask.shape)
     shown = result.mask
@@ -790,7 +801,7 @@ def _thumbnails(
     grey = Image.fromarray((small * np.float32(255)).astype(np.uint8))
     found = (("known mask", _data_uri(known, "PNG")), ("scores", _data_uri(grey, "PNG")))
     try:
-        photo = image.read(sample.image)
+        photo = image.read(sample.image, max_pixels=max(image.MAX_PIXELS, scores.size))
     except ImageError:
         return found
     pixels = np.asarray(Image.fromarray(photo.pixels).resize(known.size))

@@ -20,7 +20,7 @@ What `read` does to a picture, beyond decoding it:
 - 16-bit grey keeps its high byte, as Pillow does for 16-bit colour. Where the file says that only 9 to 15 bits are used
   and the values agree, those are scaled to the full range; where values only stay low, a note says so. Floats in files
   carry no scale of their own: see `arrays.float_grey8`.
-- Colour profiles are not applied, and of several frames or pages the first one counts.
+- Colour profiles are not applied. Of several frames or pages one is read, and `Photo.notes` says so.
 - CMYK JPEGs are read with Adobe's polarity (inverted), as every reader does.
 - Damaged pictures are refused, also where Pillow would fill the missing part with grey; damage beside the picture
   (text, EXIF, profiles) is only told: see `damage`.
@@ -61,7 +61,7 @@ from PIL import (
 )
 from scipy import special
 
-from declip import arrays, containers, damage
+from declip import arrays, containers, damage, pages
 from declip.containers import Format
 from declip.errors import DatasetError, ImageError
 from declip.files import write_atomic
@@ -72,6 +72,7 @@ __all__ = [
     "EXTENSIONS",
     "MAX_BYTES",
     "MAX_PIXELS",
+    "count_pages",
     "header",
     "mask_png",
     "normalise",
@@ -92,8 +93,11 @@ __all__ = [
     "write_scores",
 ]
 
-MAX_PIXELS = 100_000_000
+# The largest sensors of phones have 200 million pixels.
+MAX_PIXELS = 250_000_000
 MAX_BYTES = 200_000_000
+_MORE_PIXELS = "--max-megapixels or max_pixels raises the limit"
+_MORE_BYTES = "--max-megabytes or max_bytes raises the limit"
 
 # Lower-case suffixes that count as pictures in a folder. What a file is, its first bytes tell, not its name.
 EXTENSIONS = frozenset(
@@ -123,7 +127,9 @@ _LARGE = PerProcess(threading.Lock)
 # ── pictures in ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def read(source: PictureLike, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Photo:
+def read(
+    source: PictureLike, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES, page: int | None = None
+) -> Photo:
     """Decode a picture: the same picture gives the same pixels, however it comes.
 
     source: one of
@@ -134,33 +140,41 @@ def read(source: PictureLike, *, max_pixels: int = MAX_PIXELS, max_bytes: int = 
           uint8, uint16 (white = 65535) or floats in [0, 1]. (3, H, 3) could be either, and is refused.
         - a Photo, which is returned as it is.
     max_pixels, max_bytes: larger pictures and files are refused before anything is decoded.
+    page: which picture of a file that holds several, from 1; None = the first one, or the current frame of a PIL image.
+        `Photo.pages` says how many there are, `Photo.notes` what else the file holds. A further picture of a JPEG is a
+        JPEG of its own: `Photo.data` is then its part of the file.
 
     `Photo.notes` says what of the file was not read.
 
     Raises ImageError; `kind` is "missing" (no such file, or unreadable), "format" (not a picture, or one declip does
     not read, as raw photos), "corrupt" (empty, or the picture is truncated or damaged), "too-large", or "input" (not
-    something that can be a picture).
+    something that can be a picture, or a page that there is not).
     """
     match source:
         case Photo():
+            if page not in (None, source.page):
+                raise ImageError(source.name, "input", f"is picture {source.page}, decoded; read the file for another")
             return source
         case str() | Path():
-            return _read_bytes(_file_bytes(Path(source), str(source), max_bytes), str(source), max_pixels)
+            return _read_bytes(_file_bytes(Path(source), str(source), max_bytes), str(source), max_pixels, page)
         case bytes() | bytearray() | memoryview():
             data = bytes(source)
             name = f"<{len(data)} bytes>"
             if len(data) > max_bytes:
-                raise ImageError(name, "too-large", f"at most {max_bytes} bytes are read; pass a larger max_bytes")
-            return _read_bytes(data, name, max_pixels)
+                raise ImageError(name, "too-large", f"at most {max_bytes} bytes are read ({_MORE_BYTES})")
+            return _read_bytes(data, name, max_pixels, page)
         case Image.Image():
-            return _read_pil(source, max_pixels)
+            return _read_pil(source, max_pixels, page)
         case np.ndarray():
-            return _read_array(source, f"<array, {source.dtype} {source.shape}>", max_pixels)
+            name = f"<array, {source.dtype} {source.shape}>"
+            _check_page(name, page, 1)
+            return _read_array(source, name, max_pixels)
     if arrays.is_tensor(source):
         name = f"<tensor, {source.dtype} {tuple(source.shape)}>"
+        _check_page(name, page, 1)
         return _read_array(arrays.from_tensor(source), name, max_pixels)
     if callable(getattr(source, "read", None)):
-        return _read_stream(source, max_pixels, max_bytes)
+        return _read_stream(source, max_pixels, max_bytes, page)
     raise ImageError(
         f"<{type(source).__name__}>",
         "input",
@@ -185,15 +199,32 @@ def header(data: bytes, name: str) -> Image.Image:
     name: for messages. Raises ImageError of kind "format" or "corrupt" as `read`; whether the pixels can be decoded
     is not looked at.
     """
-    kind = _format_of(data, name)
+    return _header(data, _format_of(data, name), name, sys.maxsize)
+
+
+def _header(data: bytes, kind: Format, name: str, max_pixels: int) -> Image.Image:
     cleaned, _ = damage.without_damaged_chunks(data) if kind == "PNG" else (data, ())
     try:
-        return _open(cleaned, kind, name, MAX_PIXELS)
+        return _open(cleaned, kind, name, max_pixels)
     except ImageError as error:
         bare = damage.bare(cleaned, kind) if error.kind == "corrupt" else None
         if bare is None:
             raise
-    return _open(bare, kind, name, MAX_PIXELS)
+    return _open(bare, kind, name, max_pixels)
+
+
+def count_pages(path: str | Path, *, max_bytes: int = MAX_BYTES) -> int:
+    """How many pictures a file holds that `read` can be asked for; none of them is decoded. Raises ImageError."""
+    name = str(path)
+    data = _file_bytes(Path(path), name, max_bytes)
+    return _held(data, _format_of(data, name), name, sys.maxsize).pages
+
+
+def _held(data: bytes, kind: Format, name: str, max_pixels: int) -> pages.Held:
+    end = len(data)
+    if kind == "JPEG":
+        end = next((at for marker, at, _ in containers.jpeg_segments(data) if marker == 0xD9), end)
+    return pages.held(data, kind, _header(data, kind, name, max_pixels), end)
 
 
 def _file_bytes(path: Path, name: str, max_bytes: int) -> bytes:
@@ -207,7 +238,7 @@ def _file_bytes(path: Path, name: str, max_bytes: int) -> bytes:
             raise ImageError(
                 name,
                 "too-large",
-                f"the file has {status.st_size} bytes; at most {max_bytes} are read (max_bytes raises the limit)",
+                f"the file has {status.st_size} bytes; at most {max_bytes} are read ({_MORE_BYTES})",
             )
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -218,7 +249,7 @@ def _file_bytes(path: Path, name: str, max_bytes: int) -> bytes:
         raise ImageError(name, "missing", f"this cannot be the name of a file: {error}") from error
 
 
-def _read_stream(source: Any, max_pixels: int, max_bytes: int) -> Photo:
+def _read_stream(source: Any, max_pixels: int, max_bytes: int, page: int | None) -> Photo:
     """Of a file that the caller opened, and closes."""
     name = getattr(source, "name", None)
     name = name if isinstance(name, str) else f"<{type(source).__name__}>"
@@ -231,32 +262,72 @@ def _read_stream(source: Any, max_pixels: int, max_bytes: int) -> Photo:
             name, "input", f'reading gave {type(data).__name__}; expected bytes: open it as a binary file, with "rb"'
         )
     if len(data) > max_bytes:
-        raise ImageError(name, "too-large", f"at most {max_bytes} bytes are read; pass a larger max_bytes")
+        raise ImageError(name, "too-large", f"at most {max_bytes} bytes are read ({_MORE_BYTES})")
     if not data:
         raise ImageError(name, "corrupt", "there is nothing left to read in the open file: seek(0) goes to its start")
-    return _read_bytes(bytes(data), name, max_pixels)
+    return _read_bytes(bytes(data), name, max_pixels, page)
 
 
-def _read_bytes(data: bytes, name: str, max_pixels: int) -> Photo:
-    pixels, orientation, notes = _decode(data, name, max_pixels)
-    return Photo(pixels=pixels, name=name, data=data, orientation=orientation, notes=notes)
+def _read_bytes(data: bytes, name: str, max_pixels: int, page: int | None) -> Photo:
+    kind = _format_of(data, name)
+    held = _held(data, kind, name, max_pixels)
+    page = _check_page(name, page, held.pages)
+    frame = held.frames[page - 1]
+    start, stop = held.parts[page - 1]
+    data = part = data[start:stop]
+    if kind == "TIFF" and frame:
+        part, frame = containers.tiff_from(data, frame), 0
+    pixels, orientation, notes = _decode(_File(part, kind, name, max_pixels, frame))
+    return Photo(
+        pixels=pixels,
+        name=name,
+        data=data,
+        orientation=orientation,
+        pages=held.pages,
+        page=page,
+        notes=held.notes_on(page) + notes,
+    )
 
 
-def _read_pil(image: Image.Image, max_pixels: int) -> Photo:
+def _check_page(name: str, page: int | None, count: int) -> int:
+    """The page, from 1. Raises ImageError for one that there is not."""
+    page = 1 if page is None else page
+    if not 1 <= page <= count:
+        there = f"there are {count} of them" if count > 1 else "there is 1"
+        raise ImageError(name, "input", f"got picture {page} of the file; {there}, counted from 1")
+    return page
+
+
+def _read_pil(image: Image.Image, max_pixels: int, page: int | None) -> Photo:
     name = str(getattr(image, "filename", "")) or f"<PIL image, {image.mode} {image.height}×{image.width}>"
-    _check_pixels(image, name, max_pixels)
-    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tell() == 0:
-        tags: Any = image.tag_v2
-        reduced = tags.get(254, 0)
-        if 50706 in tags or (
-            isinstance(reduced, int) and reduced & 1
-        ):  # a version of DNG, a reduced picture: as containers.raw_photo
-            raise ImageError(
-                name, "format", "a raw photo or the preview in front of one: develop it to TIFF or JPEG first"
-            )
     with _GIVEN():
-        upright, orientation, highest = _load(image, name, lambda: _given_orientation(image))
-    return Photo(pixels=_to_array(upright), name=name, orientation=orientation, notes=arrays.depth_note(highest))
+        there = image.tell()
+        held = pages.held(b"", "", image, 0)
+        held = held._replace(pages=max(held.pages, there + 1))  # where it is there is a picture
+        page = _check_page(name, there + 1 if page is None else page, held.pages)
+        try:
+            _seek(image, page - 1, name)
+            _check_pixels(image, name, max_pixels)
+            _refuse_previews(image, name)
+            upright, orientation, highest = _load(image, name, lambda: _given_orientation(image))
+            if page - 1 != there:  # the image is about to be turned back
+                upright = upright.copy()
+            notes = held.notes_on(page) + arrays.depth_note(highest) + pages.transparency(image)
+        finally:
+            _seek(image, there, name)
+    return Photo(
+        pixels=_to_array(upright), name=name, orientation=orientation, pages=held.pages, page=page, notes=notes
+    )
+
+
+def _refuse_previews(image: Image.Image, name: str) -> None:
+    """Raise ImageError for the first picture of a TIFF that a raw photo begins with; as `containers.raw_photo`."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile) or image.tell() != 0:
+        return
+    tags: Any = image.tag_v2
+    reduced = tags.get(254, 0)
+    if 50706 in tags or (isinstance(reduced, int) and reduced & 1):  # a version of DNG, a reduced picture
+        raise ImageError(name, "format", "a raw photo or the preview in front of one: develop it to TIFF or JPEG first")
 
 
 def _given_orientation(image: Image.Image) -> int:
@@ -275,15 +346,14 @@ def _given_orientation(image: Image.Image) -> int:
 def _read_array(array: NDArray[Any], name: str, max_pixels: int) -> Photo:
     height, width, _ = arrays.shape_of(array, name)
     if height * width > max_pixels:
-        raise ImageError(name, "too-large", f"at most {max_pixels} pixels are read (max_pixels raises the limit)")
+        raise ImageError(name, "too-large", f"at most {max_pixels} pixels are read ({_MORE_PIXELS})")
     pixels, notes = arrays.to_rgb(array, name)
     return Photo(pixels=pixels, name=name, notes=notes)
 
 
-def _decode(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[np.uint8], int, tuple[str, ...]]:
-    """Bytes → (upright (H, W, 3) pixels, the orientation that was undone, notes)."""
-    kind = _format_of(data, name)
-    file = _File(data, kind, name, max_pixels)
+def _decode(file: _File) -> tuple[NDArray[np.uint8], int, tuple[str, ...]]:
+    """A file → (upright (H, W, 3) pixels, the orientation that was undone, notes)."""
+    data, kind = file.data, file.kind
     notes: tuple[str, ...] = ()
     cleaned, ended = data, True
     if kind == "PNG":
@@ -306,18 +376,17 @@ def _decode(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[np.uint8],
         notes += (f"What this {kind} says beside its picture (as EXIF, text or profile) is damaged; it was not read.",)
     if not ended:
         notes += ("The file ends without its end marker; every pixel was there.",)
-    elif kind == "JPEG" and (rest := damage.trailing_bytes(data)):
-        notes += (f"{rest} bytes follow the end of the picture in this file; they were not examined.",)
     return _to_array(decoded.upright), decoded.orientation, (*notes, *decoded.notes)
 
 
 class _File(NamedTuple):
-    """A file as it came."""
+    """A file as it came. frame: which of its pictures is meant, as Pillow counts them, from 0."""
 
     data: bytes
     kind: Format
     name: str
     max_pixels: int
+    frame: int
 
 
 class _Decoded(NamedTuple):
@@ -330,15 +399,16 @@ def _decode_file(file: _File, cleaned: bytes, *, thorough: bool) -> _Decoded:
     """cleaned: what the decoder is given, without side data that it stumbles over. What turns the picture, and how deep
     it is, stands in the file as it came. thorough: see `damage.jpeg_tail_fault`.
     """
-    data, kind, name, max_pixels = file
+    data, kind, name, max_pixels, frame = file
     image = _open(cleaned, kind, name, max_pixels)
+    _seek(image, frame, name)
     _check_pixels(image, name, max_pixels)
     fault = damage.fault(cleaned, kind) if kind != "TIFF" else damage.tiff_fault(image)
     if fault is None:
         declared = containers.significant_bits(data, kind)
         tiles = list(getattr(image, "tile", []))
         upright, orientation, highest = _load(image, name, lambda: _orientation(data, kind, image), declared)
-        if _rawmode(tiles) in _OTHER_BYTES and _highest(upright) <= 15:
+        if not frame and _rawmode(tiles) in _OTHER_BYTES and _highest(upright) <= 15:
             upright, highest = _deep_colour(image, _open(cleaned, kind, name, max_pixels), declared)
             if kind != "TIFF" and orientation in _UPRIGHT:
                 upright = upright.transpose(_UPRIGHT[orientation])
@@ -346,7 +416,8 @@ def _decode_file(file: _File, cleaned: bytes, *, thorough: bool) -> _Decoded:
             fault = damage.jpeg_tail_fault(cleaned, image, thorough=thorough)
     if fault is not None:
         raise ImageError(name, "corrupt", f"this {kind} is truncated or damaged: {fault}")
-    return _Decoded(upright, orientation, (*_ignored_turn(image, orientation), *arrays.depth_note(highest)))
+    notes = (*_ignored_turn(image, orientation), *arrays.depth_note(highest), *pages.transparency(image))
+    return _Decoded(upright, orientation, notes)
 
 
 def _orientation(data: bytes, kind: Format, image: Image.Image) -> int:
@@ -379,13 +450,25 @@ def _ignored_turn(image: Image.Image, orientation: int) -> tuple[str, ...]:
     return ()
 
 
+def _seek(image: Image.Image, frame: int, name: str) -> None:
+    """Turn an opened image to one of its frames, from 0."""
+    if frame == image.tell():
+        return
+    try:
+        with _pillow_allows(image.width * image.height):
+            image.seek(frame)
+    except MemoryError:
+        raise
+    except Exception as error:  # see _open
+        raise ImageError(name, "corrupt", f"picture {frame + 1} of the file is damaged: {_cause(error)}") from error
+
+
 def _check_pixels(image: Image.Image, name: str, max_pixels: int) -> None:
     if image.width * image.height > max_pixels:
         raise ImageError(
             name,
             "too-large",
-            f"the picture has {image.height}×{image.width} pixels; at most {max_pixels} are read "
-            "(max_pixels raises the limit)",
+            f"the picture has {image.height}×{image.width} pixels; at most {max_pixels} are read ({_MORE_PIXELS})",
         )
 
 
@@ -417,7 +500,7 @@ def _open(data: bytes, kind: Format, name: str, max_pixels: int) -> Image.Image:
             raise ImageError(
                 name,
                 "too-large",
-                f"the picture has {declared} pixels; at most {max_pixels} are read (max_pixels raises the limit)",
+                f"the picture has {declared} pixels; at most {max_pixels} are read ({_MORE_PIXELS})",
             )
     try:
         with _pillow_allows(declared):
@@ -703,7 +786,7 @@ def resize_scores(scores: NDArray[np.float32], size: tuple[int, int], *, bicubic
     return np.clip(resized, 0, 1, out=resized)
 
 
-def read_mask(sample: Sample) -> NDArray[np.bool_]:
+def read_mask(sample: Sample, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:
     """The mask of a sample: (H, W) bool at the mask file's own size, True = manipulated, whatever the file's polarity.
 
     Values above half of the range count as white, and so do transparent pixels. A real sample without a mask file
@@ -713,18 +796,18 @@ def read_mask(sample: Sample) -> NDArray[np.bool_]:
     if sample.mask is None:
         if sample.label == "fake":
             raise DatasetError(f"{sample.image}: a fake sample without a mask; give it one, or label it real")
-        return np.zeros(_upright_size(sample.image), dtype=bool)
-    grey = _to_array(Image.fromarray(read(sample.mask).pixels).convert("L"))
+        return np.zeros(_upright_size(sample.image, max_pixels), dtype=bool)
+    grey = _to_array(Image.fromarray(read(sample.mask, max_pixels=max_pixels).pixels).convert("L"))
     return np.asarray(grey > 127 if sample.fake_is == "white" else grey <= 127)
 
 
-def _upright_size(path: Path) -> tuple[int, int]:
+def _upright_size(path: Path, max_pixels: int) -> tuple[int, int]:
     """(height, width) after orientation, from the header alone."""
     name = str(path)
     data = _file_bytes(path, name, MAX_BYTES)
     kind = _format_of(data, name)
-    image = header(data, name)
-    _check_pixels(image, name, MAX_PIXELS)
+    image = _header(data, kind, name, max_pixels)
+    _check_pixels(image, name, max_pixels)
     # Pillow gives a TIFF's size upright already, and libheif a HEIC's.
     turned = _orientation(data, kind, image) >= 5
     return (image.width, image.height) if turned else (image.height, image.width)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import tempfile
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ WITH_LUMA = ("JCS_YCbCr", "JCS_GRAYSCALE")
 _ONE_AT_A_TIME = PerProcess(threading.Lock)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class JpegCoefficients:
     """The luma of a JPEG, as it is stored.
 
@@ -42,8 +42,8 @@ class JpegCoefficients:
     orientation: the EXIF value that still turns this grid into the upright photo's; 1 where both are the same.
     """
 
-    coefficients: NDArray[np.int16]
-    table: NDArray[np.int32]
+    coefficients: NDArray[np.int16] = field(repr=False)
+    table: NDArray[np.int32] = field(repr=False)
     was_jpeg: bool
     orientation: int
 

@@ -20,7 +20,18 @@ from declip import image, jpeg, provenance, scope
 from declip.engines import model_file, open_engine
 from declip.errors import ImageError, SpecError
 from declip.process import check_process, cores, ending
-from declip.types import Engine, Localization, MaskRule, Mode, ModelSpec, Photo, PictureLike, Precision, check_choice
+from declip.types import (
+    Engine,
+    Localization,
+    MaskRule,
+    Mode,
+    ModelSpec,
+    Photo,
+    PictureLike,
+    Precision,
+    check_choice,
+    check_several,
+)
 
 __all__ = ["Localizer", "ahead", "lacks_memory", "load", "model_file"]
 
@@ -41,6 +52,8 @@ def load(
     threshold: float | None = None,
     precision: Precision = "exact",
     offline: bool = False,
+    max_pixels: int = image.MAX_PIXELS,
+    max_bytes: int = image.MAX_BYTES,
 ) -> Localizer:
     """Open a model: None = the embedded one; a name of `declip.catalog`; a path to a .onnx or .safetensors.
 
@@ -48,7 +61,7 @@ def load(
     "mps" or "xpu"; None = the CPU for .onnx files, CUDA for .safetensors where there is one. mode and threshold
     override the model's own (see Localizer). precision: "exact" is fp32; "fast" is bf16 where the CPU has it, by
     OpenVINO for .onnx files and by torch for .safetensors; elsewhere it is fp32, and `Localizer.precision` says
-    "exact". offline: never download.
+    "exact". offline: never download. max_pixels, max_bytes: of a picture and of its file; larger ones are refused.
     Raises WeightsError, SpecError, or MissingExtraError if torch or OpenVINO is needed and not installed.
     """
     # Before a model is fetched.
@@ -58,7 +71,7 @@ def load(
     _check_threshold(threshold)
     path = model_file(model, offline=offline)
     engine = open_engine(path, threads=threads, device=device, precision=precision, offline=offline)
-    return Localizer(engine, mode=mode, threshold=threshold)
+    return Localizer(engine, mode=mode, threshold=threshold, max_pixels=max_pixels, max_bytes=max_bytes)
 
 
 def _check_threshold(threshold: object) -> None:
@@ -75,17 +88,30 @@ class Localizer:
     mode: "whole" squashes the photo to the network's square input, "tiled" slides over it at native resolution;
     None = the model's (one made for "whole" is tiled with a quarter of overlap). threshold: of the mask; without one
     the model's calibration decides on mask and verdict, where it was made in this mode at the engine's precision.
+    max_pixels, max_bytes: of a picture, see `read`.
 
     It can be pickled if its engine can: those that `load` opens are opened anew, from the same file, in the process
     that it is sent to. Others raise TypeError.
     """
 
-    def __init__(self, engine: Engine, *, mode: Mode | None = None, threshold: float | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        mode: Mode | None = None,
+        threshold: float | None = None,
+        max_pixels: int = image.MAX_PIXELS,
+        max_bytes: int = image.MAX_BYTES,
+    ) -> None:
         if mode is not None:
             check_choice(mode, Mode, "mode")
         _check_threshold(threshold)
+        if max_pixels < 1 or max_bytes < 1:
+            raise SpecError(f"max_pixels is {max_pixels} and max_bytes {max_bytes}; expected numbers >= 1")
         self.engine = engine
         self.mode: Mode = mode or engine.spec.mode
+        self.max_pixels = max_pixels
+        self.max_bytes = max_bytes
         self.overlap = engine.spec.overlap if engine.spec.mode == "tiled" else engine.spec.input_size // 4
         self.threshold = threshold
         self.rule = self._rule(threshold)
@@ -108,8 +134,13 @@ class Localizer:
         self, *, engine: Engine | None = None, mode: Mode | None = None, threshold: float | None = None
     ) -> Localizer:
         """Return a localizer like this one, with another engine for the same weights, mode or threshold."""
-        threshold = self.threshold if threshold is None else threshold
-        return Localizer(engine or self.engine, mode=mode or self.mode, threshold=threshold)
+        return Localizer(
+            engine or self.engine,
+            mode=mode or self.mode,
+            threshold=self.threshold if threshold is None else threshold,
+            max_pixels=self.max_pixels,
+            max_bytes=self.max_bytes,
+        )
 
     @property
     def spec(self) -> ModelSpec:
@@ -147,6 +178,10 @@ class Localizer:
             raise result
         return result
 
+    def read(self, picture: PictureLike, *, page: int | None = None) -> Photo:
+        """`image.read` within this localizer's limits. Raises ImageError."""
+        return image.read(picture, max_pixels=self.max_pixels, max_bytes=self.max_bytes, page=page)
+
     def map(self, images: Iterable[PictureLike], batch_size: int = 8) -> Iterator[Localization | ImageError]:
         """Localize pictures in order; a bad one is yielded as its ImageError.
 
@@ -156,8 +191,9 @@ class Localizer:
         batch_size counts photos (whole) or tiles (tiled; of one photo, or of several small ones) computed at once; it
         changes no score. While the caller has the results of one batch, the next is computed and the one after it
         read, in threads of their own, so that at most three batches, or large photos, are held. `images` is iterated
-        in one of them.
+        in one of them. Raises ImageError for one picture instead of several.
         """
+        check_several(images, "map([…])")
         if batch_size < 1:
             raise SpecError(f"batch_size is {batch_size}; expected >= 1")
         with (
@@ -191,7 +227,7 @@ class Localizer:
     def _read(self, picture: PictureLike) -> _Underway:
         start = time.perf_counter()
         try:
-            photo = image.read(picture)
+            photo = self.read(picture)
             content: _Whole | _Scan
             if self.mode == "tiled":
                 found = jpeg.read_coefficients(photo) if self.spec.architecture == "cat-net" else None

@@ -101,7 +101,7 @@ class Metadata:
     free_text: tuple[Field, ...]
     software: tuple[Field, ...]
     jpeg: JpegTables | None
-    thumbnail: NDArray[np.uint8] | None
+    thumbnail: NDArray[np.uint8] | None = dataclasses.field(repr=False, compare=False)
     credentials: Provenance
 
     def to_dict(self) -> dict[str, Any]:

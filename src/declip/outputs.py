@@ -2,6 +2,7 @@
 
 For `photo.jpg` it writes `photo.jpg.scores.png` (16-bit grey, 65535 = 1.0), `photo.jpg.mask.png` (8-bit, 255 =
 manipulated) and `photo.jpg.overlay.png`, each at the upright photo's own size; sub-folders are kept (`find_pictures`).
+Where all pages are asked for, those of a file that holds several are `photo.tif#1`, `photo.tif#2`, … in rows and names.
 
 Every picture gives one row, in order: `Localization.to_dict()`, or {"image", "error", "kind"} where it failed. One
 bad picture never stops the others. Kinds are those of `ImageError`, and
@@ -13,20 +14,22 @@ A picture that the memory does not hold is "too-large"; the others of its batch 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
+import re
 import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from declip import image
 from declip.errors import DeclipError, ImageError
 from declip.files import Skipped, local_path, walk, write_together
-from declip.localizer import ahead, lacks_memory
-from declip.types import Localization, Photo, Predictor
+from declip.localizer import Localizer, ahead, lacks_memory
+from declip.types import Localization, Photo, Predictor, check_several
 
 __all__ = ["SUFFIXES", "Pair", "error_row", "find_pictures", "is_output", "localize_files", "outcomes"]
 
@@ -35,11 +38,14 @@ SUFFIXES = (".scores.png", ".mask.png", ".overlay.png")
 # Photos that wait for the network together stay below this many pixels, however many a batch may hold.
 _HELD_PIXELS = 16_000_000
 
+_PAGE = re.compile(r"#\d+$")
+
 _log = logging.getLogger(__name__)
 
 _EXPECTED = f"expected files that end in {', '.join(sorted(image.EXTENSIONS))}"
 
 Row: TypeAlias = dict[str, Any]
+Pages: TypeAlias = Literal["first", "all"]
 
 
 class Pair(NamedTuple):
@@ -49,8 +55,22 @@ class Pair(NamedTuple):
     name: Path
 
 
+class _Page(NamedTuple):
+    """One picture of a file, from 1, and the name of its outputs; None = the file's first one, whose name is the
+    file's."""
+
+    path: Path
+    name: Path
+    page: int | None
+
+    @property
+    def label(self) -> str:
+        """What rows and messages call it."""
+        return str(self.path) if self.page is None else f"{self.path}#{self.page}"
+
+
 class _Decoded(NamedTuple):
-    pair: Pair
+    pair: _Page
     photo: Photo
     seconds: float  # that reading took
 
@@ -67,6 +87,7 @@ def find_pictures(paths: Iterable[str | Path]) -> tuple[list[Pair], Skipped]:
     Raises ImageError of kind "missing" for a path that does not exist, DeclipError where paths hold no picture at all
     or a URI is of another machine.
     """
+    check_several(paths, "find_pictures([…])")
     given = [Path(local_path(str(path))) for path in paths]
     roots = []
     for path in given:
@@ -96,20 +117,30 @@ def find_pictures(paths: Iterable[str | Path]) -> tuple[list[Pair], Skipped]:
 
 
 def localize_files(
-    localizer: Predictor, pairs: Iterable[tuple[Path, Path]], out: Path, *, force: bool = False, batch_size: int = 8
+    localizer: Predictor,
+    pairs: Iterable[tuple[Path, Path]],
+    out: Path,
+    *,
+    force: bool = False,
+    batch_size: int = 8,
+    pages: Pages = "first",
 ) -> Iterator[Row]:
     """Localize each (path, name), write its maps to out / name + suffix, and yield one row per picture, in order.
 
     Decodes each photo once, a batch ahead: at most twice batch_size decoded ones are held. An output that exists is
     not computed again but reported as kind "exists", unless force. Files appear whole or not at all. "seconds" of a row
-    includes decoding.
+    includes decoding. pages: "first" or "all" of the pictures in a file that holds several; then each has its own row.
     Raises DeclipError if out cannot be made, or where no picture could be localized (a missing extra, say).
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DeclipError(f"cannot make the output folder {out}: {error.strerror}") from error
-    for batch in ahead(_batches(pairs, out, force, batch_size)):
+    if pages not in get_args(Pages):
+        raise DeclipError(f"pages is {pages!r}; expected 'first' or 'all'")
+    given = localizer if isinstance(localizer, Localizer) else None
+    plan = _Plan(out, force, pages, given)
+    for batch in ahead(_batches(pairs, plan, batch_size)):
         yield from _flush(localizer, batch, out, force, batch_size)
 
 
@@ -190,23 +221,45 @@ def is_output(name: str) -> bool:
     """Whether a file of this name is one that `localize_files` writes: "photo.jpg.mask.png", but not "my.mask.png"."""
     for suffix in SUFFIXES:
         if name.endswith(suffix):
-            return Path(name.removesuffix(suffix)).suffix.lower() in image.EXTENSIONS
+            return Path(_PAGE.sub("", name.removesuffix(suffix))).suffix.lower() in image.EXTENSIONS
     return False
 
 
 # --- one batch ------------------------------------------------------------------------------------------------------
 
 
-def _prepare(pair: Pair, out: Path, claimed: set[Path], force: bool) -> _Decoded | Row:
+class _Plan:
+    """What is to be done with each picture. localizer: whose limits count, None = the usual ones."""
+
+    def __init__(self, out: Path, force: bool, pages: Pages, localizer: Localizer | None) -> None:
+        self.out = out
+        self.force = force
+        self.pages = pages
+        self.read = image.read if localizer is None else localizer.read
+        self.max_bytes = image.MAX_BYTES if localizer is None else localizer.max_bytes
+        self.claimed: set[Path] = set()
+
+    def expand(self, path: Path, name: Path) -> list[_Page]:
+        """The pictures of a file that are to be examined. What cannot be read stays, for its row to say why."""
+        count = 1
+        if self.pages == "all":
+            with contextlib.suppress(ImageError, MemoryError):
+                count = image.count_pages(path, max_bytes=self.max_bytes)
+        if count == 1:
+            return [_Page(path, name, None)]
+        return [_Page(path, name.with_name(f"{name.name}#{page}"), page) for page in range(1, count + 1)]
+
+
+def _prepare(pair: _Page, plan: _Plan) -> _Decoded | Row:
     """The decoded photo, or the row that says why there is none."""
-    if pair.name in claimed:
-        return _row(pair, "exists", f"another picture of this run writes {out / pair.name}{SUFFIXES[0]} …")
-    claimed.add(pair.name)
-    if not force and (there := _existing(out / pair.name)):
+    if pair.name in plan.claimed:
+        return _row(pair, "exists", f"another picture of this run writes {plan.out / pair.name}{SUFFIXES[0]} …")
+    plan.claimed.add(pair.name)
+    if not plan.force and (there := _existing(plan.out / pair.name)):
         return _row(pair, "exists", f"{there} exists; --force (force=True) overwrites it")
     start = time.perf_counter()
     try:
-        photo = image.read(pair.path)
+        photo = plan.read(pair.path, page=pair.page)
     except ImageError as error:
         return _row(pair, error.kind, str(error))
     except MemoryError:
@@ -216,13 +269,10 @@ def _prepare(pair: Pair, out: Path, claimed: set[Path], force: bool) -> _Decoded
     return _Decoded(pair, photo, time.perf_counter() - start)
 
 
-def _batches(
-    pairs: Iterable[tuple[Path, Path]], out: Path, force: bool, batch_size: int
-) -> Iterator[list[_Decoded | Row]]:
-    claimed: set[Path] = set()
+def _batches(pairs: Iterable[tuple[Path, Path]], plan: _Plan, batch_size: int) -> Iterator[list[_Decoded | Row]]:
     waiting: list[_Decoded | Row] = []
-    for pair in (Pair(*pair) for pair in pairs):
-        waiting.append(_prepare(pair, out, claimed, force))
+    for pair in (page for path, name in pairs for page in plan.expand(path, name)):
+        waiting.append(_prepare(pair, plan))
         photos = [item.photo for item in waiting if isinstance(item, _Decoded)]
         if len(waiting) >= batch_size or sum(p.size[0] * p.size[1] for p in photos) >= _HELD_PIXELS:
             yield waiting
@@ -242,7 +292,7 @@ def _flush(
             continue
         outcome = next(results)
         if isinstance(outcome, Localization):
-            outcome = dataclasses.replace(outcome, name=str(item.pair.path), seconds=outcome.seconds + item.seconds)
+            outcome = dataclasses.replace(outcome, name=item.pair.label, seconds=outcome.seconds + item.seconds)
             yield _keep(item, outcome, out, force)
         elif isinstance(outcome, ImageError):
             yield _row(item.pair, outcome.kind, str(outcome))
@@ -281,14 +331,14 @@ def _existing(target: Path) -> Path | None:
     return next((path for path in _outputs(target) if os.path.lexists(path)), None)
 
 
-def _row(pair: Pair, kind: str, message: str) -> Row:
-    return error_row(str(pair.path), kind, message)
+def _row(pair: _Page, kind: str, message: str) -> Row:
+    return error_row(pair.label, kind, message)
 
 
-def _too_large(pair: Pair) -> Row:
-    return _row(pair, "too-large", str(ImageError.out_of_memory(str(pair.path))))
+def _too_large(pair: _Page) -> Row:
+    return _row(pair, "too-large", str(ImageError.out_of_memory(pair.label)))
 
 
-def _unforeseen(pair: Pair, error: Exception) -> Row:
-    _log.error("%s: unforeseen error", pair.path, exc_info=error)
-    return _row(pair, "internal", f"{pair.path}: {type(error).__name__}: {error}")
+def _unforeseen(pair: _Page, error: Exception) -> Row:
+    _log.error("%s: unforeseen error", pair.label, exc_info=error)
+    return _row(pair, "internal", f"{pair.label}: {type(error).__name__}: {error}")

@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from declip import image
 from declip.errors import DeclipError, ImageError
+from declip.types import check_several
 
 __all__ = ["LEVELS", "Augmentation", "Perturbation", "augment", "jitter", "perturb"]
 
@@ -122,6 +123,7 @@ def augment(pixels: Pixels, kinds: Collection[Augmentation], rng: np.random.Gene
     Raises DeclipError for a kind that there is not or a share outside [0, 1], ImageError as `perturb`.
     """
     _check_pixels(pixels)
+    check_several(kinds, "augment(pixels, […], rng)")
     known = get_args(Augmentation)
     if unknown := sorted(set(kinds) - set(known)):
         raise DeclipError(f"there is no augmentation {unknown[0]!r}; expected {', '.join(map(repr, known))}")
@@ -176,7 +178,7 @@ def _saved(pixels: Pixels, file_format: Literal["JPEG", "WEBP"], quality: int) -
             picture.save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
         case "WEBP":
             picture.save(buffer, "WEBP", quality=quality, method=4)
-    return image.read(buffer.getvalue()).pixels
+    return image.read(buffer.getvalue(), max_pixels=pixels.size).pixels
 
 
 def _to_uint8(values: NDArray[np.float32]) -> Pixels:

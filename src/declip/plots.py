@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,12 @@ _TILE = 1.25  # inches
 _DPI = 200
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Matrix:
     """A square of numbers. values: (rows, columns) in [0, 1]; nan is left empty."""
 
     title: str
-    values: NDArray[np.float64]
+    values: NDArray[np.float64] = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,11 +67,11 @@ class Panel:
     tick_labels: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Tile:
     """A picture of a gallery: (H, W, 3) uint8, or (H, W) float in [0, 1] or bool, shown as grey. framed: stands out."""
 
-    pixels: NDArray[Any]
+    pixels: NDArray[Any] = field(repr=False)
     caption: str = ""
     framed: bool = False
 

@@ -22,7 +22,7 @@ import io
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -64,7 +64,7 @@ _COLOURS = ((14, 16, 34), (72, 34, 104), (176, 50, 102), (240, 124, 66), (252, 2
 _OUTLINE = (90, 230, 255)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Variant:
     """The map of a changed copy of the photo, beside that of the photo.
 
@@ -75,8 +75,8 @@ class Variant:
     """
 
     change: Change
-    scores: Floats
-    mask: NDArray[np.bool_]
+    scores: Floats = field(repr=False)
+    mask: NDArray[np.bool_] = field(repr=False)
     iou: float
     difference: float
     area: float
@@ -102,7 +102,7 @@ class Stability:
         return float(np.mean([variant.iou for variant in self.variants])) if self.variants else math.nan
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Opinion:
     """A training-free map of the photo, or why there is none.
 
@@ -112,7 +112,7 @@ class Opinion:
 
     name: str
     box: Box
-    scores: Floats | None = None
+    scores: Floats | None = field(default=None, repr=False)
     inside: float = math.nan
     outside: float = math.nan
     missing: str = ""
@@ -215,7 +215,7 @@ def examine(
     """
     if date.tzinfo is None:
         raise ValueError(f"the date {date} has no time zone; expected datetime.now(UTC), say")
-    photo = image.read(picture)
+    photo = localizer.read(picture)
     found = localizer(photo) if result is None else result
     if found.scores.shape != photo.size:
         raise ImageError(
@@ -300,7 +300,7 @@ def _changed(photo: Photo, change: Change) -> Photo:
             quality = int(change.removeprefix("jpeg-"))
             stream = io.BytesIO()
             Image.fromarray(photo.pixels).save(stream, "JPEG", quality=quality, subsampling="4:2:0")
-            return dataclasses.replace(image.read(stream.getvalue()), name=photo.name)
+            return dataclasses.replace(image.read(stream.getvalue(), max_pixels=photo.pixels.size), name=photo.name)
         case "resize-0.75":
             height, width = (max(1, round(0.75 * side)) for side in photo.size)
             # Lanczos, as the programs do that people scale their photos with.

@@ -19,7 +19,7 @@ import subprocess
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,8 +36,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from torch import Tensor, nn
 
 import declip
-from declip import image, metrics, weights
-from declip.errors import DatasetError, SpecError
+from declip import datasets, image, metrics, weights
+from declip.errors import DatasetError, SpecError, TrainingError
 from declip.features import CachedViews, FeaturePrecision
 from declip.files import read_text, write_atomic
 from declip.nn import checkpoint
@@ -46,7 +46,7 @@ from declip.nn.lean import has_bf16
 from declip.nn.maps import Features
 from declip.nn.model import DeclipNet, Network, build_network
 from declip.nn.rivals.net import RivalNet
-from declip.types import ModelSpec, Sample
+from declip.types import ModelSpec, Sample, check_several
 from declip.views import AUGMENTATIONS, Target, Views
 
 __all__ = ["Run", "TrainConfig", "parts_of", "train"]
@@ -240,12 +240,16 @@ def train(
     start: a checkpoint of the same model, whose decoder is the starting point, instead of random weights.
 
     Raises DatasetError for empty parts, SpecError for a folder of another recipe, ImageError for a picture that cannot
-    be read.
+    be read, TrainingError at the first loss that is not finite; then the files are those of the last good epoch.
     """
+    check_several(train, "train=[…]")
+    check_several(valid, "valid=[…]")
     out = Path(out)
     accelerator = Accelerator(log_with="tensorboard", project_dir=str(out))
     console = Console(stderr=True, quiet=not accelerator.is_main_process)
     parts = parts_of(config, train, valid)
+    if config.target == "mask" and accelerator.is_main_process and not (resume and (out / "state.pt").exists()):
+        _check_masks(parts)
     digests = {name: _digest(views) for name, views in parts.items()}
     if start is not None:
         digests["start"] = weights.sha256_of(start)
@@ -503,6 +507,8 @@ class _Loop:
             self.optimizer.step()
             state.average(state.epoch * self.steps + step)
             state.losses.append(float(accelerator.reduce(loss.detach(), "mean")))
+            if not math.isfinite(state.losses[-1]):
+                raise self._diverged(f"the loss is {state.losses[-1]}", step)
             self._report(step + 1)
             if accelerator.check_trigger():
                 if accelerator.is_main_process:
@@ -516,15 +522,30 @@ class _Loop:
                     broadcast(buffer)
         return float(np.mean(state.losses))
 
+    def _diverged(self, what: str, step: int) -> TrainingError:
+        """What to raise when the weights are lost. step: of the epoch, from 0."""
+        rate = self.optimizer.param_groups[0]["lr"]
+        state, folder = self.state, Path(self.accelerator.project_dir)
+        kept = "nothing was kept, since no epoch had ended"
+        if (folder / "state.pt").exists():
+            best = state.best_numbers[0]
+            kept = f"{folder / 'state.pt'} is that of the last good step"
+            kept += f", {folder / 'best.safetensors'} of epoch {best}" if best else ""
+        return TrainingError(
+            f"the training diverged in epoch {state.epoch + 1}, step {step + 1} of {self.steps}, at a rate (lr) of "
+            f"{rate:g}: {what}; {kept}. Start again with a lower rate, in another folder"
+        )
+
     def validate(self) -> tuple[float, float, float]:
         """(mean IoU at 0.5, mean AP, mean loss). The first two are over the crops that hold something manipulated, on
         the network's own grid; for whole pictures nan, and AP of their scores. The loss is nan where it is not asked
-        for."""
+        for. Raises TrainingError where logits or loss are not finite."""
         config, device = self.config, self.accelerator.device
         objective = Objective(self.state.averaged, config.target).eval()
         items = range(self.accelerator.process_index, len(self.valid_data), self.accelerator.num_processes)
         found: list[tuple[float, float]] = []
         losses: list[float] = []
+        lost = 0
         with torch.inference_mode():
             for start in range(0, len(items), config.batch_size):
                 chosen = items[start : start + config.batch_size]
@@ -532,8 +553,14 @@ class _Loop:
                 inputs = self._features(batch)
                 if config.select == "loss":
                     losses += [float(objective(inputs, targets.to(device)))] * len(chosen)
-                found += self._measure(objective.logits(inputs).float().cpu().numpy(), targets.numpy())
-        found, losses = gather_object(found), gather_object(losses)
+                logits = objective.logits(inputs).float().cpu().numpy()
+                finite = np.isfinite(logits).all(axis=(1, 2))
+                lost += int((~finite).sum())
+                found += self._measure(logits[finite], targets.numpy()[finite])
+        found, losses, lost = gather_object(found), gather_object(losses), sum(gather_object([lost]))
+        if lost or not np.isfinite(losses).all():
+            what = f"of {len(self.valid_data)} validation pictures {lost} have" if lost else "the validation loss has"
+            raise self._diverged(f"{what} values that are not finite", self.steps - 1)
         loss = float(np.mean(losses)) if losses else math.nan
         if config.target == "image":
             scores, labels = (np.array(column) for column in zip(*found, strict=True))
@@ -599,6 +626,16 @@ def parts_of(config: TrainConfig, train: Sequence[Sample], valid: Sequence[Sampl
         "train": Views(chosen["train"], config.model, augment=config.augment, share=config.augment_share, **options),
         "valid": Views(chosen["valid"], config.model, **options),
     }
+
+
+def _check_masks(parts: Mapping[str, Views]) -> None:
+    """Warn of fakes whose mask marks nothing. Raises DatasetError where a part has no others."""
+    for name, views in parts.items():
+        fakes = [sample for sample in views.samples if sample.label == "fake"]
+        empty = datasets.empty_masks(fakes)
+        warned = datasets.warn_of_empty_masks(empty, len(fakes))
+        if warned and len(empty) == len(fakes):
+            raise DatasetError(f"{name}: {warned}")
 
 
 def _digest(views: Views) -> str:

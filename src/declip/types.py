@@ -45,6 +45,7 @@ __all__ = [
     "Step",
     "Verdict",
     "check_choice",
+    "check_several",
 ]
 
 FORMAT_VERSION = 1
@@ -421,23 +422,35 @@ class ModelCard:
         _check(not (self.urls and self.by_hand), f"{self.name} is downloaded or got by hand, not both")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
 class Photo:
     """A decoded picture.
 
     pixels: (H, W, 3) uint8 RGB, upright (EXIF orientation applied once), alpha composited on white.
     name: path or a short description. data: the file's bytes (empty for arrays and PIL images).
     orientation: the EXIF value that was undone, 1-8; a reader of stored DCT coefficients needs it.
-    notes: sentences for people: what of the file was not read, or not as it stands.
+    pages: how many pictures the file holds. page: which of them these pixels are, from 1.
+    notes: sentences for people: what of the file was not examined or read, or not as it stands.
+
+    Photos are compared by identity.
     """
 
     pixels: NDArray[np.uint8]
     name: str
     data: bytes = b""
     orientation: int = 1
+    pages: int = 1
+    page: int = 1
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        height, width = self.size
+        page = f", picture {self.page} of {self.pages}" if self.pages > 1 else ""
+        return f"Photo(name={self.name!r}, {height}×{width} px, {len(self.data)} bytes{page})"
+
     def __post_init__(self) -> None:
+        if not 1 <= self.page <= self.pages:
+            raise ImageError(self.name, "input", f"got picture {self.page} of {self.pages}; expected 1 to {self.pages}")
         shape, dtype = self.pixels.shape, self.pixels.dtype
         if len(shape) != 3 or shape[2] != 3 or 0 in shape or dtype != np.uint8:
             raise ImageError(self.name, "input", f"got {dtype} {shape}; expected uint8 (H, W, 3), H and W > 0")
@@ -657,6 +670,21 @@ class Localization:
             "precision": self.precision,
             "seconds": self.seconds,
         }
+
+
+def check_several(items: Iterable[Any], call: str) -> None:
+    """Raise ImageError where one thing is given for the list of things that `call` takes.
+
+    Text, bytes and arrays can be iterated over too, and their letters and rows would be taken for pictures. Lists,
+    iterators and stacks of pictures (N, H, W, 3) pass. call: the right call, for the message: "map([…])".
+    """
+    one = isinstance(items, str | bytes | bytearray | memoryview) or not isinstance(items, Iterable)
+    if isinstance(items, np.ndarray):
+        # An array of names or objects is a list. Of numbers only a stack of pictures is several of them.
+        one = items.ndim == 0 or (items.ndim < 4 and items.dtype.kind not in "OUST")
+    if one:
+        shown = repr(items) if isinstance(items, str) and len(items) < 80 else f"<{type(items).__name__}>"
+        raise ImageError(shown, "input", f"one thing, where several are expected; give a list: {call}")
 
 
 class Engine(Protocol):

@@ -93,7 +93,10 @@ def test_parts_of_unknown_origin_are_left_alone(folder: str) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("sha256", "cd"), ("mode", "whole"), ("precision", "fast"), ("threshold", 0.25), ("threshold", None)],
+    [
+        *(("sha256", "cd"), ("mode", "whole"), ("precision", "fast"), ("threshold", 0.25), ("threshold", None)),
+        *(("max_pixels", 9), ("max_bytes", 9)),
+    ],
 )
 def test_another_model_does_not_go_on(field: str, value: Any, tmp_path: Path) -> None:
     job = started(str(tmp_path))

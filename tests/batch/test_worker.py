@@ -171,10 +171,10 @@ def test_the_unforeseen_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     uris = write_all(str(tmp_path), {"a.png": png(1), "b.png": png(2)})
     read = image.read
 
-    def failing(data: bytes) -> Any:
+    def failing(data: bytes, **limits: Any) -> Any:
         if data == png(1):
             raise ZeroDivisionError("of a decoder")
-        return read(data)
+        return read(data, **limits)
 
     monkeypatch.setattr(image, "read", failing)
     rows = localize_part(Localizer(FakeEngine()), uris, "fake")
@@ -298,3 +298,12 @@ def test_a_store_that_is_down_is_no_result(
     assert failure.endswith("token has expired") and job.done() == []
     worker({"part": np.array([1])})  # a part of one file says nothing about the store
     assert job.done() == [1] and job.errors([1]) == 1
+
+
+def test_limits_are_those_of_the_localizer(tmp_path: Path) -> None:
+    uris = write_all(str(tmp_path), {"a.png": png(1), "b.png": png(2, (30, 30))})
+    rows = localize_part(Localizer(FakeEngine(), max_pixels=1000), uris, "fake")
+    assert [row["kind"] for row in rows] == ["too-large", None]
+    rows = localize_part(Localizer(FakeEngine(), max_bytes=len(png(2, (30, 30)))), uris, "fake")
+    assert [row["kind"] for row in rows] == ["too-large", None]
+    assert "(--max-megabytes or max_bytes raises the limit)" in rows[0]["error"]

@@ -14,7 +14,10 @@ PACKAGE = Path(__file__).resolve().parents[2] / "src" / "declip"
 # exist yet keep their places.
 ROWS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
     (("errors", "files", "regions", "types", "process"),),
-    (("containers", "damage", "arrays", "image"), "metrics", "catalog", "plots", "paper", "verdicts", "scope"),
+    (
+        ("containers", "pages", "damage", "arrays", "image"),
+        *("metrics", "catalog", "plots", "paper", "verdicts", "scope"),
+    ),
     ("datasets", "weights", "perturbations", "jpeg", ("provenance", "metadata"), "local_ray"),
     (
         (

@@ -11,7 +11,7 @@ from declip.audit.report import Report, Severity
 from declip.audit.stream import stream
 from declip.audit.twins import against_twins, by_shape
 from declip.errors import MissingExtraError
-from declip.types import Sample
+from declip.types import Sample, check_several
 
 __all__ = ["check"]
 
@@ -22,6 +22,7 @@ def check(samples: Sequence[Sample], *, workers: int = 1, progress: bool = False
     workers: processes that read pictures. progress: show bars on stderr. The findings come with the errors first.
     Raises MissingExtraError without the extra `data`. Files that cannot be read are findings, never raised.
     """
+    check_several(samples, "check([…])")
     _require_extra()
     facts = list(stream(inspect, samples, workers, progress, "Reading"))
     findings = [finding for i in range(len(samples)) for finding in alone(i, samples, facts[i])]

@@ -8,7 +8,7 @@ import io
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -52,9 +52,9 @@ class Picture:
     format: str
     quality: int | None
     chroma: int | None
-    digest: bytes
-    hash: bytes | None
-    thumb: bytes
+    digest: bytes = field(repr=False)
+    hash: bytes | None = field(repr=False)
+    thumb: bytes = field(repr=False)
     two_valued: bool
 
 

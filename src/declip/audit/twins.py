@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -84,8 +84,8 @@ class _Evidence:
     verdict: Verdict
     held: float = math.nan
     twin: int = 0
-    changed: bytes = b""
-    mask: bytes = b""
+    changed: bytes = field(default=b"", repr=False)
+    mask: bytes = field(default=b"", repr=False)
 
 
 def against_twins(

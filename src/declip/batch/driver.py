@@ -19,12 +19,12 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from declip import local_ray
+from declip import image, local_ray
 from declip.batch.attempts import Attempts, RemoteAttempts, Starts
 from declip.batch.job import Job, Model, open_job
 from declip.batch.worker import Weights, Worker
 from declip.errors import DeclipError, MissingExtraError, SpecError
-from declip.localizer import load, model_file
+from declip.localizer import Localizer, load, model_file
 from declip.process import cores
 from declip.types import Mode, Precision, check_choice
 
@@ -91,10 +91,13 @@ def run(
     shard_size: int | None = None,
     offline: bool = False,
     progress: bool = False,
+    max_pixels: int = image.MAX_PIXELS,
+    max_bytes: int = image.MAX_BYTES,
 ) -> Summary:
     """Localize every picture of source into Parquet files in out; see `listing` for source and `rows` for the columns.
 
-    model, mode, threshold, precision, offline: as `localizer.load`. resume: go on with the job of out, or start one.
+    model, mode, threshold, precision, offline, max_pixels, max_bytes: as `localizer.load`. resume: go on with the job
+    of out, or start one.
     address: of a Ray cluster; None = workers on this machine. workers: processes at most, threads: of each; by default
     as many as use every core. device: "cuda" takes one GPU for each worker. shard_size: see `job.open_job`.
     progress: a bar on stderr; else lines in the log.
@@ -107,7 +110,20 @@ def run(
     check_choice(precision, Precision, "precision")
     check_device(device)
     path = model_file(model, offline=offline)
-    described = _describe(path, mode, threshold, precision, offline)
+    described = _describe(
+        load(
+            path,
+            threads=1,
+            device="cpu",
+            mode=mode,
+            threshold=threshold,
+            precision=precision,
+            offline=offline,
+            max_pixels=max_pixels,
+            max_bytes=max_bytes,
+        ),
+        precision,
+    )
     expected = _shared(cores(), workers, threads)[0]
     job = open_job(str(source), str(out), described, resume=resume, shard_size=shard_size, workers=expected)
     done = job.done()
@@ -146,15 +162,16 @@ def check_counts(**counts: int | None) -> None:
             raise SpecError(f"{name} is {value}; expected >= 1")
 
 
-def _describe(path: Path, mode: Mode | None, threshold: float | None, precision: Precision, offline: bool) -> Model:
+def _describe(found: Localizer, precision: Precision) -> Model:
     """The model as a job has it; opened here once, so that what is wrong with it shows before anything starts."""
-    found = load(path, threads=1, device="cpu", mode=mode, threshold=threshold, precision=precision, offline=offline)
     return Model(
         name=found.model,
         sha256=found.sha256,
         mode=found.mode,
         precision=precision,
-        threshold=threshold,
+        threshold=found.threshold,
+        max_pixels=found.max_pixels,
+        max_bytes=found.max_bytes,
     )
 
 

@@ -26,7 +26,7 @@ from declip import datasets
 from declip.batch.driver import Device, check_counts, check_device, computed, need_extra, shown, started
 from declip.batch.job import EACH
 from declip.errors import DatasetError, DeclipError, SpecError
-from declip.types import BackboneSpec, DecoderSpec, ModelSpec, Sample
+from declip.types import BackboneSpec, DecoderSpec, ModelSpec, Sample, check_several
 from declip.views import Views
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ def fill_cache(
     DatasetError for manifests without samples for it, a disk that is too small, and a folder that not all workers see;
     ImageError for a picture that cannot be read. What is computed by then stays.
     """
+    check_several(manifests, "fill_cache([…], …)")
     need_extra(address)
     check_counts(workers=workers, threads=threads)
     check_device(device)

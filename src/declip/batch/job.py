@@ -24,6 +24,7 @@ from functools import cached_property
 from typing import Any
 
 import declip
+from declip import image
 from declip.batch import stores
 from declip.batch.listing import Found, find
 from declip.errors import DeclipError
@@ -52,6 +53,8 @@ class Model:
     mode: Mode
     precision: Precision
     threshold: float | None
+    max_pixels: int = image.MAX_PIXELS
+    max_bytes: int = image.MAX_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,7 +67,12 @@ def fetch(uri: str, max_bytes: int) -> bytes:
         if info["type"] != "file":
             raise ImageError(uri, "input", f"is of the type {info['type']!r}; expected a picture file")
         if (info["size"] or 0) > max_bytes:
-            raise ImageError(uri, "too-large", f"the file has {info['size']} bytes; at most {max_bytes} are read")
+            raise ImageError(
+                uri,
+                "too-large",
+                f"the file has {info['size']} bytes; at most {max_bytes} are read "
+                "(--max-megabytes or max_bytes raises the limit)",
+            )
         data: bytes = system.cat_file(path)
     except FileNotFoundError as error:
         raise ImageError(uri, "missing", "there is no such file") from error

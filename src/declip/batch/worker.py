@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from declip import image
 from declip.batch import stores
 from declip.batch.attempts import Attempts
 from declip.batch.job import Job, Model
@@ -122,7 +121,15 @@ class Worker:
 
 def _open(model: Model, weights: Weights, threads: int, device: str | None, offline: bool) -> Localizer:
     """The localizer of a job. Raises as `load`; WeightsError if the weights are others."""
-    loaded = load(weights.local(), threads=threads, device=device, precision=model.precision, offline=offline)
+    loaded = load(
+        weights.local(),
+        threads=threads,
+        device=device,
+        precision=model.precision,
+        offline=offline,
+        max_pixels=model.max_pixels,
+        max_bytes=model.max_bytes,
+    )
     if loaded.sha256 != model.sha256:
         raise WeightsError(f"{weights.path} has SHA-256 {loaded.sha256}; the job has {model.sha256}")
     return loaded.variant(mode=model.mode, threshold=model.threshold)
@@ -164,7 +171,7 @@ def localize_part(localizer: Localizer, uris: Sequence[str], model: str, care: C
     firsts: dict[str, int] = {}
     twins: list[tuple[int, int]] = []
     waiting: list[_Decoded] = []
-    for place, file in enumerate(_read_ahead(uris)):
+    for place, file in enumerate(_read_ahead(uris, localizer.max_bytes)):
         row = _blank(file, model, localizer.sha256)
         rows.append(row)
         if file.failure or place in care.fatal:
@@ -177,7 +184,7 @@ def localize_part(localizer: Localizer, uris: Sequence[str], model: str, care: C
         if place in care.alone:
             _flush(localizer, waiting, rows, uris, care)
         care.touch([place])
-        waiting += _decode(place, file, row)
+        waiting += _decode(localizer, place, file, row)
         pixels = sum(item.photo.size[0] * item.photo.size[1] for item in waiting)
         if len(waiting) >= _BATCH or pixels >= _HELD_PIXELS or place in care.alone:
             _flush(localizer, waiting, rows, uris, care)
@@ -208,23 +215,23 @@ def _flush(localizer: Localizer, waiting: list[_Decoded], rows: list[Row], uris:
     care.touch([])
 
 
-def _read_ahead(uris: Sequence[str]) -> Iterator[_File]:
+def _read_ahead(uris: Sequence[str], max_bytes: int) -> Iterator[_File]:
     """The files in order, a few of them being read while others are computed."""
     with ThreadPoolExecutor(_AHEAD) as pool:
         reading: deque[Future[_File]] = deque()
         for uri in uris:
-            reading.append(pool.submit(_read, uri))
+            reading.append(pool.submit(_read, uri, max_bytes))
             if len(reading) > _AHEAD:
                 yield reading.popleft().result()
         while reading:
             yield reading.popleft().result()
 
 
-def _read(uri: str) -> _File:
+def _read(uri: str, max_bytes: int) -> _File:
     start = time.perf_counter()
     data, failure = b"", None
     try:
-        data = stores.fetch(uri, image.MAX_BYTES)
+        data = stores.fetch(uri, max_bytes)
     except ImageError as error:
         failure = (error.kind, error.message)
     except MemoryError:
@@ -234,11 +241,11 @@ def _read(uri: str) -> _File:
     return _File(uri, data, failure, time.perf_counter() - start)
 
 
-def _decode(place: int, file: _File, row: Row) -> list[_Decoded]:
+def _decode(localizer: Localizer, place: int, file: _File, row: Row) -> list[_Decoded]:
     """The photo; none if its row tells why."""
     start = time.perf_counter()
     try:
-        photo = dataclasses.replace(image.read(file.data), name=file.uri)
+        photo = dataclasses.replace(localizer.read(file.data), name=file.uri)
     except ImageError as error:
         row.update(_failed(file.uri, error.kind, error.message))
     except MemoryError:

@@ -18,7 +18,7 @@ from typing import Any
 
 from declip.errors import DatasetError, SpecError
 from declip.files import read_text, write_atomic
-from declip.types import Sample
+from declip.types import Sample, check_several
 
 __all__ = ["format_line", "parse_line", "read_manifest", "read_records", "write_manifest"]
 
@@ -61,6 +61,7 @@ def write_manifest(
     Raises:
         DatasetError: provenance has another length than samples.
     """
+    check_several(samples, "write_manifest(path, […])")
     path = Path(path)
     if provenance is None:
         provenance = [None] * len(samples)

@@ -30,7 +30,7 @@ class Limits:
 
     request_bytes: int = image.MAX_BYTES
     files: int = 16
-    pixels: int = image.MAX_PIXELS
+    pixels: int = 100_000_000  # fewer than elsewhere: memory is shared with other clients
     client_requests: int = 16
     requests: int = 64
     queue: int = 128

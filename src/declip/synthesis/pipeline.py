@@ -37,7 +37,7 @@ from declip.errors import DatasetError, MissingExtraError
 from declip.files import write_atomic
 from declip.synthesis import classical, inpainters, saving
 from declip.synthesis import masks as mask_shapes
-from declip.types import Sample
+from declip.types import Sample, check_several
 
 if TYPE_CHECKING:
     from declip.synthesis.neural import Autoencoder, LatentAutoencoder
@@ -183,6 +183,9 @@ def synthesize(
         DatasetError: unusable settings, a folder of other settings, or no sample at all.
         MissingExtraError, WeightsError: learnt generators without torch or diffusers, or without their weights.
     """
+    check_several(photos, "synthesize([…], …)")
+    check_several(generators, "generators=[…]")
+    check_several(masks, "masks=[…]")
     maker = _Maker(
         photos=tuple(Path(photo) for photo in photos),
         out=Path(out),

@@ -1,0 +1,51 @@
+"""Every function that takes several pictures or samples refuses a single one, whose letters or rows it would take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import declip
+from declip import audit, baselines, calibration, datasets, evaluation, outputs, perturbations, synthesis
+from declip.errors import ImageError
+
+
+def mapped(one: Any) -> Iterator[Any]:
+    return declip.load().map(one)
+
+
+CALLS: dict[str, Callable[[Any], Any]] = {
+    "map([…])": lambda one: next(mapped(one)),
+    "evaluate(predictor, […])": lambda one: evaluation.evaluate(declip.load(), one),
+    "photos=[…]": lambda one: calibration.measure(declip.load(), one),
+    "samples=[…]": lambda one: calibration.measure(declip.load(), [Path("a.jpg")] * 20, samples=one),
+    "find_pictures([…])": outputs.find_pictures,
+    "check([…])": audit.check,
+    "write_manifest(path, […])": lambda one: datasets.write_manifest("samples.jsonl", one),
+    "synthesize([…], …)": lambda one: synthesis.synthesize(one, "out", generators=["copy-move"], seed=0),
+    "generators=[…]": lambda one: synthesis.synthesize(["a.jpg"], "out", generators=one, seed=0),
+    "masks=[…]": lambda one: synthesis.synthesize(["a.jpg"], "out", generators=["copy-move"], masks=one, seed=0),
+    "augment(pixels, […], rng)": lambda one: perturbations.augment(
+        np.zeros((9, 9, 3), np.uint8), one, np.random.default_rng(0)
+    ),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("one", ["photo.jpg", Path("photo.jpg")])
+def test_one_thing_is_refused(call: str, one: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ImageError) as caught:
+        CALLS[call](one)
+    assert caught.value.kind == "input" and str(caught.value).endswith(f"give a list: {call}")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", baselines.BASELINES.values())
+def test_the_training_free_maps_refuse_it_too(kind: Any) -> None:
+    with pytest.raises(ImageError, match="give a list"):
+        next(kind().map("photo.jpg"))
