@@ -41,6 +41,8 @@ KEYS = [
     "image_score",
     "provenance",
     "notes",
+    "pages",
+    "page",
     "model",
     "sha256",
     "mode",
@@ -80,7 +82,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     def load(model: Any = None, **options: Any) -> Localizer:
         seen.update(options, model=model)
-        kept = {key: value for key, value in options.items() if key != "offline"}
+        kept = {key: options[key] for key in ("mode", "threshold", *LIMITS) if key in options}
         return Localizer(FakeEngine(), **kept)
 
     monkeypatch.setattr(localizer, "load", load)
@@ -446,7 +448,7 @@ def test_calibrate_prints_what_it_promises_and_writes_a_model(
     assert rows[1] == "under 0.5 MP 60 manipulated at most 2 % 0.085 to 4.9 %"
     assert rows[2] == "under 0.5 MP 60 inconclusive at most 10 % 4.4 to 17 %"
     assert rows[3:5] == ["0.5 to 3 MP 0 none: too few photos - -", "over 3 MP 0 none: too few photos - -"]
-    assert "left out        0 unreadable, 1 repeated, 0 that are no photographs, 1 other files\n" in stdout
+    assert "left out        0 unreadable, 1 repeated, 0 that are no photographs, 1 other file skipped\n" in stdout
     assert "temperature     1, kept\nthreshold       0.5, kept\nverdicts in     tiled mode only\n" in stdout
     assert f"written         {out}\n" in stdout
     assert "only 60 photos" not in stdout
@@ -497,6 +499,7 @@ def test_calibrate_passes_its_settings_on(
             "rates": [0.01, 0.05],
             "mode": "whole",
             "precision": "fast",
+            "pieces": 0,
             "batch_size": 3,
             "offline": True,
             "force": True,

@@ -29,7 +29,7 @@ from declip.catalog import MODELS
 from declip.errors import ImageError, SpecError, WeightsError
 from declip.localizer import Localizer, load
 from declip.nn import lean
-from declip.types import BackboneSpec, Calibration, DecoderSpec, Localization, ModelSpec, Photo, Precision
+from declip.types import BackboneSpec, Calibration, DecoderSpec, Localization, MaskRule, ModelSpec, Photo, Precision
 
 Compute = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -411,10 +411,10 @@ def test_a_photo_that_cannot_be_read_for_want_of_memory_is_yielded(
 ) -> None:
     read = image.read
 
-    def limited(source: Any) -> Photo:
+    def limited(source: Any, **options: Any) -> Photo:
         if isinstance(source, str):
             raise MemoryError
-        return read(source)
+        return read(source, **options)
 
     monkeypatch.setattr(image, "read", limited)
     first, second = Localizer(FakeEngine(constant(0.5))).map(["large.png", waves(300, 300)])
@@ -723,7 +723,7 @@ def test_a_localizer_travels_as_what_it_was_loaded_with(tiny_model: tuple[Path, 
     picture = waves(70, 80)
     expected = localizer(picture)
     for other in (pickle.loads(sent), copy.deepcopy(localizer)):
-        assert (other.mode, other.threshold, other.peak, other.model) == ("whole", 0.4, 0.0, "tiny")
+        assert (other.mode, other.threshold, other.rule, other.model) == ("whole", 0.4, MaskRule(threshold=0.4), "tiny")
         assert other.engine is not localizer.engine
         result = other(picture)
         assert result.score == expected.score and np.array_equal(result.scores, expected.scores)
@@ -780,7 +780,8 @@ def test_fast_keeps_the_verdict_where_it_computes_exactly(
         openvino = pytest.importorskip("openvino")
         if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             pytest.skip("this processor has bf16")
-    calibration = Calibration(image_thresholds=((0.01, 1e-6), (0.05, 1e-9)), photos=100, mode="tiled")
+    # Whatever reaches a threshold this low is more than untouched photos have.
+    calibration = Calibration(threshold=1e-6, untouched=((0.0,) * 100, (), ()), photos=(100, 0, 0), mode="tiled")
     spec = dataclasses.replace(load(source).spec, calibration=calibration)
     path = engines.with_spec(source, spec, tmp_path / f"tiny{source.suffix}")
     exact, fast = (load(path, precision=precision) for precision in ("exact", "fast"))
@@ -794,7 +795,7 @@ def test_bf16_has_no_verdict_of_an_exact_calibration(
     tiny_model: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lean, "has_bf16", lambda device: True)
-    calibration = Calibration(image_thresholds=((0.01, 1e-6),), photos=100, mode="tiled")
+    calibration = Calibration(threshold=1e-6, untouched=((0.0,) * 100, (), ()), photos=(100, 0, 0), mode="tiled")
     spec = dataclasses.replace(load(tiny_model[0]).spec, calibration=calibration)
     fast = load(engines.with_spec(tiny_model[0], spec, tmp_path / "tiny.safetensors"), precision="fast")
     assert fast.precision == "fast" and fast(waves(70, 80)).verdict is None

@@ -160,7 +160,7 @@ def test_the_facts_are_those_of_localize_and_more(fake: Localizer, tmp_path: Pat
     assert facts["metadata"]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert facts["metadata"]["bytes"] == path.stat().st_size
     assert (facts["date"], facts["declip"], facts["mode"]) == ("2026-03-04 05:06:07 UTC", declip.__version__, "tiled")
-    assert facts["calibration"]["photos"] == 200
+    assert facts["calibration"]["photos"] == [199] * 3
     assert [row["name"] for row in facts["second_opinions"]] == [*declip.baselines.BASELINES]
     (level,) = declip.baselines.ErrorLevel().map([path])
     assert isinstance(level, declip.Localization)
@@ -204,10 +204,11 @@ def test_the_date_is_shown_in_utc_and_needs_a_zone(fake: Localizer) -> None:
         ((9.0,) * 199, "Nothing found", "no proof that the photo is genuine"),
     ],
 )
-def test_verdicts_in_words(untouched: Any, headline: str, number: str, fake: Localizer) -> None:
+def test_verdicts_in_words(untouched: Any, headline: str, number: str) -> None:
     compared = replace(calibration("tiled", 0.6), untouched=(untouched, (), ()), photos=(199, 0, 0))
-    fake.engine.spec = replace(FakeEngine.spec, calibration=compared)  # type: ignore[misc]
-    page = Page(examine(pixels(), fake).to_html())
+    engine = FakeEngine()
+    engine.spec = replace(FakeEngine.spec, calibration=compared)  # type: ignore[misc]
+    page = Page(examine(pixels(), Localizer(engine)).to_html())
     assert headline in page.text and number in page.text
     low, high = 100 * stats.beta.ppf([0.05, 0.95], 2, 198)  # 1 % by 199 photos: the second from above
     assert f"likely {low:.2f} % to {high:.2f} %" in page.text
@@ -216,8 +217,9 @@ def test_verdicts_in_words(untouched: Any, headline: str, number: str, fake: Loc
 def test_without_a_calibration_there_is_no_verdict(fake: Localizer) -> None:
     page = Page(examine(pixels(), Localizer(FakeEngine(), mode="whole")).to_html())
     assert "No verdict" in page.text and "calibrated in tiled mode" in page.text and "squashed to 32 × 32" in page.text
-    fake.engine.spec = replace(FakeEngine.spec, calibration=None)  # type: ignore[misc]
-    text = Page(examine(pixels(), fake).to_html()).text
+    engine = FakeEngine()
+    engine.spec = replace(FakeEngine.spec, calibration=None)  # type: ignore[misc]
+    text = Page(examine(pixels(), Localizer(engine)).to_html()).text
     assert "never calibrated" in text and "Verdicts none" in text
 
 

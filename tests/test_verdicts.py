@@ -82,7 +82,7 @@ def test_why_there_is_no_verdict() -> None:
     scope = verdicts.explain(found(MANIPULATED, scope="This is no photograph."), CALIBRATION)
     assert scope.title == "Not examined" and scope.summary.startswith("This is no photograph. ")
     assert scope.flagged == "No part of the picture is flagged."
-    assert scope.caution == "It is no proof that the photo is genuine."
+    assert scope.caution == "It is no finding of either kind."
 
 
 def test_what_is_flagged() -> None:

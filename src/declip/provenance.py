@@ -721,7 +721,7 @@ class _Marks:
     mime: str = ""
     manifest: bool = False
     xmp: str = ""
-    exif: bytes = b""
+    exif: bytes = field(default=b"", repr=False)
     texts: dict[str, str]
 
     @property

@@ -179,7 +179,12 @@ def _meaning(result: Localization) -> tuple[str, ...]:
 
 
 def _caution(result: Localization) -> tuple[str, str]:
-    if result.verdict in ("nothing found", "not examined"):
+    if result.verdict == "not examined":
+        return (
+            "It is no finding of either kind.",
+            "The model would be wrong about many such pictures, and was not asked.",
+        )
+    if result.verdict == "nothing found":
         return (
             "It is no proof that the photo is genuine.",
             "Many manipulations leave no trace that the model knows, and saving or scaling a photo removes others.",

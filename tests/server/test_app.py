@@ -282,16 +282,17 @@ def test_a_photo_too_large_for_a_browser_is_scaled(client: httpx.Client, monkeyp
     assert len(parts["scores-0"]) == 48 * 64 * 2
 
 
-def test_words_have_what_the_file_says_of_itself(client: httpx.Client) -> None:
+def test_rows_have_what_the_file_says_of_itself(client: httpx.Client) -> None:
     source = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
     stream = io.BytesIO()
     Image.new("RGB", (64, 48), (9, 9, 9)).save(stream, "JPEG", xmp=f"<x a:DigitalSourceType='{source}'/>".encode())
     parts = form_of(post(client, stream.getvalue(), picture(), accept="multipart/form-data"))
-    assert json.loads(parts["words-0"])["headline"] == (
+    first, second = json.loads(parts["results"])["results"]
+    assert first["provenance"]["headline"] == (
         "The file itself says: created by a generator (trainedAlgorithmicMedia, in XMP, unsigned: anybody can write "
         "this)."
     )
-    assert json.loads(parts["words-1"])["headline"] is None
+    assert second["provenance"]["headline"] is None
 
 
 def test_words_say_where_there_is_no_verdict(client: httpx.Client) -> None:
@@ -383,7 +384,7 @@ def test_the_report_is_the_page_of_the_command_line(client: httpx.Client) -> Non
 
 
 def test_the_report_flags_what_localize_flags(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the model's own threshold and peak, and by a threshold of the request's own without a peak."""
+    """By the model's own rule, and by a threshold of the request's own."""
     from declip import report
 
     reports: list[dict[str, Any]] = []
@@ -397,11 +398,12 @@ def test_the_report_flags_what_localize_flags(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(report, "examine", examine)
     engine = FakeEngine()
     assert engine.spec.calibration is not None
-    calibration = dataclasses.replace(engine.spec.calibration, mask_threshold=0.5, mask_peak=0.9)
+    compared = ((1.0,) * 199, (), ())
+    calibration = dataclasses.replace(engine.spec.calibration, untouched=compared, photos=(199, 0, 0))
     engine.spec = dataclasses.replace(engine.spec, calibration=calibration)
     pixels = np.full((64, 64, 3), 20, np.uint8)
-    pixels[8:24, 8:24] = 250  # certain
-    pixels[40:56, 40:56] = 150  # above the threshold, below the peak
+    pixels[8:24, 8:24] = 250  # stronger than any untouched photo has: 7.7 × √(1/16)
+    pixels[40:56, 40:56] = 150  # above the threshold, and weaker: 1.4 × √(1/16)
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, format="PNG")
     data, counts = stream.getvalue(), []
@@ -412,8 +414,8 @@ def test_the_report_flags_what_localize_flags(monkeypatch: pytest.MonkeyPatch) -
             facts = json.loads(json.dumps(reports.pop()))
             shared = set(row) - {"seconds", "image"}
             assert {name: facts[name] for name in shared} == {name: row[name] for name in shared}
-            counts.append((row["peak"], len(row["regions"])))
-    assert counts == [(0.9, 1), (0.0, 2), (0.0, 2)]
+            counts.append((row["verdict"], len(row["regions"])))
+    assert counts == [("manipulated", 1), (None, 2), (None, 2)]
 
 
 @pytest.mark.parametrize("path", ["/v1/metadata", "/v1/report"])

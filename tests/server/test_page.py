@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 import declip
-from declip import image, server, types, verdicts
+from declip import image, server, verdicts
 from declip.localizer import Localizer
 from declip.types import Localization, MaskRule
 from tests.server import browsing
@@ -80,10 +80,9 @@ def result(path: Path) -> Localization:
 def flagged(found: Localization, threshold: float) -> tuple[str, str]:
     """The area as the page tells it, counted in the scores that a service sends."""
     levels = image.scores16(found.scores)
-    # At the model's own threshold by its own rule.
-    rule = (threshold, found.peak if threshold == found.threshold else 0.0)
-    first, high = (round(number * 65535 + 0.4999) for number in rule)
-    count = int(np.count_nonzero(types.flagged(levels.astype(np.float32), first, high)))
+    # At the model's own threshold what the model decided on.
+    mask = found.mask if threshold == found.threshold else levels >= round(threshold * 65535 + 0.4999)
+    count = int(np.count_nonzero(mask))
     share = f"{verdicts.percent(count / levels.size)} of the picture is flagged"
     return share, f"{count:,} of {levels.size:,} px"
 
@@ -113,9 +112,9 @@ def test_a_photo_that_is_dropped_is_examined(visit: Visit, mini: Localizer) -> N
     expected = result(FORGED)
     visit.drop(FORGED.name, FORGED.read_bytes())
     visit.done()
-    words = verdicts.explain(expected, mini.spec.calibration, mode=mini.mode, precision="exact")
+    words = verdicts.explain(expected, mini.spec.calibration)
     assert visit.text("#verdict-title") == words.title == "Traces of manipulation were found"
-    assert visit.text("#verdict .summary") == words.summary and "at most 1 %" in words.summary
+    assert visit.text("#verdict .summary") == words.summary
     assert visit.text("#verdict .caution") == f"{words.caution} {words.because}"
     before = area(visit)
     assert before == flagged(expected, expected.threshold)
@@ -148,7 +147,9 @@ def test_the_threshold_gives_what_python_counts(visit: Visit) -> None:
 def test_faint_parts_are_left_out_until_the_threshold_is_moved(browser: Any) -> None:
     engine = FakeEngine()
     assert engine.spec.calibration is not None
-    calibration = dataclasses.replace(engine.spec.calibration, mask_threshold=0.5, mask_peak=0.9)
+    # The bright part has an evidence of 7.7 × √(1/4), the faint one of 1.4 × √(1/24).
+    compared = ((1.0,) * 199, (), ())
+    calibration = dataclasses.replace(engine.spec.calibration, untouched=compared, photos=(199, 0, 0))
     engine.spec = dataclasses.replace(engine.spec, calibration=calibration)
     pixels = bright()
     pixels[36:44, 4:20] = 150
@@ -160,12 +161,13 @@ def test_faint_parts_are_left_out_until_the_threshold_is_moved(browser: Any) -> 
         visit.done()
         assert area(visit) == flagged(expected, 0.5)
         assert len(visit.settled()) == 1
-        assert "flags a part only if its score reaches 0.900" in visit.text("#peak")
+        assert "stronger than those of nearly all untouched photos" in visit.text("#rule")
+        assert visit.settled()[0][3] == verdicts.rank_percent(expected.regions[0].rank or 0)
         (x0, y0, x1, y1) = expected.regions[0].bbox
         visit.set_threshold(0.51)
         assert area(visit) == flagged(expected, 0.51)
         assert len(visit.settled()) == 2
-        assert "are flagged, too; Reset" in visit.text("#peak")
+        assert "The verdict is not about this; Reset" in visit.text("#rule")
         visit.page.click("#threshold-reset")
         assert area(visit) == flagged(expected, 0.5)
         (row,) = visit.settled()

@@ -148,9 +148,11 @@ def _card(ap: float, free: float) -> dict[str, Any]:
         "forged": {name: {"as they are": figures} for name in sets},
         "training_free": {"a": dict.fromkeys(sets, free), "b": dict.fromkeys(sets, 0.05)},
         "told apart": {"casia1_subset": {"mean": 0.6}},
-        "untouched": {
-            half: {"as they are": {"verdicts": {"manipulated": 1, "nothing found": 41}}}
-            for half in ("report", "choose")
+        "sizes": {
+            "as they are": [
+                {"size": "under 0.5 MP", "pictures": 80, "manipulated": 2},
+                {"size": "over 3 MP", "pictures": 49, "manipulated": 2},
+            ]
         },
         "JPEG 75": {"pictures": 2, "iou": {"mean": 0.36}},
     }
@@ -162,7 +164,9 @@ def test_goals_are_measured_against_the_best_of_all_that_is_free(card: Any) -> N
     assert rows["mean IoU, in-painting"]["measured"] == 0.7 and rows["mean IoU, in-painting"]["met"]
     gain = rows["AP over the best that needs no training, splices"]
     assert gain["measured"] == 0.2 and gain["met"]
-    assert rows["untouched photos called manipulated, as they are"]["measured"] == 2
+    alarms = rows["untouched photos under 0.5 MP called manipulated, as they are"]
+    assert alarms["measured"] == 0.025 and not alarms["met"]
+    assert not any("over 3 MP" in goal for goal in rows)  # fewer than 50 photos show no rate
     assert rows["share of the IoU lost after JPEG 75"]["measured"] == 0.2
     # Where no map beats flagging everything, that is the floor.
     floor = {row["goal"]: row for row in card.goals(_card(ap=0.2, free=0.04))}
