@@ -102,7 +102,7 @@ def test_short_chunks_are_told() -> None:
 def test_a_damaged_animation_leaves_its_first_picture() -> None:
     frames = [Image.fromarray(scene()), Image.fromarray(255 - scene())]
     whole = encode(frames[0], "PNG", save_all=True, append_images=frames[1:])
-    assert image.read(whole).notes == ()
+    assert image.read(whole).notes == ("The file holds 2 frames; the first one was examined.",)
     for kind in (b"acTL", b"fcTL", b"fdAT"):
         data = bytearray(whole)
         data[whole.index(kind) + 8] ^= 1
@@ -208,7 +208,7 @@ def test_what_follows_a_jpeg_is_told() -> None:
     expected = image.read(plain).pixels
     photo = image.read(plain + b"more than a picture" + bytes(9))
     assert np.array_equal(photo.pixels, expected)
-    assert photo.notes == ("19 bytes follow the end of the picture in this file; they were not examined.",)
+    assert photo.notes == ("19 bytes behind the end of the picture were not examined.",)
     assert image.read(plain + bytes(99)).notes == ()
 
 

@@ -254,10 +254,10 @@ def test_memory_that_ends_is_a_row(where: str, data: Data, monkeypatch: pytest.M
     module: Any = image if where == "read_mask" else evaluation
     whole = getattr(module, where)
 
-    def limited(sample: Sample, *more: Any) -> Any:
+    def limited(sample: Sample, *more: Any, **options: Any) -> Any:
         if sample.image.name == "1.png":
             raise MemoryError
-        return whole(sample, *more)
+        return whole(sample, *more, **options)
 
     monkeypatch.setattr(module, where, limited)
     assert [row.kind for row in data.evaluate().rows] == ["", "too-large", "", "", "", "", ""]

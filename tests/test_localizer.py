@@ -411,15 +411,45 @@ def test_a_photo_that_cannot_be_read_for_want_of_memory_is_yielded(
 ) -> None:
     read = image.read
 
-    def limited(source: Any) -> Photo:
+    def limited(source: Any, **options: Any) -> Photo:
         if isinstance(source, str):
             raise MemoryError
-        return read(source)
+        return read(source, **options)
 
     monkeypatch.setattr(image, "read", limited)
     first, second = Localizer(FakeEngine(constant(0.5))).map(["large.png", waves(300, 300)])
     assert isinstance(first, ImageError) and (first.image, first.kind) == ("large.png", "too-large")
     assert isinstance(second, Localization)
+
+
+@pytest.mark.parametrize("mode", ["whole", "tiled"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_are_an_error_of_that_photo_alone(mode: Any, value: float) -> None:
+    """-inf would be scores of 0: a map on which nothing is found."""
+
+    def broken(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits = inputs[:, 0, ::4, ::4].copy()
+        logits[(inputs == 1).all(axis=(1, 2, 3)), 0, 0] = value
+        return logits
+
+    photos = [np.full((300, 256, 3), value, np.uint8) for value in (30, 255, 90)]
+    localizer = Localizer(FakeEngine(broken), mode=mode)
+    first, second, third = localizer.map(photos, batch_size=4)
+    assert isinstance(first, Localization) and isinstance(third, Localization)
+    assert isinstance(second, ImageError) and second.kind == "internal"
+    assert second.message.startswith("the network's logits are not finite (nan or inf), so there is no map")
+    with pytest.raises(ImageError, match="not finite"):
+        localizer(photos[1])
+
+
+def test_limits_travel_with_a_localizer(tiny_model: tuple[Path, Path]) -> None:
+    localizer = load(tiny_model[1], threads=1, max_pixels=5000, max_bytes=9000)
+    for other in (localizer.variant(mode="whole"), localizer.variant(engine=FakeEngine(constant(0.5)))):
+        assert (other.max_pixels, other.max_bytes) == (5000, 9000)
+    other = pickle.loads(pickle.dumps(localizer))
+    assert (other.max_pixels, other.max_bytes) == (5000, 9000)
+    with pytest.raises(ImageError, match="at most 5000 are read"):
+        other(waves(80, 80))
 
 
 def test_an_engine_that_fails_otherwise_is_not_called_short_of_memory() -> None:

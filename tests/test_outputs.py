@@ -15,8 +15,9 @@ from PIL import Image
 from declip import image, outputs
 from declip.errors import DeclipError, ImageError, MissingExtraError
 from declip.files import Skipped
+from declip.localizer import Localizer
 from declip.outputs import Pair, find_pictures, localize_files
-from declip.types import Localization, MaskRule, Photo
+from declip.types import BackboneSpec, DecoderSpec, Localization, MaskRule, ModelSpec, Photo, Precision
 
 
 class BrightnessLocalizer:
@@ -438,10 +439,10 @@ def test_memory_that_ends_while_one_photo_is_read_or_written(
 ) -> None:
     whole = getattr(image, where)
 
-    def limited(first: Any, *more: Any) -> Any:
+    def limited(first: Any, *more: Any, **options: Any) -> Any:
         if Path(first.name).name == "1.png":
             raise MemoryError
-        return whole(first, *more)
+        return whole(first, *more, **options)
 
     for i in range(3):
         picture(tmp_path / f"{i}.png")
@@ -474,8 +475,25 @@ def test_every_page_has_its_own_row_and_files(tmp_path: Path) -> None:
     assert written == ["one.png.mask.png", *(f"scan.tif#{page}.mask.png" for page in (1, 2, 3))]
     mask = np.asarray(Image.open(tmp_path / "out" / "scan.tif#3.mask.png")) > 0
     assert mask[:, :5].all() and not mask[:, 5:].any()
-    again = run([tmp_path / "out"], tmp_path / "other", pages="all")
-    assert again == []  # the files of pages are no inputs either
+    with pytest.raises(DeclipError, match="there is no picture in"):  # the files of pages are no inputs either
+        find_pictures([tmp_path / "out"])
+
+
+def test_logits_that_are_not_finite_are_a_row(tmp_path: Path) -> None:
+    class Broken:
+        spec = ModelSpec(
+            backbones=(BackboneSpec(name="residual-statistics", layer=0),), decoder=DecoderSpec(kind="linear")
+        )
+        model, sha256 = "broken", "0" * 64
+        precision: Precision = "exact"
+
+        def logits(self, inputs: Any) -> Any:
+            return np.full((len(inputs["image"]), 256, 256), np.nan, np.float32)
+
+    paths = [picture(tmp_path / f"{i}.png") for i in range(2)]
+    rows = list(localize_files(Localizer(Broken()), find_pictures(paths)[0], tmp_path / "out"))
+    assert kinds(rows) == ["internal", "internal"] and "logits are not finite" in rows[0]["error"]
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_the_first_page_is_the_default(tmp_path: Path) -> None:

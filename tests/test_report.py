@@ -379,6 +379,19 @@ def test_hostile_metadata_is_text_and_cut(fake: Localizer, tmp_path: Path) -> No
     assert len(text) < 2_000_000
 
 
+def test_what_was_not_examined_is_listed_and_is_text(fake: Localizer, tmp_path: Path) -> None:
+    pages = [Image.fromarray(pixels(seed=seed)) for seed in (1, 2, 3)]
+    pages[0].save(tmp_path / "scan.tif", save_all=True, append_images=pages[1:])
+    found = examine(tmp_path / "scan.tif", fake)
+    assert (found.to_dict()["pages"], found.to_dict()["page"]) == (3, 1)
+    said = "What was examined The file holds 3 pages; the first one was examined."
+    assert said in " ".join(Page(found.to_html()).text.split())
+    hostile = replace(found, result=replace(found.result, notes=(NASTY,)))
+    page = Page(hostile.to_html())
+    assert "script" not in page.tags and "\x1b" not in hostile.to_html() and "alert(" in page.text
+    assert "What was examined" not in examine(jpeg(tmp_path / "plain.jpg"), fake).to_html()
+
+
 def test_a_hostile_model_name_is_text(fake: Localizer) -> None:
     fake.engine.model = "<script>alert(5)</script>"  # type: ignore[misc]
     assert "script" not in Page(examine(pixels(), fake).to_html()).tags

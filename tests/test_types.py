@@ -289,6 +289,8 @@ def test_to_dict_has_the_documented_keys_in_order_and_is_json() -> None:
         "image_score",
         "provenance",
         "notes",
+        "pages",
+        "page",
         "model",
         "sha256",
         "mode",

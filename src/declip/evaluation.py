@@ -261,9 +261,9 @@ class Maps:
     def map(self, images: Iterable[PictureLike], batch_size: int = 8) -> Iterator[Localization | ImageError]:
         """The map of each image path, in order, at its own size. The pictures themselves are not read."""
         check_several(images, "map([…])")
-        for path in images:
+        for path in map(Path, map(image.name_of, images)):
             try:
-                yield self._read(Path(path))
+                yield self._read(path)
             except (ImageError, MemoryError) as error:
                 yield error if isinstance(error, ImageError) else ImageError.out_of_memory(str(path))
 

@@ -270,12 +270,15 @@ class Localizer:
         parts = [tiles[i : i + batch_size] for i in range(0, len(tiles), batch_size)]
         for part, inputs in ahead((part, _stacked(part)) for part in parts):
             for (content, corner), logits in zip(part, self.engine.logits(inputs), strict=True):
+                content.finite &= bool(np.isfinite(logits).all())
                 content.add(corner, logits)
         shared = (time.perf_counter() - start) / max(1, len(tiles))
 
         def outcome(read: _Underway) -> Localization | ImageError:
             if isinstance(read.content, ImageError):
                 return read.content
+            if not read.content.finite:
+                return _not_finite(read.content.photo, self.precision)
             start = time.perf_counter() - read.seconds - shared * read.inputs
             grid, logit_grid = read.content.grids()
             score = self._image_score(grid, logit_grid)
@@ -305,6 +308,8 @@ class Localizer:
             image_score=score,
             provenance=provenance.read(photo).to_dict(),
             notes=photo.notes,
+            pages=photo.pages,
+            page=photo.page,
             out_of_scope=None if (why := scope.why_not(photo.pixels)) is None else why.reason,
             model=self.model,
             sha256=self.sha256,
@@ -327,10 +332,22 @@ class _Underway:
         return 1 if isinstance(self.content, ImageError) else len(self.content.corners)
 
 
+def _not_finite(photo: Photo, precision: Precision) -> ImageError:
+    """Why there is no result: scores of such logits would be a map on which nothing is found."""
+    tried = "" if precision == "exact" else "; try it with --precision exact (precision='exact')"
+    return ImageError(
+        photo.name,
+        "internal",
+        "the network's logits are not finite (nan or inf), so there is no map; expected finite ones: "
+        f"the model or the way it is computed is at fault, not the picture{tried}",
+    )
+
+
 class _Whole:
-    """A photo that the network sees squashed into one input."""
+    """A photo that the network sees squashed into one input. finite: whether all logits of it were."""
 
     corners: tuple[Corner, ...] = ((0, 0),)
+    finite = True
 
     def __init__(self, photo: Photo, spec: ModelSpec) -> None:
         self.photo = photo
@@ -356,10 +373,12 @@ class _Whole:
 
 
 class _Scan:
-    """A photo in overlapping tiles, and the map that their scores are blended into.
+    """A photo in overlapping tiles, and the map that their scores are blended into. finite: whether all logits were.
 
     found: what a network reads beside the pixels; the tiles then lie on the grid in which the file stores it.
     """
+
+    finite = True
 
     def __init__(self, photo: Photo, spec: ModelSpec, overlap: int, found: jpeg.JpegCoefficients | None = None) -> None:
         self.photo = photo

@@ -231,7 +231,7 @@ def _behind(piece: bytes) -> list[str]:
         ]
     if piece.startswith(b"\xff\xd8\xff"):
         return [f"Another JPEG of {_size(len(piece))} behind the picture was not examined."]
-    return [f"{_size(len(piece))} behind the end of the picture were not examined."]
+    return [f"{_size(len(piece.rstrip(_PADDING)))} behind the end of the picture were not examined."]
 
 
 # --- other formats --------------------------------------------------------------------------------------------------

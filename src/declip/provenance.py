@@ -23,7 +23,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from declip.types import Photo
@@ -721,7 +721,7 @@ class _Marks:
     mime: str = ""
     manifest: bool = False
     xmp: str = ""
-    exif: bytes = b""
+    exif: bytes = field(default=b"", repr=False)
     texts: dict[str, str]
 
     @property

@@ -573,7 +573,7 @@ class Localization:
     image_score: the network's own number for the whole image, in [0, 1] (see ModelSpec.image_score).
     out_of_scope: why such a picture is none for a verdict, one sentence (`scope.why_not`); None of a photograph.
     provenance: what the file says of how it was made (`provenance.Provenance.to_dict`); None where nobody looked.
-    notes: sentences for people, as in `Photo`: what of the file was not examined.
+    notes: sentences for people, as in `Photo`: what of the file was not examined. pages, page: as in `Photo`.
     model, sha256: which weights computed it. mode, precision: how. seconds: from reading the picture to this result.
     """
 
@@ -585,6 +585,8 @@ class Localization:
     out_of_scope: str | None = None
     provenance: Mapping[str, Any] | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
+    pages: int = 1
+    page: int = 1
     model: str
     sha256: str
     mode: Mode = "whole"
@@ -664,6 +666,8 @@ class Localization:
             "image_score": self.image_score,
             "provenance": None if self.provenance is None else dict(self.provenance),
             "notes": list(self.notes),
+            "pages": self.pages,
+            "page": self.page,
             "model": self.model,
             "sha256": self.sha256,
             "mode": self.mode,

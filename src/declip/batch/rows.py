@@ -1,7 +1,8 @@
 """A row of the Parquet output, one per file: the keys of `Localization.to_dict()`, the mask, hashes, and the error.
 
     image, width, height, verdict, score, false_alarm_rate, untouched, not_examined, area, regions, threshold,
-    image_score, provenance, notes, model, sha256, mode, precision, seconds, bytes, content, mask, error, kind
+    image_score, provenance, notes, pages, page, model, sha256, mode, precision, seconds, bytes, content, mask, error,
+    kind
 
 `mask` holds run lengths: column by column (down the first column, then the next), zeros first, so that the counts at
 odd places are manipulated pixels; they add up to height × width. These are COCO's uncompressed counts, and
@@ -99,6 +100,8 @@ def schema() -> pa.Schema:
             ("image_score", pa.float64()),
             ("provenance", provenance),
             ("notes", pa.list_(pa.string())),
+            ("pages", pa.int32()),
+            ("page", pa.int32()),
             pa.field("model", pa.string(), nullable=False),
             pa.field("sha256", pa.string(), nullable=False),
             ("mode", pa.string()),

@@ -110,6 +110,8 @@ class Row(_Schema):
     image_score: float = Field(ge=0, le=1, description="the network's own number for the whole image")
     provenance: CredentialsBody | None = Field(description="what the file says of how it was made")
     notes: list[str] = Field(description="what of the file was not examined, for people")
+    pages: int = Field(ge=1, description="how many pictures the file holds")
+    page: int = Field(ge=1, description="which of them was examined, from 1")
     model: str
     sha256: str = Field(description="of the weight file")
     mode: Mode

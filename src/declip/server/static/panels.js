@@ -30,6 +30,8 @@ export function showVerdict(card, { row, words }) {
   card.querySelector(".summary").textContent = words.summary;
   card.querySelector(".gauge").replaceChildren(...gauge(row, words.steps));
   card.querySelector(".caution").replaceChildren(element("b", { textContent: words.caution }), ` ${words.because}`);
+  card.querySelector(".examined").hidden = !row.notes.length;
+  fill(card.querySelector(".notes"), row.notes.map(visible));
   fill(card.querySelector(".meaning"), words.meaning);
   fill(card.querySelector(".unsaid"), words.unsaid);
   fill(card.querySelector(".limits"), words.limits);
