@@ -82,11 +82,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     def load(model: Any = None, **options: Any) -> Localizer:
         seen.update(options, model=model)
-<<<<<<< HEAD
-        kept = {key: value for key, value in options.items() if key not in ("offline", "precision")}
-=======
         kept = {key: options[key] for key in ("mode", "threshold", *LIMITS) if key in options}
->>>>>>> pages
         return Localizer(FakeEngine(), **kept)
 
     monkeypatch.setattr(localizer, "load", load)
