@@ -376,11 +376,12 @@ def test_evaluate_prints_figures_and_protocol_and_writes_them(
     assert call(monkeypatch, "evaluate", manifest, "--out", out, "--threshold", 0.5, "--whole") == 0
     assert fake == {"model": None, "mode": "whole", "precision": "exact", "offline": False} | LIMITS
     stdout, stderr = capfd.readouterr()
-    assert "IoU" in stdout and "oracle" in stdout and "32×32 px" in stdout and "scores > 0.5 (given)" in stdout
+    assert "IoU" in stdout and "oracle" in stdout and "32×32 px" in stdout and "scores >= 0.5 (given)" in stdout
     assert "WARNING" not in stdout and stderr == ""
     figures = json.loads((out / "summary.json").read_text(encoding="utf-8"))["overall"]["figures"]
     assert figures["iou"]["mean"] > 0.9 and figures["false_alarm"]["mean"] == 0.0
-    assert (figures["iou"]["defined"], figures["area"]["defined"], figures["accuracy"]["defined"]) == (2, 1, 3)
+    # A threshold of one's own leaves no verdict to be right or wrong.
+    assert (figures["iou"]["defined"], figures["area"]["defined"], figures["accuracy"]["defined"]) == (2, 1, 0)
     assert call(monkeypatch, "evaluate", manifest, "--out", out) == 2
     assert "images.csv exists; --force" in capfd.readouterr().err
     assert call(monkeypatch, "evaluate", manifest, "--out", out, "--force", "--split", "test") == 0

@@ -445,6 +445,7 @@ class Retold(Wrapped):
 
     @property
     def spec(self) -> ModelSpec:
+        """The other description."""
         return self._spec
 
 
