@@ -366,6 +366,14 @@ def test_pieces_of_large_photos_are_compared_with_as_well(tmp_path: Path) -> Non
     assert [len(values) for values in found.untouched] == [20, 3, 0]  # the photo, and its halves
 
 
+def test_limits_hold_for_what_is_cut_into_pieces(tmp_path: Path) -> None:
+    photos = reals(tmp_path, 20)
+    large = save(tmp_path / "large.png", np.random.default_rng(3).integers(0, 200, (900, 1800), np.uint8))
+    limited = Localizer(FakeEngine(), max_pixels=900 * 1800 - 1)
+    found = calibration.measure(limited, [*photos, large], rates=(0.05,), pieces=4)
+    assert (found.calibration.photos, found.unreadable) == ((20, 0, 0), 1)
+
+
 # --- files ----------------------------------------------------------------------------------------------------------
 
 

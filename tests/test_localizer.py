@@ -448,7 +448,7 @@ def test_limits_travel_with_a_localizer(tiny_model: tuple[Path, Path]) -> None:
         assert (other.max_pixels, other.max_bytes) == (5000, 9000)
     other = pickle.loads(pickle.dumps(localizer))
     assert (other.max_pixels, other.max_bytes) == (5000, 9000)
-    with pytest.raises(ImageError, match="at most 5000 are read"):
+    with pytest.raises(ImageError, match="at most 5000 pixels are read"):
         other(waves(80, 80))
 
 

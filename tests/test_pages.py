@@ -92,6 +92,70 @@ def test_pages_have_sizes_of_their_own() -> None:
     assert caught.value.kind == "too-large" and image.read(data, max_pixels=2000).size == (30, 40)
 
 
+def tiff_of(*pages: tuple[Image.Image, dict[int, int]]) -> bytes:
+    """A TIFF whose pages have tags of their own."""
+    stream = io.BytesIO()
+    with TiffImagePlugin.AppendingTiffWriter(stream) as writer:
+        for picture, tags in pages:
+            info = TiffImagePlugin.ImageFileDirectory_v2()
+            for tag, value in tags.items():
+                info[tag] = value
+            picture.save(writer, "TIFF", tiffinfo=info)
+            writer.newFrame()
+        return stream.getvalue()
+
+
+def test_each_page_of_a_tiff_is_turned_and_scaled_by_its_own_tags() -> None:
+    values = np.arange(0, 4096, 2, np.uint16).reshape(32, 64) | 1
+    deep = Image.fromarray(values)
+    data = tiff_of((plain(0, (64, 48)), {}), (plain(1, (64, 48)), {274: 6}), (deep, {281: 4095}))
+    first, second, third = (image.read(data, page=page) for page in (1, 2, 3))
+    assert [(photo.size, photo.orientation) for photo in (first, second)] == [((48, 64), 1), ((64, 48), 6)]
+    assert np.array_equal(third.pixels[:, :, 0], values >> 4) and third.pixels.max() == 255
+    assert third.notes == ("The file holds 3 pages; number 3 was examined.",) and third.data == data
+    low = image.read(tiff_of((plain(0), {}), (deep, {})), page=2)
+    assert np.array_equal(low.pixels[:, :, 0], values >> 8)
+    assert len(low.notes) == 2 and "12" in low.notes[1]  # both on the file and on how it was read
+
+
+def test_a_smaller_copy_behind_the_picture_can_be_read_and_damage_is_of_its_page() -> None:
+    pyramid = tiff_of((plain(0, (64, 48)), {}), (plain(1, (32, 24)), {254: 1}))
+    assert image.read(pyramid).size == (48, 64) and image.read(pyramid, page=2).size == (24, 32)
+    with pytest.raises(ImageError, match="what lies first in it is a reduced picture"):
+        image.read(tiff_of((plain(1, (32, 24)), {254: 1}), (plain(0, (64, 48)), {})))
+
+
+def test_a_picture_of_a_jpeg_is_turned_by_its_own_tag() -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    data = with_index(saved(plain(0), "JPEG"), [(0x020003, saved(plain(1), "JPEG", exif=exif))])
+    assert [(photo.size, photo.orientation) for photo in (image.read(data), image.read(data, page=2))] == [
+        ((32, 48), 1),
+        ((48, 32), 6),
+    ]
+    noise = saved(Image.effect_noise((64, 64), 80).convert("RGB"), "JPEG")
+    cut = with_index(saved(plain(0), "JPEG"), [(0x020003, noise[: len(noise) // 2])])
+    assert image.read(cut).pages == 2
+    with pytest.raises(ImageError, match="truncated or damaged") as caught:
+        image.read(cut, page=2)
+    assert caught.value.kind == "corrupt"
+
+
+def test_streams_and_tensors_have_pages_as_files_have() -> None:
+    data = saved(plain(0), "TIFF", plain(1))
+    assert colour(image.read(io.BytesIO(data), page=2)) == 1
+    with pytest.raises(ImageError, match="there is 1, counted from 1"):
+        image.read(np.zeros((3, 4, 3), np.uint16), page=2)
+
+
+def test_side_data_that_is_damaged_hides_neither_the_picture_nor_its_notes() -> None:
+    whole = saved(plain(0), "PNG", pnginfo=None) + b"something else"
+    bad = b"\0\0\0\5tEXtab\0cd" + bytes(4)  # its check sum is wrong
+    photo = image.read(whole[:33] + bad + whole[33:])
+    assert colour(photo) == 0 and len(photo.notes) == 2
+    assert photo.notes[0] == "14 bytes behind the end of the picture were not examined." and "tEXt" in photo.notes[1]
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF"])
 def test_a_file_of_one_picture_has_nothing_to_tell(kind: str) -> None:
     photo = image.read(saved(plain(0), kind))

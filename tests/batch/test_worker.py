@@ -192,7 +192,7 @@ def test_what_the_memory_does_not_hold_is_a_row(where: str, tmp_path: Path, monk
             raise MemoryError
 
     monkeypatch.setattr(stores, "fetch", lambda uri, size: (ended("fetch", uri == uris[1]), fetch(uri, size))[1])
-    monkeypatch.setattr(image, "read", lambda data: (ended("read", data == png(1, (40, 51))), read(data))[1])
+    monkeypatch.setattr(image, "read", lambda data, **o: (ended("read", data == png(1, (40, 51))), read(data, **o))[1])
     monkeypatch.setattr(worker, "encode_mask", lambda mask: (ended("mask", mask.shape == (40, 51)), encode(mask))[1])
     rows = localize_part(Localizer(FakeEngine()), uris, "fake")
     assert [row["kind"] for row in rows] == [None, "too-large", None]
