@@ -217,7 +217,7 @@ def test_published_weights_leave_their_trace_everywhere() -> None:
     if not SHARED.is_dir():
         pytest.skip("needs the shared data")
     ratios, differences = _round_trips(sorted((SHARED / "photos" / "valid").iterdir())[6::40])
-    assert len(ratios) == 2
+    assert len(ratios) >= 2
     assert min(differences) > 0.5
     assert float(np.mean(ratios)) >= 27
 
