@@ -281,13 +281,18 @@ function drawScale() {
   context.clearRect(0, 0, canvas.width, canvas.height);
   if (!shown) return;
   const bins = (shown.bins ??= binned(shown.map));
+  const flagged = isOwn() ? (shown.ownBins ??= binned(shown.own)) : bins;
   const most = Math.log1p(Math.max(...bins));
   const wide = canvas.width / bins.length;
   const [flag, bars] = [style.getPropertyValue("--flag"), style.getPropertyValue("--bars")];
   for (const [i, count] of bins.entries()) {
-    context.fillStyle = (i + 0.5) / bins.length >= look.threshold ? flag : bars;
-    const high = (Math.log1p(count) / most) * canvas.height;
-    context.fillRect(i * wide, canvas.height - high, wide - 1, high);
+    const bar = (pixels, colour) => {
+      const high = (Math.log1p(pixels) / most) * canvas.height;
+      context.fillStyle = colour;
+      context.fillRect(i * wide, canvas.height - high, wide - 1, high);
+    };
+    bar(count, bars);
+    if ((i + 0.5) / bins.length >= look.threshold) bar(flagged[i], flag);
   }
 }
 
