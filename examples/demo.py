@@ -39,7 +39,7 @@ def main() -> None:
     except declip.DeclipError as error:
         sys.exit(f"demo: {error}")
 
-    table = Table("photo", "what was done", "verdict", "score", "area", "IoU", "seconds", title=localizer.model)
+    table = Table("photo", "what was done", "verdict", "rank", "area", "IoU", "seconds", title=localizer.model)
     for column in table.columns[3:]:
         column.justify = "right"
     for row in rows:
@@ -47,7 +47,7 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 100)
     console.print(table)
     console.print(
-        "score: share of untouched photos of this size that have no part as strong as the strongest of this one.\n"
+        "rank: share of untouched photos of this size without a part as strong as the strongest of this one.\n"
         "area: share of the photo that is flagged. IoU: agreement of the mask with the known one."
     )
     failed = [row for row in rows if "error" in row]

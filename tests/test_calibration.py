@@ -347,14 +347,14 @@ def test_few_photos_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         calibration.measure(Localizer(FakeEngine()), photos[:count], rates=rates)
         lines = [record.getMessage() for record in caplog.records]
         assert lines[-2:] == [
-            f"photos {size} get no verdict: there are only 0 untouched ones" for size in ("0.5 to 3 MP", "over 3 MP")
+            f"photos {size} get no verdict: there are only 0 untouched photos" for size in ("0.5 to 3 MP", "over 3 MP")
         ]
         return lines[:-2]
 
     assert said(100, (0.05,)) == []
-    assert said(99, (0.05,)) == ["only 99 photos under 0.5 MP: a single calibration can be off"]
+    assert said(99, (0.05,)) == ["only 99 untouched photos under 0.5 MP: a single calibration can be off"]
     assert said(40, (0.01, 0.05)) == [
-        "photos under 0.5 MP are never called manipulated: 40 untouched ones support no rate below 2.4 %"
+        "photos under 0.5 MP are never called manipulated: 40 untouched photos support no rate below 2.4 %"
     ]
 
 

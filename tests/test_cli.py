@@ -158,7 +158,7 @@ def test_short_lines_without_json(
 ) -> None:
     photo = picture(tmp_path / "a.png", 64)
     assert call(monkeypatch, "localize", photo, "--out", tmp_path / "out") == 0
-    assert capfd.readouterr().out == f"manipulated      score 0.995  area 100.00%  {photo}\n"
+    assert capfd.readouterr().out == f"manipulated      rank  0.995  area 100.00%  {photo}\n"
 
 
 def test_bad_files_are_lines_and_exit_1(

@@ -522,7 +522,7 @@ def test_the_card_says_what_was_done(tmp_path: Path) -> None:
     assert card["training set"] == declip.MODELS[0].trained_on
     assert card["input size"] == "32×32 px, the whole picture squashed (bilinear, antialiased)"
     assert card["threshold"] == "scores >= 0.75 in the parts that the predictor's calibration flags"
-    assert "all but 1 % of the untouched photos of its size (199 under 0.5 MP, 199" in card["calibrated threshold"]
+    assert "under 0.5 MP at most 1 % of untouched photos, by 199 of them" in card["calibrated threshold"]
     assert card["polarity"] == "black = manipulated in 1 mask files"
     assert card["samples"] == "1 fakes, 0 reals, 0 failed; splits: test 1"
     assert card["file formats"] == "fakes: png 1"

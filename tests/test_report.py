@@ -211,7 +211,7 @@ def test_verdicts_in_words(untouched: Any, headline: str, number: str) -> None:
     page = Page(examine(pixels(), Localizer(engine)).to_html())
     assert headline in page.text and number in page.text
     low, high = 100 * stats.beta.ppf([0.05, 0.95], 2, 198)  # 1 % by 199 photos: the second from above
-    assert f"likely {low:.2f} % to {high:.2f} %" in page.text
+    assert f"nine times in ten {low:.2f} % to {high:.2f} %" in page.text
 
 
 def test_without_a_calibration_there_is_no_verdict(fake: Localizer) -> None:

@@ -31,8 +31,8 @@ RN50 = BackboneSpec(name="resnet50_clip_gap", layer=3, weights="openai", sha256=
 CALIBRATION = Calibration(
     temperature=1.5,
     threshold=0.4,
-    untouched=(tuple(i / 100 for i in range(199)), tuple(i / 100 for i in range(19)), (0.1, 0.2)),
-    photos=(199, 4, 2),
+    untouched=(tuple(i / 100 for i in range(199)), tuple(i / 100 for i in range(40)), (0.1, 0.2)),
+    photos=(199, 19, 2),  # of the middle size in pieces
     mode="tiled",
     precision="fast",
 )
@@ -347,14 +347,14 @@ def test_mask_and_verdict_are_one_decision() -> None:
 def test_a_photo_is_compared_with_those_of_its_size() -> None:
     assert [Calibration.size_class(n) for n in (1, 499_999, 500_000, 3_000_000, 3_000_001)] == [0, 0, 1, 1, 2]
     scores = np.zeros((800, 1000), np.float32)
-    scores[:200, :100] = FAINT  # evidence 0.35: in the last 5 % of 19, nothing among 199
+    scores[:230, :100] = FAINT  # evidence 0.37: in the last 5 % of 40, nothing among 199
     assert localization(scores, 0.5, CALIBRATION).verdict == "inconclusive"
     assert localization(scores[::2, ::2], 0.5, CALIBRATION).verdict == "nothing found"
 
 
 def test_a_size_with_few_photos_gives_no_better_rate_than_these_allow() -> None:
     assert CALIBRATION.steps(0) == (Step("manipulated", 0.01), Step("inconclusive", 0.05))
-    assert CALIBRATION.steps(1) == (Step("inconclusive", 0.05),)  # 1 / 20
+    assert CALIBRATION.steps(1) == (Step("inconclusive", 0.05),)  # 1 / 20 by its photos, whatever the pieces
     assert CALIBRATION.steps(2) == ()
     ten = dataclasses.replace(CALIBRATION, untouched=((), (), tuple(map(float, range(10)))), photos=(0, 0, 10))
     assert ten.steps(2) == (Step("inconclusive", 1 / 11),)
@@ -372,6 +372,7 @@ def test_what_is_out_of_scope_has_neither_verdict_nor_mask() -> None:
     assert shown.not_examined == shown.to_dict()["not_examined"] == "This is no photograph."
     plain = dataclasses.replace(localization(scores, 0.4), out_of_scope="This is no photograph.")
     assert (plain.verdict, plain.not_examined, plain.area) == (None, None, 0.09)
+    assert plain.to_dict()["notes"] == ["This is no photograph."] and shown.to_dict()["notes"] == []
 
 
 def test_an_untouched_photo_reaches_a_rank_as_rarely_as_it_says() -> None:

@@ -12,8 +12,8 @@ from declip.types import Calibration, Localization, MaskRule
 
 CALIBRATION = Calibration(
     threshold=0.5,
-    untouched=(tuple(i / 100 for i in range(199)), tuple(i / 100 for i in range(19)), ()),
-    photos=(199, 4, 0),
+    untouched=(tuple(i / 100 for i in range(199)), tuple(i / 100 for i in range(40)), ()),
+    photos=(199, 19, 0),
     mode="tiled",
 )
 MANIPULATED, INCONCLUSIVE, WEAK = 900, 765, 100  # flagged px of 10,000; with logits of 6.9 evidence 2.07, 1.91, 0.69
@@ -42,9 +42,15 @@ def words(flagged: int) -> verdicts.Wording:
             "manipulated",
             "Traces of manipulation were found",
             ("99.5 % of untouched photos of its size (under 0.5 MP)", "the 199 that"),
-            "about 10 would",
+            "on average at most 10 get this verdict.",
         ),
-        (INCONCLUSIVE, "inconclusive", "Inconclusive", ("96 % of untouched photos", "asks for 99 %"), "about 50 would"),
+        (
+            INCONCLUSIVE,
+            "inconclusive",
+            "Inconclusive",
+            ("96 % of untouched photos", "asks for 99 %"),
+            "on average at most 50 get this verdict or a stronger one",
+        ),
         (WEAK, "nothing", "Nothing found", ("35 % of untouched photos", "from 95 % on"), "95 % or more"),
         (0, "nothing", "Nothing found", ("No part of this photo stands out",), "95 % or more"),
     ],
@@ -61,7 +67,8 @@ def test_numbers_are_those_of_the_calibration(
 def test_few_and_cut_photos_are_told() -> None:
     said = verdicts.explain(found(100, size=800), CALIBRATION)
     assert said.tone == "inconclusive"
-    assert "the 19 that it was compared with (whole photos and pieces, of 4 photos) tell" in said.summary
+    assert "the 19 that it was compared with (with pieces of them 40 pictures) tell" in said.summary
+    assert "a stronger one" not in " ".join(said.meaning)
     assert "no photo of this size is called “manipulated”" in said.summary
     none = verdicts.explain(found(100, size=1800), CALIBRATION)
     assert none.tone == "none" and "too few untouched photos of this size for a verdict: 0." in none.summary
@@ -79,6 +86,8 @@ def test_why_there_is_no_verdict() -> None:
     assert "a threshold of your own" in own.summary
     other = verdicts.explain(dataclasses.replace(found(MANIPULATED, None), mode="whole"), CALIBRATION)
     assert "calibrated in tiled mode" in other.summary and "this ran in whole mode" in other.summary
+    shown = verdicts.explain(found(MANIPULATED, None, scope="This is no photograph."), CALIBRATION)
+    assert "This is no photograph. The model is wrong about many such pictures." in shown.summary
     scope = verdicts.explain(found(MANIPULATED, scope="This is no photograph."), CALIBRATION)
     assert scope.title == "Not examined" and scope.summary.startswith("This is no photograph. ")
     assert scope.flagged == "No part of the picture is flagged."

@@ -157,7 +157,7 @@ def _rule(calibration: Calibration) -> str:
     rows = []
     for i, size in enumerate(SIZE_CLASSES):
         count, photos = len(calibration.untouched[i]), calibration.photos[i]
-        compared = f"{count} photos" if count == photos else f"{count} photos and pieces, of {photos} photos"
+        compared = f"{photos} photos" if count == photos else f"{photos} photos, with pieces of them {count} pictures"
         steps = "; ".join(f"{step.word} {100 * step.rate:.2g} %" for step in calibration.steps(i)) or "no verdict"
         rows.append((size, compared, steps))
     return (
@@ -165,7 +165,7 @@ def _rule(calibration: Calibration) -> str:
         "the strongest parts of nearly all untouched photos of this size ([how](how-it-works.md)). These are "
         "compared with:\n\n"
         + _table(("size", "untouched", "verdicts, and how many untouched photos get them at most"), rows)
-        + "\n\nPieces of a photo are not independent, so for the larger sizes the rates are estimates."
+        + "\n\nPieces make the comparison finer; the rates are those that the number of photos supports."
     )
 
 

@@ -193,7 +193,7 @@ def measure(
         temperature=temperature, rates=tuple(sorted(rates)), mode=localizer.mode, precision=localizer.precision
     )
     calibrations = candidates(clean, tried, base)
-    _check_enough(max(map(len, calibrations[0].untouched)), max(rates))
+    _check_enough(max(calibrations[0].photos), max(rates))
     if samples is None:
         (calibration,) = calibrations
     else:
@@ -268,20 +268,16 @@ def _check_enough(photos: int, rate: float) -> None:
 
 def _warn_few(calibration: Calibration) -> None:
     """Say in the log which sizes of photos have no verdict, or not all of them."""
-    for name, values, i in zip(SIZE_CLASSES, calibration.untouched, range(len(SIZE_CLASSES)), strict=True):
+    for i, (name, count) in enumerate(zip(SIZE_CLASSES, calibration.photos, strict=True)):
         steps = calibration.steps(i)
+        shown = f"{count} untouched photo{'' if count == 1 else 's'}"
         if not steps:
-            _log.warning("photos %s get no verdict: there are only %d untouched ones", name, len(values))
+            _log.warning("photos %s get no verdict: there are only %s", name, shown)
         elif len(steps) < len(calibration.rates):
-            _log.warning(
-                "photos %s are never called %s: %d untouched ones support no rate below %.2g %%",
-                name,
-                "manipulated" if steps[0].word == "inconclusive" else "inconclusive",
-                len(values),
-                100 / (len(values) + 1),
-            )
-        elif len(values) < _FEW:
-            _log.warning("only %d photos %s: a single calibration can be off", len(values), name)
+            rate = 100 / (count + 1)
+            _log.warning("photos %s are never called manipulated: %s support no rate below %.2g %%", name, shown, rate)
+        elif count < _FEW:
+            _log.warning("only %s %s: a single calibration can be off", shown, name)
 
 
 def cut(photo: Photo, size_class: int, most: int) -> list[Photo]:

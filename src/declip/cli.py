@@ -127,8 +127,8 @@ class Layout(StrEnum):
 
 Model = Annotated[str, typer.Option("--model", help="A name of `declip models`, a .onnx or a .safetensors file.")]
 Precise = Annotated[Precision, typer.Option(help="exact is fp32; fast is bf16 where the processor has it.")]
-MaxPixels = Annotated[float, typer.Option("--max-megapixels", min=0.0001, help="Larger pictures are refused.")]
-MaxBytes = Annotated[float, typer.Option("--max-megabytes", min=0.001, help="Larger files are refused.")]
+MaxPixels = Annotated[float, typer.Option("--max-megapixels", min=0.0001, max=1e6, help="Larger pictures are refused.")]
+MaxBytes = Annotated[float, typer.Option("--max-megabytes", min=0.001, max=1e6, help="Larger files are refused.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what exists.")]
 
 
@@ -725,8 +725,8 @@ def serve(
     access_log: Annotated[
         bool, typer.Option("--access-log/--no-access-log", help="Write one line of JSON on each request to stderr.")
     ] = True,
-    max_megabytes: Annotated[float, typer.Option(min=0.001, help="Of a request's body.")] = 200,
-    max_megapixels: Annotated[float, typer.Option(min=0.0001, help="Of a picture.")] = 100,
+    max_megabytes: Annotated[float, typer.Option(min=0.001, max=1e6, help="Of a request's body.")] = 200,
+    max_megapixels: Annotated[float, typer.Option(min=0.0001, max=1e6, help="Of a picture.")] = 100,
     max_files: Annotated[int, typer.Option(min=1, help="Of a request.")] = 16,
     max_memory: Annotated[float, typer.Option(min=1, help="Megabytes of uploads and answers held at once.")] = 1000,
     requests: Annotated[int, typer.Option(min=1, help="In flight at once.")] = 64,
@@ -871,10 +871,10 @@ def _print_calibration(result: Outcome, out: Path, skipped: Skipped) -> None:
     table = Table("photos", "untouched", "verdict", "false alarms", "likely range", box=None, pad_edge=False)
     for i, size in enumerate(SIZE_CLASSES):
         count, photos = len(calibration.untouched[i]), calibration.photos[i]
-        compared = f"{count}" if count == photos else f"{count} pieces of {photos} photos"
+        compared = f"{photos}" if count == photos else f"{photos}, {count} with pieces"
         steps = calibration.steps(i)
         for step in steps:
-            low, high = false_alarm_range(step.rate, count)
+            low, high = false_alarm_range(step.rate, photos)
             likely = f"{100 * low:.2g} to {100 * high:.2g} %" if count == photos else "-"
             table.add_row(size, compared, step.word, f"at most {100 * step.rate:.2g} %", likely)
         if not steps:
@@ -905,7 +905,8 @@ def _print_row(row: dict[str, Any], as_json: bool) -> bool:
     else:
         # Rounded down: a score of 0.9499 is not the 0.95 from which a part is flagged.
         score = "  -  " if row["score"] is None else f"{math.floor(1000 * row['score'] + 1e-9) / 1000:.3f}"
-        _line(f"{row['verdict'] or '-':<15}  score {score}  area {row['area']:6.2%}  {row['image']}")
+        name = "rank " if row["verdict"] else "score"
+        _line(f"{row['verdict'] or 'no verdict':<15}  {name} {score}  area {row['area']:6.2%}  {row['image']}")
         if row["provenance"] and row["provenance"]["headline"]:
             _line(f"{'':<15}  {row['provenance']['headline']}")
         for said in (row["not_examined"], *row["notes"]):

@@ -732,11 +732,12 @@ def _score_threshold(spec: Any, rows: Sequence[Row], given: float | None) -> str
     calibration = spec.calibration if isinstance(spec, ModelSpec) else None
     if calibration is None:
         return "the predictor's verdict 'manipulated'"
-    sizes = ", ".join(f"{len(values)} {name}" for name, values in zip(SIZE_CLASSES, calibration.untouched, strict=True))
-    return (
-        f"the verdict 'manipulated': a part stronger than those of all but {100 * calibration.rates[0]:g} % of the "
-        f"untouched photos of its size ({sizes})"
-    )
+    sizes = []
+    for i, (name, photos) in enumerate(zip(SIZE_CLASSES, calibration.photos, strict=True)):
+        rate = next((step.rate for step in calibration.steps(i) if step.word == "manipulated"), None)
+        said = "never given" if rate is None else f"at most {100 * rate:g} % of untouched photos"
+        sizes.append(f"{name} {said}, by {photos} of them")
+    return f"the verdict 'manipulated': {'; '.join(sizes)}"
 
 
 # --- cases ----------------------------------------------------------------------------------------------------------

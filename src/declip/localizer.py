@@ -36,7 +36,9 @@ from declip.types import (
 __all__ = ["Localizer", "ahead", "lacks_memory", "load", "model_file"]
 
 # What libraries say: ONNX Runtime, torch on CPU and GPU, C++.
-_NO_MEMORY = re.compile(r"bad_alloc|failed to allocate memory|can't allocate memory|out of memory", re.IGNORECASE)
+_NO_MEMORY = re.compile(
+    r"bad_alloc|failed to allocate memory|can't allocate memory|out of memory|can't start new thread", re.IGNORECASE
+)
 
 T = TypeVar("T")
 Corner: TypeAlias = tuple[int, int]  # (y, x) px of a tile's first pixel

@@ -482,7 +482,7 @@ class _Page:
             "colour_legend": _colour_legend(),
             "steps": self._steps(),
             "gauge": self._gauge(),
-            "compared_photos": self._compared_photos(),
+            "compared_pieces": self._compared_pieces(),
             "regions": list(self._regions()),
             "stability_uri": _map(report.stability.base.scores, _SMALL_SIDE, report.stability.base.mask),
             "stable_uris": [_map(v.scores, _SMALL_SIDE, v.mask) for v in report.stability.variants],
@@ -503,9 +503,9 @@ class _Page:
         if found is None or result.verdict is None or result.score is None:
             return []
         size_class = found.size_class(result.scores.size)
-        count = len(found.untouched[size_class])
+        count = found.photos[size_class]
         # Pieces of photos are no independent photos: there is no such range for them.
-        single = count == found.photos[size_class]
+        single = count == len(found.untouched[size_class])
         return [
             {
                 **step._asdict(),
@@ -515,10 +515,10 @@ class _Page:
             for step in found.steps(size_class)
         ]
 
-    def _compared_photos(self) -> int:
-        """How many photos the values come from that this one was compared with."""
+    def _compared_pieces(self) -> int:
+        """With how many pictures this one was compared: untouched photos, and pieces of them."""
         found = self.report.localizer.spec.calibration
-        return 0 if found is None else found.photos[found.size_class(self.report.result.scores.size)]
+        return 0 if found is None else len(found.untouched[found.size_class(self.report.result.scores.size)])
 
     def _gauge(self) -> dict[str, float]:
         """Where on the scale of the verdict the photo and the borders lie, in percent from the left.

@@ -249,10 +249,11 @@ class Calibration:
     def steps(self, size_class: int) -> tuple[Step, ...]:
         """Return the verdicts that photos of this size can have, the strictest first.
 
-        n values support no rate below 1 / (n + 1). Where that is above the rate of "manipulated" this word is not
-        given; where it is above that of "inconclusive", that word stands for 1 / (n + 1) instead, up to 10 %.
+        n photos support no rate below 1 / (n + 1), into however many pieces they were cut. Where that is above the rate
+        of "manipulated" this word is not given; where it is above that of "inconclusive", that word stands for
+        1 / (n + 1) instead, up to 10 %.
         """
-        least = 1 / (len(self.untouched[size_class]) + 1)
+        least = 1 / (self.photos[size_class] + 1)
         words = get_args(Found)[: len(self.rates)]
         steps = [Step(word, rate) for word, rate in zip(words, self.rates, strict=True) if rate >= least]
         if not steps and least <= _COARSEST:
@@ -522,7 +523,7 @@ class MaskRule:
             verdict=word,
             rank=calibration.rank(strongest, size_class),
             false_alarm_rate=next((step.rate for step in steps if step.word == word), steps[-1].rate),
-            untouched=len(calibration.untouched[size_class]),
+            untouched=calibration.photos[size_class],
         )
 
 
@@ -533,7 +534,7 @@ class Decision:
     mask: (H, W) bool. regions: its parts; all of them where there is a verdict, else the 50 largest of at least 0.01 %.
     verdict: None without a calibration for such a photo. rank: of the strongest part, in [0, 1). false_alarm_rate: the
     share of untouched photos that get this verdict or a stronger one; of "nothing found", that get one at all.
-    untouched: with how many untouched photos, or pieces of them, this one was compared.
+    untouched: with how many untouched photos this one was compared.
     """
 
     mask: NDArray[np.bool_] = field(repr=False)
@@ -629,13 +630,19 @@ class Localization:
         return self._decision.false_alarm_rate
 
     @property
+    def said(self) -> tuple[str, ...]:
+        """The notes; with a threshold of one's own also why the picture would have got no verdict."""
+        hidden = self.out_of_scope is not None and self.verdict != "not examined"
+        return (*self.notes, self.out_of_scope) if hidden and self.out_of_scope else self.notes
+
+    @property
     def not_examined(self) -> str | None:
         """Why there is no verdict where one was to be given, one sentence: the picture is no photograph, say."""
         return self.out_of_scope if self.verdict == "not examined" else None
 
     @property
     def untouched(self) -> int | None:
-        """With how many untouched photos, or pieces of them, this one was compared."""
+        """With how many untouched photos this one was compared."""
         return self._decision.untouched
 
     @property
@@ -665,7 +672,7 @@ class Localization:
             "threshold": self.threshold,
             "image_score": self.image_score,
             "provenance": None if self.provenance is None else dict(self.provenance),
-            "notes": list(self.notes),
+            "notes": list(self.said),
             "pages": self.pages,
             "page": self.page,
             "model": self.model,
@@ -683,9 +690,12 @@ def check_several(items: Iterable[Any], call: str) -> None:
     iterators and stacks of pictures (N, H, W, 3) pass. call: the right call, for the message: "map([…])".
     """
     one = isinstance(items, str | bytes | bytearray | memoryview) or not isinstance(items, Iterable)
+    one = one or callable(getattr(items, "read", None))  # an open file: its lines are no pictures
     if isinstance(items, np.ndarray):
         # An array of names or objects is a list. Of numbers only a stack of pictures is several of them.
         one = items.ndim == 0 or (items.ndim < 4 and items.dtype.kind not in "OUST")
+    elif type(items).__module__.partition(".")[0] == "torch":
+        one = getattr(items, "ndim", 4) < 4
     if one:
         shown = repr(items) if isinstance(items, str) and len(items) < 80 else f"<{type(items).__name__}>"
         raise ImageError(shown, "input", f"one thing, where several are expected; give a list: {call}")

@@ -70,7 +70,7 @@ def explain(result: Localization, calibration: Calibration | None) -> Wording:
         title=_TITLES[result.verdict],
         summary=_summary(result, calibration),
         flagged=_flagged(result),
-        meaning=_meaning(result),
+        meaning=_meaning(result, calibration),
         caution=caution,
         because=because,
         unsaid=(
@@ -118,8 +118,8 @@ def _summary(result: Localization, calibration: Calibration | None) -> str:
 def _compared(calibration: Calibration, size_class: int) -> str:
     """Say how many pictures the photo was compared with."""
     values, photos = len(calibration.untouched[size_class]), calibration.photos[size_class]
-    pieces = "" if values == photos else f" (whole photos and pieces, of {photos} photos)"
-    return f"{values} that it was compared with{pieces}"
+    pieces = "" if values == photos else f" (with pieces of them {values} pictures)"
+    return f"{photos} that it was compared with{pieces}"
 
 
 def _no_verdict(result: Localization, calibration: Calibration | None) -> str:
@@ -135,9 +135,12 @@ def _no_verdict(result: Localization, calibration: Calibration | None) -> str:
     elif result.rule.calibration is None:
         why = "The map was cut at a threshold of your own, for which no rate of false alarms was measured."
     else:
-        count = len(calibration.untouched[calibration.size_class(result.scores.size)])
+        count = calibration.photos[calibration.size_class(result.scores.size)]
         why = f"The model was calibrated with too few untouched photos of this size for a verdict: {count}."
-    return f"{why} The map can be looked at all the same."
+    scope = (
+        "" if result.out_of_scope is None else f" {result.out_of_scope} The model is wrong about many such pictures."
+    )
+    return f"{why}{scope} The map can be looked at all the same."
 
 
 def _flagged(result: Localization) -> str:
@@ -150,22 +153,21 @@ def _flagged(result: Localization) -> str:
     return "No part of the picture is flagged."
 
 
-def _meaning(result: Localization) -> tuple[str, ...]:
+def _meaning(result: Localization, calibration: Calibration | None) -> tuple[str, ...]:
     rate = result.false_alarm_rate or 0.0
-    among = f"Among 1,000 untouched photos of this size, up to about {1000 * rate:.0f} would be"
+    among = f"Of 1,000 untouched photos like those that it was compared with, on average at most {1000 * rate:.0f} get"
     match result.verdict:
         case "manipulated":
             return (
                 "In some part of the picture, noise, compression or sharpness differ from the rest in the way that the "
                 "model learnt from manipulated photos.",
-                f"An untouched photo does this rarely. {among} reported like this one.",
+                f"{among} this verdict.",
                 "Look at where the map points, and ask for the original file.",
             )
         case "inconclusive":
             return (
-                "The traces are stronger than in most untouched photos and weaker than the level kept for "
-                "“manipulated”.",
-                f"{among} reported at least like this one.",
+                "The traces are stronger than in most untouched photos.",
+                f"{among} this verdict{' or a stronger one' if _has_both(result, calibration) else ''}.",
                 "Treat the map as a hint of where to look, and look for other evidence.",
             )
         case "nothing found":
@@ -174,15 +176,20 @@ def _meaning(result: Localization) -> tuple[str, ...]:
                 f"{percent(1 - rate)} or more of untouched photos end like this; so do many manipulated ones.",
             )
         case "not examined":
-            return ("The picture was read, and nothing is said of it: neither that it was manipulated nor that not.",)
+            return ("Nothing follows from this: the picture may be manipulated, or not.",)
     return ("The score and the map are the model's, and there is no measured rate of false alarms for them.",)
+
+
+def _has_both(result: Localization, calibration: Calibration | None) -> bool:
+    """Whether a photo of this size can be called manipulated as well as inconclusive."""
+    return calibration is not None and len(calibration.steps(calibration.size_class(result.scores.size))) > 1
 
 
 def _caution(result: Localization) -> tuple[str, str]:
     if result.verdict == "not examined":
         return (
             "It is no finding of either kind.",
-            "The model would be wrong about many such pictures, and was not asked.",
+            "The model is wrong about many such pictures; its map is not used.",
         )
     if result.verdict == "nothing found":
         return (

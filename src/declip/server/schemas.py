@@ -102,7 +102,7 @@ class Row(_Schema):
     false_alarm_rate: float | None = Field(
         ge=0, le=1, description="share of untouched photos that get this verdict or a stronger one"
     )
-    untouched: int | None = Field(ge=0, description="with how many untouched photos, or pieces, it was compared")
+    untouched: int | None = Field(ge=0, description="with how many untouched photos it was compared")
     not_examined: str | None = Field(description="why there is no verdict on such a picture: no photograph, say")
     area: float = Field(ge=0, le=1, description="share of the photo inside the mask")
     regions: list[RegionRow] = Field(description="the parts of the mask: at most 50, the strongest (or largest) first")
@@ -155,8 +155,8 @@ class SizeVerdicts(_Schema):
     """What photos of one size are compared with."""
 
     size: str
-    untouched: int = Field(ge=0, description="photos, and pieces of them")
-    photos: int = Field(ge=0, description="photos that these come from")
+    untouched: int = Field(ge=0, description="photos")
+    pieces: int = Field(ge=0, description="pictures that they are: whole photos and pieces")
     steps: list[StepBody]
 
 
@@ -222,8 +222,8 @@ def verdicts_of(calibration: Calibration | None) -> list[dict[str, Any]]:
     return [
         {
             "size": name,
-            "untouched": len(calibration.untouched[i]),
-            "photos": calibration.photos[i],
+            "untouched": calibration.photos[i],
+            "pieces": len(calibration.untouched[i]),
             "steps": [step._asdict() for step in calibration.steps(i)],
         }
         for i, name in enumerate(SIZE_CLASSES)

@@ -202,7 +202,7 @@ function message(text) {
 const isOwn = () => look.threshold === shown.entry.row.threshold;
 const RULE = {
   own: "Flagged are only parts that are stronger than those of nearly all untouched photos.",
-  other: "A threshold of your own flags whatever reaches it, as untouched photos have it, too. The verdict is not about this; Reset goes back to what it is about.",
+  other: "At a threshold of your own everything that reaches it is flagged. Untouched photos have such places, too. The verdict is not about them; Reset goes back to those that it is about.",
 };
 const marks = () => (shown && isOwn() ? shown.own : (shown?.map ?? null));
 
