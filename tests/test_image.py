@@ -881,3 +881,12 @@ def test_an_overlay_s_file_is_the_overlay() -> None:
     found.load()
     assert (found.format, found.mode, found.size) == ("PNG", "RGB", (53, 37))
     np.testing.assert_array_equal(np.asarray(found), np.asarray(image.overlay(photo, result)))
+
+
+def test_an_address_of_this_machine_is_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "my photos" / "a.png"
+    path.parent.mkdir()
+    Image.fromarray(np.full((70, 80, 3), 90, np.uint8)).save(path)
+    assert image.read(path.as_uri()).size == image.read(path).size == (70, 80)
+    with pytest.raises(ImageError, match="a file of the machine 'elsewhere'"):
+        image.read("file://elsewhere/a.png")

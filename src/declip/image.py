@@ -63,8 +63,8 @@ from scipy import special
 
 from declip import arrays, containers, damage, pages
 from declip.containers import Format
-from declip.errors import DatasetError, ImageError
-from declip.files import write_atomic
+from declip.errors import DatasetError, DeclipError, ImageError
+from declip.files import local_path, write_atomic
 from declip.process import PerProcess
 from declip.types import Localization, ModelSpec, Photo, PictureLike, Sample
 
@@ -156,7 +156,12 @@ def read(
                 raise ImageError(source.name, "input", f"is picture {source.page}, decoded; read the file for another")
             return source
         case str() | Path():
-            return _read_bytes(_file_bytes(Path(source), str(source), max_bytes), str(source), max_pixels, page)
+            name = str(source)
+            try:
+                path = Path(local_path(name))
+            except DeclipError as error:
+                raise ImageError(name, "missing", str(error)) from error
+            return _read_bytes(_file_bytes(path, name, max_bytes), name, max_pixels, page)
         case bytes() | bytearray() | memoryview():
             data = bytes(source)
             name = f"<{len(data)} bytes>"

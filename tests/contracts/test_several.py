@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,3 +50,12 @@ def test_one_thing_is_refused(call: str, one: Any, tmp_path: Path, monkeypatch: 
 def test_the_training_free_maps_refuse_it_too(kind: Any) -> None:
     with pytest.raises(ImageError, match="give a list"):
         next(kind().map("photo.jpg"))
+
+
+def test_one_tensor_and_one_open_file_are_one_thing() -> None:
+    torch = pytest.importorskip("torch")
+    stack = torch.zeros((2, 70, 70, 3), dtype=torch.uint8)
+    for one in (stack[0], stack[0].permute(2, 0, 1), io.BytesIO(b"a file")):
+        with pytest.raises(ImageError, match=r"give a list: map\(\[…\]\)"):
+            next(mapped(one))
+    assert len(list(mapped(stack))) == 2

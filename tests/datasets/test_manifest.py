@@ -126,3 +126,11 @@ def test_one_provenance_per_sample(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="1 provenances for 2 samples"):
         write_manifest(tmp_path / "samples.jsonl", _samples(tmp_path), [{}])
     assert not (tmp_path / "samples.jsonl").exists()
+
+
+def test_addresses_of_this_machine_are_paths(tmp_path: Path) -> None:
+    picture = tmp_path / "my photos" / "a.jpg"
+    line = json.dumps({"image": picture.as_uri(), "label": "real"})
+    (tmp_path / "samples.jsonl").write_text(line + "\n", encoding="utf-8")
+    (sample,) = read_manifest(tmp_path / "samples.jsonl")
+    assert sample.image == picture

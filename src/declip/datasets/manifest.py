@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from declip.errors import DatasetError, SpecError
-from declip.files import read_text, write_atomic
+from declip.files import local_path, read_text, write_atomic
 from declip.types import Sample, check_several
 
 __all__ = ["format_line", "parse_line", "read_manifest", "read_records", "write_manifest"]
@@ -107,7 +107,7 @@ def parse_line(line: str, folder: Path, where: str) -> tuple[Sample, dict[str, A
             raise DatasetError(f"{where}: {key} is {value!r}; expected a string")
     for key in _PATHS:
         if record.get(key) is not None:
-            record[key] = folder / record[key]
+            record[key] = folder / local_path(record[key])
     try:
         return Sample(**record), provenance or {}
     except SpecError as error:
