@@ -49,10 +49,12 @@ ROWS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
             "audit.doctor",
         ),
         (
+            "synthesis.sources",
             "synthesis.masks",
             "synthesis.classical",
             "synthesis.saving",
             "synthesis.neural",
+            "synthesis.zoo",
             "synthesis.inpainters",
             "synthesis.pipeline",
         ),
@@ -110,7 +112,7 @@ PLACES = {
     for place, name in enumerate((entry,) if isinstance(entry, str) else entry)
 }
 TORCH = {"torch", "torchvision", "timm", "safetensors", "accelerate"}
-TORCH_MODULES = ("nn", "features", "training", "export", "synthesis.neural")
+TORCH_MODULES = ("nn", "features", "training", "export", "synthesis.neural", "synthesis.zoo")
 
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
