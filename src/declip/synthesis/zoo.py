@@ -145,7 +145,7 @@ class ZooAutoencoder(nn.Module):
                 outward += [_doubling(widths[1], widths[0], plan), _activation(plan), nn.Conv2d(widths[0], 3, 1)]
         self.encoder = nn.Sequential(*inward, _activation(plan), nn.Conv2d(deepest, plan.latents, 1))
         self.decoder = nn.Sequential(*outward)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
         latents = self.encoder(x * 2 - 1)  # (N, latents, H/stride, W/stride)
@@ -186,7 +186,7 @@ def fit(
     for images in _batches(crops[:-32], rng, steps, size, batch):
         loss = _loss(net(images), images, plan.loss)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         schedule.step()
