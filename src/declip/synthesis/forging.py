@@ -157,6 +157,7 @@ class Networks:
         return generator in REGENERATIONS or self.whole
 
     def inpainter(self, name: str) -> inpainters.Inpainter:
+        """Return one of INPAINTERS, opened."""
         with _named_extra():
             return inpainters.load(name, dict(self.models).get(name, ""), self.device, self.steps)
 
@@ -179,6 +180,7 @@ class Networks:
             return zoo.open_zoo(folder)
 
     def round_trip(self) -> Autoencoder | LatentAutoencoder:
+        """Return the autoencoder of the regenerations, opened."""
         if self.autoencoder is None:
             raise DatasetError(
                 "the regenerations need an autoencoder: give the folder of its weights or the hub id of one"
@@ -371,6 +373,7 @@ def expand(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def known_masks(names: Sequence[str]) -> tuple[MaskKind, ...]:
+    """Return names of masks in the order of MASKS. Raises DatasetError for none, or one that there is not."""
     known = tuple(kind for kind in MASKS if kind in names)
     if not known or set(names) - set(MASKS):
         raise DatasetError(f"masks are {', '.join(names) or 'none'}; expected some of {', '.join(MASKS)}")
@@ -378,6 +381,7 @@ def known_masks(names: Sequence[str]) -> tuple[MaskKind, ...]:
 
 
 def known_models(models: Mapping[str, str | Path]) -> tuple[tuple[str, str], ...]:
+    """Return (name, source) pairs. Raises DatasetError for a generator that takes no weights."""
     unknown = sorted(set(models) - {*inpainters.INPAINTERS, "zoo"})
     if unknown:
         raise DatasetError(

@@ -148,6 +148,7 @@ class ZooAutoencoder(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) in [0, 1] → (N, 3, H, W), about [0, 1]."""
         latents = self.encoder(x * 2 - 1)  # (N, latents, H/stride, W/stride)
         colours = F.avg_pool2d(x, self.stride)  # (N, 3, H/stride, W/stride)
         coarse = F.interpolate(colours, scale_factor=float(self.stride), mode="bilinear")  # (N, 3, H, W)
