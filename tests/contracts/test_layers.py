@@ -20,6 +20,7 @@ ROWS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
         (
             "nn.maps",
             "nn.statistics",
+            "nn.exported",
             "nn.backbones",
             "nn.decoders",
             "nn.rivals.official",
