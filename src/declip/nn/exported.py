@@ -90,7 +90,7 @@ def _embeddings(
 
 
 def _block(named: dict[str, NDArray[np.float32]], theirs: str, ours: str) -> dict[str, NDArray[np.float32]]:
-    found = {}
+    found: dict[str, NDArray[np.float32]] = {}
     for old, new in _BLOCK.items():
         parts = ("",) if old.endswith("lambda1") else (".weight", ".bias")
         found |= {ours + new + part: named[theirs + old + part] for part in parts}
