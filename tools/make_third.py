@@ -27,7 +27,7 @@ import make_zoo
 
 ROOT = Path(__file__).resolve().parents[1]
 MASKS: tuple[MaskKind, ...] = ("random", "object", "grabcut", "salient", "beside")
-CLASSICAL = tuple(classical.GENERATORS)
+CLASSICAL = (*classical.GENERATORS, "splice-object", "splice-object")
 LEARNT = (
     *("regenerate-local",) * 2,
     *("upscale-video",) * 2,

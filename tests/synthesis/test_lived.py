@@ -97,6 +97,20 @@ def test_masks_of_things_are_on_them_and_the_others_beside(photos: list[Path], t
     assert max(places["beside"]) == 0
 
 
+def test_an_object_of_another_photo_is_pasted_whole(photos: list[Path], tmp_path: Path) -> None:
+    plain = History(camera=0, downscaled=0, resized=0, messenger=0, screenshot=0, web=0, lossless=1)
+    manifest = _make(photos, tmp_path, generators=("splice-object",), history=plain, sides=(240, 260))
+    rows, samples = _lines(manifest), datasets.read_manifest(manifest)
+    discs = [
+        image.read_mask(s) for s, row in zip(samples, rows, strict=True) if row["provenance"].get("mask") == "salient"
+    ]
+    assert len(discs) >= 4
+    for mask in discs:
+        down, across = (int(mask.any(axis=axis).sum()) for axis in (1, 0))
+        # A disc fills 79 % of its box; part of it may have been cropped.
+        assert 0.6 < mask.sum() / (down * across) <= 0.95
+
+
 def _inside(row: dict[str, Any], mask: NDArray[np.bool_]) -> float:
     """The share of the mask that lies on the disc of the photo."""
     about = row["provenance"]

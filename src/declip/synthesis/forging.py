@@ -30,6 +30,7 @@ __all__ = [
     "ALL_GENERATORS",
     "MASKS",
     "SETS",
+    "SPLICE_OBJECT",
     "Forgery",
     "MaskKind",
     "Networks",
@@ -40,6 +41,7 @@ __all__ = [
     "known_masks",
     "known_models",
     "manipulate",
+    "needs_donor",
 ]
 
 Pixels = NDArray[np.uint8]
@@ -49,10 +51,12 @@ MaskKind = Literal["random", "object", "grabcut", "face", "salient", "beside"]
 MASKS: tuple[MaskKind, ...] = get_args(MaskKind)
 DEFAULT_MASKS: tuple[MaskKind, ...] = ("random", "object")
 REGENERATIONS = ("regenerate-local", "regenerate-global")
+SPLICE_OBJECT = "splice-object"
 ZOO = ("zoo-local", "zoo-global")
 WHOLE = ("regenerate-global", "zoo-global")
 ALL_GENERATORS: tuple[str, ...] = (
     *classical.GENERATORS,
+    SPLICE_OBJECT,
     *REGENERATIONS,
     *ZOO,
     *upscalers.UPSCALERS,
@@ -117,7 +121,8 @@ def forge(
     networks = Networks(
         autoencoder=autoencoder, models=known_models(models), steps=steps, device=device, whole=fully_regenerated
     )
-    forgery = manipulate(Scene(pixels, donor), expand((generator,))[0], rng, known_masks(masks), networks)
+    scene = Scene(pixels, None if donor is None else Scene(donor))
+    forgery = manipulate(scene, expand((generator,))[0], rng, known_masks(masks), networks)
     return forgery.pixels, forgery.mask
 
 
@@ -218,11 +223,11 @@ class Networks:
 class Scene:
     """A picture that is to be manipulated, and what is known of it; what costs time is found when it is asked for.
 
-    pixels: (H, W, 3) uint8 RGB. donor: (h, w, 3) uint8 RGB, another photo, or None. salient: (H, W) float32 in [0, 1],
+    pixels: (H, W, 3) uint8 RGB. donor: the same of another photo, or None. salient: (H, W) float32 in [0, 1],
     what stands out; None: computed on demand.
     """
 
-    def __init__(self, pixels: Pixels, donor: Pixels | None = None, salient: NDArray[np.float32] | None = None) -> None:
+    def __init__(self, pixels: Pixels, donor: Scene | None = None, salient: NDArray[np.float32] | None = None) -> None:
         self.pixels = pixels
         self.donor = donor
         self._salient = salient
@@ -306,6 +311,12 @@ def _apply(
         filled = networks.inpainter(generator)(pixels, mask, rng)
         kept_whole = card.whole or (networks.whole and card.format == "pipeline")
         return Forgery(pixels=filled if kept_whole else classical.paste(pixels, filled, mask), mask=mask, kind=kind)
+    if generator == SPLICE_OBJECT:
+        if scene.donor is None:
+            raise DatasetError("a splice needs a donor: another photo to take content from")
+        cut, kind = draw_mask(scene.donor, rng, ("salient", "salient", "salient", "object"), mask_shapes.AREA)
+        made, mask = classical.splice_object(pixels, scene.donor.pixels, cut, rng)
+        return Forgery(pixels=made, mask=mask, kind=kind)
     largest, most = mask_shapes.AREA[1], None
     if generator in upscalers.UPSCALERS:
         most = upscalers.largest_mask(generator)
@@ -318,7 +329,7 @@ def _apply(
     if generator in upscalers.UPSCALERS:
         made, mask, network = upscalers.upscale(pixels, mask, rng, generator)
         return Forgery(pixels=made, mask=mask, kind=kind, network=network)
-    made, mask = row.apply(pixels, mask, rng, scene.donor)
+    made, mask = row.apply(pixels, mask, rng, None if scene.donor is None else scene.donor.pixels)
     return Forgery(pixels=made, mask=mask, kind=kind)
 
 
@@ -353,10 +364,19 @@ def draw_mask(
     return draw_mask(scene, rng, others, area)
 
 
+def needs_donor(generator: str) -> bool:
+    """Return whether a generator takes content from another photo."""
+    return generator == SPLICE_OBJECT or (
+        generator in classical.GENERATORS and classical.GENERATORS[generator].needs_donor
+    )
+
+
 def family_of(generator: str) -> classical.Family:
     """What a generator does to a picture; generator: one of ALL_GENERATORS."""
     if generator in REGENERATIONS or generator in ZOO or generator in upscalers.UPSCALERS:
         return "regeneration"
+    if generator == SPLICE_OBJECT:
+        return "splice"
     if generator in inpainters.INPAINTERS:
         return inpainters.INPAINTERS[generator].family
     return classical.GENERATORS[generator].family

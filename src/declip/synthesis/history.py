@@ -35,6 +35,7 @@ _WEBP_QUALITY = (60, 95)
 _RESIZED = (0.5, 1.5)
 _SCREEN = (0.6, 1.6)
 _MESSENGER = (0.4, 0.95)  # by how much a messenger makes smaller what exceeds its limit
+_LEAST_SIDE = 320  # px
 _LARGEST_SCALE = 0.9
 _TWICE = 0.1
 _GRID = 8  # px
@@ -135,7 +136,10 @@ def _jpeg(quality: tuple[int, int], rng: np.random.Generator) -> Encoding:
 
 
 def _resized(size: tuple[int, int], factors: tuple[float, float], rng: np.random.Generator) -> Resizing:
-    return Resizing(size=_scaled(size, float(rng.uniform(*factors))), screen=bool(rng.random() < 0.3))
+    """By a factor that leaves _LEAST_SIDE px at least of the longer side, where there are so many."""
+    low, high = factors
+    least = min(max(low, _LEAST_SIDE / max(size)), high)
+    return Resizing(size=_scaled(size, float(rng.uniform(least, high))), screen=bool(rng.random() < 0.3))
 
 
 def _between(limits: tuple[int, int], rng: np.random.Generator) -> int:

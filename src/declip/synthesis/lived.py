@@ -28,7 +28,18 @@ from declip import datasets
 from declip.errors import DatasetError
 from declip.synthesis import classical, saving
 from declip.synthesis import saliency as salient_maps
-from declip.synthesis.forging import Forgery, MaskKind, Networks, Scene, expand, family_of, known_masks, manipulate
+from declip.synthesis.forging import (
+    SPLICE_OBJECT,
+    Forgery,
+    MaskKind,
+    Networks,
+    Scene,
+    expand,
+    family_of,
+    known_masks,
+    manipulate,
+    needs_donor,
+)
 from declip.synthesis.history import History
 from declip.synthesis.pipeline import read, run, write
 from declip.synthesis.sources import allot, source_of
@@ -59,7 +70,7 @@ class Recipe:
     seed: int
     count: int
     history: History = dataclasses.field(default_factory=History)
-    sides: tuple[int, int] = (352, 1024)
+    sides: tuple[int, int] = (448, 1400)
     cap: float = 0.08
     split: str = "train"
 
@@ -141,9 +152,11 @@ class _Maker:
             host, taken, salient = self._host(photo, cache, rng)
             made: dict[str, Any] = {"generator": generator, "family": family_of(generator)}
             donor = None
-            if generator in classical.GENERATORS and classical.GENERATORS[generator].needs_donor:
-                other = self._donor(photo, rng)
-                donor, made["donor"], _ = self._host(other, cache, rng)
+            if needs_donor(generator):
+                other, made["donor"], others_salient = self._host(
+                    self._donor(photo, rng), cache, rng, entire=generator == SPLICE_OBJECT
+                )
+                donor = Scene(other, salient=others_salient)
             try:
                 forgery = manipulate(Scene(host, donor, salient), generator, rng, self.recipe.masks, self.networks)
                 return self._save(index, host, forgery, made, about | taken, rng)
@@ -152,16 +165,21 @@ class _Maker:
         raise DatasetError(f"{photo.name}, {generator}: {last}")
 
     def _host(
-        self, photo: Path, cache: dict[Path, Pixels], rng: np.random.Generator
+        self, photo: Path, cache: dict[Path, Pixels], rng: np.random.Generator, *, entire: bool = False
     ) -> tuple[Pixels, dict[str, Any], NDArray[np.float32] | None]:
-        """A part of a photo after its first history, its record, and its map of what stands out."""
+        """A part of a photo after its first history, its record, and its map of what stands out.
+
+        entire: all of the photo, so that no object is cut off; made smaller if it exceeds the longest of the sides.
+        """
         whole, history = read(photo, cache), self.recipe.history
         longest = float(np.exp(rng.uniform(*np.log(self.recipe.sides))))
         scale = history.draw_scale(max(_SMALLEST_SCALE, longest / max(whole.shape[:2])), rng)
         shape = np.array((longest * rng.uniform(*_SHORT), longest))
+        if entire:
+            scale, shape = min(1.0, self.recipe.sides[1] / max(whole.shape[:2])), np.array((np.inf, np.inf))
         upright = (whole.shape[0] > whole.shape[1]) != (rng.random() < 0.2)
         height, width = (
-            min(int(side), round(float(wanted) / scale))
+            int(min(side, np.rint(wanted / scale)))
             for side, wanted in zip(whole.shape, shape[::-1] if upright else shape, strict=False)
         )
         y, x = int(rng.integers(whole.shape[0] - height + 1)), int(rng.integers(whole.shape[1] - width + 1))

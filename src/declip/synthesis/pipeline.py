@@ -46,6 +46,7 @@ from declip.synthesis.forging import (
     known_masks,
     known_models,
     manipulate,
+    needs_donor,
 )
 from declip.types import Sample
 
@@ -258,8 +259,7 @@ class _Maker:
         for name in ("before_share", "donor_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise DatasetError(f"{name} is {getattr(self, name)}; expected a share in [0, 1]")
-        rows = [classical.GENERATORS[name] for name in self.generators if name in classical.GENERATORS]
-        if any(row.needs_donor for row in rows) and len(set(self.photos)) < 2:
+        if any(map(needs_donor, self.generators)) and len(set(self.photos)) < 2:
             raise DatasetError("a splice needs two photos or more: one gives its content to the other")
         if "patchmatch" in self.generators:
             classical.require_patchmatch()
@@ -314,14 +314,16 @@ class _Maker:
                 crop, provenance["before"] = _saved_before(crop, rng)
             donor = None
             made: dict[str, Any] = {"generator": generator, "family": family_of(generator)}
-            if generator in classical.GENERATORS and classical.GENERATORS[generator].needs_donor:
+            if needs_donor(generator):
                 other = self._donor(photo, rng)
                 donor, taken = _crop(read(other, cache), self.size, rng)
                 made["donor"] = {"photo": other.name, **taken}
                 if self.donor_share and rng.random() < self.donor_share:
                     donor, made["donor"]["before"] = _saved_before(donor, rng)
             try:
-                forgery = manipulate(Scene(crop, donor), generator, rng, self.masks, self.networks)
+                forgery = manipulate(
+                    Scene(crop, None if donor is None else Scene(donor)), generator, rng, self.masks, self.networks
+                )
             except DatasetError as error:
                 last = error
                 continue
