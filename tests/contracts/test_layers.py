@@ -66,6 +66,7 @@ ROWS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
         ),
         ("views", "features"),
         ("probes", "engines"),
+        "photo_statistics",
         ("evaluation_report", "evaluation"),
         "baselines",
     ),
