@@ -28,7 +28,7 @@ def _scene() -> tuple[upscalers.Pixels, upscalers.Mask]:
 
 def test_largest_mask_is_what_the_slowest_network_can_do() -> None:
     assert upscalers.largest_mask("upscale-realesrgan") == int(0.4 * 3600 * 16)
-    assert upscalers.largest_mask("upscale-video") == int(0.4 * 90000 * 4)
+    assert upscalers.largest_mask("upscale-video") == int(0.4 * 40000 * 4)
 
 
 @installed

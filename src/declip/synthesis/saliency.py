@@ -140,4 +140,5 @@ def _session() -> InferenceSession:
         dimension.dim_param = name
     options: Any = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    options.enable_cpu_mem_arena = False  # it would keep what the largest picture needed
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

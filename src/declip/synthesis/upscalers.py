@@ -40,8 +40,8 @@ _BORDER = 8  # px of reflection around it, so that the networks' own padding sta
 class Upscaler:
     """A network: its two files, and how it is called.
 
-    scale: by which it enlarges. pixels: most that it gets at once, which bounds the time: each number is about one
-    second on one core. lost: px at each side, in px of its input, that its output lacks.
+    scale: by which it enlarges. pixels: most that it gets at once, which bounds the time to about a second on one core,
+    and the memory to some hundred MB. lost: px at each side, in px of its input, that its output lacks.
     """
 
     package: str
@@ -102,19 +102,19 @@ UPSCALERS: Mapping[str, tuple[Upscaler, ...]] = MappingProxyType(
             _realesrgan(
                 "realesr-animevideov3-x2",
                 2,
-                90000,
+                40000,
                 ("b88ff4f00ebf019a7fdac17fdd45a7fd3665d37509efc5baf2e4da2e24420a04", _VIDEO_BIN),
             ),
             _realesrgan(
                 "realesr-animevideov3-x3",
                 3,
-                90000,
+                40000,
                 ("d1a5755008791d09b57e3425fc9dd0bd26b00fdf79c606210bc0e693f8230881", _VIDEO_BIN),
             ),
             _realesrgan(
                 "realesr-animevideov3-x4",
                 4,
-                90000,
+                40000,
                 ("850a248e7c14c27e5bd8cf7265113a9441036a7db63963bb8aa5169d788a435e", _VIDEO_BIN),
             ),
         ),
@@ -122,31 +122,31 @@ UPSCALERS: Mapping[str, tuple[Upscaler, ...]] = MappingProxyType(
             _waifu2x(
                 "models-cunet/scale2.0x_model",
                 18,
-                60000,
+                24000,
                 (_CUNET_PARAM, "d82ed30207fd07e1c16726a9ca838ce44e6e25a105b0278c7ca681516ee0e18e"),
             ),
             _waifu2x(
                 "models-cunet/noise1_scale2.0x_model",
                 18,
-                60000,
+                24000,
                 (_CUNET_PARAM, "862c0e40f3df956ff57bd4d168c85dea5d375b614077fdddd3ac8cfdb9a686da"),
             ),
             _waifu2x(
                 "models-upconv_7_photo/scale2.0x_model",
                 7,
-                90000,
+                40000,
                 (_UPCONV_PARAM, "25a2bb25b29e43e63179aac216cd87690791243a436328506d4ef9fca88ee962"),
             ),
             _waifu2x(
                 "models-upconv_7_photo/noise1_scale2.0x_model",
                 7,
-                90000,
+                40000,
                 (_UPCONV_PARAM, "9f8ce2c4df1ed862a7441e3b49ad965b8e34aaa6d87c1cad52a1768210fdfee6"),
             ),
             _waifu2x(
                 "models-upconv_7_anime_style_art_rgb/scale2.0x_model",
                 7,
-                90000,
+                40000,
                 (_UPCONV_PARAM, "27d880903ff81390a3b4a900b67af3381c465279e34297546c9a58781855f7ef"),
             ),
         ),
@@ -218,9 +218,19 @@ def _enlarge(pixels: Pixels, upscaler: Upscaler) -> NDArray[np.float32]:
     if failed or code:
         raise WeightsError(f"ncnn cannot run {upscaler.stem} on {height}×{width} px (code {failed or code})")
     planes = np.array(result, copy=True)  # (3, scale · (h + …), scale · (w + …))
+    del result, extractor
+    _pool().clear()
     start = _BORDER * upscaler.scale
     inside = planes[:, start : start + height * upscaler.scale, start : start + width * upscaler.scale]
     return np.ascontiguousarray(inside.transpose(1, 2, 0)) * 255
+
+
+@cache
+def _pool() -> Any:
+    """The memory of all networks."""
+    import ncnn
+
+    return ncnn.PoolAllocator()
 
 
 @cache
@@ -234,6 +244,8 @@ def _open(upscaler: Upscaler) -> Any:
     net = ncnn.Net()
     net.opt.use_vulkan_compute = False
     net.opt.num_threads = 1
+    # One pool of buffers, which `_enlarge` empties: the nets' own keep some for each size that ever came, gigabytes.
+    net.opt.blob_allocator = net.opt.workspace_allocator = _pool()
     for name in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
         setattr(net.opt, name, False)
     param, binary = (str(file.locate()) for file in upscaler.files())
