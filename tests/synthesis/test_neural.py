@@ -202,11 +202,11 @@ def test_tiles_join_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
         return torch.nn.functional.interpolate(small, scale_factor=8)
 
     pixels = np.ascontiguousarray(data.chelsea()[:296, :451])
-    whole = neural._regenerate(pixels, 8, halve)
+    whole = neural.round_trip(pixels, 8, halve)
     assert seen == [(296, 456)]
     monkeypatch.setattr(neural, "_TILE", 128)
     monkeypatch.setattr(neural, "_OVERLAP", 32)
-    tiled = neural._regenerate(pixels, 8, halve)
+    tiled = neural.round_trip(pixels, 8, halve)
     assert len(seen) == 1 + 3 * 5 and max(map(max, seen[1:])) == 128
     inside = np.abs(tiled.astype(int) - whole)[:, :448]
     assert inside.max() <= 1

@@ -20,7 +20,7 @@ from skimage import data
 from declip.datasets import parse_line, read_manifest
 from declip.errors import DatasetError, WeightsError
 from declip.image import read, read_mask
-from declip.synthesis import ALL_GENERATORS, forge, pipeline, synthesize
+from declip.synthesis import ALL_GENERATORS, forge, forging, pipeline, synthesize
 from declip.synthesis.inpainters import INPAINTERS
 from declip.types import Sample
 
@@ -262,11 +262,11 @@ def test_sets_of_generators(photos: list[Path], tmp_path: Path) -> None:
     names = ["splice-hard", "splice-feathered", "splice-poisson", "splice-colour", "copy-move"]
     assert [sample.source for sample in fakes] == names * 2
     assert json.loads((tmp_path / "synthesis.json").read_text())["generators"] == names
-    learnt = {*pipeline.SETS["regenerate"], *INPAINTERS}
-    assert set(pipeline.SETS["all-classical"]) == set(ALL_GENERATORS) - learnt
+    learnt = {"splice-object", *forging.SETS["regenerate"], *forging.SETS["zoo"], *forging.SETS["upscale"], *INPAINTERS}
+    assert set(forging.SETS["all-classical"]) == set(ALL_GENERATORS) - learnt
 
 
-@pytest.mark.parametrize("generator", pipeline.SETS["all-classical"])
+@pytest.mark.parametrize("generator", forging.SETS["all-classical"])
 def test_forge(generator: str) -> None:
     pixels, donor = _cat(), np.ascontiguousarray(data.astronaut()[:200, 100:280])
     result, mask = forge(pixels, generator, np.random.default_rng(1), donor)

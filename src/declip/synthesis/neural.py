@@ -41,6 +41,7 @@ __all__ = [
     "locate",
     "regenerate_global",
     "regenerate_local",
+    "round_trip",
 ]
 
 Pixels = NDArray[np.uint8]
@@ -167,7 +168,7 @@ class Autoencoder(nn.Module):
     def regenerate(self, pixels: Pixels) -> Pixels:
         """(H, W, 3) uint8 → the same picture after the round trip; odd sizes are padded by reflection meanwhile."""
         device = next(self.decoder.parameters()).device
-        return _regenerate(pixels, _STRIDE, lambda image: cast(Tensor, self(image.to(device))).cpu())
+        return round_trip(pixels, _STRIDE, lambda image: cast(Tensor, self(image.to(device))).cpu())
 
 
 class LatentAutoencoder:
@@ -200,7 +201,7 @@ class LatentAutoencoder:
 
     def regenerate(self, pixels: Pixels) -> Pixels:
         """(H, W, 3) uint8 → the same picture after the round trip; odd sizes are padded by reflection meanwhile."""
-        return _regenerate(pixels, self.stride, lambda image: self.decode(self.encode(image * 2 - 1)) / 2 + 0.5)
+        return round_trip(pixels, self.stride, lambda image: self.decode(self.encode(image * 2 - 1)) / 2 + 0.5)
 
 
 @lru_cache(maxsize=2)
@@ -291,25 +292,25 @@ def _on_grid(position: int, stride: int) -> int:
     return max(0, position) // stride * stride
 
 
-def _regenerate(pixels: Pixels, stride: int, network: Callable[[Tensor], Tensor]) -> Pixels:
+def round_trip(pixels: Pixels, stride: int, network: Callable[[Tensor], Tensor]) -> Pixels:
     """(H, W, 3) uint8 through a network of images in [0, 1] whose sides are multiples of the stride."""
     height, width = pixels.shape[:2]
     tops, lefts = _starts(height, stride), _starts(width, stride)
     if len(tops) == len(lefts) == 1:
-        return np.ascontiguousarray(_round_trip(pixels, stride, network).round().to(torch.uint8).numpy())
+        return np.ascontiguousarray(_once(pixels, stride, network).round().to(torch.uint8).numpy())
     total = np.zeros(pixels.shape, dtype=np.float32)
     weights = np.zeros((height, width, 1), dtype=np.float32)
     for top in tops:
         for left in lefts:
             window = slice(top, min(top + _TILE, height)), slice(left, min(left + _TILE, width))
-            tile = _round_trip(np.ascontiguousarray(pixels[window]), stride, network).numpy()
+            tile = _once(np.ascontiguousarray(pixels[window]), stride, network).numpy()
             weight = np.outer(_ramp(tile.shape[0]), _ramp(tile.shape[1]))[..., None].astype(np.float32)
             total[window] += weight * tile
             weights[window] += weight
     return np.asarray(np.rint(total / weights), dtype=np.uint8)
 
 
-def _round_trip(pixels: Pixels, stride: int, network: Callable[[Tensor], Tensor]) -> Tensor:
+def _once(pixels: Pixels, stride: int, network: Callable[[Tensor], Tensor]) -> Tensor:
     """(H, W, 3) uint8 → (H, W, 3) float32 in [0, 255]."""
     height, width = pixels.shape[:2]
     below, right = -height % stride, -width % stride

@@ -23,8 +23,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from types import MappingProxyType
-from typing import IO, TYPE_CHECKING, Any, Literal, get_args
+from typing import IO, Any, Literal, Protocol, get_args
 
 import cv2
 import numpy as np
@@ -32,43 +31,36 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from declip import datasets, image, weights
-from declip.errors import DatasetError, MissingExtraError
+from declip import datasets, image
+from declip.errors import DatasetError
 from declip.files import write_atomic
-from declip.synthesis import classical, inpainters, saving
+from declip.synthesis import classical, saving
 from declip.synthesis import masks as mask_shapes
+from declip.synthesis.forging import (
+    DEFAULT_MASKS,
+    NO_MODELS,
+    MaskKind,
+    Networks,
+    Scene,
+    expand,
+    family_of,
+    known_masks,
+    known_models,
+    manipulate,
+    needs_donor,
+)
 from declip.types import Sample, check_several
 
-if TYPE_CHECKING:
-    from declip.synthesis.neural import Autoencoder, LatentAutoencoder
-
-__all__ = ["ALL_GENERATORS", "LAYOUTS", "MASKS", "SETS", "Layout", "MaskKind", "family_of", "forge", "synthesize"]
+__all__ = ["LAYOUTS", "Layout", "Maker", "read", "run", "synthesize"]
 
 log = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
-MaskKind = Literal["random", "object", "grabcut", "face"]
 Layout = Literal["manifest", "dolos"]
 
-MASKS: tuple[MaskKind, ...] = get_args(MaskKind)
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
-_DEFAULT_MASKS: tuple[MaskKind, ...] = ("random", "object")
-REGENERATIONS = ("regenerate-local", "regenerate-global")
-ALL_GENERATORS: tuple[str, ...] = (*classical.GENERATORS, *REGENERATIONS, *inpainters.INPAINTERS)
-# Short names for several generators.
-SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "all-classical": tuple(classical.GENERATORS),
-        "splice": tuple(name for name, row in classical.GENERATORS.items() if row.family == "splice"),
-        "regenerate": REGENERATIONS,
-    }
-)
-
-_NO_MODELS: Mapping[str, str | Path] = MappingProxyType({})
-_MASK_ATTEMPTS = 5
 _CROP_ATTEMPTS = 5
-_VISIBLE = 2  # levels of 255 by which a pixel must have changed in some channel
 _DOWNSCALED_SHARE = 0.2
 _DOWNSCALE = (0.4, 0.9)
 _FACE_ROOM = 1.6  # a crop's side in sides of the face that shall be in it, at least
@@ -77,54 +69,12 @@ _BEFORE_QUALITY = (70, 98)
 _CACHED_PHOTOS = 3
 
 
-def forge(
-    pixels: Pixels,
-    generator: str,
-    rng: np.random.Generator,
-    donor: Pixels | None = None,
-    masks: Sequence[str] = _DEFAULT_MASKS,
-    autoencoder: str | Path | None = None,
-    *,
-    models: Mapping[str, str | Path] = _NO_MODELS,
-    steps: int | None = None,
-    device: str = "cpu",
-    fully_regenerated: bool = False,
-) -> tuple[Pixels, Mask]:
-    """Manipulate one picture.
-
-    Args:
-        pixels: (H, W, 3) uint8 RGB, at least 32 px a side.
-        generator: one of ALL_GENERATORS.
-        donor: (h, w, 3) uint8 RGB, another photo; needed by the splices.
-        masks: kinds of mask to draw from, of MASKS.
-        autoencoder: folder or hub id of an autoencoder (`neural.load`); needed by the regenerations.
-        models: weights of the learnt in-painters by their names: a local path or hub id (`inpainters.load`).
-        steps: of their diffusion; None: each one's own.
-        device: where the networks compute, as torch names it.
-        fully_regenerated: send the whole result through an autoencoder, as what a latent generator edits has been;
-            the mask stays that of the change. sd-inpaint has passed its own, other generators need `autoencoder`.
-
-    Returns:
-        pixels: (H, W, 3) uint8; bit-identical to the input outside the mask, but for `ldm`, regenerate-global and
-            what was fully regenerated: those change the whole picture, the first and last outside it by a trace.
-        mask: (H, W) bool, True = manipulated; at least half of it differs visibly from the input.
-
-    Raises:
-        DatasetError: nothing visible came of it in several attempts, an unknown name, or a missing donor.
-        MissingExtraError, WeightsError: learnt generators without torch or diffusers, or without their weights.
-    """
-    networks = _Networks(
-        autoencoder=autoencoder, models=_known_models(models), steps=steps, device=device, whole=fully_regenerated
-    )
-    return _forge(pixels, _expand((generator,))[0], rng, donor, _known_masks(masks), networks)[:2]
-
-
 def synthesize(
     photos: Sequence[str | Path],
     out: str | Path,
     *,
     generators: Sequence[str],
-    masks: Sequence[str] = _DEFAULT_MASKS,
+    masks: Sequence[str] = DEFAULT_MASKS,
     seed: int,
     size: int = 512,
     per_photo: int = 1,
@@ -141,7 +91,7 @@ def synthesize(
     social_side: int = 384,
     before_share: float = _BEFORE_SHARE,
     donor_share: float = 0.0,
-    models: Mapping[str, str | Path] = _NO_MODELS,
+    models: Mapping[str, str | Path] = NO_MODELS,
     steps: int | None = None,
     device: str = "cpu",
     fully_regenerated: bool = False,
@@ -189,13 +139,13 @@ def synthesize(
     maker = _Maker(
         photos=tuple(Path(photo) for photo in photos),
         out=Path(out),
-        generators=_expand(generators),
-        masks=_known_masks(masks),
+        generators=expand(generators),
+        masks=known_masks(masks),
         seed=seed,
         size=size,
         per_photo=per_photo,
-        networks=_Networks(
-            autoencoder=autoencoder, models=_known_models(models), steps=steps, device=device, whole=fully_regenerated
+        networks=Networks(
+            autoencoder=autoencoder, models=known_models(models), steps=steps, device=device, whole=fully_regenerated
         ),
         finish=saving.Saving(
             jpeg_share=jpeg_share,
@@ -213,17 +163,56 @@ def synthesize(
         layout=_known_layout(layout),
         split=split,
     )
+    return run(maker, len(maker.photos) * per_photo, workers=workers, progress=progress)
+
+
+class Maker(Protocol):
+    """The settings of a data set; makes the pair of one index from nothing else. Travels to the workers.
+
+    out: folder of the data set. seed: of all that is random. is_neural: whether networks of torch take part.
+    """
+
+    @property
+    def out(self) -> Path: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def is_neural(self) -> bool: ...
+
+    def check(self) -> None:
+        """Raise now what would otherwise fail every sample."""
+
+    def folders(self) -> list[Path]:
+        """Return where the files of any index lie."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return what decides the bytes of the data set, for synthesis.json; without absolute paths."""
+
+    def make(self, index: int, cache: dict[Path, Pixels]) -> list[str]:
+        """Make and save the pair of `index`; return its two lines of the manifest, the fake's first.
+
+        The provenance of both has "seed": [seed, index]. Raises DatasetError or ImageError.
+        """
+
+
+def run(maker: Maker, total: int, *, workers: int = 1, progress: bool = False) -> Path:
+    """Make the pairs 0 to total - 1 into a maker's folder, or those that an interrupted run has not made.
+
+    Returns the manifest, OUT/samples.jsonl. Pairs that fail are logged and left out. progress: show a bar on stderr.
+    Raises DatasetError for unusable settings, a folder of other settings, or no sample at all.
+    """
     if workers < 1:
         raise DatasetError(f"workers is {workers}; expected at least 1")
     maker.check()
     _claim(maker)
     manifest, part = maker.out / "samples.jsonl", maker.out / "samples.jsonl.part"
-    total = len(maker.photos) * per_photo
     done = _completed(maker, (manifest, part))
     missing = [index for index in range(total) if index not in done]
     reasons: list[str] = []
     with _open_part(part, done) as stream:
-        results = _run(maker, missing, workers)
+        results = _results(maker, missing, workers)
         bar = track(results, "Synthesizing", len(missing), console=Console(stderr=True), disable=not progress)
         for index, lines, reason in bar:
             if reason is not None:
@@ -244,74 +233,6 @@ def synthesize(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Networks:
-    """The learnt generators of a run: where their weights are, and how they compute. Travels to the workers."""
-
-    autoencoder: str | Path | None
-    models: tuple[tuple[str, str], ...]  # (name, source)
-    steps: int | None
-    device: str
-    whole: bool
-
-    def check(self, generators: Sequence[str]) -> None:
-        """Load everything once: raise now what would otherwise fail every sample."""
-        if self.steps is not None and self.steps < 1:
-            raise DatasetError(f"steps is {self.steps}; expected at least 1")
-        for name in generators:
-            if name in inpainters.INPAINTERS:
-                self.inpainter(name)
-        if any(self.needs_autoencoder(name) for name in generators):
-            self.round_trip()
-
-    def are_needed(self, generators: Sequence[str]) -> bool:
-        """Whether any of the generators is a network."""
-        return any(name in inpainters.INPAINTERS or self.needs_autoencoder(name) for name in generators)
-
-    def needs_autoencoder(self, generator: str) -> bool:
-        """Whether the generator, or what is done after it, is the autoencoder's round trip."""
-        if generator in inpainters.INPAINTERS:
-            card = inpainters.INPAINTERS[generator]
-            return self.whole and not card.whole and card.format != "pipeline"
-        return generator in REGENERATIONS or self.whole
-
-    def inpainter(self, name: str) -> inpainters.Inpainter:
-        with _named_extra():
-            return inpainters.load(name, dict(self.models).get(name, ""), self.device, self.steps)
-
-    def round_trip(self) -> Autoencoder | LatentAutoencoder:
-        if self.autoencoder is None:
-            raise DatasetError(
-                "the regenerations need an autoencoder: give the folder of its weights or the hub id of one"
-            )
-        with _named_extra():
-            from declip.synthesis import neural
-
-            return neural.load(self.autoencoder, self.device)
-
-    def settings(self, generators: Sequence[str]) -> dict[str, Any]:
-        """What decides bytes, where it is not the default."""
-        record: dict[str, Any] = {}
-        if self.autoencoder is not None and any(self.needs_autoencoder(name) for name in generators):
-            from declip.synthesis import neural
-
-            folder = Path(self.autoencoder)
-            if all((folder / name).is_file() for name in neural.FILES):
-                record["autoencoder"] = [weights.sha256_of(folder / name) for name in neural.FILES]
-            else:
-                record["autoencoder"] = [inpainters.fingerprint(self.autoencoder)]
-        chosen = dict(self.models)
-        cards = [inpainters.INPAINTERS[name] for name in generators if name in inpainters.INPAINTERS]
-        if cards:
-            record["models"] = {card.name: inpainters.fingerprint(chosen.get(card.name, card.source)) for card in cards}
-            record |= {} if self.steps is None else {"steps": self.steps}
-        if self.whole:
-            record["fully_regenerated"] = True
-        if self.device != "cpu" and self.are_needed(generators):
-            record["device"] = self.device
-        return record
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class _Maker:
     """The settings of a run; makes the pair of one index from nothing else. Travels to the workers."""
 
@@ -322,7 +243,7 @@ class _Maker:
     seed: int
     size: int
     per_photo: int
-    networks: _Networks
+    networks: Networks
     finish: saving.Saving
     before_share: float
     donor_share: float
@@ -342,8 +263,7 @@ class _Maker:
         for name in ("before_share", "donor_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise DatasetError(f"{name} is {getattr(self, name)}; expected a share in [0, 1]")
-        rows = [classical.GENERATORS[name] for name in self.generators if name in classical.GENERATORS]
-        if any(row.needs_donor for row in rows) and len(set(self.photos)) < 2:
+        if any(map(needs_donor, self.generators)) and len(set(self.photos)) < 2:
             raise DatasetError("a splice needs two photos or more: one gives its content to the other")
         if "patchmatch" in self.generators:
             classical.require_patchmatch()
@@ -387,7 +307,7 @@ class _Maker:
         photo = self.photos[index // self.per_photo]
         generator = self.generators[index % len(self.generators)]
         rng = np.random.default_rng(np.random.SeedSequence((self.seed, index)))
-        whole = _read(photo, cache)
+        whole = read(photo, cache)
         faces = mask_shapes.find_faces(whole) if "face" in self.masks else []
         for attempt in range(1, _CROP_ATTEMPTS + 1):
             face = faces[int(rng.integers(len(faces)))] if faces else None
@@ -398,21 +318,23 @@ class _Maker:
                 crop, provenance["before"] = _saved_before(crop, rng)
             donor = None
             made: dict[str, Any] = {"generator": generator, "family": family_of(generator)}
-            if generator in classical.GENERATORS and classical.GENERATORS[generator].needs_donor:
+            if needs_donor(generator):
                 other = self._donor(photo, rng)
-                donor, taken = _crop(_read(other, cache), self.size, rng)
+                donor, taken = _crop(read(other, cache), self.size, rng)
                 made["donor"] = {"photo": other.name, **taken}
                 if self.donor_share and rng.random() < self.donor_share:
                     donor, made["donor"]["before"] = _saved_before(donor, rng)
             try:
-                forged, mask, kind = _forge(crop, generator, rng, donor, self.masks, self.networks)
+                forgery = manipulate(
+                    Scene(crop, None if donor is None else Scene(donor)), generator, rng, self.masks, self.networks
+                )
             except DatasetError as error:
                 last = error
                 continue
-            made["mask"] = kind
-            if self.networks.whole and kind != "whole":
+            made |= forgery.record()
+            if self.networks.whole and forgery.kind != "whole":
                 made["fully_regenerated"] = True
-            return self._save(index, photo, crop, forged, mask, made, provenance, rng)
+            return self._save(index, photo, crop, forgery.pixels, forgery.mask, made, provenance, rng)
         raise DatasetError(f"{photo.name}, {generator}: {last}")
 
     def _donor(self, photo: Path, rng: np.random.Generator) -> Path:
@@ -482,94 +404,6 @@ class _Maker:
         return sorted({path.parent for path in files})
 
 
-def _forge(
-    pixels: Pixels,
-    generator: str,
-    rng: np.random.Generator,
-    donor: Pixels | None,
-    kinds: tuple[MaskKind, ...],
-    networks: _Networks,
-) -> tuple[Pixels, Mask, str]:
-    """`forge` with everything resolved; also tells the kind of the mask."""
-    reason = ""
-    faces = mask_shapes.find_faces(pixels) if "face" in kinds else []
-    if not faces:
-        kinds = tuple(kind for kind in kinds if kind != "face")
-    if not kinds:
-        raise DatasetError("no face was found; ask for another kind of mask beside it, to be used where there is none")
-    for _ in range(_MASK_ATTEMPTS):
-        try:
-            forged, mask, kind = _apply(pixels, generator, rng, donor, kinds, faces, networks)
-        except DatasetError as error:
-            reason = str(error)
-            continue
-        changed = np.abs(forged[mask].astype(np.int16) - pixels[mask]).max(axis=1) >= _VISIBLE
-        # A round trip reaches every pixel, if only by a trace that a smooth sky hides.
-        if changed.mean() >= (0.1 if kind == "whole" else 0.5):
-            if networks.whole and kind != "whole" and networks.needs_autoencoder(generator):
-                forged = networks.round_trip().regenerate(forged)
-            return forged, mask, kind
-        reason = f"only {changed.mean():.0%} of the masked pixels changed visibly"
-    raise DatasetError(f"{generator} did not work in {_MASK_ATTEMPTS} attempts on this picture: {reason}")
-
-
-def _apply(
-    pixels: Pixels,
-    generator: str,
-    rng: np.random.Generator,
-    donor: Pixels | None,
-    kinds: tuple[MaskKind, ...],
-    faces: Sequence[mask_shapes.Box],
-    networks: _Networks,
-) -> tuple[Pixels, Mask, str]:
-    if generator in REGENERATIONS:
-        from declip.synthesis import neural
-
-        network = networks.round_trip()
-        if generator == "regenerate-global":
-            return *neural.regenerate_global(pixels, network), "whole"
-        mask, kind = _draw_mask(pixels, rng, kinds, faces, mask_shapes.AREA)
-        return *neural.regenerate_local(pixels, mask, rng, network), kind
-    if generator in inpainters.INPAINTERS:
-        card = inpainters.INPAINTERS[generator]
-        mask, kind = _draw_mask(pixels, rng, kinds, faces, mask_shapes.AREA)
-        filled = networks.inpainter(generator)(pixels, mask, rng)
-        kept_whole = card.whole or (networks.whole and card.format == "pipeline")
-        return filled if kept_whole else classical.paste(pixels, filled, mask), mask, kind
-    row = classical.GENERATORS[generator]
-    smallest, largest = mask_shapes.AREA[0], row.max_area
-    if row.max_pixels is not None:
-        largest = min(largest, row.max_pixels / (pixels.shape[0] * pixels.shape[1]))
-    mask, kind = _draw_mask(pixels, rng, kinds, faces, (min(smallest, largest / 2), largest))
-    return *row.apply(pixels, mask, rng, donor), kind
-
-
-def _draw_mask(
-    pixels: Pixels,
-    rng: np.random.Generator,
-    kinds: tuple[MaskKind, ...],
-    faces: Sequence[mask_shapes.Box],
-    area: tuple[float, float],
-) -> tuple[Mask, str]:
-    kind = kinds[int(rng.integers(len(kinds)))]
-    size = pixels.shape[0], pixels.shape[1]
-    match kind:
-        case "random":
-            return mask_shapes.random_mask(size, rng, area), kind
-        case "object":
-            return mask_shapes.object_mask(pixels, rng, area), kind
-        case "grabcut":
-            return mask_shapes.grabcut_mask(pixels, rng, area), kind
-        case "face":
-            mask = mask_shapes.face_mask(faces, size, rng, area)
-            if mask is not None:
-                return mask, kind
-            others = tuple(other for other in kinds if other != "face")
-            if not others:
-                raise DatasetError(f"no part of a face has {area[0]:.1%} to {area[1]:.1%} of the picture")
-            return _draw_mask(pixels, rng, others, faces, area)
-
-
 def _crop(
     pixels: Pixels, size: int, rng: np.random.Generator, face: mask_shapes.Box | None = None
 ) -> tuple[Pixels, dict[str, Any]]:
@@ -600,7 +434,7 @@ def _crop(
     return crop, {"crop": [x, y, x + taken[1], y + taken[0]], "scale": round(scale, 4)}
 
 
-def _read(path: Path, cache: dict[Path, Pixels]) -> Pixels:
+def read(path: Path, cache: dict[Path, Pixels]) -> Pixels:
     """The photo's pixels; the last few photos are kept, as several samples of one follow each other."""
     if path not in cache:
         while len(cache) >= _CACHED_PHOTOS:
@@ -620,32 +454,6 @@ def _chroma(rng: np.random.Generator) -> classical.Chroma:
     return "4:2:0" if rng.random() < 0.5 else "4:4:4"
 
 
-def family_of(generator: str) -> classical.Family:
-    """What a generator does to a picture; generator: one of ALL_GENERATORS."""
-    if generator in REGENERATIONS:
-        return "regeneration"
-    if generator in inpainters.INPAINTERS:
-        return inpainters.INPAINTERS[generator].family
-    return classical.GENERATORS[generator].family
-
-
-def _expand(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of generators and of sets → generators, each once, in the order given."""
-    expanded = [name for given in names for name in SETS.get(given, (given,))]
-    unknown = sorted(set(expanded) - set(ALL_GENERATORS))
-    if unknown or not expanded:
-        came = f"unknown generators {', '.join(unknown)}" if unknown else "no generators"
-        raise DatasetError(f"{came}; expected some of {', '.join((*ALL_GENERATORS, *SETS))}")
-    return tuple(dict.fromkeys(expanded))
-
-
-def _known_masks(names: Sequence[str]) -> tuple[MaskKind, ...]:
-    known = tuple(kind for kind in MASKS if kind in names)
-    if not known or set(names) - set(MASKS):
-        raise DatasetError(f"masks are {', '.join(names) or 'none'}; expected some of {', '.join(MASKS)}")
-    return known
-
-
 def _known_layout(name: str) -> Layout:
     for layout in LAYOUTS:
         if layout == name:
@@ -653,32 +461,10 @@ def _known_layout(name: str) -> Layout:
     raise DatasetError(f"layout is {name}; expected {' or '.join(LAYOUTS)}")
 
 
-def _known_models(models: Mapping[str, str | Path]) -> tuple[tuple[str, str], ...]:
-    unknown = sorted(set(models) - set(inpainters.INPAINTERS))
-    if unknown:
-        raise DatasetError(
-            f"there are weights for {', '.join(unknown)}; the generators that take some are "
-            f"{', '.join(inpainters.INPAINTERS)}"
-        )
-    return tuple((name, str(source)) for name, source in models.items())
-
-
-@contextmanager
-def _named_extra() -> Iterator[None]:
-    """A package that is missing → the extra that brings it."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        missing = MissingExtraError.behind(error)
-        if missing is None:
-            raise
-        raise missing from error
-
-
 # Files -------------------------------------------------------------------------------------------------------------
 
 
-def _claim(maker: _Maker) -> None:
+def _claim(maker: Maker) -> None:
     """Make the folder this run's, or see that it already is."""
     for folder in maker.folders():
         folder.mkdir(parents=True, exist_ok=True)
@@ -700,7 +486,7 @@ def _claim(maker: _Maker) -> None:
         write_atomic(path, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
 
 
-def _completed(maker: _Maker, manifests: Sequence[Path]) -> dict[int, list[str]]:
+def _completed(maker: Maker, manifests: Sequence[Path]) -> dict[int, list[str]]:
     """The pairs that an earlier run has made and whose files are there: index → their lines."""
     found: dict[int, dict[str, str]] = {}
     for manifest in manifests:
@@ -730,7 +516,7 @@ def _open_part(path: Path, done: Mapping[int, Sequence[str]]) -> IO[str]:
 _Result = tuple[int, list[str], str | None]
 
 
-def _run(maker: _Maker, indices: Sequence[int], workers: int) -> Iterator[_Result]:
+def _results(maker: Maker, indices: Sequence[int], workers: int) -> Iterator[_Result]:
     """(index, lines, None), or (index, [], why it failed), in the order of the indices."""
     if workers == 1 or len(indices) < 2:
         cache: dict[Path, Pixels] = {}
@@ -745,7 +531,7 @@ def _run(maker: _Maker, indices: Sequence[int], workers: int) -> Iterator[_Resul
         executor.shutdown(cancel_futures=True)
 
 
-def _attempt(maker: _Maker, index: int, cache: dict[Path, Pixels]) -> _Result:
+def _attempt(maker: Maker, index: int, cache: dict[Path, Pixels]) -> _Result:
     try:
         return index, maker.make(index, cache), None
     except Exception as error:  # one bad photo must not end a run of hours; what it was is logged
@@ -774,10 +560,10 @@ def _single_thread(neural: bool) -> Iterator[None]:
 
 
 # One per worker process, set when it starts.
-_worker: tuple[_Maker, dict[Path, Pixels]] | None = None
+_worker: tuple[Maker, dict[Path, Pixels]] | None = None
 
 
-def _start(maker: _Maker) -> None:
+def _start(maker: Maker) -> None:
     global _worker
     _worker = (maker, {})
     cv2.setNumThreads(1)

