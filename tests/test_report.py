@@ -607,7 +607,7 @@ def test_the_command(
     assert call(monkeypatch, "report", photo, "--out", out, "--force", "--gps", "--whole") == 0
     assert loaded["mode"] == "whole" and "48, 51, 29.61" in out.read_text(encoding="utf-8")
     shown = capfd.readouterr().out
-    assert shown.startswith("-  ") and str(photo) in shown
+    assert shown.startswith("no verdict  ") and str(photo) in shown
 
 
 def test_the_command_on_a_bad_picture(

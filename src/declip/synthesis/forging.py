@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -248,13 +248,13 @@ class Scene:
         return saliency.saliency(self.pixels) if self._salient is None else self._salient
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Forgery:
     """A manipulated picture: pixels (H, W, 3) uint8, mask (H, W) bool, the mask's kind ("whole": all of it), and which
     network of several did it, "" where there is only one."""
 
-    pixels: Pixels
-    mask: Mask
+    pixels: Pixels = field(repr=False)
+    mask: Mask = field(repr=False)
     kind: str
     network: str = ""
 
