@@ -95,7 +95,7 @@ def rank_percent(rank: float) -> str:
 
 def _summary(result: Localization, calibration: Calibration | None) -> str:
     if result.not_examined is not None:
-        return f"{result.not_examined} The model knows photographs only, so there is no verdict."
+        return f"{result.not_examined} So there is no verdict."
     if result.verdict is None:
         return f"The image score is {result.image_score:.3f}. {_no_verdict(result, calibration)}"
     assert calibration is not None and result.score is not None
