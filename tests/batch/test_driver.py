@@ -230,7 +230,7 @@ def test_a_file_that_kills_every_worker_is_a_row(tiny_model: tuple[Path, Path], 
         "import os\n"
         "from declip import image\n"
         "read = image.read\n"
-        "image.read = lambda data: os._exit(1) if data == b'POISON' else read(data)\n",
+        "image.read = lambda data, **o: os._exit(1) if data == b'POISON' else read(data, **o)\n",
     )
     arguments = ("--model", str(tiny_model[1]), "--workers", "1", "--threads", "1", "--shard-size", "6")
     done = declip("batch", str(tmp_path / "in"), "--out", str(tmp_path / "out"), *arguments, env=env)
@@ -250,7 +250,7 @@ def test_ray_data_is_told_to_be_patient(tiny_model: tuple[Path, Path], tmp_path:
         "import time\n"
         "from declip import image\n"
         "read = image.read\n"
-        "image.read = lambda data: time.sleep(1) or read(data)\n",
+        "image.read = lambda data, **o: time.sleep(1) or read(data, **o)\n",
     )
     env["RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S"] = "2"
     arguments = ("--model", str(tiny_model[1]), "--workers", "1")
@@ -327,7 +327,7 @@ def test_a_job_on_s3(s3: dict[str, str], tiny_model: tuple[Path, Path]) -> None:
     done = declip(*job, "--workers", "1", "--threads", "1")
     assert done.returncode == 1, done.stderr
     assert done.stdout.startswith("22 files, 2 errors, ")
-    assert "1 other files skipped" in done.stderr
+    assert "1 other file skipped" in done.stderr
     parts = [f"part-0000{part}.parquet" for part in range(3)]
     assert sorted(stores.names("s3://bucket/out")) == ["_declip", *parts]
     rows = [
