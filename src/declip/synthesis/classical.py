@@ -230,7 +230,7 @@ def splice_object(pixels: Pixels, donor: Pixels, cut: Mask, rng: np.random.Gener
         inside = np.asarray(cv2.resize(inside, size, interpolation=cv2.INTER_NEAREST), dtype=np.uint8)
     if rng.random() < 0.4:
         patch, inside = patch[:, ::-1], inside[:, ::-1]
-    y, x = (int(rng.integers(whole - part + 1)) for whole, part in zip(pixels.shape, inside.shape, strict=False))
+    y, x = (int(rng.integers(whole - part + 1)) for whole, part in zip(pixels.shape[:2], inside.shape[:2], strict=True))
     place = slice(y, y + inside.shape[0]), slice(x, x + inside.shape[1])
     mask = np.zeros(pixels.shape[:2], dtype=bool)
     mask[place] = inside > 0
@@ -265,7 +265,7 @@ def _donor_patch(donor: Pixels, size: tuple[int, int], rng: np.random.Generator)
     """A random part of the donor at `size`: often of another JPEG history, sometimes resized, sometimes mirrored."""
     scale = float(rng.uniform(0.7, 1.4)) if rng.random() < 0.5 else 1.0
     scale = max(scale, size[0] / donor.shape[0], size[1] / donor.shape[1])
-    height, width = (min(max(1, round(side / scale)), whole) for side, whole in zip(size, donor.shape, strict=False))
+    height, width = (min(max(1, round(side / scale)), whole) for side, whole in zip(size, donor.shape[:2], strict=True))
     top = int(rng.integers(donor.shape[0] - height + 1))
     left = int(rng.integers(donor.shape[1] - width + 1))
     patch = np.ascontiguousarray(donor[top : top + height, left : left + width])

@@ -181,7 +181,7 @@ class _Maker:
         upright = (whole.shape[0] > whole.shape[1]) != (rng.random() < 0.2)
         height, width = (
             int(min(side, np.rint(wanted / scale)))
-            for side, wanted in zip(whole.shape, shape[::-1] if upright else shape, strict=False)
+            for side, wanted in zip(whole.shape[:2], shape[::-1] if upright else shape, strict=True)
         )
         y, x = int(rng.integers(whole.shape[0] - height + 1)), int(rng.integers(whole.shape[1] - width + 1))
         pixels = np.ascontiguousarray(whole[y : y + height, x : x + width])
