@@ -21,14 +21,15 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from declip import image
-from declip.features import CachedViews
+from declip.images import image
 from declip.nn.backbones import build_backbones, probe
 from declip.nn.decoders import build_decoder
 from declip.nn.model import DeclipNet
+from declip.results import Sample
+from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
 from declip.training import FreshViews, TrainConfig, _Loop, _State
-from declip.types import BackboneSpec, DecoderSpec, ModelSpec, Sample
-from declip.views import Views
+from declip.training.features import CachedViews
+from declip.training.views import Views
 
 VIT = BackboneSpec(name="vit_large_patch14_clip_quickgelu_224", layer=20)
 DECODERS = ("linear", "conv-4", "conv-20")

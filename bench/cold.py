@@ -32,7 +32,7 @@ def official(file: Path, photo: Path) -> None:
     import torch
     from networks import MAIN, empty_official
 
-    from declip import image
+    from declip.images import image
 
     spec, net = empty_official(MAIN)
     net.load_state_dict(torch.load(file, map_location="cpu", weights_only=True), assign=True)

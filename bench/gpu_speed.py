@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from declip.nn.model import DeclipNet, build
-from declip.types import BackboneSpec, DecoderKind, DecoderSpec, ModelSpec
+from declip.spec import BackboneSpec, DecoderKind, DecoderSpec, ModelSpec
 
 VIT = BackboneSpec(name="vit_large_patch14_clip_quickgelu_224", layer=20)
 RN50 = BackboneSpec(name="resnet50_clip_gap", layer=3)

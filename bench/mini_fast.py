@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from declip import image, metrics
-from declip.localizer import Localizer, load
+from declip.evaluation import metrics
+from declip.images import image
+from declip.localize.localizer import Localizer, load
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))

@@ -16,13 +16,13 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from declip import image
 from declip.engines import in_torch_thread
-from declip.nn import checkpoint
+from declip.images import image
+from declip.models import checkpoint
 from declip.nn.backbones import Backbone, FeatureShape, extract, probe
 from declip.nn.decoders import build_decoder
 from declip.nn.model import DeclipNet
-from declip.types import BackboneSpec, DecoderKind, DecoderSpec, ModelSpec
+from declip.spec import BackboneSpec, DecoderKind, DecoderSpec, ModelSpec
 
 __all__ = ["MAIN", "MODELS", "PHOTOS", "Built", "build", "empty_official", "inputs"]
 

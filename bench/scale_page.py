@@ -43,8 +43,9 @@ def main() -> None:
 
 def sizes(photos: list[Path]) -> dict[str, Any]:
     """Bytes for each megapixel of a photo's file, its scores and its mask; and of a row without its mask."""
-    from declip import image, load
+    from declip import load
     from declip.batch.rows import encode_mask, to_parquet
+    from declip.images import image
 
     localizer = load()
     per_megapixel: dict[str, list[float]] = {"file": [], "scores": [], "mask": []}

@@ -38,7 +38,7 @@ import httpx
 from PIL import Image
 
 import declip
-from declip.localizer import Localizer
+from declip.localize.localizer import Localizer
 
 PHOTOS = Path(__file__).resolve().parents[1] / "examples" / "photos"
 SMALL = ((400, 500), (480, 640), (600, 800), (768, 1024), (866, 1155))  # (height, width): 0.2 to 1 megapixels

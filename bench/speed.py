@@ -36,11 +36,11 @@ from PIL import Image
 from speed_page import tables
 
 import declip
-from declip import image
 from declip.engines import Wrapped, open_engine
 from declip.errors import DeclipError
-from declip.localizer import Localizer
-from declip.types import Engine
+from declip.images import image
+from declip.localize.localizer import Localizer
+from declip.results import Engine
 
 HALF = (816, 612)  # half a megapixel
 # Networks whose streams are measured, with photos of a turn and turns for each repeat. The second stands for the first

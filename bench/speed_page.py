@@ -364,7 +364,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     """Bars of seconds per picture at batch 4, with minimum and maximum, and the least time that the peak allows."""
     from matplotlib.figure import Figure
 
-    from declip import plots
+    from declip.evaluation import plots
 
     rows = [row for row in found["networks"] if row["batch"] == 4]
     colours = {"official": "#999999", "exact": "#0072B2", "fast": "#D55E00"}

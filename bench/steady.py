@@ -26,7 +26,7 @@ from linux import processor, resident_megabytes
 from PIL import Image
 
 import declip
-from declip.localizer import Localizer
+from declip.localize.localizer import Localizer
 
 ROOT = Path(__file__).resolve().parents[1]
 PHOTOS = ROOT / "examples" / "photos"

@@ -17,9 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 import declip
-from declip import image, metrics
-from declip.outputs import SUFFIXES, Row, find_pictures, localize_files
-from declip.types import Sample
+from declip.evaluation import metrics
+from declip.images import image
+from declip.localize.outputs import SUFFIXES, Row, find_pictures, localize_files
+from declip.results import Sample
 
 HERE = Path(__file__).resolve().parent
 MASK, OVERLAY = SUFFIXES[1:]

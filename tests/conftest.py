@@ -22,7 +22,7 @@ def one_torch_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """One small tiled model as (.safetensors, .onnx), exported once per session."""
-    from declip import export
+    from declip.models import export
     from tests.tiny import save_tiny, tiled_spec
 
     folder = tmp_path_factory.mktemp("tiny")
@@ -38,9 +38,9 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 @pytest.fixture(autouse=True)
 def patterns_are_photographs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests draw patterns and flat squares, which `declip.scope` rightly calls no photographs.
+    """Tests draw patterns and flat squares, which `declip.images.scope` rightly calls no photographs.
 
     Where a test is about that, its module asks for it: `REAL_SCOPE = True`. Subprocesses have the real one.
     """
     if not getattr(request.module, "REAL_SCOPE", False):
-        monkeypatch.setattr("declip.scope.why_not", lambda pixels: None)
+        monkeypatch.setattr("declip.images.scope.why_not", lambda pixels: None)

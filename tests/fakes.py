@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from declip.types import Calibration, Mode
+from declip.spec import Calibration, Mode
 
 __all__ = ["calibration"]
 

@@ -14,10 +14,11 @@ from PIL import ExifTags, Image
 from scipy import ndimage
 
 import declip
-from declip import image, metrics
 from declip.baselines import BASELINES, Baseline, DoubleJpeg, ErrorLevel, JpegGhost, NoiseLevel
 from declip.errors import ImageError, MissingExtraError, SpecError
-from declip.types import Localization, Photo, Sample
+from declip.evaluation import metrics
+from declip.images import image
+from declip.results import Localization, Photo, Sample
 
 PHOTOS = Path(__file__).resolve().parents[1] / "examples" / "photos"
 SIZE = (264, 392)  # px, height and width

@@ -16,13 +16,15 @@ from PIL import Image
 from scipy import special
 
 import declip
-from declip import calibration, image
+from declip import calibration
 from declip.engines import open_engine, with_spec
 from declip.errors import DatasetError, DeclipError, SpecError, WeightsError
-from declip.localizer import Localizer
+from declip.images import image
+from declip.localize.localizer import Localizer
+from declip.models.weights import sha256_of
 from declip.regions import find_parts
-from declip.types import BackboneSpec, Calibration, DecoderSpec, Localization, ModelSpec, Photo, Precision, Sample
-from declip.weights import sha256_of
+from declip.results import Localization, Photo, Sample
+from declip.spec import BackboneSpec, Calibration, DecoderSpec, ModelSpec, Precision
 
 ROOT = Path(__file__).resolve().parents[1]
 PHOTOS = ROOT.parent / "shared" / "data" / "photos" / "calibrate"

@@ -18,9 +18,12 @@ import pytest
 from PIL import Image
 
 import declip
-from declip import cli, datasets, image, localizer
-from declip.localizer import Localizer
-from declip.types import BackboneSpec, Calibration, DecoderSpec, ModelSpec, Precision, Sample
+from declip import cli, datasets
+from declip.images import image
+from declip.localize import localizer
+from declip.localize.localizer import Localizer
+from declip.results import Sample
+from declip.spec import BackboneSpec, Calibration, DecoderSpec, ModelSpec, Precision
 from tests.fakes import calibration
 
 MINI = Path(declip.__file__).parent / "assets" / "mini.onnx"
@@ -550,7 +553,7 @@ def test_synthesize_passes_its_settings_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from declip import datasets, synthesis
-    from declip.types import Sample
+    from declip.results import Sample
 
     picture(tmp_path / "photos" / "b" / "2.png")
     picture(tmp_path / "photos" / "1.png")
@@ -611,10 +614,10 @@ def lines(manifest: Path) -> list[dict[str, Any]]:
 
 
 class FakeAudit(ModuleType):
-    """Stands in for declip.audit: a sample of the group "wrong" is an error; one of the group "half" has no remedy."""
+    """Stand in for the audit: a sample of the group "wrong" is an error; one of the group "half" has no remedy."""
 
     def __init__(self) -> None:
-        super().__init__("declip.audit")
+        super().__init__("declip.datasets.audit")
         self.checked: list[dict[str, Any]] = []
 
     def check(self, samples: Sequence[Sample], **options: Any) -> Any:
@@ -633,7 +636,8 @@ class FakeAudit(ModuleType):
 @pytest.fixture
 def audit(monkeypatch: pytest.MonkeyPatch) -> FakeAudit:
     module = FakeAudit()
-    monkeypatch.setitem(sys.modules, "declip.audit", module)
+    monkeypatch.setitem(sys.modules, "declip.datasets.audit", module)
+    monkeypatch.setattr(datasets, "audit", module, raising=False)
     monkeypatch.setattr(declip, "audit", module, raising=False)
     return module
 
@@ -906,7 +910,7 @@ def test_a_missing_path_in_a_process() -> None:
 
 def test_the_public_names() -> None:
     assert set(declip.__all__) <= set(dir(declip))
-    assert declip.overlay is declip.image.overlay
+    assert declip.overlay is declip.images.image.overlay
     assert declip.Localizer is Localizer
     assert declip.MODELS[0].name == "mini"
     with pytest.raises(AttributeError, match="has no attribute 'localise'"):
@@ -937,7 +941,7 @@ def test_without_torch_the_light_names_work_and_the_others_say_why() -> None:
 def test_ctrl_c_exits_130(tmp_path: Path) -> None:
     code = (
         "import time\n"
-        "from declip import cli, outputs\n"
+        "from declip import cli\nfrom declip.localize import outputs\n"
         "def wait(paths):\n"
         "    print('ready', flush=True)\n"
         "    time.sleep(60)\n"
@@ -999,13 +1003,12 @@ def test_the_issues_folder_of_bad_files(tmp_path: Path) -> None:
 @pytest.fixture
 def served(fake: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What `serve` hands to the server, instead of a server that runs."""
-    from declip import server
 
     def run(app: Any, *, host: str, port: int, started: Any, **options: Any) -> None:
         fake.update(app=app, host=host, port=port, **options)
         started(f"http://{host}:{port}")
 
-    monkeypatch.setattr(server, "serve", run)
+    monkeypatch.setattr(declip.serve, "serve", run)
     monkeypatch.delenv("DECLIP_TOKEN", raising=False)
     return fake
 

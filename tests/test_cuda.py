@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from declip import training
-from declip.localizer import load
-from declip.nn import checkpoint
+from declip.localize.localizer import load
+from declip.models import checkpoint
 from declip.nn.backbones import exact
 from declip.nn.model import build_network
-from declip.types import BackboneSpec, DecoderSpec, ModelSpec
+from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
 from tests.test_training import config_of, make_samples, rows_of
 from tests.tiny import RESNET, VIT, randomise, save_tiny, tiled_spec, tiny_net, tiny_spec
 

@@ -12,8 +12,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from declip import image
-from declip.types import BackboneSpec, DecoderSpec, ModelSpec, Sample
+from declip.images import image
+from declip.results import Sample
+from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 PHOTOS = sorted((EXAMPLES / "photos").iterdir())

@@ -16,9 +16,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 import declip
-from declip import image
-from declip.localizer import Localizer
-from tests.server import serving
+from declip.images import image
+from declip.localize.localizer import Localizer
+from tests.serve import serving
 
 REAL_SCOPE = True
 ROOT = Path(__file__).resolve().parents[1]
@@ -178,7 +178,7 @@ def test_no_result_contradicts_itself_on_real_files(mini: Localizer) -> None:
         if found := contradictions(result.to_dict(), result.mask):
             wrong[path.name] = found
         if path.parent.name == "valid":
-            size_class = declip.types.Calibration.size_class(result.scores.size)
+            size_class = declip.Calibration.size_class(result.scores.size)
             sizes[size_class] += 1
             alarms[size_class] += result.verdict == "manipulated"
     assert len(forged) == 125 and len(valid) == 118 and wrong == {}

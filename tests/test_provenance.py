@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from declip import image, provenance
+from declip import provenance
+from declip.images import image
 from declip.provenance import Provenance
-from declip.types import Photo
+from declip.results import Photo
 from tests.signing import SOURCES, Chain, actions, generated, manifest, signed, signed_anew
 
 KINDS = ("JPEG", "PNG", "WebP", "TIFF")

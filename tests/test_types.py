@@ -13,18 +13,8 @@ from PIL import Image
 
 from declip.errors import ImageError, SpecError
 from declip.regions import find_parts
-from declip.types import (
-    BackboneSpec,
-    Calibration,
-    DecoderSpec,
-    Localization,
-    MaskRule,
-    ModelSpec,
-    Photo,
-    Sample,
-    Step,
-    check_several,
-)
+from declip.results import Localization, MaskRule, Photo, Sample, check_several
+from declip.spec import BackboneSpec, Calibration, DecoderSpec, ModelSpec, Step
 
 VIT = BackboneSpec(name="vit_large_patch14_clip_quickgelu_224.openai", layer=20)
 RN50 = BackboneSpec(name="resnet50_clip_gap", layer=3, weights="openai", sha256="ab" * 32)
@@ -141,9 +131,9 @@ def test_models_that_contradict_themselves(fields: dict[str, Any], message: str)
 
 
 def test_a_calibration_replaces_threshold_and_temperature() -> None:
-    assert (spec(threshold=0.7).rule, spec().temperature) == (MaskRule(threshold=0.7), 1.0)
+    assert (MaskRule.of(spec(threshold=0.7)), spec().temperature) == (MaskRule(threshold=0.7), 1.0)
     calibrated = spec(threshold=0.7, calibration=CALIBRATION)
-    assert calibrated.rule == MaskRule(threshold=0.4, calibration=CALIBRATION) and calibrated.temperature == 1.5
+    assert MaskRule.of(calibrated) == MaskRule(threshold=0.4, calibration=CALIBRATION) and calibrated.temperature == 1.5
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from declip.nn import checkpoint
+from declip.models import checkpoint
 from declip.nn.model import DeclipNet, build
-from declip.types import BackboneSpec, DecoderSpec, ModelSpec
+from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
 
 VIT = "test_vit"  # 6 blocks, width 64, patches of 16 px, a class token
 RESNET = "test_resnet"  # stem and 4 stages, BatchNorm

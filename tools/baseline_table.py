@@ -16,7 +16,7 @@ from pathlib import Path
 import declip
 from declip import baselines, datasets
 from declip.evaluation import Figures, Summary
-from declip.types import Sample
+from declip.results import Sample
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "baselines.md"
 PLACE = re.compile(r"(?<=<!-- table -->\n).*?(?=<!-- /table -->)", re.DOTALL)

@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from declip import image, metrics
 from declip.errors import DatasetError, ImageError
+from declip.evaluation import metrics
+from declip.images import image
+from declip.results import Localization, Predictor, Sample
 from declip.synthesis import forge
-from declip.types import Localization, Predictor, Sample
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]

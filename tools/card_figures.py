@@ -15,9 +15,10 @@ import numpy as np
 from card_cases import SEED, Case, measure
 from matplotlib.figure import Figure
 
-from declip import image, plots
-from declip.localizer import Localizer
-from declip.perturbations import Perturbation, perturb
+from declip.evaluation import plots
+from declip.images import image
+from declip.images.perturbations import Perturbation, perturb
+from declip.localize.localizer import Localizer
 
 # From the mildest on. Before them comes the picture as it is.
 DOSES: dict[Perturbation, tuple[float, ...]] = {

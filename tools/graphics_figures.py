@@ -1,4 +1,4 @@
-"""Measure `declip.scope`: how many graphics it refuses, and how many photographs. Prints Markdown.
+"""Measure `declip.images.scope`: how many graphics it refuses, and how many photographs. Prints Markdown.
 
     python tools/make_graphics.py GRAPHICS
     python tools/graphics_figures.py GRAPHICS --data ../shared/data
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from declip import image, scope
+from declip.images import image, scope
 
 GRAPHIC = ("as is", "JPEG 90", "JPEG 75", "WebP 80", "×0.5", "×1.5", "×0.5, JPEG 75", "×1.5, JPEG 75")
 PHOTO = ("as is", "JPEG 90", "JPEG 75", "×0.5")

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from declip import image
+from declip.images import image
 from declip.synthesis import classical, masks, neural
 
 Pixels = NDArray[np.uint8]

@@ -2,7 +2,7 @@
 
     python tools/make_graphics.py FOLDER
 
-Writes FOLDER/KIND/NAME.png, the same ones each time for one seed. `tools/graphics_figures.py` measures `declip.scope`
+Writes FOLDER/KIND/NAME.png, the same ones each time for one seed. `tools/graphics_figures.py` measures `declip.images.scope`
 on them. Needs `pip install 'declip[torch,dev]'` (matplotlib, Playwright) and `apt-get install chromium`.
 """
 

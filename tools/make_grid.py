@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from declip import image
+from declip.images import image
 from declip.synthesis import forge
 
 Pixels = NDArray[np.uint8]

@@ -22,15 +22,17 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from declip import datasets, export, image, training
+from declip import datasets, training
 from declip.calibration import RATES, THRESHOLDS, Untouched, candidates, fit_threshold, with_pieces
 from declip.engines import open_engine, with_spec
 from declip.errors import ImageError
-from declip.localizer import Localizer
-from declip.nn import checkpoint
+from declip.images import image
+from declip.localize.localizer import Localizer
+from declip.models import checkpoint, export
+from declip.results import Sample
+from declip.spec import SIZE_CLASSES, Calibration
 from declip.synthesis import synthesize
 from declip.synthesis.saving import Saving
-from declip.types import SIZE_CLASSES, Calibration, Sample
 
 sys.path.insert(0, str(Path(__file__).parent))
 import card_cases

@@ -18,7 +18,7 @@ from typing import Literal
 
 import torch
 
-from declip import image
+from declip.images import image
 from declip.synthesis import classical, lived
 from declip.synthesis.forging import MaskKind
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from declip import image
+from declip.images import image
 from declip.synthesis import zoo
 from declip.synthesis.sources import allot
 

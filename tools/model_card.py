@@ -73,13 +73,17 @@ from scipy.stats import binomtest
 from torch.utils.flop_counter import FlopCounterMode
 
 import declip
-from declip import baselines, image, plots, weights
+from declip import baselines
 from declip.engines import Wrapped
-from declip.localizer import Localizer, load
+from declip.evaluation import plots
+from declip.images import image
+from declip.localize.localizer import Localizer, load
+from declip.localize.outputs import localize_files
+from declip.models import weights
 from declip.nn.model import build_network
-from declip.outputs import localize_files
+from declip.results import Engine, Predictor
+from declip.spec import SIZE_CLASSES, Calibration, ModelSpec
 from declip.synthesis import family_of
-from declip.types import SIZE_CLASSES, Calibration, Engine, ModelSpec, Predictor
 
 ROOT = Path(__file__).resolve().parents[1]
 RESAMPLES = 2000

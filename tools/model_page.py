@@ -11,8 +11,8 @@ from typing import Any
 
 import rival_sizes
 
-from declip.catalog import MODELS
-from declip.types import SIZE_CLASSES, STATISTICS, Calibration, ModelSpec
+from declip.models.catalog import MODELS
+from declip.spec import SIZE_CLASSES, STATISTICS, Calibration, ModelSpec
 
 __all__ = ["page", "shipped"]
 

@@ -1,4 +1,4 @@
-"""Measure today's embedded model with statistics of whole photos instead of tiles (declip.photo_statistics).
+"""Measure today's embedded model with statistics of whole photos instead of tiles (declip.localize.photo_statistics).
 
     python tools/photo_statistics.py --data ../shared/data [--quick 4]
 
@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from declip import image, metrics
 from declip.engines import Wrapped, open_engine
-from declip.localizer import Localizer
-from declip.photo_statistics import PhotoStatistics
-from declip.types import Localization
+from declip.evaluation import metrics
+from declip.images import image
+from declip.localize.localizer import Localizer
+from declip.localize.photo_statistics import PhotoStatistics
+from declip.results import Localization
 
 sys.path.insert(0, str(Path(__file__).parent))
 import card_cases

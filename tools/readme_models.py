@@ -7,8 +7,8 @@ import re
 import sys
 from pathlib import Path
 
-from declip.catalog import MODELS
-from declip.types import ModelCard
+from declip.models.catalog import MODELS
+from declip.spec import ModelCard
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"

@@ -13,141 +13,21 @@ only by those who use it.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from declip.errors import (
-    DatasetError,
-    DeclipError,
-    ExportError,
-    ImageError,
-    MissingExtraError,
-    SpecError,
-    TrainingError,
-    WeightsError,
-)
+import lazy_loader
 
-if TYPE_CHECKING:
-    from declip import (
-        baselines,
-        batch,
-        calibration,
-        datasets,
-        evaluation,
-        export,
-        image,
-        metrics,
-        nn,
-        perturbations,
-        report,
-        server,
-        synthesis,
-        training,
-    )
-    from declip.catalog import MODELS
-    from declip.evaluation import Evaluation, evaluate
-    from declip.image import overlay
-    from declip.localizer import Localizer, load
-    from declip.types import (
-        BackboneSpec,
-        Calibration,
-        DecoderSpec,
-        Engine,
-        Localization,
-        ModelCard,
-        ModelSpec,
-        Photo,
-        Predictor,
-        Region,
-        Sample,
-    )
+from declip._version import __version__  # noqa: F401 (listed in the stub)
+from declip.errors import MissingExtraError
 
-__version__ = "0.1.0"
-
-__all__ = [
-    "MODELS",
-    "BackboneSpec",
-    "Calibration",
-    "DatasetError",
-    "DeclipError",
-    "DecoderSpec",
-    "Engine",
-    "Evaluation",
-    "ExportError",
-    "ImageError",
-    "Localization",
-    "Localizer",
-    "MissingExtraError",
-    "ModelCard",
-    "ModelSpec",
-    "Photo",
-    "Predictor",
-    "Region",
-    "Sample",
-    "SpecError",
-    "TrainingError",
-    "WeightsError",
-    "baselines",
-    "batch",
-    "calibration",
-    "datasets",
-    "evaluate",
-    "evaluation",
-    "export",
-    "image",
-    "load",
-    "metrics",
-    "nn",
-    "overlay",
-    "perturbations",
-    "report",
-    "server",
-    "synthesis",
-    "training",
-]
-
-_MODULES = frozenset(
-    {
-        "baselines",
-        "batch",
-        "calibration",
-        "datasets",
-        "evaluation",
-        "export",
-        "image",
-        "metrics",
-        "nn",
-        "perturbations",
-        "report",
-        "server",
-        "synthesis",
-        "training",
-    }
-)
-_HOME = {
-    "MODELS": "catalog",
-    "Evaluation": "evaluation",
-    "Localizer": "localizer",
-    "evaluate": "evaluation",
-    "load": "localizer",
-    "overlay": "image",
-}
+# __init__.pyi lists what there is, for this and for type checkers.
+_find, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'declip' has no attribute {name!r}")
     try:
-        if name in _MODULES:
-            return importlib.import_module(f"declip.{name}")
-        value = getattr(importlib.import_module(f"declip.{_HOME.get(name, 'types')}"), name)
+        return _find(name)
     except ModuleNotFoundError as error:
         if missing := MissingExtraError.behind(error):
             raise missing from error
         raise
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

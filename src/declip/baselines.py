@@ -5,7 +5,7 @@
 
 Each looks at one trace: `ErrorLevel` and `JpegGhost` at what saving the photo as JPEG again does to it, `NoiseLevel` at
 the strength of its noise, `DoubleJpeg` at the histograms of its DCT coefficients. All are `Predictor`s: photos go in
-in any form `declip.image.read` takes, maps come out in order, and what cannot be read comes out as its ImageError. They
+in any form `images.image.read` takes, maps come out in order, and what cannot be read comes out as its ImageError. They
 work on blocks of 8×8 px with windows of some blocks around them, and show nothing finer than that.
 
 Scores are (H, W) float32 in [0, 1] on a scale that is written with each map and is the same for every photo: no map is
@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 from scipy import fft, ndimage, special
 
-from declip import image, jpeg
 from declip.errors import ImageError, MissingExtraError, SpecError
+from declip.images import image, jpeg
 from declip.process import cores
-from declip.types import Localization, MaskRule, Photo, PictureLike, check_several
+from declip.results import Localization, MaskRule, Photo, PictureLike, check_several
 
 __all__ = ["BASELINES", "Baseline", "DoubleJpeg", "ErrorLevel", "JpegGhost", "NoiseLevel"]
 

@@ -22,23 +22,14 @@ from rich.console import Console
 from rich.progress import track
 from scipy import optimize, special
 
-from declip import datasets, image
+from declip import datasets
 from declip.engines import Wrapped, check_target, open_engine, with_spec
 from declip.errors import DatasetError, ImageError
-from declip.localizer import Localizer, model_file
+from declip.images import image
+from declip.localize.localizer import Localizer, model_file
 from declip.regions import find_parts
-from declip.types import (
-    SIZE_CLASSES,
-    Calibration,
-    Engine,
-    MaskRule,
-    Mode,
-    ModelSpec,
-    Photo,
-    Precision,
-    Sample,
-    check_several,
-)
+from declip.results import Engine, MaskRule, Photo, Sample, check_several
+from declip.spec import SIZE_CLASSES, Calibration, Mode, ModelSpec, Precision
 
 __all__ = [
     "THRESHOLDS",
@@ -162,7 +153,7 @@ def measure(
     paths = list(map(Path, photos))
     distinct = _distinct(paths)
     _check_enough(len(distinct), max(rates))
-    temperature, threshold = localizer.spec.temperature, localizer.spec.rule.threshold
+    temperature, threshold = localizer.spec.temperature, MaskRule.of(localizer.spec).threshold
     fakes = [sample for sample in samples or () if sample.label == "fake"]
     datasets.warn_of_empty_masks(datasets.empty_masks(fakes), len(fakes))
     used: list[Sample] = []

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-import declip
+from declip._version import __version__
 from declip.errors import DeclipError, ImageError, MissingExtraError
 from declip.files import local_path
 
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from declip.calibration import Outcome
     from declip.evaluation import Evaluation
     from declip.files import Skipped
-    from declip.types import Mode, Sample
+    from declip.results import Sample
+    from declip.spec import Mode
 
 __all__ = ["app", "main"]
 
@@ -162,7 +163,7 @@ def _argument(text: str) -> str:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        _line(f"declip {declip.__version__}")
+        _line(f"declip {__version__}")
         raise typer.Exit
 
 
@@ -194,8 +195,8 @@ def localize(
     force: Force = False,
 ) -> None:
     """Show where photos have been manipulated: scores, mask and overlay of each, at its own size."""
-    from declip.localizer import load
-    from declip.outputs import find_pictures, localize_files
+    from declip.localize.localizer import load
+    from declip.localize.outputs import find_pictures, localize_files
 
     pairs, skipped = find_pictures(paths)
     mode: Mode | None = None if tile is None else "tiled" if tile else "whole"
@@ -234,7 +235,7 @@ def report(
     from datetime import UTC, datetime
 
     from declip import report as page
-    from declip.localizer import load
+    from declip.localize.localizer import load
 
     mode: Mode | None = None if tile is None else "tiled" if tile else "whole"
     localizer = load(
@@ -326,7 +327,7 @@ def evaluate(
 ) -> None:
     """Measure a model, or maps made elsewhere, on samples with known masks."""
     from declip import datasets, evaluation
-    from declip.localizer import load
+    from declip.localize.localizer import load
 
     if maps and (model or tile is not None or precision != Precision.exact):
         raise DeclipError("--maps scores what is there: it goes with none of --model, --tile/--whole and --precision")
@@ -382,7 +383,7 @@ def calibrate(
 ) -> None:
     """Set a model's verdicts by untouched photos of your own, and write it as a new file."""
     from declip import calibration, datasets
-    from declip.outputs import find_pictures
+    from declip.localize.outputs import find_pictures
 
     if split and not data:
         raise DeclipError("--split chooses among the samples of --data; add --data")
@@ -416,8 +417,8 @@ def models() -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
-    from declip.catalog import MODELS
-    from declip.weights import cached
+    from declip.models.catalog import MODELS
+    from declip.models.weights import cached
 
     whole = [Column(title, no_wrap=True) for title in ("name", "size", "here")]
     table = Table(whole[0], "trained on", "licence", *whole[1:], box=None, pad_edge=False)
@@ -474,7 +475,8 @@ def synthesize(
     split: Annotated[str, typer.Option(help="Written into the manifest.")] = "train",
 ) -> None:
     """Make manipulated pictures with masks, and their untouched twins, from photos."""
-    from declip import datasets, outputs, synthesis
+    from declip import datasets, synthesis
+    from declip.localize import outputs
 
     pictures = [pair.path for pair in outputs.find_pictures([photos])[0]]
     manifest = synthesis.synthesize(
@@ -524,7 +526,7 @@ def convert(
 ) -> None:
     """Turn an official .pth checkpoint, DeCLIP's or a rival's, into a .safetensors file."""
     _check_free(out, force)
-    from declip.nn import checkpoint
+    from declip.models import checkpoint
 
     chosen = cast("Literal[0, 1] | None", fake_class)
     spec = checkpoint.convert(official, out, tower=tower.value if tower else None, fake_class=chosen)
@@ -542,8 +544,7 @@ def export_(
 ) -> None:
     """Export a model to ONNX, kept only if it computes what torch computes."""
     _check_free(out, force)
-    from declip import export, weights
-    from declip.nn import checkpoint
+    from declip.models import checkpoint, export, weights
 
     source = weights.resolve(model, offline=offline)
     if source.suffix == ".pth":
@@ -683,8 +684,8 @@ def reproduce(
     """Repeat an experiment of the paper: train, test, and show the numbers beside the paper's."""
     from rich.console import Console
 
-    from declip import outputs
     from declip import reproduce as experiments
+    from declip.localize import outputs
 
     pictures = None if photos is None else [pair.path for pair in outputs.find_pictures([photos])[0]]
     found = experiments.reproduce(
@@ -738,10 +739,10 @@ def serve(
     offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
 ) -> None:
     """Serve models over HTTP (docs/serve.md); a bearer token is read from the environment, DECLIP_TOKEN."""
-    from declip import server
-    from declip.localizer import load
+    from declip import serve
+    from declip.localize.localizer import load
 
-    limits = server.Limits(
+    limits = serve.Limits(
         request_bytes=round(max_megabytes * 1e6),
         pixels=round(max_megapixels * 1e6),
         files=max_files,
@@ -753,7 +754,7 @@ def serve(
         batch_size=batch_size,
     )
     token = os.environ.get("DECLIP_TOKEN")
-    local = host in server.LOOPBACK
+    local = host in serve.LOOPBACK
     if token and no_token:
         raise DeclipError("there are both a DECLIP_TOKEN and --no-token: unset the one, or leave out the other")
     if no_token:
@@ -763,11 +764,11 @@ def serve(
             f"everybody who reaches {host} could use this service: set DECLIP_TOKEN to a long random word, "
             "which requests then carry, or add --no-token"
         )
-    hosts = {host, *server.LOOPBACK, *(allow_host or ())} if local else allow_host
+    hosts = {host, *serve.LOOPBACK, *(allow_host or ())} if local else allow_host
     localizers = [load(name, precision=precision.value, offline=offline) for name in models or ["mini"]]
-    served = server.create_app(localizers, limits, workers=workers, token=token, hosts=hosts, keep=keep)
+    served = serve.create_app(localizers, limits, workers=workers, token=token, hosts=hosts, keep=keep)
     names = ", ".join(localizer.model for localizer in localizers)
-    server.serve(
+    serve.serve(
         served,
         host=host,
         port=port,
@@ -823,7 +824,7 @@ def _audited(
     """Print what is wrong with the samples of rows; (the rows, corrected if fix, and how many errors these have)."""
     from rich.console import Console
 
-    from declip import audit
+    from declip.datasets import audit
 
     progress = sys.stderr.isatty()
     samples = [sample for sample, _ in rows]
@@ -865,7 +866,7 @@ def _print_calibration(result: Outcome, out: Path, skipped: Skipped) -> None:
     from rich.table import Table
 
     from declip.calibration import false_alarm_range
-    from declip.types import SIZE_CLASSES
+    from declip.spec import SIZE_CLASSES
 
     calibration = result.calibration
     table = Table("photos", "untouched", "verdict", "false alarms", "likely range", box=None, pad_edge=False)

@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from declip.types import Photo
+from declip.results import Photo
 
 __all__ = ["LONGEST", "Field", "Generator", "Provenance", "Reason", "State", "cut", "read"]
 

@@ -19,12 +19,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from declip import batch, image
+from declip import batch
 from declip.batch import driver, stores
 from declip.batch.rows import decode_mask
 from declip.batch.worker import Weights
 from declip.errors import ImageError, MissingExtraError, SpecError
-from declip.localizer import load
+from declip.images import image
+from declip.localize.localizer import load
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "bench" / "batch_job.py"

@@ -17,11 +17,12 @@ import torch
 from declip import batch, datasets, training
 from declip.batch import features
 from declip.errors import DatasetError, SpecError
-from declip.features import CachedViews
 from declip.nn.model import build
+from declip.results import Sample
+from declip.spec import BackboneSpec
 from declip.training import TrainConfig
-from declip.types import BackboneSpec, Sample
-from declip.views import Views
+from declip.training.features import CachedViews
+from declip.training.views import Views
 from tests.test_training import make_samples
 from tests.tiny import RESNET, VIT
 
@@ -198,7 +199,7 @@ def test_the_line_says_what_was_before() -> None:
 # A worker that dies of the third picture of a part, once.
 KILL = """
 import os, signal
-from declip import views
+from declip.training import views
 
 load = views.Views.load
 

@@ -14,7 +14,7 @@ from declip.batch.listing import find
 from declip.datasets import write_manifest
 from declip.errors import DatasetError, DeclipError, ImageError
 from declip.files import Skipped
-from declip.types import Sample
+from declip.results import Sample
 
 NAMES = ("b.png", "a.JPG", "sub/c.webp", "notes.txt", "a.JPG.mask.png", "x.mask.png", "sub/README")
 HIDDEN = ("._b.png", "__MACOSX/b.png", "sub/.thumbs/c.webp")

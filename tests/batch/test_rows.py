@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as arrays
 
 from declip.batch.rows import Row, decode_mask, encode_mask, schema, to_parquet
 from declip.errors import DeclipError
-from declip.types import Localization, MaskRule
+from declip.results import Localization, MaskRule
 
 
 def row(mask: np.ndarray) -> Row:

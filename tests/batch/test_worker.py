@@ -17,14 +17,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from declip import image
 from declip.batch import stores, worker
 from declip.batch.attempts import Attempts
 from declip.batch.job import Job, Model, open_job
 from declip.batch.rows import decode_mask
 from declip.batch.worker import Care, Weights, Worker, localize_part
-from declip.localizer import Localizer, load
-from declip.types import BackboneSpec, DecoderSpec, ModelSpec, Precision
+from declip.images import image
+from declip.localize.localizer import Localizer, load
+from declip.spec import BackboneSpec, DecoderSpec, ModelSpec, Precision
 
 
 class FakeEngine:

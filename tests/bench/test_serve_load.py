@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from declip import image
 from declip.errors import ImageError
+from declip.images import image
 
 SCRIPT = Path(__file__).resolve().parents[2] / "bench" / "serve_load.py"
 

@@ -166,7 +166,7 @@ def test_the_official_way_computes_the_same(bench: Any) -> None:
 
     from declip.nn.decoders import build_decoder
     from declip.nn.maps import Features, FeatureShape
-    from declip.types import DecoderSpec
+    from declip.spec import DecoderSpec
     from tests.tiny import NARROW, randomise
 
     official_way = bench("official_way")
@@ -241,7 +241,7 @@ def test_how_far_apart_scores_are(bench: Any) -> None:
 
 
 def test_a_photo_of_12_megapixels(bench: Any, tmp_path: Path) -> None:
-    from declip import image
+    from declip.images import image
 
     assert image.read(bench("speed").large_photo(tmp_path)).size == (3000, 4000)
 

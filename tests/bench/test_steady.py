@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from declip import image
 from declip.errors import ImageError
+from declip.images import image
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 

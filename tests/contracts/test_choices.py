@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from declip import batch, evaluation, views
+from declip import batch, evaluation
 from declip.errors import SpecError
-from declip.nn import checkpoint
+from declip.models import checkpoint
 from declip.reproduce import setup
+from declip.results import Sample
+from declip.spec import Calibration, ModelSpec, check_choice
 from declip.synthesis import classical, saving
-from declip.types import Calibration, ModelSpec, Sample, check_choice
+from declip.training import views
 from tests.tiny import tiny_spec
 
 CALLS: dict[str, Callable[[], Any]] = {

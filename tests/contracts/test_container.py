@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import typer
 
-from declip import cli, server
-from declip.localizer import Localizer
-from tests.server.serving import FakeEngine, running
+from declip import cli, serve
+from declip.localize.localizer import Localizer
+from tests.serve.serving import FakeEngine, running
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -117,7 +117,7 @@ def test_compose_keeps_it_in_bounds() -> None:
 
 def test_compose_waits_for_accepted_work_and_has_the_memory_for_it() -> None:
     (service,) = compose()["services"].values()
-    assert int(service["stop_grace_period"].removesuffix("s")) > server.Limits().drain_seconds + 3 + 10
+    assert int(service["stop_grace_period"].removesuffix("s")) > serve.Limits().drain_seconds + 3 + 10
     found = parameters([*json.loads(last_stage()["ENTRYPOINT"]), *service["command"]])
     documented = re.search(r"`mini` about (\d+) bytes per pixel", (ROOT / "docs/serve.md").read_text(encoding="utf-8"))
     assert documented is not None
@@ -130,4 +130,4 @@ def test_the_commands_of_the_dockerfile_are_safe_ones() -> None:
     (line,) = re.findall(r"^#\s+(docker run .*)$", head, re.MULTILINE)
     words = shlex.split(line)
     assert "--read-only" in words and "127.0.0.1:8000:8000" in words
-    assert int(words[words.index("--stop-timeout") + 1]) > server.Limits().drain_seconds + 3 + 10
+    assert int(words[words.index("--stop-timeout") + 1]) > serve.Limits().drain_seconds + 3 + 10

@@ -29,17 +29,6 @@ def blocks(page: Path, *languages: str) -> list[str]:
     return [text for language, text in found if language in languages]
 
 
-def tree_paths() -> Iterator[str]:
-    """Every path that the README's tree names."""
-    (drawing,) = (text for text in blocks(README, "") if "├──" in text)
-    folders: list[str] = []
-    for indent, names in BRANCH.findall(drawing):
-        depth = len(indent) // 4
-        del folders[depth:]
-        yield from ("".join([*folders, name]) for name in names.split())
-        folders.append(names)
-
-
 def commands() -> Iterator[tuple[str, list[str]]]:
     """(page, arguments) of every `declip …` line in the documents' shell blocks."""
     for page in PAGES:
@@ -71,17 +60,6 @@ def test_every_make_target_that_is_shown_exists() -> None:
     for page in PAGES:
         shown = re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
         assert set(shown) <= targets, page.name
-
-
-def test_the_tree_names_only_what_exists() -> None:
-    assert not [path for path in tree_paths() if not (ROOT / path).exists()]
-
-
-def test_the_tree_names_every_module() -> None:
-    package = ROOT / "src" / "declip"
-    modules = {str(path.relative_to(ROOT)) for path in package.rglob("*.py") if path.parent == package}
-    inside = {str(path.relative_to(ROOT)) for path in package.rglob("*.py") if path.name != "__init__.py"}
-    assert not (modules | inside) - set(tree_paths())
 
 
 def test_the_table_of_models_is_the_catalogue() -> None:

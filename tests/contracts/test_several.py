@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 
 import declip
-from declip import audit, baselines, calibration, datasets, evaluation, outputs, perturbations, synthesis
+from declip import baselines, calibration, datasets, evaluation, synthesis
+from declip.datasets import audit
 from declip.errors import ImageError
+from declip.images import perturbations
+from declip.localize import outputs
 
 
 def mapped(one: Any) -> Iterator[Any]:

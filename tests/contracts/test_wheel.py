@@ -55,9 +55,9 @@ def test_what_is_in_it(wheel: Path) -> None:
             assert archive.read(f"{info}/licenses/{name}") == (ROOT / name).read_bytes()
         for asset in ("mini.onnx", "mini.json", "report.html"):
             assert archive.read(f"declip/assets/{asset}") == (MINI.parent / asset).read_bytes()
-        static = MINI.parents[1] / "server" / "static"
+        static = MINI.parents[1] / "serve" / "static"
         for path in (path for path in static.rglob("*") if path.is_file()):
-            assert archive.read(f"declip/server/static/{path.relative_to(static).as_posix()}") == path.read_bytes()
+            assert archive.read(f"declip/serve/static/{path.relative_to(static).as_posix()}") == path.read_bytes()
         assert {"declip/py.typed", f"{info}/entry_points.txt"} <= names
         assert {name.partition("/")[0] for name in names} == {"declip", info}
     assert wheel.stat().st_size <= 14_000_000
@@ -78,7 +78,7 @@ def test_it_localizes(wheel: Path, tmp_path: Path, versions: str) -> None:
     stdout = run(bin_ / "declip", "localize", photo, "--out", "out", "--json", "--offline", cwd=tmp_path)
     (line,) = stdout.splitlines()
     row = json.loads(line)
-    assert (row["height"], row["width"]) == declip.image.read(photo).size
+    assert (row["height"], row["width"]) == declip.images.image.read(photo).size
     assert (row["image"], row["model"]) == (str(photo), "mini") and 0 <= row["score"] <= 1
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert written == [f"{photo.name}.{kind}.png" for kind in ("mask", "overlay", "scores")]

@@ -12,8 +12,8 @@ from PIL import Image
 
 from declip import evaluation
 from declip.datasets import empty_masks, warn_of_empty_masks
-from declip.localizer import load
-from declip.types import Sample
+from declip.localize.localizer import load
+from declip.results import Sample
 
 MARKED = np.zeros((40, 60), np.uint8)
 MARKED[5:20, 10:30] = 1

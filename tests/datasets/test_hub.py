@@ -14,7 +14,7 @@ from PIL import Image
 
 from declip.datasets import hugging_face
 from declip.errors import DatasetError, MissingExtraError
-from declip.image import read, read_mask
+from declip.images.image import read, read_mask
 
 hf = pytest.importorskip("datasets")
 

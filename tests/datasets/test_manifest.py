@@ -10,7 +10,7 @@ import pytest
 
 from declip.datasets import format_line, parse_line, read_manifest, read_records, write_manifest
 from declip.errors import DatasetError
-from declip.types import Sample
+from declip.results import Sample
 
 
 def _samples(folder: Path) -> list[Sample]:

@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from declip.errors import SpecError, WeightsError
+from declip.models.weights import sha256_of
 from declip.nn import backbones as module
 from declip.nn.backbones import Backbone, Features, build_backbones, extract, load_pretrained, probe
 from declip.nn.statistics import ResidualStatistics
-from declip.types import BackboneSpec
-from declip.weights import sha256_of
+from declip.spec import BackboneSpec
 from tests.parity.formula import formula_state, openai_rn50_shapes
 from tests.tiny import RESIDUALS, RESNET, VIT, randomise
 

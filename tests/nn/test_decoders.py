@@ -20,7 +20,7 @@ from declip.nn.decoders import (
     Stem,
     build_decoder,
 )
-from declip.types import DecoderSpec
+from declip.spec import DecoderSpec
 from tests.tiny import NARROW, randomise
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from declip import probes
+from declip.engines import probes
 from declip.nn import lean
 from declip.nn.decoders import Stem
 from declip.nn.model import build
 from declip.nn.statistics import ResidualStatistics
-from declip.types import BackboneSpec, DecoderSpec, ModelSpec
+from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from declip.errors import SpecError
 from declip.nn.backbones import Features
 from declip.nn.model import DeclipNet, build
-from declip.types import BackboneSpec, DecoderSpec, ModelSpec
+from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
 from tests.tiny import NARROW, RESIDUALS, RESNET, VIT, tiny_net, tiny_spec
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

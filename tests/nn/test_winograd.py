@@ -9,7 +9,7 @@ from torch import nn
 
 from declip.nn import lean, winograd
 from declip.nn.model import build
-from declip.types import BackboneSpec, DecoderSpec, ModelSpec
+from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

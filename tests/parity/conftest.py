@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from declip.nn import checkpoint
+from declip.models import checkpoint
 from tests.parity.formula import GOLDEN, formula_state
 
 # "ViT-L/14|layer20|conv-4" → a checkpoint of ours.

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from declip.nn import checkpoint
+from declip.models import checkpoint
 from tests.parity.formula import GOLDEN, golden_input
 
 pytestmark = [

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from declip import image
 from declip.engines import TorchEngine
-from declip.localizer import Localizer
+from declip.images import image
+from declip.localize.localizer import Localizer
 from tests.parity.formula import GOLDEN
 
 pytestmark = [

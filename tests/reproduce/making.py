@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from declip.nn import checkpoint
+from declip.models import checkpoint
 from declip.nn.model import DeclipNet, build_network
+from declip.results import Sample
 from declip.training import Run, TrainConfig
-from declip.types import Sample
 from tests.tiny import randomise
 
 

@@ -13,14 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from declip import evaluate, image, training
+from declip import evaluate, training
 from declip.baselines import ErrorLevel, NoiseLevel
 from declip.errors import DatasetError, ImageError
-from declip.localizer import load
-from declip.perturbations import perturb
+from declip.images import image
+from declip.images.perturbations import perturb
+from declip.localize.localizer import load
 from declip.reproduce.cells import Maps, Measurement, Training, Untrained, Workbench, _Perturbed
+from declip.results import Sample
+from declip.spec import DecoderSpec
 from declip.training import TrainConfig
-from declip.types import DecoderSpec, Sample
 from tests.reproduce.making import FakeTraining, make_photos
 from tests.tiny import RESIDUALS, tiny_spec
 

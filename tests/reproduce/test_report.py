@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from declip import plots
-from declip.paper import Number
+from declip.evaluation import plots
 from declip.reproduce import report
+from declip.reproduce.paper import Number
 from declip.reproduce.report import Entry, Grid, Outcome
 
 PAPER = Number(model="m", row="ldm", value=50.0, kind="notebook", tolerance=4.0)

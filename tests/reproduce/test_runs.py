@@ -18,14 +18,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from declip import evaluate, image, training
+from declip import evaluate, training
 from declip.baselines import BASELINES
 from declip.errors import DeclipError
+from declip.images import image
 from declip.reproduce import EXPERIMENTS, Experiment, cells, reproduce
 from declip.reproduce.setup import Setup
 from declip.reproduce.sources import Dolos, StandIns
+from declip.spec import DecoderSpec
 from declip.training import TrainConfig
-from declip.types import DecoderSpec
 from tests.reproduce.making import FakeTraining, make_photos
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

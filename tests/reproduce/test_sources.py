@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from declip import datasets, image
+from declip import datasets
 from declip.errors import DatasetError
+from declip.images import image
 from declip.reproduce.sources import Dolos, Split, StandIns
 from tests.reproduce.making import make_photos
 

@@ -13,7 +13,7 @@ from skimage import data
 
 from declip.datasets import read_manifest
 from declip.errors import DatasetError, WeightsError
-from declip.image import read, read_mask
+from declip.images.image import read, read_mask
 from declip.synthesis import forge, synthesize
 from declip.synthesis.inpainters import INPAINTERS, fingerprint, load
 

@@ -11,8 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from declip import datasets, image
+from declip import datasets
 from declip.errors import DatasetError
+from declip.images import image
 from declip.synthesis import lived, zoo
 from declip.synthesis.history import History
 from declip.synthesis.sources import source_of

@@ -224,7 +224,7 @@ def test_published_weights_leave_their_trace_everywhere() -> None:
 
 def _round_trips(paths: list[Path]) -> tuple[list[float], list[float]]:
     """PSNR in dB of the whole round trip of 512-px crops; mean difference, in levels, outside a mask in the middle."""
-    from declip import image
+    from declip.images import image
 
     autoencoder = neural.load(SHARED / "weights")
     ratios, differences = [], []

@@ -19,10 +19,10 @@ from skimage import data
 
 from declip.datasets import parse_line, read_manifest
 from declip.errors import DatasetError, WeightsError
-from declip.image import read, read_mask
+from declip.images.image import read, read_mask
+from declip.results import Sample
 from declip.synthesis import ALL_GENERATORS, forge, forging, pipeline, synthesize
 from declip.synthesis.inpainters import INPAINTERS
-from declip.types import Sample
 
 GENERATORS = ("telea", "splice-hard", "copy-move", "noise")
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from declip.errors import MissingExtraError, WeightsError
+from declip.models.weights import PackagedFile
 from declip.synthesis import masks, saliency
-from declip.weights import PackagedFile
 
 SALIENT = np.full((200, 240), 0.05, np.float32)
 SALIENT[60:120, 80:160] = 0.9

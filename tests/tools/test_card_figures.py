@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from declip.types import Localization, MaskRule
+from declip.results import Localization, MaskRule
 
 pytest.importorskip("cv2", reason="measuring needs declip[synthesis]")
 pytest.importorskip("matplotlib", reason="drawing needs declip[torch]")

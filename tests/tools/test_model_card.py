@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from declip.types import BackboneSpec, Localization, MaskRule
+from declip.results import Localization, MaskRule
+from declip.spec import BackboneSpec
 from tests.tiny import tiled_spec
 
 pytest.importorskip("cv2", reason="measuring needs declip[synthesis]")

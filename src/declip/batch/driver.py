@@ -19,14 +19,15 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from declip import image, local_ray
+from declip.batch import local_ray
 from declip.batch.attempts import Attempts, RemoteAttempts, Starts
 from declip.batch.job import Job, Model, open_job
 from declip.batch.worker import Weights, Worker
 from declip.errors import DeclipError, MissingExtraError, SpecError
-from declip.localizer import Localizer, load, model_file
+from declip.images import image
+from declip.localize.localizer import Localizer, load, model_file
 from declip.process import cores
-from declip.types import Mode, Precision, check_choice
+from declip.spec import Mode, Precision, check_choice
 
 __all__ = [
     "Device",

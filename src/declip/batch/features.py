@@ -1,7 +1,7 @@
 """The cache of frozen features, filled by several workers on Ray: one pass of the backbones for any number of decoders.
 
 What there is to compute is what a training by the same recipe would compute first, into the same folder and under the
-same names (`declip.features`); it then finds all of it. Samples are cut into parts. A worker builds the backbones once
+same names (`training.features`). Samples are cut into parts. A worker builds the backbones once
 and fills in what its parts lack. Entries appear whole, and their names are digests of what decides them: a part that
 is computed again, since its worker was killed, is gone on with, and so is a job that is started anew.
 
@@ -26,12 +26,13 @@ from declip import datasets
 from declip.batch.driver import Device, check_counts, check_device, computed, need_extra, shown, started
 from declip.batch.job import EACH
 from declip.errors import DatasetError, DeclipError, SpecError
-from declip.types import BackboneSpec, DecoderSpec, ModelSpec, Sample, check_several
-from declip.views import Views
+from declip.results import Sample, check_several
+from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
+from declip.training.views import Views
 
 if TYPE_CHECKING:
-    from declip.features import CachedViews
     from declip.training import TrainConfig
+    from declip.training.features import CachedViews
 
 __all__ = ["Filled", "fill_cache", "recipe_for"]
 
@@ -219,8 +220,8 @@ def _open(config: TrainConfig, lots: Sequence[_Lot], folder: Path, device: Devic
     """The cache of each lot, all with one network: that which `training.train` begins with."""
     import torch
 
-    from declip.features import CachedViews
     from declip.nn.model import build
+    from declip.training.features import CachedViews
 
     torch.manual_seed(config.seed)  # which decides backbones without published weights
     net = build(config.model)
@@ -232,7 +233,7 @@ def _open(config: TrainConfig, lots: Sequence[_Lot], folder: Path, device: Devic
 
 def _cut(lots: Sequence[_Lot], missing: Sequence[Sequence[int]], workers: int) -> list[_Part]:
     """Parts that have all that is missing: 16 or more to each worker where they then fill the backbones' batches."""
-    from declip.features import BATCH_SIZE
+    from declip.training.features import BATCH_SIZE
 
     parts: list[_Part] = []
     for number, (lot, items) in enumerate(zip(lots, missing, strict=True)):

@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import declip
-from declip import image
+from declip._version import __version__
 from declip.batch import stores
 from declip.batch.listing import Found, find
 from declip.errors import DeclipError
-from declip.types import Mode, Precision
+from declip.images import image
+from declip.spec import Mode, Precision
 
 __all__ = ["EACH", "Job", "Model", "open_job"]
 
@@ -162,7 +162,7 @@ def _start(source: str, out: str, model: Model, found: Found, size: int) -> Job:
         repeated=found.repeated,
     )
     stores.write(stores.join(_folder(out), name), listing)
-    record = {"format": _FORMAT, "declip": declip.__version__, **dataclasses.asdict(job)}
+    record = {"format": _FORMAT, "declip": __version__, **dataclasses.asdict(job)}
     del record["out"]  # the folder may be moved
     try:
         stores.write(_json(out), (json.dumps(record, indent=1) + "\n").encode(), new=True)
@@ -186,8 +186,8 @@ def _read(out: str) -> Job | None:
         job = Job(**{**record, "out": out, "model": Model(**record["model"])})
     except (ValueError, KeyError, TypeError) as error:
         raise DeclipError(f"{path} does not describe a job: {error}; choose another --out") from error
-    if version != declip.__version__:
-        _log.warning("%s was started by declip %s; this is %s", path, version, declip.__version__)
+    if version != __version__:
+        _log.warning("%s was started by declip %s; this is %s", path, version, __version__)
     return job
 
 

@@ -19,11 +19,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from declip import image
 from declip.batch import stores
 from declip.errors import DatasetError, DeclipError
 from declip.files import Skipped, decode, is_address, is_hidden
-from declip.outputs import find_pictures, is_output
+from declip.images import image
+from declip.localize.outputs import find_pictures, is_output
 
 __all__ = ["Found", "find"]
 

@@ -29,10 +29,10 @@ from declip.batch.job import Job, Model
 from declip.batch.rows import Row, encode_mask, to_parquet
 from declip.errors import DeclipError, ImageError, WeightsError
 from declip.files import printable
-from declip.localizer import Localizer, load
-from declip.outputs import error_row, outcomes
-from declip.types import Localization, Photo
-from declip.weights import cache_dir, sha256_of
+from declip.localize.localizer import Localizer, load
+from declip.localize.outputs import error_row, outcomes
+from declip.models.weights import cache_dir, sha256_of
+from declip.results import Localization, Photo
 
 __all__ = ["Care", "Weights", "Worker", "localize_part"]
 

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
-from declip import image
 from declip.errors import DatasetError, ImageError
-from declip.types import Sample
+from declip.images import image
+from declip.results import Sample
 
 __all__ = ["empty_masks", "warn_of_empty_masks"]
 

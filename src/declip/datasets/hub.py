@@ -12,8 +12,8 @@ from PIL import Image
 
 from declip.errors import DatasetError, MissingExtraError
 from declip.files import is_address, local_path, write_atomic
-from declip.image import EXTENSIONS
-from declip.types import Polarity, Sample
+from declip.images.image import EXTENSIONS
+from declip.results import Polarity, Sample
 
 if TYPE_CHECKING:
     import datasets as hf

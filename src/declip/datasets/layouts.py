@@ -20,8 +20,8 @@ from typing import Literal, get_args
 
 from declip.errors import DatasetError
 from declip.files import Skipped, read_text, walk
-from declip.image import EXTENSIONS
-from declip.types import Polarity, Sample
+from declip.images.image import EXTENSIONS
+from declip.results import Polarity, Sample
 
 __all__ = ["autosplice", "coco_sd", "dolos", "folder", "imdl"]
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from declip.errors import DatasetError, SpecError
 from declip.files import local_path, read_text, write_atomic
-from declip.types import Sample, check_several
+from declip.results import Sample, check_several
 
 __all__ = ["format_line", "parse_line", "read_manifest", "read_records", "write_manifest"]
 

@@ -21,11 +21,11 @@ from timm.models import is_model_pretrained
 from torch import Tensor, nn
 
 from declip.errors import SpecError, WeightsError
+from declip.models.weights import sha256_of
 from declip.nn.exported import read_dinov2
 from declip.nn.maps import Features, FeatureShape
 from declip.nn.statistics import BlockStatistics, Pixels, QuantizationStatistics, ResidualStatistics
-from declip.types import BackboneSpec
-from declip.weights import sha256_of
+from declip.spec import BackboneSpec
 
 __all__ = ["Backbone", "FeatureShape", "Features", "build_backbones", "exact", "extract_layers", "probe"]
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from declip.nn.backbones import Features, FeatureShape
-from declip.types import DecoderSpec
+from declip.spec import DecoderSpec
 
 __all__ = ["AttentionDecoder", "ConvDecoder", "DilatedDecoder", "LinearDecoder", "build_decoder"]
 

@@ -11,7 +11,7 @@ from declip.errors import SpecError
 from declip.nn.backbones import Features, build_backbones, extract, probe
 from declip.nn.decoders import build_decoder
 from declip.nn.rivals.net import RivalNet, build_rival
-from declip.types import ModelSpec
+from declip.spec import ModelSpec
 
 __all__ = ["DeclipNet", "Network", "build", "build_network"]
 

@@ -25,16 +25,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-import declip
-from declip import evaluation, image, perturbations
+from declip import evaluation
+from declip._version import __version__
 from declip.baselines import BASELINES
 from declip.errors import DatasetError, ImageError, WeightsError
 from declip.files import encode, write_atomic
-from declip.localizer import Localizer, load
-from declip.perturbations import Perturbation
+from declip.images import image, perturbations
+from declip.images.perturbations import Perturbation
+from declip.localize.localizer import Localizer, load
+from declip.models.weights import sha256_of
 from declip.reproduce.setup import model_name
-from declip.types import Localization, PictureLike, Predictor, Sample
-from declip.weights import sha256_of
+from declip.results import Localization, PictureLike, Predictor, Sample
 
 if TYPE_CHECKING:
     from declip.training import TrainConfig
@@ -164,7 +165,7 @@ Cell: TypeAlias = Training | Measurement | Maps
 
 
 def _digest(cell: Cell) -> str:
-    content = {"cell": cell.what, "declip": declip.__version__, **cell.content()}
+    content = {"cell": cell.what, "declip": __version__, **cell.content()}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -7,14 +7,17 @@ from typing import Literal
 
 import numpy as np
 
-from declip import datasets, paper, plots
-from declip.perturbations import Perturbation
+from declip import datasets
+from declip.evaluation import plots
+from declip.images.perturbations import Perturbation
+from declip.reproduce import paper
 from declip.reproduce.cells import Measurement, Training, Workbench
 from declip.reproduce.pairs import training_on
 from declip.reproduce.report import Entry, Grid, Outcome
 from declip.reproduce.setup import Backbones, Setup, model_name
 from declip.reproduce.sources import Dolos, Sources, Split
-from declip.types import DecoderKind, Sample
+from declip.results import Sample
+from declip.spec import DecoderKind
 
 __all__ = ["autosplice", "detection", "leave_one_out", "robustness"]
 

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from declip import image, paper, plots
+from declip.evaluation import plots
+from declip.images import image
+from declip.reproduce import paper
 from declip.reproduce.cells import Maps, Measurement, Training, Workbench
 from declip.reproduce.report import Entry, Grid, Outcome
 from declip.reproduce.setup import Backbones, Setup, model_name
 from declip.reproduce.sources import Sources, Split
-from declip.types import DecoderKind, Sample
+from declip.results import Sample
+from declip.spec import DecoderKind
 
 __all__ = ["Pairs", "backbones", "decoders", "dolos", "generators", "layers"]
 

@@ -15,9 +15,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from declip import plots
+from declip.evaluation import plots
 from declip.files import write_atomic
-from declip.paper import Number
+from declip.reproduce.paper import Number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

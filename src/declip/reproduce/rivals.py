@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from declip import paper, plots
 from declip.baselines import BASELINES
+from declip.evaluation import plots
+from declip.reproduce import paper
 from declip.reproduce.cells import Maps, Measurement, Training, Untrained, Workbench
 from declip.reproduce.pairs import Pairs, known_tiles, map_tile, typical
 from declip.reproduce.report import Entry, Grid, Outcome

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from declip.errors import SpecError
-from declip.types import STATISTICS, BackboneSpec, DecoderKind, DecoderSpec, ModelSpec, check_choice
+from declip.spec import STATISTICS, BackboneSpec, DecoderKind, DecoderSpec, ModelSpec, check_choice
 
 if TYPE_CHECKING:
     from declip.training import TrainConfig

@@ -9,9 +9,10 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from declip import datasets, image
+from declip import datasets
 from declip.errors import DatasetError
-from declip.types import Sample
+from declip.images import image
+from declip.results import Sample
 
 __all__ = ["STAND_INS", "Dolos", "Sources", "Split", "StandIns"]
 

@@ -23,8 +23,8 @@ from PIL import Image
 from scipy import ndimage
 
 from declip.errors import DatasetError, MissingExtraError
+from declip.spec import check_choice
 from declip.synthesis import masks
-from declip.types import check_choice
 
 try:
     import cv2

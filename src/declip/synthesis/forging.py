@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from declip import weights
 from declip.errors import DatasetError, MissingExtraError
+from declip.models import weights
 from declip.synthesis import classical, inpainters, saliency, upscalers
 from declip.synthesis import masks as mask_shapes
 

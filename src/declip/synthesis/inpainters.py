@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from declip import weights
 from declip.errors import DatasetError, WeightsError
+from declip.models import weights
 from declip.synthesis.classical import Family
 
 if TYPE_CHECKING:

@@ -27,6 +27,7 @@ from PIL import Image
 from declip import datasets
 from declip.errors import DatasetError
 from declip.files import write_atomic
+from declip.results import Sample
 from declip.synthesis import classical, saving
 from declip.synthesis import saliency as salient_maps
 from declip.synthesis.forging import (
@@ -44,7 +45,6 @@ from declip.synthesis.forging import (
 from declip.synthesis.history import History
 from declip.synthesis.pipeline import read, run
 from declip.synthesis.sources import allot, source_of
-from declip.types import Sample
 
 __all__ = ["Places", "Recipe", "make"]
 

@@ -31,9 +31,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from declip import datasets, image
+from declip import datasets
 from declip.errors import DatasetError
 from declip.files import write_atomic
+from declip.images import image
+from declip.results import Sample, check_several
 from declip.synthesis import classical, saving
 from declip.synthesis import masks as mask_shapes
 from declip.synthesis.forging import (
@@ -49,7 +51,6 @@ from declip.synthesis.forging import (
     manipulate,
     needs_donor,
 )
-from declip.types import Sample, check_several
 
 __all__ = ["LAYOUTS", "Layout", "Maker", "read", "run", "synthesize"]
 

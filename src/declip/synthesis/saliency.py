@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from declip import weights
 from declip.errors import MissingExtraError
+from declip.models import weights
 from declip.synthesis import masks
 
 try:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from declip.errors import DatasetError
+from declip.spec import check_choice
 from declip.synthesis import classical
-from declip.types import check_choice
 
 __all__ = [
     "Cropping",

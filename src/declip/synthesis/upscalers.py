@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declip.errors import DatasetError, MissingExtraError, WeightsError
+from declip.models.weights import PackagedFile
 from declip.synthesis.classical import paste
-from declip.weights import PackagedFile
 
 try:
     import cv2

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from declip.errors import WeightsError
-from declip.nn import checkpoint
+from declip.models import checkpoint
 from declip.nn.rivals import cat_net, patch_forensics, pscc_net
 from declip.nn.rivals.patch_forensics import PatchForensics
 from declip.nn.rivals.pscc_net import PsccNet

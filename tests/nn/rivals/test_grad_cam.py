@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from declip.errors import SpecError, WeightsError
 from declip.nn.rivals.grad_cam import GradCam
 from declip.nn.rivals.net import build_rival
+from declip.spec import BackboneSpec, ModelSpec
 from declip.training import TrainConfig
-from declip.types import BackboneSpec, ModelSpec
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

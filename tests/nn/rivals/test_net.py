@@ -13,14 +13,16 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from declip import export, image, training
+from declip import training
 from declip.errors import ExportError, SpecError, WeightsError
-from declip.localizer import load
-from declip.nn import checkpoint
+from declip.images import image
+from declip.localize.localizer import load
+from declip.models import checkpoint, export
 from declip.nn.model import build_network
 from declip.nn.rivals.net import RivalNet, build_rival
+from declip.results import Sample
+from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
 from declip.training import TrainConfig
-from declip.types import BackboneSpec, DecoderSpec, ModelSpec, Sample
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

@@ -1,7 +1,7 @@
 """CAT-Net v2: traces of double compression, read in JPEG's own coefficients (Kwon et al., IJCV 2022).
 
 Two streams, pixels and quantised coefficients, are fused scale by scale. What belongs to one file is given together:
-RGB as (x − 127.5) / 127.5, the luma coefficients each at its place in the picture (declip.jpeg), and their table.
+RGB as (x − 127.5) / 127.5, the luma coefficients each at its place in the picture (images.jpeg), and their table.
 Sides are multiples of 8, on JPEG's grid; what is padded is grey (RGB 0 here) with coefficients 0.
 """
 

@@ -15,7 +15,7 @@ from declip.nn.rivals.net import RivalNet
 from declip.nn.rivals.patch_forensics import PatchForensics
 from declip.nn.rivals.pscc_net import PsccNet
 from declip.nn.rivals.xception import XCEPTION
-from declip.types import BackboneSpec, ModelSpec
+from declip.spec import BackboneSpec, ModelSpec
 
 __all__ = ["FakeClass", "join_pscc_net", "read_rival"]
 

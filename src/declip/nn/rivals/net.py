@@ -15,7 +15,7 @@ from declip.nn.rivals.cat_net import CatNet
 from declip.nn.rivals.grad_cam import GradCam
 from declip.nn.rivals.patch_forensics import PatchForensics
 from declip.nn.rivals.pscc_net import PsccNet
-from declip.types import ModelSpec
+from declip.spec import ModelSpec
 
 __all__ = ["RivalNet", "build_rival"]
 

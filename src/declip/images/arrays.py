@@ -1,0 +1,141 @@
+"""Numbers that are pictures: arrays and tensors, and the deep or float grey of files, as 8 bits.
+
+Floats and deep integers carry no scale of their own. The rules for what is white are written here, once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from declip.errors import ImageError
+from declip.results import Tensor
+
+__all__ = ["depth_note", "float_grey8", "from_tensor", "is_tensor", "scaled_depth", "shape_of", "to_rgb"]
+
+_EXPECTED = (
+    "expected (H, W, 3) RGB, (H, W, 4) RGBA, (H, W) or (H, W, 1) grey, or with the channels first, H and W > 0; "
+    "uint8, uint16 (white = 65535) or floats in [0, 1]"
+)
+
+
+def is_tensor(source: object) -> TypeGuard[Tensor]:
+    """Whether this is a torch tensor, of which torch itself need not be imported."""
+    return any(c.__name__ == "Tensor" and c.__module__.partition(".")[0] == "torch" for c in type(source).__mro__)
+
+
+def from_tensor(source: Tensor) -> NDArray[Any]:
+    """A torch tensor, on any device and with or without a gradient, as an array."""
+    tensor = source.detach().cpu()
+    return np.asarray(tensor.float().numpy() if str(tensor.dtype) == "torch.bfloat16" else tensor.numpy())
+
+
+def shape_of(array: NDArray[Any], name: str) -> tuple[int, int, int]:
+    """(height, width, channels) of a picture; raises ImageError ("input") where that is not clear."""
+    shape = array.shape
+    if len(shape) == 2:
+        shape = (*shape, 1)
+    if len(shape) == 4:
+        raise ImageError(name, "input", f"this is a batch, or a video; give one picture at a time: {_EXPECTED}")
+    if len(shape) != 3 or 0 in shape:
+        raise ImageError(name, "input", _EXPECTED)
+    first, last = shape[0] in (1, 3, 4), shape[2] in (1, 3, 4)
+    if shape[0] == 3 and last and array.ndim == 3:
+        raise ImageError(
+            name,
+            "input",
+            "this may be a picture of 3 rows or one of 3 channels; expected a shape that can be only one of them, "
+            "as (H, W, 3) with H other than 3: give a PIL image, which says it",
+        )
+    if not first and not last:
+        raise ImageError(name, "input", _EXPECTED)
+    return shape if last else (shape[1], shape[2], shape[0])
+
+
+def to_rgb(array: NDArray[Any], name: str) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """An array whose shape `shape_of` accepts, as a picture of its own: ((H, W, 3) uint8, notes).
+
+    Alpha is composited on white. Raises ImageError ("input") for other types and values.
+    """
+    size = shape_of(array, name)
+    if array.ndim == 2:
+        array = array[:, :, None]
+    elif array.shape != size:
+        array = np.moveaxis(array, 0, 2)
+    notes: tuple[str, ...] = ()
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:
+        notes = depth_note(int(array.max()))
+        array = (array >> 8).astype(np.uint8)
+    elif array.dtype.kind == "f":
+        array = _unit_floats(array, name)
+    elif array.dtype != np.uint8:
+        words = "this is a mask, not a picture; " if array.dtype == np.bool_ else ""
+        raise ImageError(name, "input", words + _EXPECTED)
+    match size[2]:
+        case 1:
+            return np.repeat(array, 3, axis=2), notes
+        case 4:
+            rgba = Image.fromarray(np.ascontiguousarray(array))
+            white = Image.new("RGB", rgba.size, "white")
+            white.paste(rgba, mask=rgba.getchannel("A"))
+            return np.array(white), notes
+    # Copied: a caller may reuse its buffer, for the next frame of a video say.
+    return array.copy(order="C"), notes
+
+
+def _unit_floats(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    low, high = float(array.min()), float(array.max())
+    if not (low >= 0 and high <= 1 + 1e-6):  # not: also catches nan
+        raise ImageError(
+            name,
+            "input",
+            f"floats from {low:g} to {high:g}; expected floats in [0, 1]: divide by what is white, or convert to uint8 "
+            "where white is 255 (and undo a network's normalisation)",
+        )
+    scaled = array.astype(np.float32) * np.float32(255)
+    np.minimum(scaled, 255, out=scaled)
+    return np.asarray(np.rint(scaled, out=scaled), np.uint8)
+
+
+# ── deep values ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def scaled_depth(values: NDArray[Any], declared: int) -> int:
+    """How many bits 16-bit values really have, as far as that is certain: 9 to 15, or 16.
+
+    values: of any shape, 0-65535. declared: what the file says (see `containers.significant_bits`). It counts only
+    where no value is beyond it and some value needs its low bits: values that were scaled up to 16 bits as the
+    PNG standard asks, and happen to be dark, have none.
+    """
+    if declared >= 16 or int(values.max()) >= 1 << declared:
+        return 16
+    return declared if np.any(values & ((1 << (16 - declared)) - 1)) else 16
+
+
+def depth_note(highest: int) -> tuple[str, ...]:
+    """What is to be said of 16-bit values that were read as such, by the highest of them."""
+    if not 0 < highest < 4096:
+        return ()
+    bits = 10 if highest < 1024 else 12
+    return (
+        f"No value of this 16-bit picture is above {highest} of 65535, so it was examined nearly black. It may hold "
+        f"{bits} bits that were never scaled: multiply its values by {1 << (16 - bits)} and look again.",
+    )
+
+
+def float_grey8(values: NDArray[np.float32], name: str) -> NDArray[np.uint8]:
+    """Float grey of a file, changed in place, as 8 bits. White is the smallest of 1, 255 and 65535 of which the largest
+    value is at most the double (resampling overshoots); beyond black and white is clipped.
+    """
+    low, high = float(values.min()), float(values.max())
+    white = next((w for w in (1.0, 255.0, 65535.0) if high <= 2 * w), None)
+    if not np.isfinite(low) or not np.isfinite(high) or white is None:
+        raise ImageError(
+            name, "format", f"float grey with values from {low:g} to {high:g}; expected 0-1, 0-255 or 0-65535"
+        )
+    values *= np.float32(255 / white)
+    np.clip(values, 0, 255, out=values)
+    return np.rint(values, out=values).astype(np.uint8)

@@ -1,0 +1,120 @@
+"""JPEG's own numbers: the quantised luma coefficients of a file and their table, as stored and not recomputed.
+
+What a network for traces of compression reads (CAT-Net), and statistics of double compression.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from declip.errors import ImageError, MissingExtraError
+from declip.images import image
+from declip.process import PerProcess
+from declip.results import Photo, PictureLike
+
+__all__ = ["JpegCoefficients", "read_coefficients"]
+
+# Colour spaces whose first component is luma.
+WITH_LUMA = ("JCS_YCbCr", "JCS_GRAYSCALE")
+
+# jpeglib gathers a file's markers in variables of its whole library: two threads that read at once corrupt its memory.
+_ONE_AT_A_TIME = PerProcess(threading.Lock)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class JpegCoefficients:
+    """The luma of a JPEG, as it is stored.
+
+    coefficients: (H8, W8) int16, quantised; each 8×8 block at its place in the picture, row = vertical frequency. H8
+        and W8 are the stored picture's sides, rounded up to multiples of 8.
+    table: (8, 8) int32, the steps: coefficient × step is the DCT (orthonormal) of the grey levels minus 128.
+    was_jpeg: False where the picture was none, and was saved once at quality 100, 4:4:4, for these numbers; of its
+        past they then tell no more than its pixels do.
+    orientation: the EXIF value that still turns this grid into the upright photo's; 1 where both are the same.
+    """
+
+    coefficients: NDArray[np.int16] = field(repr=False)
+    table: NDArray[np.int32] = field(repr=False)
+    was_jpeg: bool
+    orientation: int
+
+    def plane(self, height: int, width: int) -> NDArray[np.float32]:
+        """The coefficients as float32, (height, width), zeros below and to the right of what there is."""
+        h, w = self.coefficients.shape
+        padded = np.zeros((max(h, height), max(w, width)), np.float32)
+        padded[:h, :w] = self.coefficients
+        return padded[:height, :width]
+
+    def __post_init__(self) -> None:
+        h, w = self.coefficients.shape
+        if h % 8 or w % 8 or self.coefficients.dtype != np.int16 or self.table.shape != (8, 8):
+            raise ImageError(
+                "<coefficients>",
+                "input",
+                f"got {self.coefficients.dtype} {(h, w)} and a table {self.table.shape}; "
+                "expected int16 with sides that are multiples of 8, and (8, 8)",
+            )
+
+
+def read_coefficients(source: PictureLike) -> JpegCoefficients:
+    """Read the luma coefficients of a JPEG (baseline or progressive); what is no JPEG is saved as one first.
+
+    source: as for `image.read`. Arrays, PIL images and photos without their file's bytes are no JPEG, and neither
+    is, for want of luma, a JPEG in RGB or CMYK.
+    Raises ImageError as `image.read` does, and of kind "format" for a JPEG that libjpeg does not decode
+    (arithmetic coding); MissingExtraError without the extra `data`.
+    """
+    photo = image.read(source)  # refuses damaged files
+    if photo.data.startswith(b"\xff\xd8\xff"):
+        stored = _decode(photo.data, photo.name)
+        if stored is not None:
+            return JpegCoefficients(
+                coefficients=stored[0], table=stored[1], was_jpeg=True, orientation=photo.orientation
+            )
+    saved = _decode(_save(photo), photo.name)
+    assert saved is not None  # an RGB picture is saved in YCbCr
+    return JpegCoefficients(coefficients=saved[0], table=saved[1], was_jpeg=False, orientation=1)
+
+
+def _save(photo: Photo) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(photo.pixels).save(stream, "JPEG", quality=100, subsampling=0)
+    return stream.getvalue()
+
+
+def _decode(data: bytes, name: str) -> tuple[NDArray[np.int16], NDArray[np.int32]] | None:
+    """(coefficients, table) of the luma; None where the file has none."""
+    try:
+        import jpeglib
+    except ModuleNotFoundError as error:
+        if missing := MissingExtraError.behind(error):
+            raise missing from error
+        raise
+    with tempfile.TemporaryDirectory() as folder:  # jpeglib reads files only
+        path = Path(folder) / "photo.jpg"
+        path.write_bytes(data)
+        try:
+            with _ONE_AT_A_TIME():
+                file: Any = jpeglib.read_dct(str(path))
+                if file.jpeg_color_space.name not in WITH_LUMA:
+                    return None
+                blocks = file.Y  # (rows, columns, 8, 8)
+                table = file.qt[file.quant_tbl_no[0]]
+        except OSError as error:
+            raise ImageError(
+                name,
+                "format",
+                "libjpeg does not decode this kind of JPEG (arithmetic coding, say); save it as a baseline JPEG",
+            ) from error
+    rows, columns = blocks.shape[:2]
+    plane = blocks.transpose(0, 2, 1, 3).reshape(8 * rows, 8 * columns)
+    return np.ascontiguousarray(plane, dtype=np.int16), table.astype(np.int32)

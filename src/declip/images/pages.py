@@ -1,0 +1,282 @@
+"""What a picture file holds beside the one picture that is examined: further pages and frames, videos, gain maps.
+
+`held` looks at a file's bytes and its opened, not yet decoded image; `transparency` at a decoded one. Both only count
+and name: nothing of what they find is decoded here. Order of the pictures: the one that viewers show is the first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, TiffImagePlugin
+
+from declip.images import containers
+
+__all__ = ["Held", "held", "transparency"]
+
+_UNITS = {"TIFF": "pages", "HEIC": "pictures", "JPEG": "pictures"}
+_GAIN_MAP = "A gain map for HDR screens was not examined."
+_DEPTH_MAP = "A depth map was not examined."
+# How gain maps are told of: Adobe's and Google's XMP, Apple's, ISO 21496-1's; and depth maps.
+_SAYS_GAIN_MAP = re.compile(rb"hdrgm:|hdr-gain-map|HDRGainMap|hdrgainmap|urn:iso:std:iso:ts:21496|\"GainMap\"")
+_SAYS_DEPTH_MAP = re.compile(rb"GDepth:|\"Depth\"|depthmap|auxid:2\0")
+_SAYS_VIDEO = re.compile(rb"(?:MicroVideo|MotionPhoto)\s*(?:=\s*[\"']|>)\s*1")
+_VIDEO = re.compile(rb"ftyp(?:mp4|isom|iso\d|qt  |avc1|MSNV|3gp|hvc1|M4V)")
+# Tags of a TIFF: pictures inside of pages, and Photoshop's layers.
+_SUB_PICTURES, _LAYERS = 330, 37724
+_PADDING = b"\0\xff\t\n\r "
+# Of each file. Headers may claim any number, and counting to it takes time.
+_MOST = 1000
+_CONTAINERS = (b"meta", b"moov", b"mpvd")
+
+
+class Held(NamedTuple):
+    """What a file holds. pages: pictures that can be examined. notes: sentences about everything else.
+
+    frames: where Pillow finds each of the pictures. parts: of a JPEG, where the bytes of each begin and end; each is a
+    JPEG of its own.
+    """
+
+    pages: int
+    frames: tuple[int, ...]
+    parts: tuple[tuple[int, int], ...]
+    notes: tuple[str, ...]
+    unit: str
+
+    def notes_on(self, page: int) -> tuple[str, ...]:
+        """The sentences, the first one on which of the pictures was examined. page: from 1."""
+        if self.pages == 1:
+            return self.notes
+        which = "the first one" if page == 1 else f"number {page}"
+        return (f"The file holds {self.pages} {self.unit}; {which} was examined.", *self.notes)
+
+
+def held(data: bytes, kind: str, image: Image.Image, end: int) -> Held:
+    """What a file holds. kind: its format. image: opened by Pillow, for this alone, since counting moves it.
+
+    end: of a JPEG, where the end marker of its first picture is.
+    """
+    unit = _UNITS.get(kind, "frames")
+    if kind == "JPEG":
+        parts, about = _jpeg(data, image, end)
+        return Held(len(parts), (0,) * len(parts), parts, about, unit)
+    notes: list[str] = list(_tiff(image)) if kind == "TIFF" else []
+    main = image.tell() if kind == "HEIC" else 0  # Pillow opens HEIC at the main picture, which need not be the first
+    count, fault = _count_frames(data, kind, image)
+    if fault is not None:
+        notes.append(f"What follows number {count} of the {unit} is damaged, and was not examined ({fault}).")
+    if count > _MOST:
+        count = _MOST
+        notes.append(f"The file holds more than {_MOST} {unit}; those behind cannot be examined.")
+    frames = (main, *(number for number in range(count) if number != main))
+    match kind:
+        case "HEIC" | "AVIF":
+            notes += _boxes(data, kind)
+        case "PNG":
+            notes += _behind(data[max((end for _, _, end in containers.png_chunks(data)), default=8) :])
+        case "WebP":
+            size = 8 + int.from_bytes(data[4:8], "little")
+            notes += _behind(data[size + size % 2 :])
+    return Held(count, frames, ((0, len(data)),) * count, tuple(notes), unit)
+
+
+def _count_frames(data: bytes, kind: str, image: Image.Image) -> tuple[int, Exception | None]:
+    """(How many frames can be found, what is wrong with the next one); beyond _MOST they are not counted."""
+    count = 1
+    try:
+        if kind == "GIF":
+            return _gif_frames(data), None
+        if kind != "TIFF":
+            return getattr(image, "n_frames", 1), None
+        while count <= _MOST:
+            image.seek(count)
+            count += 1
+    except EOFError:
+        return count, None
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise a dozen types for damaged files
+        return count, error
+    return count, None
+
+
+def _gif_frames(data: bytes) -> int:
+    """The image descriptors of a GIF; Pillow would decode what lies between them."""
+    at = 13 + _palette(data[10])
+    frames = 0
+    while at < len(data) and frames <= _MOST:
+        block = data[at]
+        if block == 0x3B:
+            break
+        if block == 0x2C and at + 10 < len(data):
+            frames += 1
+            at += 11 + _palette(data[at + 9])
+        elif block == 0x21:
+            at += 2
+        else:
+            at += 1  # as Pillow does
+            continue
+        while at < len(data) and data[at]:
+            at += 1 + data[at]
+        at += 1
+    return max(1, frames)
+
+
+def _palette(flags: int) -> int:
+    """Bytes of a GIF's palette."""
+    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
+
+
+def transparency(image: Image.Image) -> tuple[str, ...]:
+    """A sentence where parts of a decoded image are transparent, else nothing."""
+    share = _transparent_share(image)
+    if not share:
+        return ()
+    text = "all" if share == 1 else "less than 1 %" if share < 0.01 else f"{min(99, round(100 * share))} %"
+    return (f"Transparent parts ({text} of the picture) were laid on white; what is hidden there was not examined.",)
+
+
+def _transparent_share(image: Image.Image) -> float:
+    """Share of the pixels that are not fully opaque, in [0, 1]."""
+    key = image.info.get("transparency")
+    if image.mode.startswith("I") and isinstance(key, int):
+        return float(np.mean(np.asarray(image) == key))
+    if not image.has_transparency_data:
+        return 0.0
+    has_alpha = image.mode in ("RGBA", "LA")
+    alpha = (image if has_alpha else image.convert("RGBA")).getchannel("A")
+    return 1 - alpha.histogram()[255] / (alpha.width * alpha.height)
+
+
+# --- JPEG -----------------------------------------------------------------------------------------------------------
+
+
+def _jpeg(data: bytes, image: Image.Image, end: int) -> tuple[tuple[tuple[int, int], ...], tuple[str, ...]]:
+    """(Where its pictures begin and end, the notes on everything else)."""
+    parts = [(0, len(data))]
+    notes = []
+    listed, lost = _listed(data, image)
+    words: bytes = image.info.get("xmp", b"")
+    # What announces a gain map or a depth map may stand in the picture or in the map itself.
+    gain, depth = (bool(says.search(words)) for says in (_SAYS_GAIN_MAP, _SAYS_DEPTH_MAP))
+    previews = 0
+    for start, stop, role in listed:
+        is_gain, is_depth = (
+            says.search(data, start, min(stop, start + 65536)) is not None for says in (_SAYS_GAIN_MAP, _SAYS_DEPTH_MAP)
+        )
+        gain, depth = gain or is_gain, depth or is_depth
+        previews += role == "preview"
+        if role == "picture" and not is_gain and not is_depth and len(parts) < _MOST:
+            parts.append((start, stop))
+    if gain:
+        notes.append(_GAIN_MAP)
+    if depth:
+        notes.append(_DEPTH_MAP)
+    if previews:
+        notes.append(
+            f"{_count(previews, 'smaller copy', 'smaller copies')} of the picture inside the file: not examined."
+        )
+    if lost:
+        notes.append(
+            f"The file lists {_count(lost, 'further picture', 'further pictures')} that cannot be found in it."
+        )
+    rest = _unclaimed(data, end + 2, [(start, stop) for start, stop, _ in listed])
+    behind = [note for piece in rest for note in _behind(piece)]
+    notes += behind
+    if _SAYS_VIDEO.search(words) and not any("video" in note for note in behind):
+        notes.append("The file says that it is a motion photo; the video is not in it.")
+    return tuple(parts), tuple(notes)
+
+
+def _listed(data: bytes, image: Image.Image) -> tuple[list[tuple[int, int, str]], int]:
+    """The further pictures that a JPEG's index (MPF) lists: (start, end, "picture" or "preview"), and how many of
+    them are not there."""
+    find: Any = getattr(image, "_getmp", None)
+    try:
+        index = find() if find else None
+    except Exception:  # a damaged index: as for headers
+        return [], 1
+    found: list[tuple[int, int, str]] = []
+    lost = 0
+    for entry in (index or {}).get(0xB002, [])[1:]:
+        start = image.info["mpoffset"] + entry["DataOffset"]
+        stop = min(start + entry["Size"], len(data))  # Pillow itself writes too large a size for the last one
+        if entry["DataOffset"] and data[start : start + 3] == b"\xff\xd8\xff":
+            preview = entry["Attribute"]["MPType"].startswith("Large Thumbnail")
+            found.append((start, stop, "preview" if preview else "picture"))
+        else:
+            lost += 1
+    return found, lost
+
+
+def _unclaimed(data: bytes, start: int, claimed: list[tuple[int, int]]) -> Iterator[bytes]:
+    """The bytes from start on that are in none of the ranges."""
+    for begin, end in sorted(claimed):
+        if begin > start:
+            yield data[start:begin]
+        start = max(start, end)
+    yield data[start:]
+
+
+def _behind(piece: bytes) -> list[str]:
+    """A sentence on bytes that follow the end of a picture; nothing for padding."""
+    if not piece.strip(_PADDING):
+        return []
+    if video := _VIDEO.search(piece):
+        return [
+            f"A video of {_size(len(piece) - video.start() + 4)} behind the photo (a motion photo) was not examined."
+        ]
+    if piece.startswith(b"\xff\xd8\xff"):
+        return [f"Another JPEG of {_size(len(piece))} behind the picture was not examined."]
+    return [f"{_size(len(piece.rstrip(_PADDING)))} behind the end of the picture were not examined."]
+
+
+# --- other formats --------------------------------------------------------------------------------------------------
+
+
+def _tiff(image: Image.Image) -> Iterator[str]:
+    assert isinstance(image, TiffImagePlugin.TiffImageFile)
+    if _SUB_PICTURES in image.tag_v2:
+        yield "Pictures inside of the first page (TIFF's SubIFDs) were not examined."
+    if _LAYERS in image.tag_v2:
+        yield "Photoshop's layers were not examined, only what they add up to."
+
+
+def _boxes(data: bytes, kind: str) -> Iterator[str]:
+    """On what the boxes of a HEIC or AVIF hold."""
+    found = dict(_walk(data))
+    meta = found.get(b"meta", b"")
+    if _SAYS_GAIN_MAP.search(meta) or b"tmap" in meta:
+        yield _GAIN_MAP
+    if _SAYS_DEPTH_MAP.search(meta):
+        yield _DEPTH_MAP
+    if b"mpvd" in found:
+        yield f"A video of {_size(len(found[b'mpvd']))} behind the photo (a motion photo) was not examined."
+    if b"moov" in found and kind == "HEIC":
+        yield "A sequence of pictures or a video inside the file was not examined."
+
+
+def _walk(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(type, content) of the outermost boxes of a HEIC or AVIF that are of use here."""
+    at = 0
+    while at + 8 <= len(data):
+        size, head = int.from_bytes(data[at : at + 4], "big"), 8
+        if size == 1:
+            size, head = int.from_bytes(data[at + 8 : at + 16], "big"), 16
+        end = at + size if size else len(data)
+        if end < at + head:
+            return
+        if data[at + 4 : at + 8] in _CONTAINERS:
+            yield data[at + 4 : at + 8], data[at + head : end]
+        at = end
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+def _size(number: int) -> str:
+    return f"{number / 1e6:.1f} MB" if number >= 100_000 else _count(number, "byte", "bytes")

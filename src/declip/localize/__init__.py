@@ -1,0 +1,1 @@
+"""Localization: photos → scores, masks and verdicts, one or a folder full."""

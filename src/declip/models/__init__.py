@@ -1,0 +1,1 @@
+"""Models: the catalogue, weight files found and checked, checkpoints, conversion and export."""

@@ -1,0 +1,383 @@
+"""Photos, samples and results, and what decides on mask and verdict.
+
+Frozen, keyword-only dataclasses, validated when they are made. Sizes are (height, width) in pixels unless a name says
+otherwise; `logits` are raw, `scores` are floats in [0, 1], a `mask` is boolean and True = manipulated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from declip.errors import ImageError, SpecError
+from declip.regions import MOST, Part, find_parts
+from declip.spec import Calibration, Found, Mode, ModelSpec, Precision, check_choice
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PilImage
+
+__all__ = [
+    "Decision",
+    "Engine",
+    "Localization",
+    "MaskRule",
+    "Photo",
+    "Predictor",
+    "Region",
+    "Sample",
+    "Verdict",
+    "check_several",
+]
+
+Verdict = Literal["manipulated", "inconclusive", "nothing found", "not examined"]
+Polarity = Literal["white", "black"]
+Label = Literal["real", "fake"]
+
+# What the public API takes as a picture; `images.image.read` describes each. Readable: a file open for reading bytes.
+PictureLike: TypeAlias = (
+    "str | Path | bytes | bytearray | memoryview | Readable | PilImage | NDArray[Any] | Tensor | Photo"
+)
+
+
+class Readable(Protocol):
+    """A binary file that is open, or io.BytesIO."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+class Tensor(Protocol):
+    """A torch tensor, without torch."""
+
+    dtype: Any
+    shape: Any
+
+    def detach(self) -> Any: ...
+
+
+# Of 1 - rate, which no binary fraction is.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
+class Photo:
+    """A decoded picture.
+
+    pixels: (H, W, 3) uint8 RGB, upright (EXIF orientation applied once), alpha composited on white.
+    name: path or a short description. data: the file's bytes (empty for arrays and PIL images).
+    orientation: the EXIF value that was undone, 1-8; a reader of stored DCT coefficients needs it.
+    pages: how many pictures the file holds. page: which of them these pixels are, from 1.
+    notes: sentences for people: what of the file was not examined or read, or not as it stands.
+
+    Photos are compared by identity.
+    """
+
+    pixels: NDArray[np.uint8]
+    name: str
+    data: bytes = b""
+    orientation: int = 1
+    pages: int = 1
+    page: int = 1
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        page = f", picture {self.page} of {self.pages}" if self.pages > 1 else ""
+        return f"Photo(name={self.name!r}, {height}×{width} px, {len(self.data)} bytes{page})"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.page <= self.pages:
+            raise ImageError(self.name, "input", f"got picture {self.page} of {self.pages}; expected 1 to {self.pages}")
+        shape, dtype = self.pixels.shape, self.pixels.dtype
+        if len(shape) != 3 or shape[2] != 3 or 0 in shape or dtype != np.uint8:
+            raise ImageError(self.name, "input", f"got {dtype} {shape}; expected uint8 (H, W, 3), H and W > 0")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) px."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One picture of a data set, with its mask where it has one.
+
+    fake_is: which value of the mask FILE is manipulated; resolved only by `image.read_mask`, after which True =
+    manipulated, always. group: variants of one photo share it, and never straddle splits.
+    """
+
+    image: Path
+    mask: Path | None = None
+    fake_is: Polarity = "white"
+    label: Label
+    split: str = ""
+    source: str = ""
+    group: str = ""
+
+    def __post_init__(self) -> None:
+        check_choice(self.label, Label, "label")
+        check_choice(self.fake_is, Polarity, "fake_is")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskRule:
+    """What of a map is in the mask.
+
+    threshold: on scores, in [0, 1]. calibration: None = all scores at or above the threshold are in the mask, and there
+    is no verdict; the same goes for photos of a size that it has too few untouched ones of. Otherwise those connected
+    parts of such scores are in the mask that are stronger than nearly all untouched photos of this size have, and the
+    verdict is that of the strongest one.
+    """
+
+    threshold: float
+    calibration: Calibration | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise SpecError(f"threshold is {self.threshold}; expected in [0, 1], as scores are")
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> MaskRule:
+        """Return a model's own rule, for photos that are localized as its calibration was made."""
+        if spec.calibration is None:
+            return cls(threshold=spec.threshold)
+        return cls(threshold=spec.calibration.threshold, calibration=spec.calibration)
+
+    def decide(self, scores: NDArray[np.float32]) -> Decision:
+        """Apply the rule to a map, (H, W) float32 in [0, 1]."""
+        parts = find_parts(scores, self.threshold)
+        size_class = Calibration.size_class(scores.size)
+        calibration = self.calibration
+        steps = () if calibration is None else calibration.steps(size_class)
+        if calibration is None or not steps:
+            largest = sorted(parts.found, key=lambda part: -part.share)[:MOST]
+            return Decision(mask=parts.labels > 0, regions=tuple(map(_region, largest)))
+        strongest = parts.found[0].evidence if parts.found else 0.0
+        chosen: list[tuple[Part, Region]] = []
+        for part in parts.found[:MOST]:
+            rank = calibration.rank(part.evidence, size_class)
+            step = next((step for step in steps if rank >= 1 - step.rate - _ROUNDING), None)
+            if step is not None:
+                region = _region(part)
+                chosen.append((part, dataclasses.replace(region, rank=rank, verdict=step.word)))
+        word: Verdict = chosen[0][1].verdict or "nothing found" if chosen else "nothing found"
+        return Decision(
+            mask=parts.mask(tuple(part for part, _ in chosen)),
+            regions=tuple(region for _, region in chosen),
+            verdict=word,
+            rank=calibration.rank(strongest, size_class),
+            false_alarm_rate=next((step.rate for step in steps if step.word == word), steps[-1].rate),
+            untouched=calibration.photos[size_class],
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Decision:
+    """What a rule makes of a map: mask and verdict are one thing.
+
+    mask: (H, W) bool. regions: its parts; all of them where there is a verdict, else the 50 largest of at least 0.01 %.
+    verdict: None without a calibration for such a photo. rank: of the strongest part, in [0, 1). false_alarm_rate: the
+    share of untouched photos that get this verdict or a stronger one; of "nothing found", that get one at all.
+    untouched: with how many untouched photos this one was compared.
+    """
+
+    mask: NDArray[np.bool_] = field(repr=False)
+    regions: tuple[Region, ...] = ()
+    verdict: Verdict | None = None
+    rank: float | None = None
+    false_alarm_rate: float | None = None
+    untouched: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Region:
+    """An 8-connected part of a mask.
+
+    bbox: (x0, y0, x1, y1) px, half-open. area: share of the photo, in [0, 1]. score: mean of its scores. rank: the
+    share of untouched photos of this size whose strongest part is weaker. verdict: what that rank stands for; both None
+    where the photo has no verdict.
+    """
+
+    bbox: tuple[int, int, int, int]
+    area: float
+    score: float
+    rank: float | None = None
+    verdict: Found | None = None
+
+
+def _region(part: Part) -> Region:
+    return Region(bbox=part.bbox, area=part.share, score=part.score)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Localization:
+    """The result for one photo.
+
+    scores: (H, W) float32 in [0, 1], 1 = manipulated, on the decoded upright photo's own pixel grid.
+    rule: what of them is in the mask; mask, regions, verdict and score all follow from both.
+    image_score: the network's own number for the whole image, in [0, 1] (see ModelSpec.image_score).
+    out_of_scope: why such a picture is none for a verdict, one sentence (`scope.why_not`); None of a photograph.
+    provenance: what the file says of how it was made (`provenance.Provenance.to_dict`); None where nobody looked.
+    notes: sentences for people, as in `Photo`: what of the file was not examined. pages, page: as in `Photo`.
+    model, sha256: which weights computed it. mode, precision: how. seconds: from reading the picture to this result.
+    """
+
+    # Not slotted: the decision is made once, when it is asked for.
+    name: str
+    scores: NDArray[np.float32] = field(repr=False)
+    rule: MaskRule
+    image_score: float
+    out_of_scope: str | None = None
+    provenance: Mapping[str, Any] | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
+    pages: int = 1
+    page: int = 1
+    model: str
+    sha256: str
+    mode: Mode = "whole"
+    precision: Precision = "exact"
+    seconds: float = 0.0
+
+    @cached_property
+    def _decision(self) -> Decision:
+        if self.out_of_scope is not None and self.rule.calibration is not None:
+            return Decision(mask=np.zeros(self.scores.shape, dtype=bool), verdict="not examined")
+        return self.rule.decide(self.scores)
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(H, W) bool, True = manipulated. Empty where the verdict is "nothing found" or "not examined"."""
+        return self._decision.mask
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """The parts of the mask: strongest first where there is a verdict, else largest first (see `Decision`)."""
+        return self._decision.regions
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """None without a calibration for this mode, precision and size of photo, or with a threshold of one's own."""
+        return self._decision.verdict
+
+    @property
+    def score(self) -> float | None:
+        """In [0, 1]. With a verdict, the rank of the strongest part: 0.993 = stronger than in 99.3 % of untouched
+        photos of this size; None of what was not examined. Without, the image score."""
+        if self.verdict == "not examined":
+            return None
+        rank = self._decision.rank
+        return self.image_score if rank is None else rank
+
+    @property
+    def false_alarm_rate(self) -> float | None:
+        """The share of untouched photos that get this verdict or a stronger one (see `Decision`)."""
+        return self._decision.false_alarm_rate
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """The notes; with a threshold of one's own also why the picture would have got no verdict."""
+        hidden = self.out_of_scope is not None and self.verdict != "not examined"
+        return (*self.notes, self.out_of_scope) if hidden and self.out_of_scope else self.notes
+
+    @property
+    def not_examined(self) -> str | None:
+        """Why there is no verdict where one was to be given, one sentence: the picture is no photograph, say."""
+        return self.out_of_scope if self.verdict == "not examined" else None
+
+    @property
+    def untouched(self) -> int | None:
+        """With how many untouched photos this one was compared."""
+        return self._decision.untouched
+
+    @property
+    def threshold(self) -> float:
+        """Lowest score in a part of the mask."""
+        return self.rule.threshold
+
+    @property
+    def area(self) -> float:
+        """Share of the photo inside the mask, in [0, 1]."""
+        return float(np.mean(self.mask))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys of the command line, the service and the report."""
+        height, width = self.scores.shape
+        return {
+            "image": self.name,
+            "width": width,
+            "height": height,
+            "verdict": self.verdict,
+            "score": self.score,
+            "false_alarm_rate": self.false_alarm_rate,
+            "untouched": self.untouched,
+            "not_examined": self.not_examined,
+            "area": self.area,
+            "regions": [dataclasses.asdict(region) for region in self.regions],
+            "threshold": self.threshold,
+            "image_score": self.image_score,
+            "provenance": None if self.provenance is None else dict(self.provenance),
+            "notes": list(self.said),
+            "pages": self.pages,
+            "page": self.page,
+            "model": self.model,
+            "sha256": self.sha256,
+            "mode": self.mode,
+            "precision": self.precision,
+            "seconds": self.seconds,
+        }
+
+
+def check_several(items: Iterable[Any], call: str) -> None:
+    """Raise ImageError where one thing is given for the list of things that `call` takes.
+
+    Text, bytes and arrays can be iterated over too, and their letters and rows would be taken for pictures. Lists,
+    iterators and stacks of pictures (N, H, W, 3) pass. call: the right call, for the message: "map([…])".
+    """
+    one = isinstance(items, str | bytes | bytearray | memoryview) or not isinstance(items, Iterable)
+    one = one or callable(getattr(items, "read", None))  # an open file: its lines are no pictures
+    if isinstance(items, np.ndarray):
+        # An array of names or objects is a list. Of numbers only a stack of pictures is several of them.
+        one = items.ndim == 0 or (items.ndim < 4 and items.dtype.kind not in "OUST")
+    elif type(items).__module__.partition(".")[0] == "torch":
+        one = getattr(items, "ndim", 4) < 4
+    if one:
+        shown = repr(items) if isinstance(items, str) and len(items) < 80 else f"<{type(items).__name__}>"
+        raise ImageError(shown, "input", f"one thing, where several are expected; give a list: {call}")
+
+
+class Engine(Protocol):
+    """Computes logits; thread-safe. One per weight file and runtime."""
+
+    @property
+    def spec(self) -> ModelSpec: ...
+
+    @property
+    def model(self) -> str:
+        """A short name for results: the catalogue's, or the file's."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """Of the weight file."""
+        ...
+
+    @property
+    def precision(self) -> Precision:
+        """What it does compute in, whatever was asked for: "exact" is fp32, "fast" is less."""
+        ...
+
+    def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """{"image": (N, 3, S, S) float32 normalised RGB, …} → (N, T, T) float32 raw logits."""
+        ...
+
+
+class Predictor(Protocol):
+    """Maps pictures to results in order: a bad file is yielded as its ImageError, never raised."""
+
+    def map(self, images: Iterable[PictureLike], batch_size: int = 8) -> Iterator[Localization | ImageError]: ...

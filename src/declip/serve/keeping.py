@@ -1,0 +1,31 @@
+"""What `--keep` keeps: of every localized picture a folder of its own, with the file, its maps and its row."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from pathlib import Path
+
+from declip.images import image
+from declip.results import Localization, Photo
+
+__all__ = ["keep"]
+
+
+def keep(folder: Path, photo: Photo, result: Localization) -> Path:
+    """Write a new folder in folder: photo (the file's bytes as they came), scores.png, mask.png, overlay.png and
+    result.json; returns it.
+
+    Its name is the time (UTC) and a random word: the client's file name is only in result.json. It appears whole or,
+    after a crash, under a name that begins with a dot. Raises OSError.
+    """
+    name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(8)}"
+    partial = folder / f".{name}"
+    partial.mkdir(parents=True)
+    (partial / "photo").write_bytes(photo.data)
+    image.write_scores(partial / "scores.png", result.scores)
+    image.write_mask(partial / "mask.png", result.mask)
+    (partial / "overlay.png").write_bytes(image.overlay_png(photo, result))
+    (partial / "result.json").write_text(json.dumps(result.to_dict()) + "\n", encoding="utf-8")
+    return partial.rename(folder / name)

@@ -1,0 +1,287 @@
+"""What the service answers, for its OpenAPI description. The rows are `Localization.to_dict()`; a test compares."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from declip import provenance
+from declip.results import Verdict
+from declip.spec import SIZE_CLASSES, Calibration, Found, Mode, Precision
+
+__all__ = [
+    "CredentialsBody",
+    "ErrorRow",
+    "FieldBody",
+    "JpegBody",
+    "Maps",
+    "MetadataBody",
+    "Model",
+    "Models",
+    "ProblemBody",
+    "ReasonBody",
+    "RegionRow",
+    "Results",
+    "Row",
+    "SizeVerdicts",
+    "State",
+    "StepBody",
+    "localize_body",
+    "metadata_body",
+    "report_body",
+    "verdicts_of",
+]
+
+_Share = Field(ge=0, le=1)
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class RegionRow(_Schema):
+    """A connected part of the mask."""
+
+    bbox: tuple[int, int, int, int] = Field(description="x0, y0, x1, y1 in px, half-open")
+    area: float = Field(ge=0, le=1, description="share of the photo")
+    score: float = Field(ge=0, le=1, description="mean of its scores")
+    rank: float | None = Field(
+        ge=0, le=1, description="share of untouched photos of this size without so strong a part"
+    )
+    verdict: Found | None = Field(description="what that rank stands for; null without a verdict on the photo")
+
+
+class Maps(_Schema):
+    """Maps that were asked for, as base64 of PNG files, the photo of a JPEG (in the zip: their names)."""
+
+    scores: str | None = Field(None, description="16-bit grey, 65535 = 1.0")
+    mask: str | None = Field(None, description="8-bit grey, 255 = manipulated")
+    overlay: str | None = Field(None, description="RGB")
+    photo: str | None = Field(None, description="upright, as it was examined; at most 16,384 px a side")
+
+
+class FieldBody(_Schema):
+    """A name and its value, as the file has them: hostile input for whoever shows them."""
+
+    name: str
+    value: str
+
+
+class ReasonBody(_Schema):
+    """A code as its standard writes it, and what it says in plain words."""
+
+    code: str
+    text: str
+
+
+class CredentialsBody(_Schema):
+    """What the file says of how it was made: content credentials (C2PA), XMP, texts of generators."""
+
+    state: provenance.State = Field(description="of the content credentials")
+    meaning: str = Field(description="the state in plain words")
+    headline: str | None = Field(description="what must stand beside any verdict on the pixels; null: nothing is said")
+    generator: provenance.Generator | None = Field(description="what the file says of generators; null is no statement")
+    reasons: list[ReasonBody] = Field(description="the checks, by their C2PA status codes")
+    says: list[ReasonBody] = Field(description="the file's own statements")
+    fields: list[FieldBody] = Field(description="who made and signed the credentials, and their actions")
+
+
+class Row(_Schema):
+    """A picture's result, as `declip localize --json` prints it."""
+
+    image: str = Field(description="the file name as it was sent")
+    width: int = Field(ge=1, description="px, upright")
+    height: int = Field(ge=1, description="px, upright")
+    verdict: Verdict | None = Field(description="null without a calibration for this mode and size, or at a threshold")
+    score: float | None = Field(
+        ge=0,
+        le=1,
+        description="with a verdict: share of untouched photos of this size without so strong a part (null: not "
+        "examined); else the image score",
+    )
+    false_alarm_rate: float | None = Field(
+        ge=0, le=1, description="share of untouched photos that get this verdict or a stronger one"
+    )
+    untouched: int | None = Field(ge=0, description="with how many untouched photos it was compared")
+    not_examined: str | None = Field(description="why there is no verdict on such a picture: no photograph, say")
+    area: float = Field(ge=0, le=1, description="share of the photo inside the mask")
+    regions: list[RegionRow] = Field(description="the parts of the mask: at most 50, the strongest (or largest) first")
+    threshold: float = Field(ge=0, le=1, description="lowest score in a part of the mask")
+    image_score: float = Field(ge=0, le=1, description="the network's own number for the whole image")
+    provenance: CredentialsBody | None = Field(description="what the file says of how it was made")
+    notes: list[str] = Field(description="what of the file was not examined, for people")
+    pages: int = Field(ge=1, description="how many pictures the file holds")
+    page: int = Field(ge=1, description="which of them was examined, from 1")
+    model: str
+    sha256: str = Field(description="of the weight file")
+    mode: Mode
+    precision: Precision
+    seconds: float = Field(ge=0, description="that decoding and localizing took, without waiting")
+    maps: Maps | None = None
+
+
+class ErrorRow(_Schema):
+    """A picture that could not be localized."""
+
+    image: str
+    error: str = Field(description="what is wrong, for people")
+    kind: str = Field(description="for machines: format, corrupt, too-large, input, write or internal")
+
+
+class Results(_Schema):
+    """One row per file, in order."""
+
+    results: list[Row | ErrorRow]
+
+
+class ProblemBody(_Schema):
+    """RFC 9457. errors: the rows of single pictures, where all of them failed."""
+
+    type: Literal["about:blank"]
+    title: str
+    status: int
+    detail: str
+    errors: list[ErrorRow] | None = None
+
+
+class StepBody(_Schema):
+    """A verdict, and the share of untouched photos that get it or a stronger one, at most."""
+
+    word: Found
+    rate: float = Field(ge=0, le=1)
+
+
+class SizeVerdicts(_Schema):
+    """What photos of one size are compared with."""
+
+    size: str
+    untouched: int = Field(ge=0, description="photos")
+    pieces: int = Field(ge=0, description="pictures that they are: whole photos and pieces")
+    steps: list[StepBody]
+
+
+class Model(_Schema):
+    """A model that is served."""
+
+    name: str
+    sha256: str
+    default: bool
+    modes: list[Mode] = Field(description="its own first")
+    threshold: float = Field(ge=0, le=1, description="lowest score in the mask, unless a request gives its own")
+    input_size: int = Field(description="px")
+    calibrated_mode: Mode | None = Field(description="the mode in which it gives verdicts")
+    verdicts: list[SizeVerdicts] = Field(description="which verdicts photos of each size can have")
+    summary: str | None
+    trained_on: str | None
+    license: str | None
+
+
+class Models(_Schema):
+    """The models that are served, the default first, and the limits of a request."""
+
+    models: list[Model]
+    limits: dict[str, float] = Field(description="request_bytes, files, pixels (of each picture), seconds")
+
+
+class JpegBody(_Schema):
+    """How a JPEG was saved the last time."""
+
+    tables: list[list[int]] = Field(description="quantisation steps, each table 64, row by row")
+    quality: int = Field(ge=1, le=100, description="of libjpeg's, whose tables come nearest")
+    distance: float = Field(ge=0, description="mean absolute difference of the steps to those; 0: these very tables")
+    subsampling: str = Field(description='as "4:2:0"; "" where it is none of the usual')
+    progressive: bool
+
+
+class MetadataBody(_Schema):
+    """What a picture file says of itself. Anybody can write, change and remove it."""
+
+    image: str = Field(description="the file name as it was sent")
+    format: str
+    bytes: int = Field(ge=0)
+    sha256: str
+    stored_height: int = Field(ge=1, description="px, before the orientation is applied")
+    stored_width: int = Field(ge=1, description="px, before the orientation is applied")
+    orientation: int = Field(ge=1, le=8)
+    exif: list[FieldBody]
+    software: list[FieldBody]
+    withheld: list[str] = Field(description="names of what is in the file and not shown")
+    has_position: bool
+    position: list[FieldBody] = Field(description="empty unless it was asked for")
+    free_text: list[FieldBody] = Field(description="empty unless the position was asked for: it may name a place")
+    jpeg: JpegBody | None
+    thumbnail: tuple[int, int] | None = Field(description="height, width of the small picture in the file")
+    credentials: CredentialsBody
+    preview: str | None = Field(description="that small picture, base64 of a JPEG of at most 320 px")
+
+
+def verdicts_of(calibration: Calibration | None) -> list[dict[str, Any]]:
+    """Return the rows of `Model.verdicts`."""
+    if calibration is None:
+        return []
+    return [
+        {
+            "size": name,
+            "untouched": calibration.photos[i],
+            "pieces": len(calibration.untouched[i]),
+            "steps": [step._asdict() for step in calibration.steps(i)],
+        }
+        for i, name in enumerate(SIZE_CLASSES)
+    ]
+
+
+class State(_Schema):
+    """Whether the service is there."""
+
+    status: Literal["ok"]
+
+
+def localize_body(models: list[str], files: int) -> dict[str, Any]:
+    """The OpenAPI requestBody of /v1/localize."""
+    properties = {
+        "file": _files(files),
+        **_options(models),
+        "maps": {
+            "type": "string",
+            "pattern": "^(scores|mask|overlay|photo)(,(scores|mask|overlay|photo))*$",
+            "description": "Maps that come with the answer, separated by commas.",
+        },
+    }
+    return _form(properties)
+
+
+def metadata_body() -> dict[str, Any]:
+    """The OpenAPI requestBody of /v1/metadata."""
+    return _form({"file": _files(1), "position": _POSITION})
+
+
+def report_body(models: list[str]) -> dict[str, Any]:
+    """The OpenAPI requestBody of /v1/report."""
+    return _form({"file": _files(1), **_options(models), "position": _POSITION})
+
+
+_POSITION = {
+    "type": "string",
+    "enum": ["true", "false"],
+    "description": "Tell the GPS position and free text, too. Default: false.",
+}
+
+
+def _files(most: int) -> dict[str, Any]:
+    said = "The pictures; the field is repeated for several." if most > 1 else "The picture."
+    items = {"type": "string", "format": "binary"}
+    return {"type": "array", "items": items, "minItems": 1, "maxItems": most, "description": said}
+
+
+def _options(models: list[str]) -> dict[str, Any]:
+    return {
+        "model": {"type": "string", "enum": models},
+        "mode": {"type": "string", "enum": ["whole", "tiled"], "description": "Default: the model's own."},
+        "threshold": {"type": "number", "minimum": 0, "maximum": 1, "description": "Of the mask."},
+    }
+
+
+def _form(properties: dict[str, Any]) -> dict[str, Any]:
+    schema = {"type": "object", "properties": properties, "required": ["file"], "additionalProperties": False}
+    return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}

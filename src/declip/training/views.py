@@ -1,0 +1,176 @@
+"""Samples → what a network is trained on: inputs and targets, whole or cropped, augmented or as they are.
+
+Every random choice is drawn from the seed, the number of the view and the bytes of the picture, so that a view is the
+same in every run and list of samples that it appears in, and `Views.content` can name it.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from declip.errors import DatasetError, WeightsError
+from declip.images import image, jpeg, perturbations
+from declip.models.weights import sha256_of
+from declip.process import cores
+from declip.results import Sample
+from declip.spec import ModelSpec, check_choice
+
+__all__ = ["AUGMENTATIONS", "Inputs", "Target", "Views"]
+
+_MOST_THREADS = 8
+# What decides a target. "mask": every pixel. "image": the whole picture, 1 = manipulated.
+Target = Literal["mask", "image"]
+# What a network takes, by name.
+Inputs: TypeAlias = dict[str, NDArray[np.float32]]
+# "flip": mirrored and turned by quarters; the others are those of `perturbations.augment`, after the resize or crop.
+AUGMENTATIONS: tuple[str, ...] = ("flip", *get_args(perturbations.Augmentation))
+
+
+class Views:
+    """The inputs and targets of samples: whole pictures squashed, or native crops, as the model's mode says.
+
+    seed: of crops and augmentations. augment: of AUGMENTATIONS. share: probability of each but "flip", in [0, 1].
+    A tiled model's crop is drawn anew for each view; without augmentation, a whole picture has one view only.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        spec: ModelSpec,
+        *,
+        seed: int = 0,
+        augment: Sequence[str] = (),
+        share: float = 1.0,
+        target: Target = "mask",
+    ) -> None:
+        check_choice(target, Target, "target")
+        self.samples = list(samples)
+        self.spec = spec
+        self.seed = seed
+        self.augment = tuple(augment)
+        self.share = share
+        self.target = target
+        self._digests: dict[Path, str] = {}
+
+    def __len__(self) -> int:
+        """How many samples."""
+        return len(self.samples)
+
+    def part(self, start: int, stop: int) -> Views:
+        """The same views of the samples from `start` to before `stop`; what is known of their files is shared."""
+        other = copy.copy(self)
+        other.samples = self.samples[start:stop]
+        return other
+
+    def load(self, position: int, view: int = 0) -> tuple[Inputs, NDArray[np.float32]]:
+        """View `view` of a sample: (inputs, target).
+
+        Inputs are {"image": (3, S, S) float32 normalised}; for CAT-Net {"coefficients": (S, S), "table": (8, 8)} of the
+        file, too, as float32, on the grid in which they are stored. The target is (T, T) float32 in [0, 1], the mask
+        resized with antialias and not binarised (paper §4); of whole pictures, for the target "image", () float32,
+        1 = fake.
+        Raises ImageError for a file that cannot be read, DatasetError for a mask that does not fit.
+        """
+        sample, spec = self.samples[position], self.spec
+        rng = np.random.default_rng((self.seed, view, int(self._digest(sample.image)[:16], 16)))
+        photo = image.read(sample.image)
+        pixels, mask = photo.pixels, self._mask(sample, photo.size)
+        inputs: Inputs = {}
+        planes: list[NDArray[Any]] = []
+        if spec.architecture == "cat-net":
+            found = jpeg.read_coefficients(photo)
+            pixels, mask = (image.stored(array, found.orientation) for array in (pixels, mask))
+            height, width = (max(side, spec.input_size) for side in mask.shape)
+            planes, inputs["table"] = [found.plane(height, width)], found.table.astype(np.float32)
+        if spec.mode == "tiled":
+            pixels, mask, *planes = _crop([pixels, mask, *planes], spec.input_size, rng)
+        if planes:
+            inputs["coefficients"] = np.ascontiguousarray(planes[0])
+        if "flip" in self.augment:
+            turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
+            pixels, mask = np.rot90(pixels, turns), np.rot90(mask, turns)
+            if mirrored:
+                pixels, mask = pixels[:, ::-1], mask[:, ::-1]
+        pixels = np.ascontiguousarray(pixels)
+        kinds = [kind for kind in get_args(perturbations.Augmentation) if kind in self.augment]
+        if kinds:
+            pixels = perturbations.augment(image.squash(pixels, spec.input_size), kinds, rng, self.share)
+        if self.target == "image":
+            target = np.asarray(sample.label == "fake", np.float32)
+        else:
+            target = image.resize_scores(np.ascontiguousarray(mask, np.float32), (spec.output_size, spec.output_size))
+        return {"image": image.to_input(pixels, spec)} | inputs, target
+
+    def content(self, position: int, view: int = 0) -> str:
+        """A digest of all that decides the input of a view: the file's bytes and what is done to them."""
+        return _hash(self._description(position, view))
+
+    def target_content(self, position: int, view: int = 0) -> str:
+        """A digest of all that decides the target of a view, beside what decides its input."""
+        sample = self.samples[position]
+        about: dict[str, Any] = {"input": self._description(position, view), "target": self.target}
+        if self.target == "image" or sample.mask is None:
+            about["label"] = sample.label
+        else:
+            about |= {"mask": self._digest(sample.mask), "fake_is": sample.fake_is}
+        return _hash(about | {"size": self.spec.output_size})
+
+    def keys(self, count: int) -> list[tuple[str, str]]:
+        """(content, target content) of `count` views of each sample, the first view of all samples first."""
+        pairs = [(position, view) for view in range(count) for position in range(len(self))]
+        with ThreadPoolExecutor(min(_MOST_THREADS, cores())) as pool:  # hashing files lets other threads run
+            return list(pool.map(lambda pair: (self.content(*pair), self.target_content(*pair)), pairs))
+
+    def _description(self, position: int, view: int) -> dict[str, Any]:
+        spec = dataclasses.asdict(self.spec)
+        about = {key: spec[key] for key in ("input_size", "mean", "std", "mode")} | {
+            "image": self._digest(self.samples[position].image)
+        }
+        if self.spec.mode == "tiled" or self.augment:
+            about |= {"seed": self.seed, "view": view, "augment": sorted(self.augment), "share": self.share}
+        return about
+
+    def _digest(self, path: Path) -> str:
+        if path not in self._digests:
+            try:
+                self._digests[path] = sha256_of(path)
+            except WeightsError as error:  # what it calls every file
+                raise DatasetError(f"{path} cannot be read: {error.__cause__}") from error
+        return self._digests[path]
+
+    def _mask(self, sample: Sample, size: tuple[int, ...]) -> NDArray[np.bool_]:
+        if self.target == "image" or (sample.label == "real" and sample.mask is None):
+            return np.zeros(size, bool)
+        mask = image.read_mask(sample)
+        if mask.shape != size:
+            raise DatasetError(f"{sample.mask} is {mask.shape}, its picture {size}; they must agree")
+        return mask
+
+
+def _crop(arrays: Sequence[NDArray[Any]], size: int, rng: np.random.Generator) -> list[NDArray[Any]]:
+    """The same random native crop, size × size, of arrays (H, W, …); a smaller one is padded by reflection first, as
+    the localizer does.
+
+    Corners are multiples of 8, as the localizer's are: JPEG's grid keeps its phase.
+    """
+    y, x = (8 * int(rng.integers((max(side, size) - size) // 8 + 1)) for side in arrays[0].shape[:2])
+    crops = []
+    for array in arrays:
+        missing = [(0, max(0, size - side)) for side in array.shape[:2]] + [(0, 0)] * (array.ndim - 2)
+        whole = np.pad(array, missing, mode="reflect") if any(pad for _, pad in missing) else array
+        crops.append(whole[y : y + size, x : x + size])
+    return crops
+
+
+def _hash(about: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,346 @@
+"""Damage beside the picture leaves it readable, and is told; damage in it does not."""
+
+import io
+import struct
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from declip.errors import ImageError
+from declip.images import damage, image
+from declip.report import metadata
+from tests.test_image import encode, scene, textured
+
+JUNK = bytes(np.random.default_rng(0).integers(0, 256, 300, dtype=np.uint8))
+
+
+@pytest.fixture(autouse=True)
+def pillows_warnings() -> Iterator[None]:
+    """Pillow also warns of such files, where it does not fail."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(*chunks: bytes, late: bool = False) -> bytes:
+    plain = encode(scene(), "PNG")
+    at = len(plain) - 12 if late else 33
+    return plain[:at] + b"".join(chunks) + plain[at:]
+
+
+def assert_read(data: bytes, pixels: np.ndarray, words: str) -> None:
+    photo = image.read(data)
+    assert np.array_equal(photo.pixels, pixels)
+    assert photo.data == data
+    assert any(words in note for note in photo.notes) if words else photo.notes == ()
+    assert metadata.read(photo) is not None and metadata.read(photo, position=True) is not None
+
+
+# ── PNG ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+LONG = zlib.compress(b'{"node":1}' * 210_000)
+TOO_LONG = {
+    "zTXt": chunk(b"zTXt", b"workflow\0\0" + LONG),
+    "iTXt": chunk(b"iTXt", b"workflow\0\1\0\0\0" + LONG),
+    "iTXt XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + LONG),
+    "iCCP": chunk(b"iCCP", b"profile\0\0" + LONG),
+    "iTXt plain": chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + b"x" * 2_000_000),
+}
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("name", TOO_LONG)
+def test_text_that_is_too_long_leaves_a_png_readable(name: str, late: bool) -> None:
+    text = chunk(b"tEXt", b"Software\0a program")
+    data = png(text, TOO_LONG[name], late=late)
+    assert_read(data, scene(), f"({name[:4]}) is too long; it was not read")
+    found = metadata.read(image.read(data))
+    assert found is not None and ("PNG Software", "a program") in found.software  # what is whole is still shown
+
+
+def test_much_text_leaves_a_png_readable(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [chunk(b"zTXt", b"%d\0\0" % i + zlib.compress(bytes(900_000))) for i in range(3)]
+    assert_read(png(*texts), scene(), "")
+    monkeypatch.setattr("PIL.PngImagePlugin.MAX_TEXT_MEMORY", 2_000_000)
+    assert_read(png(*texts), scene(), "(zTXt) is too long")
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("body", [b"", b"\0", b"k\0", b"k\0\1\2\3", JUNK[:8], JUNK[:31], JUNK])
+@pytest.mark.parametrize(
+    "kind", ["pHYs", "gAMA", "cHRM", "sRGB", "eXIf", "iCCP", "zTXt", "iTXt", "tEXt", "acTL", "abCd"]
+)
+def test_a_damaged_side_chunk_leaves_a_png_readable(kind: str, body: bytes, late: bool) -> None:
+    data = png(chunk(kind.encode(), body), late=late)
+    assert np.array_equal(image.read(data).pixels, scene())
+    wrong_sum = chunk(kind.encode(), body)[:-1] + b"?"
+    if chunk(kind.encode(), body) != wrong_sum:
+        assert_read(png(wrong_sum, late=late), scene(), f"({kind}) is damaged; it was not read and is not shown")
+
+
+def test_short_chunks_are_told() -> None:
+    for kind, body in (
+        (b"pHYs", bytes(8)),
+        (b"gAMA", b"\0"),
+        (b"cHRM", bytes(31)),
+        (b"sRGB", b""),
+        (b"iCCP", b"a\0\7b"),
+    ):
+        assert_read(png(chunk(kind, body)), scene(), f"({kind.decode()}) is damaged")
+    assert_read(png(chunk(b"pHYs", struct.pack(">IIB", 2835, 2835, 1))), scene(), "")
+
+
+def test_a_damaged_animation_leaves_its_first_picture() -> None:
+    frames = [Image.fromarray(scene()), Image.fromarray(255 - scene())]
+    whole = encode(frames[0], "PNG", save_all=True, append_images=frames[1:])
+    assert image.read(whole).notes == ("The file holds 2 frames; the first one was examined.",)
+    for kind in (b"acTL", b"fcTL", b"fdAT"):
+        data = bytearray(whole)
+        data[whole.index(kind) + 8] ^= 1
+        photo = image.read(bytes(data))
+        assert np.array_equal(photo.pixels, scene())
+        assert "The animation in this PNG is damaged; only its first picture was read." in photo.notes
+
+
+def test_damage_that_changes_a_png_stays_an_error() -> None:
+    keyed = encode(scene(), "PNG", transparency=(10, 20, 30))
+    for kind in (b"IHDR", b"IDAT", b"tRNS"):
+        data = bytearray(keyed)
+        data[keyed.index(kind) + 5] ^= 1
+        with pytest.raises(ImageError) as error:
+            image.read(bytes(data))
+        assert error.value.kind == "corrupt"
+
+
+# ── JPEG ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def segment(number: int, body: bytes) -> bytes:
+    return bytes([0xFF, number]) + struct.pack(">H", len(body) + 2) + body
+
+
+HEADS = (
+    b"",
+    b"JFIF\0",
+    b"Exif\0\0",
+    b"http://ns.adobe.com/xap/1.0/\0",
+    b"ICC_PROFILE\0",
+    b"MPF\0",
+    b"FPXR\0",
+    b"Adobe",
+)
+HEADS += (b"Photoshop 3.0\0", b"Photoshop 3.0\x008BIM")
+
+
+@pytest.mark.parametrize("number", [*range(0xE0, 0xF0), 0xFE])
+def test_damaged_segments_leave_a_jpeg_readable(number: int) -> None:
+    plain = encode(scene(), "JPEG", quality=90)
+    expected = image.read(plain).pixels
+    for head in HEADS:
+        for body in (b"", b"\0", b"\1\1", JUNK[:12], JUNK, b"II*\0\x08\0\0\0\xff\xff" + JUNK):
+            if head == b"Adobe" and number == 0xEE and len(body) >= 7:
+                continue  # says how colours are coded
+            data = plain[:2] + segment(number, head + body) + plain[2:]
+            photo = image.read(data)
+            assert np.array_equal(photo.pixels, expected), (head, body)
+            assert metadata.read(photo, position=True) is not None
+
+
+def test_what_a_jpeg_says_of_its_turn_counts_beside_damage() -> None:
+    exif = Image.Exif()
+    exif[0x112] = 6
+    plain = encode(scene(), "JPEG", quality=90, exif=exif)
+    data = plain[:2] + segment(0xE2, b"ICC_PROFILE\0") + plain[2:]
+    with pytest.raises(OSError), Image.open(io.BytesIO(data)):
+        pass
+    photo = image.read(data)
+    assert photo.orientation == 6 and photo.size == (160, 120)
+    assert photo.notes == (
+        "What this JPEG says beside its picture (as EXIF, text or profile) is damaged; it was not read.",
+    )
+
+
+END = "The file ends without its end marker; every pixel was there."
+SAVED: dict[str, Callable[[], bytes]] = {
+    "baseline": lambda: encode(textured(), "JPEG", quality=90),
+    "grey": lambda: encode(textured()[:, :, 0], "JPEG", quality=90),
+    "progressive": lambda: encode(textured(), "JPEG", quality=90, progressive=True),
+    "restarts": lambda: encode(textured(), "JPEG", quality=90, restart_marker_rows=1),
+    "cmyk": lambda: encode(Image.fromarray(textured()).convert("CMYK"), "JPEG", quality=90),
+    "one colour": lambda: encode(np.full((64, 64, 3), 128, np.uint8), "JPEG"),
+}
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_a_jpeg_without_its_end_marker_is_read_if_every_pixel_came(name: str) -> None:
+    whole = SAVED[name]()
+    expected = image.read(whole).pixels
+    assert image.read(whole).notes == ()
+    # Zeros that fill a file up cannot be told from a last byte of zero, as that of one colour has it.
+    zeros = () if name == "one colour" else (whole[:-2] + bytes(50), whole[:-2] + bytes(9000))
+    for data in (whole[:-2], whole[:-1], *zeros):
+        photo = image.read(data)
+        assert np.array_equal(photo.pixels, expected) and photo.notes == (END,) and photo.data == data
+
+
+@pytest.mark.parametrize("name", [name for name in SAVED if name != "one colour"])
+def test_a_jpeg_without_its_last_pixels_is_corrupt(name: str) -> None:
+    whole = SAVED[name]()
+    # One byte less may still hold all bits but those that fill it up.
+    for lacking in (4, 5, 6, 8, 12, 20, 50, 300):
+        for rest in (b"", bytes(9000), b"\xff"):
+            with pytest.raises(ImageError, match=r"truncated or damaged") as error:
+                image.read(whole[:-lacking] + rest)
+            assert error.value.kind == "corrupt", (lacking, rest)
+
+
+def test_what_follows_a_jpeg_is_told() -> None:
+    plain = encode(scene(), "JPEG")
+    expected = image.read(plain).pixels
+    photo = image.read(plain + b"more than a picture" + bytes(9))
+    assert np.array_equal(photo.pixels, expected)
+    assert photo.notes == ("19 bytes behind the end of the picture were not examined.",)
+    assert image.read(plain + bytes(99)).notes == ()
+
+
+# ── TIFF, WebP, GIF, AVIF and HEIC ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_damaged_side_tags_leave_a_tiff_readable(compression: str | None) -> None:
+    plain = encode(scene(30, 40), "TIFF", compression=compression)
+    at = struct.unpack("<I", plain[4:8])[0]
+    count = struct.unpack("<H", plain[at : at + 2])[0]
+    own = [plain[at + 2 + 12 * i : at + 14 + 12 * i] for i in range(count)]
+    told = 0
+    for tag in (270, 282, 296, 700, 34665, 34675):
+        for kind in (2, 3, 5, 12, 13, 77):
+            for number, value in ((1, 5), (1000, 8), (4_000_000_000, 8), (1, 4_000_000_000), (0, 0)):
+                entries = [e for e in own if struct.unpack("<H", e[:2])[0] != tag]
+                entries.append(struct.pack("<HHII", tag, kind, number, value))
+                entries.sort(key=lambda e: struct.unpack("<H", e[:2])[0])
+                table = struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+                data = plain[:4] + struct.pack("<I", len(plain)) + plain[8:] + table
+                photo = image.read(data)
+                assert np.array_equal(photo.pixels, scene(30, 40)), (tag, kind, number, value)
+                told += any("beside its picture" in note for note in photo.notes)
+                assert metadata.read(photo) is not None
+    assert told  # some of them Pillow does not read
+
+
+def test_damaged_side_chunks_leave_a_webp_readable() -> None:
+    plain = encode(scene(), "WEBP", lossless=True, exif=b"II*\0" + JUNK, xmp=b"<x/>" * 30, icc_profile=JUNK)
+    assert_read(plain, scene(), "")
+    exif = plain.index(b"EXIF")
+    for data in (plain[: exif + 40], plain[: exif + 4] + struct.pack("<I", 3) + plain[exif + 8 :]):
+        assert_read(data, scene(), "What this WebP says beside its picture")
+    with pytest.raises(ImageError, match="damaged"):
+        image.read(plain[: exif - 500])
+
+
+def test_empty_and_unknown_extensions_leave_a_gif_readable() -> None:
+    plain = encode(scene(), "GIF")
+    expected = image.read(plain).pixels
+    at = 13 + 3 * (2 << (plain[10] & 7))
+    for label in (b"\xfe", b"\xff", b"\x01", b"\x77"):
+        for body in (b"", b"\x05hello", b"\xff" + JUNK[:255], b"\x0bNETSCAPE2.0"):
+            photo = image.read(plain[:at] + b"!" + label + body + b"\0" + plain[at:])
+            assert np.array_equal(photo.pixels, expected), (label, body)
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "HEIF"])
+def test_damaged_exif_leaves_an_avif_or_heic_readable(kind: str) -> None:
+    exif = Image.Exif()
+    exif[0x10F] = "a maker of cameras"
+    data = encode(scene(), kind, quality=90, exif=exif.tobytes())
+    expected = image.read(data).pixels
+    at = max(data.rfind(b"MM\0*"), data.rfind(b"II*\0"))
+    for position in range(at, at + 24):
+        hurt = bytearray(data)
+        hurt[position] ^= 0xA5
+        assert np.array_equal(image.read(bytes(hurt)).pixels, expected), position - at
+
+
+def test_nothing_is_taken_out_of_a_picture_alone() -> None:
+    assert damage.bare(encode(scene(), "BMP"), "BMP") is None
+    assert damage.bare(b"", "GIF") is None and damage.bare(b"II*\0", "TIFF") is None
+    assert damage.bare(encode(scene(), "PNG"), "PNG") is None
+    exif = b"Exif\0\0II*\0" + bytes(90)
+    for kind, data in (
+        ("JPEG", encode(scene(), "JPEG", exif=exif)),
+        ("PNG", encode(scene(), "PNG", exif=exif)),
+        ("WebP", encode(scene(), "WEBP", exif=exif)),
+        ("TIFF", encode(scene(), "TIFF", tiffinfo={270: "a description"})),
+        ("TIFF", encode(scene(), "TIFF", tiffinfo={270: "a description"}, big_tiff=True)),
+    ):
+        bare = damage.bare(data, kind)  # type: ignore[arg-type]
+        assert bare is not None and np.array_equal(image.read(bare).pixels, image.read(data).pixels)
+
+
+# ── maps of other methods ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_scores_of_other_methods(tmp_path: Path) -> None:
+    scores = np.linspace(0, 1, 600, dtype=np.float32).reshape(20, 30)
+    np.savez(tmp_path / "trufor.npz", map=scores, conf=scores * 0, score=0.9, imgsize=(20, 30))
+    np.savez_compressed(tmp_path / "packed.npz", map=scores[None].astype(np.float64))
+    Image.fromarray(scores).save(tmp_path / "float.tif")
+    Image.fromarray(scores).save(tmp_path / "float.tiff", compression="tiff_lzw")
+    for name in ("trufor.npz", "packed.npz", "float.tif", "float.tiff"):
+        read = image.read_scores(tmp_path / name)
+        assert read.dtype == np.float32 and np.array_equal(read, scores), name
+        assert read.flags.writeable
+    deep = np.rint(scores * 65535).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.tif")
+    Image.fromarray((deep >> 8).astype(np.uint8)).save(tmp_path / "eight.tif")
+    assert np.abs(image.read_scores(tmp_path / "deep.tif") - scores).max() < 1e-5
+    assert np.abs(image.read_scores(tmp_path / "eight.tif") - scores).max() < 1 / 200
+
+
+def test_scores_of_other_methods_that_are_none(tmp_path: Path) -> None:
+    scores = np.full((4, 6), 0.5, np.float32)
+    np.savez(tmp_path / "keys.npz", conf=scores, heat=scores)
+    np.savez(tmp_path / "logits.npz", map=scores * 9)
+    np.savez(tmp_path / "objects.npz", map=np.array([{}], dtype=object))
+    Image.fromarray(scores * 9).save(tmp_path / "logits.tif")
+    Image.fromarray(scene()).save(tmp_path / "colour.tif")
+    (tmp_path / "no.npz").write_bytes(b"PK no archive")
+    with (
+        zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("map.npy", "w") as f,
+    ):
+        for _ in range(40):
+            f.write(bytes(1 << 20))
+    for name, kind, words in (
+        ("keys.npz", "input", r"holds the arrays \['conf', 'heat'\]; expected scores under the name \"map\""),
+        ("logits.npz", "input", "values from 4.5 to 4.5; expected scores in"),
+        ("objects.npz", "corrupt", "cannot be read as one array"),
+        ("logits.tif", "input", "values from 4.5 to 4.5; expected scores in"),
+        ("colour.tif", "format", "a TIFF of mode RGB; expected grey of 8 or 16 bits or of floats"),
+        ("no.npz", "corrupt", "this .npz cannot be read"),
+        ("bomb.npz", "corrupt", "cannot be read as one array"),
+    ):
+        with pytest.raises(ImageError, match=words) as error:
+            image.read_scores(tmp_path / name)
+        assert error.value.kind == kind, name
+
+
+def test_the_size_of_an_archived_map_is_checked_before_it_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez_compressed(tmp_path / "a.npz", map=np.zeros((300, 300), np.float32))
+    monkeypatch.setattr(image, "MAX_PIXELS", 10_000)
+    monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("unpacked"))
+    with pytest.raises(ImageError, match="larger than 10000 values") as error:
+        image.read_scores(tmp_path / "a.npz")
+    assert error.value.kind == "too-large"

@@ -1,0 +1,182 @@
+"""JPEG's own numbers, against files whose coefficients are known, and against a transform computed here."""
+
+from __future__ import annotations
+
+import io
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import fft
+
+from declip.errors import ImageError, MissingExtraError
+from declip.images import image
+from declip.images.jpeg import JpegCoefficients, read_coefficients
+
+# Annex K of the JPEG standard: the luma table at quality 50.
+ROWS = [[16, 11, 10, 16, 24, 40, 51, 61], [12, 12, 14, 19, 26, 58, 60, 55]]
+
+
+def photo(height: int, width: int) -> NDArray[np.uint8]:
+    """Smooth in one direction more than in the other, so that a transposed block is another one."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:height, :width]
+    grey = 120 + 60 * np.sin(rows / 3) + 30 * np.sin(columns / 17) + rng.normal(0, 5, (height, width))
+    return np.clip(np.stack([grey, grey * 0.8, grey * 1.1], axis=2), 0, 255).astype(np.uint8)
+
+
+def encoded(pixels: NDArray[np.uint8], format: str = "JPEG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format, **options)
+    return stream.getvalue()
+
+
+def transformed(grey: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """The orthonormal DCT of every 8×8 block, at its place; sides must be multiples of 8."""
+    h, w = grey.shape
+    blocks = (grey.astype(float) - 128).reshape(h // 8, 8, w // 8, 8)
+    return fft.dctn(blocks, axes=(1, 3), norm="ortho").reshape(h, w)
+
+
+def steps(found: JpegCoefficients) -> NDArray[np.int32]:
+    h, w = found.coefficients.shape
+    return np.tile(found.table, (h // 8, w // 8))
+
+
+@pytest.mark.parametrize("quality", [100, 75])
+def test_coefficients_are_the_transform_of_the_pixels(quality: int) -> None:
+    grey = photo(40, 64)[:, :, 0]
+    found = read_coefficients(encoded(grey, quality=quality))
+    assert found.was_jpeg and found.orientation == 1 and found.coefficients.shape == (40, 64)
+    assert found.coefficients.dtype == np.int16 and found.table.dtype == np.int32
+    apart = np.abs(found.coefficients - transformed(grey) / steps(found))
+    assert apart.max() <= 1 and apart.mean() < 0.3  # rounding alone leaves 0.25
+    assert np.abs(found.coefficients).max() > 20
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 2}])
+def test_luma_is_the_same_however_the_file_is_written(options: dict[str, object]) -> None:
+    pixels = photo(48, 64)
+    found = read_coefficients(encoded(pixels, quality=50, **options))
+    assert found.table[:2].tolist() == ROWS
+    luma = np.asarray(Image.fromarray(pixels).convert("YCbCr"))[:, :, 0]
+    apart = np.abs(found.coefficients - transformed(luma) / steps(found))
+    assert apart.max() <= 1 and apart.mean() < 0.3
+
+
+def test_known_coefficients_come_back(tmp_path: Path) -> None:
+    jpeglib = pytest.importorskip("jpeglib")
+    rng = np.random.default_rng(1)
+    # Blocks are flat but for small waves, so that the pixels stay in range.
+    blocks = rng.integers(-3, 4, (5, 7, 8, 8)).astype(np.int16)
+    table = rng.integers(1, 12, (1, 8, 8)).astype(np.uint16)
+    jpeglib.from_dct(blocks, qt=table).write_dct(str(tmp_path / "known.jpg"))
+    found = read_coefficients(tmp_path / "known.jpg")
+    assert found.was_jpeg and np.array_equal(found.table, table[0])
+    for row in range(5):
+        for column in range(7):
+            place = found.coefficients[8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
+            assert np.array_equal(place, blocks[row, column])
+
+
+def test_sides_are_rounded_up_to_blocks() -> None:
+    found = read_coefficients(encoded(photo(37, 53), quality=90, subsampling=2))
+    assert found.coefficients.shape == (40, 56)
+
+
+def test_what_is_no_jpeg_is_saved_once_at_quality_100() -> None:
+    pixels = photo(40, 48)
+    expected = read_coefficients(encoded(pixels, quality=100, subsampling=0))
+    for source in (encoded(pixels, "PNG"), pixels, Image.fromarray(pixels)):
+        found = read_coefficients(source)
+        assert not found.was_jpeg and found.orientation == 1
+        assert (found.table == 1).all() and np.array_equal(found.coefficients, expected.coefficients)
+    assert expected.was_jpeg
+
+
+@pytest.mark.parametrize("options", [{"keep_rgb": True}, {"mode": "CMYK"}])
+def test_a_jpeg_without_luma_counts_as_none(options: dict[str, object]) -> None:
+    pixels = photo(40, 48)
+    stream = io.BytesIO()
+    mode = str(options.pop("mode", "RGB"))
+    Image.fromarray(pixels).convert(mode).save(stream, "JPEG", quality=60, **options)
+    found = read_coefficients(stream.getvalue())
+    assert not found.was_jpeg and (found.table == 1).all()
+
+
+def test_the_grid_is_the_stored_one() -> None:
+    pixels = photo(40, 64)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(pixels, quality=90, exif=exif.tobytes())
+    found = read_coefficients(data)
+    assert image.read(data).size == (64, 40)
+    assert found.orientation == 6 and found.coefficients.shape == (40, 64)
+    assert np.array_equal(found.coefficients, read_coefficients(encoded(pixels, quality=90)).coefficients)
+
+
+def test_damaged_files_are_refused() -> None:
+    data = encoded(photo(64, 64), quality=90)
+    with pytest.raises(ImageError, match="truncated") as caught:
+        read_coefficients(data[: len(data) // 2])
+    assert caught.value.kind == "corrupt"
+
+
+def test_threads_read_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """jpeglib's memory is corrupted otherwise, and the process ends."""
+    import jpeglib
+
+    busy = threading.Lock()
+    reads: list[bool] = []
+
+    class Watched:
+        """A file of jpeglib, of which everything is read slowly."""
+
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def __getattr__(self, name: str) -> Any:
+            reads.append(busy.acquire(blocking=False))
+            time.sleep(0.002)
+            if reads[-1]:
+                busy.release()
+            return getattr(self.file, name)
+
+    read_dct = jpeglib.read_dct
+    monkeypatch.setattr(jpeglib, "read_dct", lambda path: Watched(read_dct(path)))
+    stream = io.BytesIO()
+    Image.fromarray(np.full((16, 16, 3), 99, np.uint8)).save(stream, "JPEG")
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(read_coefficients, [stream.getvalue()] * 8))
+    assert len(reads) == 8 * 4 and all(reads)
+    assert all(np.array_equal(one.coefficients, found[0].coefficients) for one in found)
+
+
+def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jpeglib", None)
+    with pytest.raises(MissingExtraError, match=r"declip\[data\]"):
+        read_coefficients(photo(16, 16))
+
+
+def test_blocks_that_are_cut_are_refused() -> None:
+    with pytest.raises(ImageError, match="multiples of 8"):
+        JpegCoefficients(
+            coefficients=np.zeros((8, 12), np.int16), table=np.ones((8, 8), np.int32), was_jpeg=True, orientation=1
+        )
+
+
+def test_arithmetic_coding_is_named(tmp_path: Path) -> None:
+    jpeglib = pytest.importorskip("jpeglib")
+    (tmp_path / "plain.jpg").write_bytes(encoded(photo(16, 16)))
+    with jpeglib.version("turbo210"):
+        jpeglib.read_dct(str(tmp_path / "plain.jpg")).write_dct(str(tmp_path / "coded.jpg"), flags=["+ARITH_CODE"])
+    with pytest.raises(ImageError, match="baseline JPEG") as caught:
+        read_coefficients(tmp_path / "coded.jpg")
+    assert caught.value.kind == "format"

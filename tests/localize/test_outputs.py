@@ -1,0 +1,520 @@
+"""Pictures in folders → maps in a folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from declip.errors import DeclipError, ImageError, MissingExtraError
+from declip.files import Skipped
+from declip.images import image
+from declip.localize import outputs
+from declip.localize.localizer import Localizer
+from declip.localize.outputs import Pair, find_pictures, localize_files
+from declip.results import Localization, MaskRule, Photo
+from declip.spec import BackboneSpec, DecoderSpec, ModelSpec, Precision
+
+
+class BrightnessLocalizer:
+    """Scores = brightness: what is white is manipulated. Notes the batches it was given."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+
+    def map(self, images: Iterable[Any], batch_size: int = 8) -> Iterator[Localization | ImageError]:
+        photos: list[Photo] = list(images)
+        assert all(isinstance(photo, Photo) for photo in photos)  # decoded once, not again
+        assert len(photos) <= batch_size
+        if photos:
+            self.batches.append([Path(photo.name).name for photo in photos])
+        for photo in photos:
+            yield self.one(photo)
+
+    def one(self, photo: Photo) -> Localization | ImageError:
+        scores = photo.pixels.mean(axis=2, dtype=np.float32) / 255
+        return Localization(
+            name=photo.name,
+            scores=scores,
+            rule=MaskRule(threshold=0.5),
+            image_score=float(scores.mean()),
+            model="brightness",
+            sha256="00" * 32,
+            seconds=1000.0,
+        )
+
+
+def picture(path: Path, size: tuple[int, int] = (6, 9), white: int = 3) -> Path:
+    """A black PNG or lossless WebP, its first `white` columns white."""
+    pixels = np.zeros((*size, 3), np.uint8)
+    pixels[:, :white] = 255
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, format="PNG")
+    return path
+
+
+def names(pairs: list[Pair]) -> list[str]:
+    return [pair.name.as_posix() for pair in pairs]
+
+
+def run(paths: list[Path], out: Path, **options: Any) -> list[dict[str, Any]]:
+    return list(localize_files(BrightnessLocalizer(), find_pictures(paths)[0], out, **options))
+
+
+def kinds(rows: list[dict[str, Any]]) -> list[str | None]:
+    return [row.get("kind") for row in rows]
+
+
+# --- which pictures -------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_read_recursively_in_sorted_order(tmp_path: Path) -> None:
+    for name in ("b.png", "a.JPG", "sub/deep/c.webp", "sub/a.png", "notes.txt", "sub/README", "photo.jpg.txt"):
+        picture(tmp_path / name)
+    pairs, skipped = find_pictures([tmp_path])
+    assert names(pairs) == ["a.JPG", "b.png", "sub/a.png", "sub/deep/c.webp"]
+    assert [pair.path for pair in pairs] == [tmp_path / pair.name for pair in pairs]
+    assert skipped == Skipped(others=3)
+
+
+def test_extensions_are_read_in_either_case(tmp_path: Path) -> None:
+    for extension in image.EXTENSIONS:
+        picture(tmp_path / f"a{extension}")
+        picture(tmp_path / f"B{extension.upper()}")
+    assert len(find_pictures([tmp_path])[0]) == 2 * len(image.EXTENSIONS)
+
+
+def test_hidden_names_are_passed_over_unless_given(tmp_path: Path) -> None:
+    for name in ("IMG_1.jpg", "._IMG_1.jpg", "__MACOSX/._IMG_1.jpg", ".thumbs/a.jpg"):
+        picture(tmp_path / name)
+    pairs, skipped = find_pictures([tmp_path])
+    assert names(pairs) == ["IMG_1.jpg"] and skipped == Skipped(hidden=3)
+    assert names(find_pictures([tmp_path / ".thumbs"])[0]) == ["a.jpg"]
+    assert names(find_pictures([tmp_path / "._IMG_1.jpg"])[0]) == ["._IMG_1.jpg"]
+
+
+def test_no_picture_at_all_is_an_error_that_says_what_is_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("other/notes.txt", "other/.hidden.jpg", "other/a.jpg.mask.png"):
+        picture(tmp_path / name)
+    with pytest.raises(
+        DeclipError, match=r"there is no picture in .*empty: 0 other files; expected files that end in .av"
+    ):
+        find_pictures([tmp_path / "empty"])
+    with pytest.raises(DeclipError, match="1 other file, 1 hidden name, 1 map of declip's; expected"):
+        find_pictures([tmp_path / "empty", tmp_path / "other"])
+    assert not caplog.records
+    picture(tmp_path / "full" / "a.jpg")
+    assert names(find_pictures([tmp_path / "empty", tmp_path / "full"])[0]) == ["full/a.jpg"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"there is no picture in {tmp_path / 'empty'}: 0 other files"
+    ]
+
+
+def test_addresses_are_paths_too(tmp_path: Path) -> None:
+    photo = picture(tmp_path / "my photos" / "a#1.jpg")
+    for given in (photo.as_uri(), photo.parent.as_uri(), photo.as_uri().replace("file://", "file://localhost")):
+        assert find_pictures([given])[0] == [Pair(photo, Path("a#1.jpg"))]
+
+
+def test_own_outputs_are_never_inputs(tmp_path: Path) -> None:
+    photo = picture(tmp_path / "photo.jpg")
+    run([photo], tmp_path)
+    picture(tmp_path / "my.mask.png")  # no output: "my" is no picture's name
+    picture(tmp_path / "photo.jpg.png")
+    pairs, skipped = find_pictures([tmp_path])
+    assert names(pairs) == ["my.mask.png", "photo.jpg", "photo.jpg.png"]
+    assert skipped == Skipped(outputs=3)
+    given = sorted(tmp_path.iterdir())  # as a shell's `*` gives them
+    assert names(find_pictures(given)[0]) == names(pairs) and find_pictures(given)[1] == skipped
+
+
+def test_a_file_is_taken_whatever_its_extension(tmp_path: Path) -> None:
+    explicit = [picture(tmp_path / "x.dat"), picture(tmp_path / "photo")]
+    assert names(find_pictures(explicit)[0]) == ["x.dat", "photo"]
+
+
+def test_paths_keep_the_order_they_were_given_in(tmp_path: Path) -> None:
+    picture(tmp_path / "folder" / "a.png")
+    last = picture(tmp_path / "0.png")
+    assert names(find_pictures([str(tmp_path / "folder"), last])[0]) == ["folder/a.png", "0.png"]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["a", "b"], ["a/x.jpg", "b/sub/x.jpg", "b/x.jpg"]),
+        (["b", "a"], ["b/sub/x.jpg", "b/x.jpg", "a/x.jpg"]),
+        (["a/x.jpg", "b/x.jpg"], ["a/x.jpg", "b/x.jpg"]),
+        (["b/sub", "b/x.jpg"], ["sub/x.jpg", "x.jpg"]),
+        (["b", "b/sub", "b/../b/x.jpg"], ["sub/x.jpg", "x.jpg"]),
+        (["a"], ["x.jpg"]),
+        (["a/x.jpg"], ["x.jpg"]),
+        (["a/x.jpg", "a/x.jpg"], ["x.jpg"]),
+    ],
+)
+def test_names_are_paths_below_what_the_arguments_have_in_common(
+    given: list[str], expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a/x.jpg", "b/x.jpg", "b/sub/x.jpg"):
+        picture(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert names(find_pictures(given)[0]) == expected
+    assert names(find_pictures([tmp_path / path for path in given])[0]) == expected
+
+
+def test_a_missing_path_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="there is no such file or folder") as caught:
+        find_pictures([tmp_path, tmp_path / "gone"])
+    assert caught.value.kind == "missing"
+    with pytest.raises(ImageError):
+        find_pictures([tmp_path / ("long" * 100)])
+
+
+def test_links_and_pipes(tmp_path: Path) -> None:
+    picture(tmp_path / "real.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "real.png")
+    (tmp_path / "broken.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
+    os.mkfifo(tmp_path / "pipe.png")  # reading it would wait for ever
+    pairs, skipped = find_pictures([tmp_path])
+    assert names(pairs) == ["broken.png", "link.png", "real.png"]
+    assert skipped == Skipped(others=1, links=1)
+    assert kinds(run([tmp_path], tmp_path / "out")) == ["missing", None, None]
+
+
+# --- the maps -------------------------------------------------------------------------------------------------------
+
+
+def test_three_maps_of_the_photos_own_size(tmp_path: Path) -> None:
+    picture(tmp_path / "in" / "sub" / "photo.png", (6, 9), white=3)
+    (row,) = run([tmp_path / "in"], tmp_path / "out")
+    folder = tmp_path / "out" / "sub"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "photo.png.mask.png",
+        "photo.png.overlay.png",
+        "photo.png.scores.png",
+    ]
+    expected = np.zeros((6, 9), bool)
+    expected[:, :3] = True
+    with Image.open(folder / "photo.png.scores.png") as scores:
+        values = np.asarray(scores)
+    assert values.dtype == np.uint16
+    assert np.array_equal(values, expected * 65535)
+    with Image.open(folder / "photo.png.mask.png") as mask:
+        assert mask.mode == "L"
+        assert np.array_equal(np.asarray(mask), expected * 255)
+    with Image.open(folder / "photo.png.overlay.png") as overlay:
+        assert (overlay.mode, overlay.height, overlay.width) == ("RGB", 6, 9)
+    assert row["image"] == str(tmp_path / "in" / "sub" / "photo.png")
+    assert (row["width"], row["height"], row["area"], row["score"]) == (
+        9,
+        6,
+        pytest.approx(1 / 3),
+        pytest.approx(1 / 3),
+    )
+    assert row["regions"] == [
+        {"bbox": (0, 0, 3, 6), "area": pytest.approx(1 / 3), "score": 1.0, "rank": None, "verdict": None}
+    ]
+    assert 1000 < row["seconds"] < 1001  # the localizer's, and the reading before it
+
+
+def test_a_bad_file_is_a_row_in_its_place(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / "b.png").write_text("no picture")
+    whole = picture(tmp_path / "c.png", (50, 50)).read_bytes()
+    (tmp_path / "c.png").write_bytes(whole[: len(whole) // 2])
+    picture(tmp_path / "d.png")
+    rows = run([tmp_path], tmp_path / "out")
+    assert kinds(rows) == [None, "format", "corrupt", None]
+    assert [Path(row["image"]).name for row in rows] == ["a.png", "b.png", "c.png", "d.png"]
+    assert list(rows[1]) == ["image", "error", "kind"]
+    assert len(list((tmp_path / "out").iterdir())) == 6
+
+
+def test_photos_go_through_in_batches_one_after_the_other(tmp_path: Path) -> None:
+    for i in range(7):
+        picture(tmp_path / f"{i}.png")
+    localizer = BrightnessLocalizer()
+    rows = localize_files(localizer, find_pictures([tmp_path])[0], tmp_path / "out", batch_size=3)
+    next(rows)
+    assert localizer.batches == [["0.png", "1.png", "2.png"]]  # nothing is read ahead
+    assert len(list(rows)) == 6
+    assert localizer.batches[1:] == [["3.png", "4.png", "5.png"], ["6.png"]]
+
+
+def test_large_photos_do_not_wait_for_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outputs, "_HELD_PIXELS", 100)
+    for i in range(4):
+        picture(tmp_path / f"{i}.png", (6, 9))  # 54 px each
+    localizer = BrightnessLocalizer()
+    list(localize_files(localizer, find_pictures([tmp_path])[0], tmp_path / "out"))
+    assert localizer.batches == [["0.png", "1.png"], ["2.png", "3.png"]]
+
+
+def test_each_photo_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "a.png")
+    decoded: list[Any] = []
+    read = image.read
+
+    def counting(source: Any, **limits: Any) -> Photo:
+        if not isinstance(source, Photo):
+            decoded.append(source)
+        return read(source, **limits)
+
+    monkeypatch.setattr(image, "read", counting)
+    run([tmp_path], tmp_path / "out")
+    assert decoded == [tmp_path / "a.png"]
+
+
+def test_nothing_to_do(tmp_path: Path) -> None:
+    assert run([], tmp_path / "out") == []
+
+
+# --- nothing is overwritten -----------------------------------------------------------------------------------------
+
+
+def test_an_output_that_exists_is_kept_and_not_computed(tmp_path: Path) -> None:
+    pairs = find_pictures([picture(tmp_path / "a.png")])[0]
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.png.overlay.png").write_text("mine")
+    localizer = BrightnessLocalizer()
+    (row,) = localize_files(localizer, pairs, out)
+    assert row["kind"] == "exists"
+    assert f"{out / 'a.png.overlay.png'} exists" in row["error"]
+    assert localizer.batches == []
+    assert [path.name for path in out.iterdir()] == ["a.png.overlay.png"]
+    assert (out / "a.png.overlay.png").read_text() == "mine"
+
+
+def test_force_overwrites(tmp_path: Path) -> None:
+    photo = picture(tmp_path / "a.png", white=3)
+    assert kinds(run([photo], tmp_path / "out")) == [None]
+    picture(photo, white=5)
+    assert kinds(run([photo], tmp_path / "out")) == ["exists"]
+    (row,) = run([photo], tmp_path / "out", force=True)
+    assert row["area"] == pytest.approx(5 / 9)
+    with Image.open(tmp_path / "out" / "a.png.mask.png") as mask:
+        assert np.asarray(mask).mean() / 255 == pytest.approx(5 / 9)
+
+
+def test_pictures_of_the_same_name_in_two_folders_are_both_kept(tmp_path: Path) -> None:
+    picture(tmp_path / "one" / "a.png", white=1)
+    picture(tmp_path / "two" / "a.png", white=2)
+    assert kinds(run([tmp_path / "one", tmp_path / "two"], tmp_path / "out")) == [None, None]
+    for folder, white in (("one", 1), ("two", 2)):
+        with Image.open(tmp_path / "out" / folder / "a.png.mask.png") as mask:
+            assert np.asarray(mask).mean() / 255 == pytest.approx(white / 9)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_two_pictures_given_the_same_name_do_not_overwrite_each_other(tmp_path: Path, force: bool) -> None:
+    pairs = [Pair(picture(tmp_path / f"{i}.png", white=i), Path("a.png")) for i in (1, 2)]
+    rows = list(localize_files(BrightnessLocalizer(), pairs, tmp_path / "out", force=force))
+    assert kinds(rows) == [None, "exists"]
+    assert "another picture of this run" in rows[1]["error"]
+    with Image.open(tmp_path / "out" / "a.png.mask.png") as mask:
+        assert np.asarray(mask).mean() / 255 == pytest.approx(1 / 9)
+
+
+def test_what_another_run_wrote_meanwhile_is_kept(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    class Slow(BrightnessLocalizer):
+        def one(self, photo: Photo) -> Localization | ImageError:
+            (out / "a.png.mask.png").write_text("theirs")
+            return super().one(photo)
+
+    (row,) = localize_files(Slow(), find_pictures([picture(tmp_path / "a.png")])[0], out)
+    assert row["kind"] == "exists"
+    assert [path.name for path in out.iterdir()] == ["a.png.mask.png"]
+
+
+# --- what goes wrong ------------------------------------------------------------------------------------------------
+
+
+def test_an_image_error_of_the_localizer_is_a_row(tmp_path: Path) -> None:
+    class Picky(BrightnessLocalizer):
+        def one(self, photo: Photo) -> Localization | ImageError:
+            return ImageError(photo.name, "input", "no") if photo.name.endswith("1.png") else super().one(photo)
+
+    for i in range(3):
+        picture(tmp_path / f"{i}.png")
+    rows = list(localize_files(Picky(), find_pictures([tmp_path])[0], tmp_path / "out"))
+    assert kinds(rows) == [None, "input", None]
+
+
+def test_an_unforeseen_error_costs_one_picture(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Fragile(BrightnessLocalizer):
+        def map(self, images: Iterable[Any], batch_size: int = 8) -> Iterator[Localization | ImageError]:
+            photos = list(images)
+            if any(photo.size == (7, 7) for photo in photos):
+                raise RuntimeError("the engine choked")  # as an engine does: for the whole batch
+            yield from super().map(photos, batch_size)
+
+    for i in range(4):
+        picture(tmp_path / f"{i}.png", (7, 7) if i == 2 else (6, 9))
+    rows = list(localize_files(Fragile(), find_pictures([tmp_path])[0], tmp_path / "out"))
+    assert kinds(rows) == [None, None, "internal", None]
+    assert rows[2]["error"] == f"{tmp_path / '2.png'}: RuntimeError: the engine choked"
+    assert "Traceback" in caplog.text
+
+
+def test_what_concerns_every_picture_is_raised(tmp_path: Path) -> None:
+    class Failing(BrightnessLocalizer):
+        def __init__(self, error: BaseException) -> None:
+            super().__init__()
+            self.error = error
+
+        def one(self, photo: Photo) -> Localization | ImageError:
+            raise self.error
+
+    pairs = find_pictures([picture(tmp_path / "a.png")])[0]
+    for error in (MissingExtraError("torch", "torch"), KeyboardInterrupt()):
+        with pytest.raises(type(error)):
+            list(localize_files(Failing(error), pairs, tmp_path / "out"))
+
+
+def test_an_output_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DeclipError, match="cannot make the output folder"):
+        run([picture(tmp_path / "a.png")], tmp_path / "file" / "out")
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    (row,) = run([picture(tmp_path / "a.png")], tmp_path / "out")
+    assert row["kind"] == "write"
+    assert row["error"].endswith("No space left on device")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_name_too_long_for_its_maps(tmp_path: Path) -> None:
+    long = picture(tmp_path / f"{'n' * 245}.png")
+    rows = run([long, picture(tmp_path / "a.png")], tmp_path / "out")
+    assert kinds(rows) == ["write", None]
+    assert rows[0]["error"].endswith("File name too long")
+
+
+def test_names_that_just_fit(tmp_path: Path) -> None:
+    long = picture(tmp_path / f"{'照' * 79}1.jpg")  # with .overlay.png it has 254 bytes
+    assert kinds(run([long], tmp_path / "out")) == [None]
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("Failed to allocate memory for requested buffer of size 9")]
+)
+def test_what_the_memory_does_not_hold_is_a_row_and_the_others_are_tried_alone(
+    error: Exception, tmp_path: Path
+) -> None:
+    class Small(BrightnessLocalizer):
+        def map(self, images: Iterable[Any], batch_size: int = 8) -> Iterator[Localization | ImageError]:
+            photos = list(images)
+            if len(photos) > 1 or photos[0].size == (70, 70):
+                raise error
+            yield from super().map(photos, batch_size)
+
+    for i in range(4):
+        picture(tmp_path / f"{i}.png", (70, 70) if i == 2 else (6, 9))
+    rows = list(localize_files(Small(), find_pictures([tmp_path])[0], tmp_path / "out"))
+    assert kinds(rows) == [None, None, "too-large", None]
+    assert rows[2]["error"].startswith(f"{tmp_path / '2.png'}: there is not enough memory for this picture")
+    assert len(list((tmp_path / "out").iterdir())) == 9
+
+
+@pytest.mark.parametrize("where", ["read", "overlay_png"])
+def test_memory_that_ends_while_one_photo_is_read_or_written(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = getattr(image, where)
+
+    def limited(first: Any, *more: Any, **options: Any) -> Any:
+        if Path(first.name).name == "1.png":
+            raise MemoryError
+        return whole(first, *more, **options)
+
+    for i in range(3):
+        picture(tmp_path / f"{i}.png")
+    pairs = find_pictures([tmp_path])[0]
+    monkeypatch.setattr(image, where, limited)
+    assert kinds(list(localize_files(BrightnessLocalizer(), pairs, tmp_path / "out"))) == [None, "too-large", None]
+    assert len(list((tmp_path / "out").iterdir())) == 6
+
+
+# --- several pictures in a file -------------------------------------------------------------------------------------
+
+
+def pages_file(path: Path, whites: list[int]) -> Path:
+    """A TIFF whose pages are black but for their first columns."""
+    pages = []
+    for white in whites:
+        pixels = np.zeros((6, 10, 3), np.uint8)
+        pixels[:, :white] = 255
+        pages.append(Image.fromarray(pixels))
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    return path
+
+
+def test_every_page_has_its_own_row_and_files(tmp_path: Path) -> None:
+    scan = pages_file(tmp_path / "scan.tif", [1, 2, 5])
+    rows = run([scan, picture(tmp_path / "one.png")], tmp_path / "out", pages="all")
+    assert [row["image"] for row in rows] == [*(f"{scan}#{page}" for page in (1, 2, 3)), str(tmp_path / "one.png")]
+    assert [round(row["area"], 2) for row in rows[:3]] == [0.1, 0.2, 0.5]
+    written = sorted(path.name for path in (tmp_path / "out").glob("*.mask.png"))
+    assert written == ["one.png.mask.png", *(f"scan.tif#{page}.mask.png" for page in (1, 2, 3))]
+    mask = np.asarray(Image.open(tmp_path / "out" / "scan.tif#3.mask.png")) > 0
+    assert mask[:, :5].all() and not mask[:, 5:].any()
+    with pytest.raises(DeclipError, match="there is no picture in"):  # the files of pages are no inputs either
+        find_pictures([tmp_path / "out"])
+
+
+def test_logits_that_are_not_finite_are_a_row(tmp_path: Path) -> None:
+    class Broken:
+        spec = ModelSpec(
+            backbones=(BackboneSpec(name="residual-statistics", layer=0),), decoder=DecoderSpec(kind="linear")
+        )
+        model, sha256 = "broken", "0" * 64
+        precision: Precision = "exact"
+
+        def logits(self, inputs: Any) -> Any:
+            return np.full((len(inputs["image"]), 256, 256), np.nan, np.float32)
+
+    paths = [picture(tmp_path / f"{i}.png") for i in range(2)]
+    rows = list(localize_files(Localizer(Broken()), find_pictures(paths)[0], tmp_path / "out"))
+    assert kinds(rows) == ["internal", "internal"] and "logits are not finite" in rows[0]["error"]
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_first_page_is_the_default(tmp_path: Path) -> None:
+    (row,) = run([pages_file(tmp_path / "scan.tif", [1, 5])], tmp_path / "out")
+    assert row["image"] == str(tmp_path / "scan.tif") and row["area"] == pytest.approx(0.1)
+    assert (tmp_path / "out" / "scan.tif.mask.png").exists()
+
+
+def test_pages_fail_by_themselves(tmp_path: Path) -> None:
+    scan = pages_file(tmp_path / "scan.tif", [1, 2])
+    run([scan], tmp_path / "out", pages="all")
+    (tmp_path / "out" / "scan.tif#1.mask.png").unlink()
+    (tmp_path / "out" / "scan.tif#1.scores.png").unlink()
+    (tmp_path / "out" / "scan.tif#1.overlay.png").unlink()
+    (tmp_path / "bad.tif").write_bytes(b"II*\0nothing")
+    rows = run([scan, tmp_path / "bad.tif"], tmp_path / "out", pages="all")
+    assert kinds(rows) == [None, "exists", "corrupt"] and "scan.tif#2" in rows[1]["error"]
+
+
+def test_other_words_for_pages_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DeclipError, match="pages is '3'; expected 'first' or 'all'"):
+        run([picture(tmp_path / "one.png")], tmp_path / "out", pages="3")
