@@ -927,7 +927,7 @@ def test_without_torch_the_light_names_work_and_the_others_say_why() -> None:
         "import sys; sys.modules['torch'] = None\n"
         "import declip\n"
         "print(declip.load.__name__, declip.ModelSpec.__name__)\n"
-        "try: declip.export\n"
+        "try: declip.training\n"
         "except declip.MissingExtraError as error: print(error)"
     )
     result = declip_process(code=code)

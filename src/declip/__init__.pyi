@@ -29,7 +29,6 @@ from .images import perturbations as perturbations
 from .images.image import overlay as overlay
 from .localize.localizer import Localizer as Localizer
 from .localize.localizer import load as load
-from .models import export as export
 from .models.catalog import MODELS as MODELS
 from .results import Engine as Engine
 from .results import Localization as Localization
