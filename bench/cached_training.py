@@ -27,8 +27,8 @@ from declip.nn.decoders import build_decoder
 from declip.nn.model import DeclipNet
 from declip.results import Sample
 from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
-from declip.training import FreshViews, TrainConfig, _Loop, _State
 from declip.training.features import CachedViews
+from declip.training.training import FreshViews, TrainConfig, _Loop, _State
 from declip.training.views import Views
 
 VIT = BackboneSpec(name="vit_large_patch14_clip_quickgelu_224", layer=20)

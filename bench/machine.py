@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from linux import processor
 
-from declip.engines import in_torch_thread
+from declip.engines.engines import in_torch_thread
 from declip.nn.lean import has_bf16
 
 __all__ = ["CORES", "PEAK_FLOP", "busy", "environment", "interleaved", "peak_contenders", "peaks", "spread"]

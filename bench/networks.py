@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from declip.engines import in_torch_thread
+from declip.engines.engines import in_torch_thread
 from declip.images import image
 from declip.models import checkpoint
 from declip.nn.backbones import Backbone, FeatureShape, extract, probe

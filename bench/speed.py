@@ -36,7 +36,7 @@ from PIL import Image
 from speed_page import tables
 
 import declip
-from declip.engines import Wrapped, open_engine
+from declip.engines.engines import Wrapped, open_engine
 from declip.errors import DeclipError
 from declip.images import image
 from declip.localize.localizer import Localizer

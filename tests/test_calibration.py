@@ -17,7 +17,7 @@ from scipy import special
 
 import declip
 from declip import calibration
-from declip.engines import open_engine, with_spec
+from declip.engines.engines import open_engine, with_spec
 from declip.errors import DatasetError, DeclipError, SpecError, WeightsError
 from declip.images import image
 from declip.localize.localizer import Localizer

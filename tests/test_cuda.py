@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from declip import training
 from declip.localize.localizer import load
 from declip.models import checkpoint
 from declip.nn.backbones import exact
 from declip.nn.model import build_network
 from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
+from declip.training import training
 from tests.test_training import config_of, make_samples, rows_of
 from tests.tiny import RESNET, VIT, randomise, save_tiny, tiled_spec, tiny_net, tiny_spec
 

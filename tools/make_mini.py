@@ -22,9 +22,9 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from declip import datasets, training
+from declip import datasets
 from declip.calibration import RATES, THRESHOLDS, Untouched, candidates, fit_threshold, with_pieces
-from declip.engines import open_engine, with_spec
+from declip.engines.engines import open_engine, with_spec
 from declip.errors import ImageError
 from declip.images import image
 from declip.localize.localizer import Localizer
@@ -33,6 +33,7 @@ from declip.results import Sample
 from declip.spec import SIZE_CLASSES, Calibration
 from declip.synthesis import synthesize
 from declip.synthesis.saving import Saving
+from declip.training import training
 
 sys.path.insert(0, str(Path(__file__).parent))
 import card_cases

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from declip.engines import Wrapped, open_engine
+from declip.engines.engines import Wrapped, open_engine
 from declip.evaluation import metrics
 from declip.images import image
 from declip.localize.localizer import Localizer

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from declip import batch, evaluation
+from declip import batch
 from declip.errors import SpecError
+from declip.evaluation import evaluation
 from declip.models import checkpoint
 from declip.reproduce import setup
 from declip.results import Sample

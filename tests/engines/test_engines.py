@@ -22,8 +22,8 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
-from declip import engines
-from declip.engines import (
+from declip.engines import engines
+from declip.engines.engines import (
     PROBE_KEY,
     SPEC_KEY,
     OnnxEngine,
@@ -143,7 +143,7 @@ def test_a_fork_computes_as_well(tiny_model: tuple[Path, Path]) -> None:
     code = """
 import os, sys
 import numpy as np
-from declip.engines import open_engine
+from declip.engines.engines import open_engine
 engine = open_engine(sys.argv[1], threads=2)
 inputs = {"image": np.ones((2, 3, 64, 64), np.float32)}
 expected = engine.logits(inputs)
@@ -391,7 +391,7 @@ def test_openvino_sends_nothing_home(tiny_model: tuple[Path, Path]) -> None:
     code = (
         "import socket, sys\n"
         "socket.socket.connect = lambda *a: sys.exit('connected')\n"
-        "from declip.engines import open_engine\n"
+        "from declip.engines.engines import open_engine\n"
         f"open_engine({str(tiny_model[1])!r}, precision='fast')\n"
         "print(sys.modules['openvino_telemetry'])\n"
     )
@@ -418,7 +418,7 @@ def test_without_openvino_the_line_to_install_it_is_named(tiny_model: tuple[Path
 FORKED = """
 import os, signal, sys
 import numpy as np
-from declip import engines
+from declip.engines import engines
 
 def status_of_fork(job):
     child = os.fork()

@@ -19,9 +19,8 @@ from PIL import Image
 from rich.console import Console
 
 import declip
-from declip import evaluation
 from declip.errors import DatasetError, DeclipError, ImageError
-from declip.evaluation import Evaluation, Figures, Maps, Row, evaluate, metrics
+from declip.evaluation import Evaluation, Figures, Maps, Row, evaluate, evaluation, metrics
 from declip.images import image
 from declip.localize.localizer import Localizer
 from declip.results import Localization, MaskRule, Sample

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import declip
-from declip import engines
+from declip.engines import engines
 from declip.errors import ImageError, SpecError, WeightsError
 from declip.images import image
 from declip.localize.localizer import Localizer, load

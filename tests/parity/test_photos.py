@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from declip.engines import TorchEngine
+from declip.engines.engines import TorchEngine
 from declip.images import image
 from declip.localize.localizer import Localizer
 from tests.parity.formula import GOLDEN

@@ -22,14 +22,14 @@ from PIL import Image
 from scipy import stats
 
 import declip
-from declip import cli, provenance, report
+from declip import cli, provenance
 from declip.errors import ImageError
 from declip.evaluation import metrics
 from declip.images import image, perturbations
 from declip.localize import localizer
 from declip.localize.localizer import Localizer
 from declip.models import catalog
-from declip.report import wording
+from declip.report import report, wording
 from declip.results import MaskRule, Photo
 from declip.spec import BackboneSpec, DecoderSpec, ModelSpec, Precision
 from tests.fakes import calibration

@@ -389,7 +389,7 @@ def test_the_report_is_the_page_of_the_command_line(client: httpx.Client) -> Non
 
 def test_the_report_flags_what_localize_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the model's own rule, and by a threshold of the request's own."""
-    from declip import report
+    from declip.report import report
 
     reports: list[dict[str, Any]] = []
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from declip import report, serve
+from declip import serve
 from declip.images import image
 from declip.localize.localizer import Localizer
+from declip.report import report
 from tests.serve.serving import FakeEngine, running
 
 STATIC = Path(serve.__file__).parent / "static"

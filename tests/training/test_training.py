@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from declip import datasets, synthesis, training
+from declip import datasets, synthesis
 from declip.errors import DatasetError, SpecError, TrainingError, WeightsError
 from declip.evaluation import metrics
 from declip.images import image
@@ -28,7 +28,8 @@ from declip.localize.localizer import load
 from declip.nn.model import build
 from declip.results import Sample
 from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
-from declip.training import TrainConfig
+from declip.training import training
+from declip.training.training import TrainConfig
 from tests.tiny import RESIDUALS, RESNET, tiny_spec
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
