@@ -7,8 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from declip.models.catalog import MODELS
-from declip.spec import ModelCard
+from declip.models.catalog import MODELS, ModelCard
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"

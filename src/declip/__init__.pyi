@@ -30,6 +30,7 @@ from .images.image import overlay as overlay
 from .localize.localizer import Localizer as Localizer
 from .localize.localizer import load as load
 from .models.catalog import MODELS as MODELS
+from .models.catalog import ModelCard as ModelCard
 from .results import Engine as Engine
 from .results import Localization as Localization
 from .results import Photo as Photo
@@ -39,5 +40,4 @@ from .results import Sample as Sample
 from .spec import BackboneSpec as BackboneSpec
 from .spec import Calibration as Calibration
 from .spec import DecoderSpec as DecoderSpec
-from .spec import ModelCard as ModelCard
 from .spec import ModelSpec as ModelSpec

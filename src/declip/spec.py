@@ -8,31 +8,40 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args
 
 from declip.errors import SpecError
 
 __all__ = [
+    "ARCHITECTURES",
     "FORMAT_VERSION",
+    "PROBE_KEY",
     "SIZE_CLASSES",
+    "SPEC_KEY",
     "STATISTICS",
     "BackboneSpec",
     "Calibration",
     "DecoderSpec",
-    "ModelCard",
     "ModelSpec",
     "Step",
+    "Traits",
     "check_choice",
 ]
 
 FORMAT_VERSION = 1
+# The keys of a weight file's metadata: the ModelSpec, and the exact answer to the probe of `declip.engines.probes`.
+SPEC_KEY = "declip"
+PROBE_KEY = "declip-probe"
 # Backbones that are fixed filters: nothing to load, one layer (declip.nn.statistics).
 STATISTICS = ("pixels", "residual-statistics", "block-statistics", "quantization-statistics")
 
 Architecture = Literal["declip", "patch-forensics", "grad-cam", "pscc-net", "cat-net"]
 DecoderKind = Literal["linear", "attention", "conv-4", "conv-12", "conv-20", "dilated"]
 Mode = Literal["whole", "tiled"]
+Target = Literal["mask", "image"]  # what a network learns: every pixel, or one label for the whole picture
 ImageScore = Literal["mean", "mean-logit", "top"]
 Precision = Literal["exact", "fast"]
 Found = Literal["manipulated", "inconclusive"]  # the verdicts that a part can have
@@ -47,6 +56,60 @@ def check_choice(value: object, alias: Any, name: str) -> None:
     """Raise SpecError, which names the choices, unless the value is one of those of a Literal."""
     allowed = get_args(alias)
     _check(value in allowed, f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Traits:
+    """What the code outside `declip.nn` has to know about an architecture.
+
+    has_decoder: it is a decoder on frozen backbones; of the others the whole network is learnt.
+    layers: where its one backbone, an Xception, can be cut; empty = it names no backbone (or any, with a decoder).
+    modes: the modes that its description can have.
+    size_fields, size_step: these fields of a ModelSpec must be multiples of size_step, px.
+    has_width: `ModelSpec.width` can be chosen.
+    targets: what it can learn. image_score: the score that is trained where the target is "image".
+    reads_coefficients: it also takes the JPEG coefficients of the file itself, on the grid of the file.
+    resizes_bicubic: its maps are resized to the photo bicubically, as its authors do; others bilinearly.
+    has_fast_engine: it can compute in bf16. exportable: its ONNX file computes what torch computes.
+    """
+
+    has_decoder: bool = False
+    layers: range = range(0)
+    modes: tuple[Mode, ...] = ("whole", "tiled")
+    size_fields: tuple[str, ...] = ()
+    size_step: int = 1
+    has_width: bool = False
+    targets: tuple[Target, ...] = ("mask",)
+    image_score: ImageScore = "mean-logit"
+    reads_coefficients: bool = False
+    resizes_bicubic: bool = False
+    has_fast_engine: bool = False
+    exportable: bool = True
+
+
+ARCHITECTURES: Mapping[Architecture, Traits] = MappingProxyType(
+    {
+        "declip": Traits(has_decoder=True, targets=("mask", "image"), has_fast_engine=True),
+        "patch-forensics": Traits(
+            layers=range(1, 6),
+            modes=("whole",),
+            targets=("mask", "image"),
+            image_score="mean",  # each patch learns the label of its picture: the mean of their scores is trained
+            resizes_bicubic=True,
+            has_fast_engine=True,
+        ),
+        "grad-cam": Traits(layers=range(4, 5), modes=("whole",), targets=("image",)),
+        "pscc-net": Traits(size_fields=("output_size",), size_step=8, exportable=False),
+        "cat-net": Traits(
+            modes=("tiled",),  # a squashed picture has no coefficients of its own
+            size_fields=("input_size", "overlap"),
+            size_step=8,  # the grid of JPEG
+            has_width=True,
+            reads_coefficients=True,
+            exportable=False,
+        ),
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -268,44 +331,46 @@ class ModelSpec:
             )
 
     def _check_parts(self) -> None:
-        match self.architecture:
-            case "declip":
-                _check(len(self.backbones) > 0, "a model needs at least one backbone")
-                _check(self.decoder is not None, "a model needs a decoder: give its kind")
-                _check(self.width is None, "width is of cat-net; the decoder has widths")
-                has_pixels = [row.name == "pixels" for row in self.backbones]
-                has_stem = self.decoder is not None and self.decoder.stem is not None
-                _check(
-                    has_pixels[0] == has_stem and not any(has_pixels[1:]),
-                    'the backbone "pixels" comes first and once, and the decoder then has a stem, otherwise none',
-                )
-                return
-            case "patch-forensics":
-                self._check_xception(range(1, 6), "1-5")
-            case "grad-cam":
-                self._check_xception(range(4, 5), "4")
-            case "pscc-net":
-                _check(not self.backbones, "pscc-net has no backbones: all of it is learnt")
-                _check(self.output_size % 8 == 0, f"output_size is {self.output_size}; pscc-net needs a multiple of 8")
-            case "cat-net":
-                _check(not self.backbones, "cat-net has no backbones: all of it is learnt")
-                # A squashed picture has no coefficients of its own.
-                _check(self.mode == "tiled", "cat-net reads a JPEG's own coefficients: mode is 'tiled'")
-                _check(
-                    self.input_size % 8 == self.overlap % 8 == 0,
-                    f"input_size {self.input_size} and overlap {self.overlap} must keep to JPEG's grid of 8 px",
-                )
-        _check(
-            self.width is None or (self.architecture == "cat-net" and self.width > 0 and self.width % 4 == 0),
-            f"width is {self.width}; only cat-net has one, a multiple of 4",
-        )
-        _check(self.decoder is None, f"{self.architecture} has no decoder of its own choice: leave it out")
-
-    def _check_xception(self, layers: range, shown: str) -> None:
+        """Raise SpecError where the parts are not those of the architecture."""
+        name, traits = self.architecture, self.traits
+        _check(self.mode in traits.modes, f"mode is {self.mode!r}; {name} needs {traits.modes[0]!r}")
+        for field_name in traits.size_fields:
+            size = getattr(self, field_name)
+            _check(
+                size % traits.size_step == 0, f"{field_name} is {size}; {name} needs a multiple of {traits.size_step}"
+            )
+        has_width = self.width is None or (traits.has_width and self.width > 0 and self.width % 4 == 0)
+        _check(has_width, f"width is {self.width}; only cat-net has one, a multiple of 4 (a decoder has widths)")
+        if traits.has_decoder:
+            self._check_pixels()
+            return
+        _check(self.decoder is None, f"{name} has no decoder of its own choice: leave it out")
+        if not traits.layers:
+            _check(not self.backbones, f"{name} has no backbones: all of it is learnt")
+            return
         found = [(row.name, row.layer) for row in self.backbones]
-        wanted = len(found) == 1 and found[0][0] == "legacy_xception" and found[0][1] in layers
-        _check(wanted, f"{self.architecture} has one backbone, legacy_xception with layer {shown}; got {found}")
-        _check(self.mode == "whole", f"{self.architecture} takes whole pictures: mode is 'whole'")
+        first, last = traits.layers[0], traits.layers[-1]
+        shown = f"{first}-{last}" if last > first else f"{first}"
+        _check(
+            len(found) == 1 and found[0][0] == "legacy_xception" and found[0][1] in traits.layers,
+            f"{name} has one backbone, legacy_xception with layer {shown}; got {found}",
+        )
+
+    def _check_pixels(self) -> None:
+        """Raise SpecError unless there are a backbone and a decoder, which has a stem where pixels come first."""
+        _check(len(self.backbones) > 0, "a model needs at least one backbone")
+        _check(self.decoder is not None, "a model needs a decoder: give its kind")
+        has_pixels = [row.name == "pixels" for row in self.backbones]
+        has_stem = self.decoder is not None and self.decoder.stem is not None
+        _check(
+            has_pixels[0] == has_stem and not any(has_pixels[1:]),
+            'the backbone "pixels" comes first and once, and the decoder then has a stem, otherwise none',
+        )
+
+    @property
+    def traits(self) -> Traits:
+        """What sets the architecture apart."""
+        return ARCHITECTURES[self.architecture]
 
     @property
     def temperature(self) -> float:
@@ -337,29 +402,3 @@ class ModelSpec:
             )
         except TypeError as error:
             raise SpecError(f"the model description does not fit this release of declip: {error}") from error
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelCard:
-    """A row of the catalogue: a model that exists, where it lies and under which terms.
-
-    spec is None for a file that carries its own; file is the name under which it is cached, urls are tried in order
-    (none: it comes with declip, or by hand); by_hand: where a person gets what `declip convert` then makes the file of,
-    for weights that declip does not download. sha256 is None where none was published: the first download pins it.
-    numbers are those measured or published for it, as (name, value).
-    """
-
-    name: str
-    summary: str
-    spec: ModelSpec | None
-    file: str
-    urls: tuple[str, ...] = ()
-    by_hand: str = ""
-    sha256: str | None = None
-    size_bytes: int | None = None
-    license: str
-    trained_on: str
-    numbers: tuple[tuple[str, float], ...] = ()
-
-    def __post_init__(self) -> None:
-        _check(not (self.urls and self.by_hand), f"{self.name} is downloaded or got by hand, not both")

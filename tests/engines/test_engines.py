@@ -24,8 +24,6 @@ from numpy.typing import NDArray
 
 from declip.engines import engines
 from declip.engines.engines import (
-    PROBE_KEY,
-    SPEC_KEY,
     OnnxEngine,
     OpenVinoEngine,
     TorchEngine,
@@ -39,7 +37,7 @@ from declip.errors import DeclipError, SpecError, WeightsError
 from declip.models import checkpoint
 from declip.models.weights import sha256_of
 from declip.nn import lean
-from declip.spec import Calibration
+from declip.spec import PROBE_KEY, SPEC_KEY, Calibration
 from tests.tiny import tiled_spec
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

@@ -20,7 +20,7 @@ from declip.errors import SpecError, WeightsError
 from declip.models import checkpoint
 from declip.models.weights import sha256_of
 from declip.nn.statistics import ResidualStatistics
-from declip.spec import BackboneSpec, Calibration, DecoderSpec, ModelSpec
+from declip.spec import SPEC_KEY, BackboneSpec, Calibration, DecoderSpec, ModelSpec
 from tests.parity.formula import formula_state, openai_rn50_shapes
 from tests.tiny import RESIDUALS, RESNET, VIT, randomise, save_tiny, tiled_spec, tiny_net, tiny_spec
 
@@ -116,7 +116,7 @@ def test_a_load_is_strict_and_names_the_tensor(change: Any, message: str, tmp_pa
     path = save_tiny(tmp_path / "model.safetensors", tiny_spec())
     tensors = load_file(path)
     change(tensors)
-    save_file(tensors, path, metadata={checkpoint.SPEC_KEY: tiny_spec().to_json()})
+    save_file(tensors, path, metadata={SPEC_KEY: tiny_spec().to_json()})
     with pytest.raises(WeightsError, match=message):
         checkpoint.load(path)
 
@@ -140,7 +140,7 @@ def test_a_file_without_or_with_a_wrong_description_is_refused(tmp_path: Path) -
     with pytest.raises(WeightsError, match=r"bare\.safetensors has no declip model description.*declip convert"):
         checkpoint.load(path)
     fields = {**json.loads(tiny_spec().to_json()), "format_version": 99}
-    save_file({"weight": torch.zeros(1)}, path, metadata={checkpoint.SPEC_KEY: json.dumps(fields)})
+    save_file({"weight": torch.zeros(1)}, path, metadata={SPEC_KEY: json.dumps(fields)})
     with pytest.raises(WeightsError, match=r"bare\.safetensors: format_version is 99; this release reads 1"):
         checkpoint.read_spec(path)
 

@@ -14,7 +14,7 @@ import pytest
 
 from declip.errors import WeightsError
 from declip.models import catalog, weights
-from declip.spec import ModelCard
+from declip.models.catalog import ModelCard
 
 CONTENT = random.Random(0).randbytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from declip.models import checkpoint
+from declip.spec import SPEC_KEY
 from tests.parity.formula import GOLDEN, formula_state
 
 # "ViT-L/14|layer20|conv-4" → a checkpoint of ours.
@@ -65,7 +66,7 @@ def case_file(towers: Callable[[str, bool], Path]) -> Iterator[CaseFile]:
             fused = len(spec.backbones) == 2
             local = tuple(dataclasses.replace(b, weights=str(towers(b.name, fused))) for b in spec.backbones)
             spec = dataclasses.replace(spec, backbones=local)
-            save_file(load_file(converted), out, metadata={checkpoint.SPEC_KEY: spec.to_json()})
+            save_file(load_file(converted), out, metadata={SPEC_KEY: spec.to_json()})
             return out
 
         yield make

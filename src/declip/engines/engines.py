@@ -34,7 +34,7 @@ from declip.models import catalog, weights
 from declip.models.weights import sha256_of
 from declip.process import PerProcess, check_process, cores, cpu_quota
 from declip.results import Engine
-from declip.spec import ModelSpec, Precision, check_choice
+from declip.spec import PROBE_KEY, SPEC_KEY, ModelSpec, Precision, check_choice
 
 if TYPE_CHECKING:
     from declip.nn.model import Network
@@ -56,10 +56,6 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 NO_BF16 = "this processor has no instructions for bf16: precision 'fast' computes %s in fp32"
-
-# Of an ONNX file's metadata: the ModelSpec, and the exact answer to the probe.
-SPEC_KEY = "declip"
-PROBE_KEY = "declip-probe"
 
 # Bytes of a network that is small: its operators are over before a thread is woken, so that each thread computes a
 # picture of its own; a large one shares each operator out among them.
@@ -386,14 +382,14 @@ class TorchEngine(_Opened):
         self._net: Callable[..., Any] = net.to(self._device).eval()
         self.model = path.stem
         self.precision: Precision = "exact"
-        if precision == "fast" and self.spec.architecture not in ("declip", "patch-forensics"):
+        if precision == "fast" and not self.spec.traits.has_fast_engine:
             raise SpecError(f"{self.spec.architecture} has no fast engine; use precision 'exact'")
         if precision == "fast" and not lean.has_bf16(self._device):
             _log.warning(NO_BF16, self.model)
             precision = "exact"
         if precision == "fast":
             in_torch_thread(lambda: self._quicken(net, lean))
-        elif self.spec.architecture == "declip":
+        elif self.spec.traits.has_decoder:
             in_torch_thread(lambda: self._fold(net, lean, winograd))
 
     def _fold(self, net: Network, lean: ModuleType, winograd: ModuleType) -> None:
@@ -406,7 +402,7 @@ class TorchEngine(_Opened):
     def _quicken(self, net: Network, lean: ModuleType) -> None:
         probe = {"image": probes.picture(self.spec)}
         expected = probes.unpack(probes.pack(self._logits(probe)))
-        if self.spec.architecture == "declip":
+        if self.spec.traits.has_decoder:
             lean.fold(net, lean.watch(net, self._torch.from_numpy(probe["image"]).to(self._device)))
         self._net = lean.quicken(net, compiled=self._device.type == "cuda")
         self.precision = "fast"

@@ -223,7 +223,7 @@ class Localizer:
             photo = self.read(picture)
             content: _Whole | _Scan
             if self.mode == "tiled":
-                found = jpeg.read_coefficients(photo) if self.spec.architecture == "cat-net" else None
+                found = jpeg.read_coefficients(photo) if self.spec.traits.reads_coefficients else None
                 content = _Scan(photo, self.spec, self.overlap, found)
             else:
                 content = _Whole(photo, self.spec)
@@ -361,8 +361,7 @@ class _Whole:
 
     def full(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """(T, T) → (H, W)."""
-        bicubic = self.spec.architecture == "patch-forensics"  # as the rival's authors do it
-        return image.resize_scores(scores, self.photo.size, bicubic=bicubic)
+        return image.resize_scores(scores, self.photo.size, bicubic=self.spec.traits.resizes_bicubic)
 
 
 class _Scan:

@@ -13,11 +13,40 @@ single image: an oracle).
 from __future__ import annotations
 
 import difflib
+from dataclasses import dataclass
 
-from declip.errors import WeightsError
-from declip.spec import BackboneSpec, DecoderSpec, ModelCard, ModelSpec
+from declip.errors import SpecError, WeightsError
+from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
 
-__all__ = ["MODELS", "find"]
+__all__ = ["MODELS", "ModelCard", "find"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelCard:
+    """A row of the catalogue: a model that exists, where it lies and under which terms.
+
+    spec is None for a file that carries its own; file is the name under which it is cached, urls are tried in order
+    (none: it comes with declip, or by hand); by_hand: where a person gets what `declip convert` then makes the file of,
+    for weights that declip does not download. sha256 is None where none was published: the first download pins it.
+    numbers are those measured or published for it, as (name, value).
+    """
+
+    name: str
+    summary: str
+    spec: ModelSpec | None
+    file: str
+    urls: tuple[str, ...] = ()
+    by_hand: str = ""
+    sha256: str | None = None
+    size_bytes: int | None = None
+    license: str
+    trained_on: str
+    numbers: tuple[tuple[str, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.urls and self.by_hand:
+            raise SpecError(f"{self.name} is downloaded or got by hand, not both")
+
 
 _BUCKET = "https://storage.googleapis.com/bitdefender_ml_artifacts/declip"
 _LICENSE = "CC BY-NC-SA 4.0"

@@ -23,11 +23,10 @@ from declip.nn.backbones import Backbone, load_tensors, neighbours
 from declip.nn.model import Network, build, build_network
 from declip.nn.rivals import conversion
 from declip.nn.rivals.net import RivalNet
-from declip.spec import BackboneSpec, DecoderSpec, ModelSpec, check_choice
+from declip.spec import SPEC_KEY, BackboneSpec, DecoderSpec, ModelSpec, check_choice
 
-__all__ = ["SPEC_KEY", "convert", "load", "load_learnt", "read_spec", "save", "with_spec"]
+__all__ = ["convert", "load", "load_learnt", "read_spec", "save", "with_spec"]
 
-SPEC_KEY = "declip"
 VIT = "vit_large_patch14_clip_quickgelu_224.openai"
 RN50 = "resnet50_clip_gap.openai"
 Tower = Literal["vit", "rn50", "fusion"]
@@ -59,7 +58,7 @@ def load(path: Path, *, offline: bool = False) -> tuple[Network, ModelSpec]:
     spec, tensors = _read(path, tensors=True)
     # A rival's weights are all its own: what it started from is of no further use.
     with _Undrawn():
-        net = build_network(spec, load_weights=spec.architecture == "declip", offline=offline)
+        net = build_network(spec, load_weights=spec.traits.has_decoder, offline=offline)
     _fill(net, tensors, _published(spec), str(path))
     return net, spec
 
@@ -189,7 +188,7 @@ def _whole_backbones(spec: ModelSpec) -> list[Backbone]:
 
 def _published(spec: ModelSpec) -> tuple[str, ...]:
     """Prefixes of the state dict whose tensors are published elsewhere."""
-    if spec.architecture != "declip":
+    if not spec.traits.has_decoder:
         return ()
     groups = neighbours(spec.backbones)
     return tuple(f"backbones.{i}." for i, group in enumerate(groups) if group[0].weights is not None)

@@ -11,10 +11,11 @@ import onnx
 import torch
 
 from declip.engines import probes
-from declip.engines.engines import PROBE_KEY, SPEC_KEY, OnnxEngine
+from declip.engines.engines import OnnxEngine
 from declip.errors import ExportError
 from declip.files import write_atomic
 from declip.models import checkpoint
+from declip.spec import PROBE_KEY, SPEC_KEY
 
 __all__ = ["to_onnx"]
 
@@ -31,7 +32,7 @@ def to_onnx(source: str | Path, out: str | Path) -> Path:
     """
     out = Path(out)
     net, spec = checkpoint.load(Path(source))
-    if spec.architecture in ("pscc-net", "cat-net"):
+    if not spec.traits.exportable:
         raise ExportError(
             f"{source} holds {spec.architecture}, of which this release makes no ONNX file that computes what torch "
             "computes; use the .safetensors file as it is"

@@ -29,7 +29,7 @@ from typing import Any
 from declip.errors import MissingExtraError, WeightsError
 from declip.files import local_path, read_text, write_atomic
 from declip.models import catalog
-from declip.spec import ModelCard
+from declip.models.catalog import ModelCard
 
 __all__ = ["PackagedFile", "cache_dir", "cached", "download", "embedded_path", "is_fetched", "resolve", "sha256_of"]
 

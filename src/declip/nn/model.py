@@ -63,7 +63,7 @@ def build(spec: ModelSpec, *, load_weights: bool = True, offline: bool = False) 
     load_weights: fetch the backbones' published weights; False when only shapes matter. offline: never download.
     Raises SpecError if the spec cannot be built, WeightsError if weights are missing.
     """
-    if spec.architecture != "declip" or spec.decoder is None:
+    if not spec.traits.has_decoder or spec.decoder is None:
         raise SpecError(f"architecture {spec.architecture!r} has no backbone and decoder; build_network builds it")
     backbones = build_backbones(
         spec.backbones, input_size=spec.input_size, std=spec.std, load_weights=load_weights, offline=offline
@@ -74,6 +74,6 @@ def build(spec: ModelSpec, *, load_weights: bool = True, offline: bool = False) 
 
 def build_network(spec: ModelSpec, *, load_weights: bool = True, offline: bool = False) -> Network:
     """Build the network of any architecture; arguments and errors as for `build`."""
-    if spec.architecture == "declip":
+    if spec.traits.has_decoder:
         return build(spec, load_weights=load_weights, offline=offline)
     return build_rival(spec, load_weights=load_weights, offline=offline)

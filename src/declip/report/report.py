@@ -43,9 +43,9 @@ from declip.files import write_atomic
 from declip.images import image
 from declip.localize.localizer import Localizer
 from declip.models import catalog
+from declip.models.catalog import ModelCard
 from declip.report import metadata, wording
 from declip.results import Localization, MaskRule, Photo, PictureLike, Region, Verdict
-from declip.spec import ModelCard
 
 __all__ = ["Change", "Opinion", "Report", "Stability", "Variant", "examine"]
 
@@ -497,7 +497,7 @@ class _Page:
             "thumbnail_uri": self._thumbnail(),
             "tables": self._tables(),
             "spec": spec,
-            "reads_coefficients": spec.architecture == "cat-net",
+            "reads_coefficients": spec.traits.reads_coefficients,
             "card": _card(report.localizer, self.figures is not None),
             "figures": self.figures,
         }

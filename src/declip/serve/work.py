@@ -123,7 +123,7 @@ class Stoppable(Wrapped):
 def modes_of(localizer: Localizer) -> tuple[Mode, ...]:
     """The modes that a localizer's model can run in, its own first."""
     other: Mode = "whole" if localizer.mode == "tiled" else "tiled"
-    if localizer.spec.architecture == "cat-net":  # its coefficients are of the photo's own grid
+    if localizer.spec.traits.reads_coefficients:  # its coefficients are of the photo's own grid
         return (localizer.mode,)
     try:
         Localizer(localizer.engine, mode=other)

@@ -48,9 +48,9 @@ from declip.nn.maps import Features
 from declip.nn.model import DeclipNet, Network, build_network
 from declip.nn.rivals.net import RivalNet
 from declip.results import Sample, check_several
-from declip.spec import ModelSpec
+from declip.spec import ModelSpec, Target
 from declip.training.features import CachedViews, FeaturePrecision
-from declip.training.views import AUGMENTATIONS, Target, Views
+from declip.training.views import AUGMENTATIONS, Views
 
 __all__ = ["Run", "TrainConfig", "parts_of", "train"]
 
@@ -154,9 +154,7 @@ class TrainConfig:
             raise SpecError(f"norm_momentum is {self.norm_momentum}; expected in (0, 1]")
         self._check_architecture()
         if self.target == "image":
-            # Every patch of Patch Forensics learns its picture's label, so that the mean of their scores is trained.
-            score = "mean" if self.model.architecture == "patch-forensics" else "mean-logit"
-            wanted = {"model.mode": "whole", "model.image_score": score, "select": "ap"}
+            wanted = {"model.mode": "whole", "model.image_score": self.model.traits.image_score, "select": "ap"}
             given = (self.model.mode, self.model.image_score, self.select)
             for (field, value), found in zip(wanted.items(), given, strict=True):
                 if found != value:
@@ -165,22 +163,22 @@ class TrainConfig:
                 raise SpecError('reals is 0; target = "image" learns from real samples, too: reals = 1')
 
     def _check_architecture(self) -> None:
-        architecture = self.model.architecture
-        if architecture == "declip":
+        architecture, traits = self.model.architecture, self.model.traits
+        if traits.has_decoder:
             return
         if self.views:
             raise SpecError(f"views is {self.views}; all of {architecture} is learnt, there are no features to keep")
-        if self.target == "image" and architecture not in ("patch-forensics", "grad-cam"):
+        if self.target == "image" and "image" not in traits.targets:
             raise SpecError(f'target = "image" is not for {architecture}, which learns masks')
-        if self.target == "mask" and architecture == "grad-cam":
-            raise SpecError('target is "mask"; grad-cam learns from labels alone: target = "image"')
-        if self.augment and architecture == "cat-net":
-            raise SpecError("augment is not for cat-net: it reads the coefficients of the files as they are")
+        if self.target == "mask" and "mask" not in traits.targets:
+            raise SpecError(f'target is "mask"; {architecture} learns from labels alone: target = "image"')
+        if self.augment and traits.reads_coefficients:
+            raise SpecError(f"augment is not for {architecture}: it reads the coefficients of the files as they are")
 
     @property
     def kept_views(self) -> int:
         """How many views of each sample are kept; 0: none, they are drawn anew in each epoch."""
-        if self.model.architecture != "declip":
+        if not self.model.traits.has_decoder:
             return 0
         if self.views is None:
             return 0 if self.augment else 1
@@ -188,7 +186,7 @@ class TrainConfig:
 
     def kept_of(self, part: str) -> int:
         """How many views of each sample of "train" or "valid" are kept; validation has one, never augmented."""
-        if self.model.architecture != "declip":
+        if not self.model.traits.has_decoder:
             return 0
         return self.kept_views if part == "train" else 1
 

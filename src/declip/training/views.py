@@ -13,7 +13,7 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +23,11 @@ from declip.images import image, jpeg, perturbations
 from declip.models.weights import sha256_of
 from declip.process import cores
 from declip.results import Sample
-from declip.spec import ModelSpec, check_choice
+from declip.spec import ModelSpec, Target, check_choice
 
-__all__ = ["AUGMENTATIONS", "Inputs", "Target", "Views"]
+__all__ = ["AUGMENTATIONS", "Inputs", "Views"]
 
 _MOST_THREADS = 8
-# What decides a target. "mask": every pixel. "image": the whole picture, 1 = manipulated.
-Target = Literal["mask", "image"]
 # What a network takes, by name.
 Inputs: TypeAlias = dict[str, NDArray[np.float32]]
 # "flip": mirrored and turned by quarters; the others are those of `perturbations.augment`, after the resize or crop.
@@ -87,7 +85,7 @@ class Views:
         pixels, mask = photo.pixels, self._mask(sample, photo.size)
         inputs: Inputs = {}
         planes: list[NDArray[Any]] = []
-        if spec.architecture == "cat-net":
+        if spec.traits.reads_coefficients:
             found = jpeg.read_coefficients(photo)
             pixels, mask = (image.stored(array, found.orientation) for array in (pixels, mask))
             height, width = (max(side, spec.input_size) for side in mask.shape)

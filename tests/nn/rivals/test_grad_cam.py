@@ -110,7 +110,7 @@ XCEPTION = BackboneSpec(name="legacy_xception", layer=4)
     [
         ({}, r"grad-cam has one backbone, legacy_xception with layer 4; got \[\]"),
         ({"backbones": (BackboneSpec(name="legacy_xception", layer=2),)}, "with layer 4; got .*2"),
-        ({"backbones": (XCEPTION,), "mode": "tiled"}, "grad-cam takes whole pictures: mode is 'whole'"),
+        ({"backbones": (XCEPTION,), "mode": "tiled"}, "mode is 'tiled'; grad-cam needs 'whole'"),
         ({"backbones": (XCEPTION,), "width": 8}, "only cat-net has one"),
     ],
 )
