@@ -1,4 +1,4 @@
-"""What users rely on, as it was: rows of photos, facts of a report, options of the command, the API, the table's columns.
+"""What users rely on, as it was: rows, facts of a report, options of the command, the API, the columns of a table.
 
 `python -m tests.contracts.test_snapshots` writes the snapshots anew. What then differs belongs into the changelog.
 """
