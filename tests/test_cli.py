@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 
 import declip
-from declip import cli, datasets
+from declip import datasets
+from declip.cli import main as cli
 from declip.images import image
 from declip.localize import localizer
 from declip.localize.localizer import Localizer
@@ -274,7 +275,7 @@ def test_what_the_encoding_lacks_is_escaped(encoding: str, tmp_path: Path) -> No
     code = (
         "import logging, runpy, sys\n"
         "from rich.console import Console\n"
-        "from declip import cli\n"
+        "from declip.cli import main as cli\n"
         "@cli.app.command()\n"
         "def noise():\n"
         "    Console().print('写真 \\udce9 ━')\n"
@@ -316,7 +317,7 @@ def test_addresses_are_paths_in_every_verb_and_option(
 def test_a_report_that_the_memory_does_not_hold_is_an_error(
     tmp_path: Path, fake: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from declip.report import report
+    from declip import report
 
     def examine(*_: object, **__: object) -> None:
         raise MemoryError
@@ -832,7 +833,7 @@ def test_index_checks_what_it_writes(
 def test_train_passes_recipe_parts_and_changes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from declip.training import training
+    from declip import training
 
     for split in ("train", "valid"):
         sample = Sample(image=picture(tmp_path / f"{split}.png"), label="real", split=split)
@@ -886,7 +887,7 @@ def test_a_missing_extra_says_the_pip_line(monkeypatch: pytest.MonkeyPatch, capf
 def test_help_is_light() -> None:
     code = (
         "import sys; sys.argv = ['declip', *sys.argv[1:]]\n"
-        "from declip.cli import main\n"
+        "from declip.cli.main import main\n"
         "try: main()\n"
         "finally: print(*(m for m in ('numpy', 'scipy', 'PIL', 'torch', 'onnxruntime') if m in sys.modules), 'end')"
     )
@@ -941,7 +942,7 @@ def test_without_torch_the_light_names_work_and_the_others_say_why() -> None:
 def test_ctrl_c_exits_130(tmp_path: Path) -> None:
     code = (
         "import time\n"
-        "from declip import cli\nfrom declip.localize import outputs\n"
+        "from declip.cli import main as cli\nfrom declip.localize import outputs\n"
         "def wait(paths):\n"
         "    print('ready', flush=True)\n"
         "    time.sleep(60)\n"
@@ -976,7 +977,7 @@ def test_a_closed_pipe_is_quiet() -> None:
 @needs_mini
 def test_localize_with_mini_needs_no_torch(tmp_path: Path) -> None:
     photo = picture(tmp_path / "a.png", size=(300, 200))
-    code = "import sys; sys.modules['torch'] = None\nfrom declip.cli import main\nmain()"
+    code = "import sys; sys.modules['torch'] = None\nfrom declip.cli.main import main\nmain()"
     result = declip_process("localize", photo, "--out", tmp_path / "out", "--json", code=code)
     assert result.returncode == 0, result.stderr
     row = json.loads(result.stdout)
@@ -1073,7 +1074,7 @@ def test_serve_without_its_extra_says_the_pip_line() -> None:
         "import sys\n"
         "for name in ('fastapi', 'starlette', 'uvicorn', 'python_multipart', 'prometheus_client', 'jinja2'):\n"
         "    sys.modules[name] = None\n"
-        "from declip import cli\n"
+        "from declip.cli import main as cli\n"
         "cli.main()\n"
     )
     result = declip_process("serve", code=code)

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import typer
 
-from declip import cli, serve
+from declip import serve
+from declip.cli import main as cli
 from declip.localize.localizer import Localizer
 from tests.serve.serving import FakeEngine, running
 

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 import typer
 
-from declip import cli
+from declip.cli import main as cli
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"

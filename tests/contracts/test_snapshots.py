@@ -56,7 +56,7 @@ def report() -> Any:
 
 def options() -> Any:
     """Return the options and arguments of every verb."""
-    from declip.cli import app
+    from declip.cli.main import app
 
     command = typer.main.get_command(app)
     verbs = command.commands  # type: ignore[attr-defined]

@@ -22,7 +22,8 @@ from PIL import Image
 from scipy import stats
 
 import declip
-from declip import cli, provenance
+from declip import provenance
+from declip.cli import main as cli
 from declip.errors import ImageError
 from declip.evaluation import metrics
 from declip.images import image, perturbations

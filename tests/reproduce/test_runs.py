@@ -293,7 +293,7 @@ def test_what_is_missing_is_said(tmp_path: Path, options: dict[str, Any], told: 
 
 
 def test_the_experiments_are_those_of_the_command() -> None:
-    from declip import cli
+    from declip.cli import main as cli
 
     assert tuple(cli.Experiment) == EXPERIMENTS == tuple(FIGURES)
 

@@ -1,0 +1,210 @@
+"""Verbs that look at photos: localize, report, serve, models."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from declip.cli.options import (
+    BatchSize,
+    Force,
+    MaxBytes,
+    MaxPixels,
+    Model,
+    Offline,
+    Precise,
+    Threshold,
+    Tile,
+    check_free,
+    millions,
+    mode_of,
+)
+from declip.cli.terminal import console, note, print_row, with_bar
+from declip.errors import DeclipError, ImageError
+
+__all__ = ["localize", "models", "report", "serve"]
+
+
+def localize(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Pictures, and folders of pictures.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for the maps, named by the paths below what all PATHs have in common.")
+    ],
+    model: Model = "mini",
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON per image.")] = False,
+    tile: Tile = None,
+    threshold: Threshold = None,
+    precision: Precise = "exact",
+    batch_size: BatchSize = 8,
+    max_megapixels: MaxPixels = 250,
+    max_megabytes: MaxBytes = 200,
+    pages: Annotated[
+        Literal["first", "all"], typer.Option(help="Of the pictures in a file that holds several.")
+    ] = "first",
+    offline: Offline = False,
+    force: Force = False,
+) -> None:
+    """Show where photos have been manipulated: scores, mask and overlay of each, at its own size."""
+    from declip.localize.localizer import load
+    from declip.localize.outputs import find_pictures, localize_files
+
+    pairs, skipped = find_pictures(paths)
+    localizer = load(
+        model,
+        mode=mode_of(tile),
+        threshold=threshold,
+        precision=precision,
+        offline=offline,
+        max_pixels=millions(max_megapixels),
+        max_bytes=millions(max_megabytes),
+    )
+    rows = localize_files(localizer, pairs, out, force=force, batch_size=batch_size, pages=pages)
+    done = [print_row(row, as_json) for row in with_bar(rows, len(pairs))]
+    failed = sum(done)
+    note(f"{len(done) - failed} localized to {out}, {failed} failed, {skipped} skipped")
+    raise typer.Exit(1 if failed else 0)
+
+
+def report(
+    photo: Annotated[Path, typer.Argument(metavar="IMAGE", help="One picture.")],
+    out: Annotated[Path, typer.Option("--out", help="The page to write, .html.")],
+    model: Model = "mini",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the facts of the page as one line of JSON.")] = False,
+    gps: Annotated[bool, typer.Option("--gps", help="Tell where the photo was taken, and show free text.")] = False,
+    tile: Tile = None,
+    threshold: Threshold = None,
+    max_megapixels: MaxPixels = 250,
+    max_megabytes: MaxBytes = 200,
+    offline: Offline = False,
+    force: Force = False,
+) -> None:
+    """Write a page on one photo, to be filed: verdict, map, stability, second opinions, metadata, limits."""
+    check_free(out, force)
+    from datetime import UTC, datetime
+
+    from declip import report as page
+    from declip.localize.localizer import load
+
+    localizer = load(
+        model,
+        mode=mode_of(tile),
+        threshold=threshold,
+        offline=offline,
+        max_pixels=millions(max_megapixels),
+        max_bytes=millions(max_megabytes),
+    )
+    try:
+        found = page.examine(photo, localizer, date=datetime.now(UTC), position=gps)
+    except (ImageError, MemoryError) as error:
+        failure = error if isinstance(error, ImageError) else ImageError.out_of_memory(str(photo))
+        print_row({"image": str(photo), "error": str(failure), "kind": failure.kind}, as_json)
+        raise typer.Exit(1) from error
+    found.save(out, force=force)
+    print_row(found.to_dict(), as_json)
+    note(f"the page is in {out}")
+
+
+def serve(
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="As for localize; repeatable, the first is the default. [default: mini]"),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of this machine.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="Pictures computed at once; they share the cores.")] = 1,
+    keep: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Keep every picture and its maps. [default: nothing is kept]")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A name it may be called by; repeatable. [default: this machine's, or any]"),
+    ] = None,
+    trust_proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="A proxy, as 127.0.0.1 or 10.0.0.0/8, whose X-Forwarded-For is believed; repeatable. [default: none]",
+        ),
+    ] = None,
+    no_token: Annotated[
+        bool, typer.Option("--no-token", help="Let everybody who reaches another address than this machine's use it.")
+    ] = False,
+    access_log: Annotated[
+        bool, typer.Option("--access-log/--no-access-log", help="Write one line of JSON on each request to stderr.")
+    ] = True,
+    max_megabytes: Annotated[float, typer.Option(min=0.001, max=1e6, help="Of a request's body.")] = 200,
+    max_megapixels: Annotated[float, typer.Option(min=0.0001, max=1e6, help="Of a picture.")] = 100,
+    max_files: Annotated[int, typer.Option(min=1, help="Of a request.")] = 16,
+    max_memory: Annotated[float, typer.Option(min=1, help="Megabytes of uploads and answers held at once.")] = 1000,
+    requests: Annotated[int, typer.Option(min=1, help="In flight at once.")] = 64,
+    client_requests: Annotated[int, typer.Option(min=1, help="Of one address in flight at once.")] = 16,
+    queue: Annotated[int, typer.Option(min=1, help="Pictures that wait.")] = 128,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds from a request's last byte to its answer.")] = 120,
+    precision: Precise = "exact",
+    batch_size: BatchSize = 8,
+    offline: Offline = False,
+) -> None:
+    """Serve models over HTTP (docs/serve.md); a bearer token is read from the environment, DECLIP_TOKEN."""
+    from declip import serve
+    from declip.localize.localizer import load
+
+    limits = serve.Limits(
+        request_bytes=millions(max_megabytes),
+        pixels=millions(max_megapixels),
+        files=max_files,
+        held_bytes=millions(max_memory),
+        requests=requests,
+        client_requests=client_requests,
+        queue=queue,
+        seconds=timeout,
+        batch_size=batch_size,
+    )
+    token = os.environ.get("DECLIP_TOKEN")
+    local = host in serve.LOOPBACK
+    if token and no_token:
+        raise DeclipError("there are both a DECLIP_TOKEN and --no-token: unset the one, or leave out the other")
+    if no_token:
+        token = None
+    elif token is None and not local:
+        raise DeclipError(
+            f"everybody who reaches {host} could use this service: set DECLIP_TOKEN to a long random word, "
+            "which requests then carry, or add --no-token"
+        )
+    hosts = {host, *serve.LOOPBACK, *(allow_host or ())} if local else allow_host
+    localizers = [load(name, precision=precision, offline=offline) for name in models or ["mini"]]
+    served = serve.create_app(localizers, limits, workers=workers, token=token, hosts=hosts, keep=keep)
+    names = ", ".join(localizer.model for localizer in localizers)
+    serve.serve(
+        served,
+        host=host,
+        port=port,
+        proxies=trust_proxy or (),
+        access_log=access_log,
+        started=lambda url: note(f"{names} on {url}"),
+    )
+
+
+def models() -> None:
+    """List the catalogue: licence, size, and what is on this machine."""
+    from rich.table import Column, Table
+
+    from declip.models.catalog import MODELS
+    from declip.models.weights import cached
+
+    whole = [Column(title, no_wrap=True) for title in ("name", "size", "here")]
+    table = Table(whole[0], "trained on", "licence", *whole[1:], box=None, pad_edge=False)
+    for card in MODELS:
+        path = cached(card)
+        size = "by hand" if card.by_hand and path is None else _size(card.size_bytes, path)
+        table.add_row(card.name, card.trained_on, card.license, size, "yes" if path else "no")
+    console().print(table)
+
+
+def _size(published: int | None, path: Path | None) -> str:
+    size = path.stat().st_size if path else published
+    return "?" if size is None else f"{size / 1e6:.0f} MB"

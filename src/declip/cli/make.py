@@ -1,0 +1,395 @@
+"""Verbs that make: synthesize, index, train, features, convert, export, batch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+from declip.cli.options import (
+    Force,
+    MaxBytes,
+    MaxPixels,
+    Model,
+    Offline,
+    Precise,
+    Threshold,
+    Tile,
+    check_free,
+    millions,
+    mode_of,
+)
+from declip.cli.terminal import console, line, note
+from declip.errors import DeclipError
+
+if TYPE_CHECKING:
+    from declip.results import Sample
+
+__all__ = ["batch", "convert", "export", "features", "index", "synthesize", "train"]
+
+# Which options of `declip index` describe which layout; they mean nothing to the others.
+_LAYOUTS = {
+    "dolos": ("generator", "faces", "split", "reals"),
+    "autosplice": ("quality", "split", "reals"),
+    "coco-sd": ("split",),
+    "folder": ("masks", "mask_name", "fake_is", "group", "split"),
+    "imdl": ("split",),
+}
+
+
+def synthesize(
+    photos: Annotated[Path, typer.Argument(metavar="PHOTOS", help="Folder of untouched photos.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the data set; continued if it was interrupted.")],
+    generators: Annotated[
+        str, typer.Option(help="Names or sets of generators, separated by commas.")
+    ] = "all-classical",
+    masks: Annotated[
+        str, typer.Option(help="Of random, object, grabcut, face, separated by commas.")
+    ] = "random,object",
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
+    size: Annotated[int, typer.Option(min=32, help="Side of the crops, px.")] = 512,
+    per_photo: Annotated[int, typer.Option(min=1, help="Manipulated pictures per photo.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    autoencoder: Annotated[str | None, typer.Option(help="Its folder or hub id, for what regenerates.")] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--weights", metavar="NAME=SOURCE", help="A path or hub id for a learnt in-painter; repeatable."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Of diffusion; each in-painter has its own.")] = None,
+    device: Annotated[str, typer.Option(help="Of the networks: cpu, cuda, cuda:1.")] = "cpu",
+    fully_regenerated: Annotated[
+        bool, typer.Option("--fully-regenerated", help="Send whole fakes through the autoencoder.")
+    ] = False,
+    jpeg: Annotated[float, typer.Option(min=0, max=1, help="Share of pairs saved as JPEG.")] = 0.5,
+    webp: Annotated[float, typer.Option(min=0, max=1, help="Share saved as WebP; the others are PNG.")] = 0.0,
+    resize: Annotated[float, typer.Option(min=0, max=1, help="Share brought to another size before saving.")] = 0.0,
+    resize_range: Annotated[
+        tuple[float, float], typer.Option(metavar="LOW HIGH", help="Lowest and highest factor of the sides.")
+    ] = (0.5, 0.95),
+    noise: Annotated[float, typer.Option(min=0, max=1, help="Share with light noise on top.")] = 0.0,
+    screenshot: Annotated[
+        float, typer.Option(min=0, max=1, help="Share captured from a screen, at another size, as PNG.")
+    ] = 0.0,
+    social: Annotated[float, typer.Option(min=0, max=1, help="Share saved twice, as a social network does.")] = 0.0,
+    social_side: Annotated[int, typer.Option(min=32, help="Longest side that the network keeps, px.")] = 384,
+    before: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of photos saved as JPEG before they are manipulated.")
+    ] = 0.25,
+    donor: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the donors of splices saved as JPEG before, on their own.")
+    ] = 0.0,
+    layout: Annotated[
+        Literal["manifest", "dolos"], typer.Option(help="Of the files; the manifest is written in either.")
+    ] = "manifest",
+    split: Annotated[str, typer.Option(help="Written into the manifest.")] = "train",
+) -> None:
+    """Make manipulated pictures with masks, and their untouched twins, from photos."""
+    from declip import datasets, synthesis
+    from declip.localize import outputs
+
+    pictures = [pair.path for pair in outputs.find_pictures([photos])[0]]
+    manifest = synthesis.synthesize(
+        pictures,
+        out,
+        generators=generators.split(","),
+        masks=masks.split(","),
+        seed=seed,
+        size=size,
+        per_photo=per_photo,
+        workers=workers,
+        autoencoder=autoencoder,
+        models=dict(_pair(given) for given in models or []),
+        steps=steps,
+        device=device,
+        fully_regenerated=fully_regenerated,
+        jpeg_share=jpeg,
+        webp_share=webp,
+        resize_share=resize,
+        resize_range=resize_range,
+        noise_share=noise,
+        screenshot_share=screenshot,
+        social_share=social,
+        social_side=social_side,
+        before_share=before,
+        donor_share=donor,
+        layout=layout,
+        split=split,
+        progress=sys.stderr.isatty(),
+    )
+    made = sum(sample.label == "fake" for sample in datasets.read_manifest(manifest))
+    line(str(manifest))
+    raise typer.Exit(0 if made == len(pictures) * per_photo else 1)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    """NAME=VALUE, as it is given on the command line."""
+    name, sign, value = text.partition("=")
+    if not (name and sign and value):
+        raise DeclipError(f"got {text}; expected NAME=SOURCE")
+    return name, value
+
+
+def index(
+    context: typer.Context,
+    layout: Annotated[str, typer.Argument(metavar="LAYOUT", help=f"{', '.join(_LAYOUTS)}; or a manifest (.jsonl).")],
+    root: Annotated[Path | None, typer.Argument(metavar="ROOT", help="The data set's folder; imdl: or file.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The manifest to write.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="dolos, coco-sd: only this one. Others: written into the manifest.")
+    ] = None,
+    generator: Annotated[str, typer.Option(help="dolos: names, separated by commas.")] = "",
+    faces: Annotated[Literal["celebahq", "ffhq"], typer.Option(help="dolos.")] = "celebahq",
+    quality: Annotated[int | None, typer.Option(help="autosplice: 75, 90 or 100. [default: all]")] = None,
+    reals: Annotated[
+        bool | None, typer.Option("--reals/--no-reals", help="autosplice (default: yes), dolos (no): untouched photos.")
+    ] = None,
+    masks: Annotated[Path | None, typer.Option(help="folder: the masks. Without them all pictures are real.")] = None,
+    mask_name: Annotated[str, typer.Option(help="folder: of a picture's mask; or with {name}.")] = "{stem}.png",
+    fake_is: Annotated[
+        Literal["white", "black"], typer.Option(help="folder: what the masks show as manipulated.")
+    ] = "white",
+    group: Annotated[str | None, typer.Option(help="folder: expression whose (…) in a stem is the photo.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Print what is wrong; exit 1 if there are errors.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="Write a corrected manifest; pictures are not touched.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what is wrong as JSON.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that check.")] = 1,
+    force: Force = False,
+) -> None:
+    """Write the manifest of a data set; or check and fix a manifest."""
+    from declip import datasets
+
+    _check_index(context)
+    target = Path(layout) if fix and out is None else out
+    if target is not None:
+        check_free(target, force)
+    if root is None:
+        rows = datasets.read_records(layout)
+    else:
+        split_ = split or ""
+        match layout:
+            case "dolos":
+                samples = _dolos(root, generator.split(","), split, faces, reals or False)
+            case "autosplice":
+                known = cast("Literal[75, 90, 100] | None", quality)  # the library says if it is not
+                samples = datasets.autosplice(root, quality=known, reals=reals is not False, split=split_)
+            case "coco-sd":
+                samples = datasets.coco_sd(root, split=split)
+            case "folder":
+                samples = datasets.folder(root, masks, fake_is=fake_is, mask_name=mask_name, group=group, split=split_)
+            case _:
+                samples = datasets.imdl(root, split=split_)
+        rows = [(sample, {}) for sample in samples]
+    errors = 0
+    if check or fix:
+        rows, errors = _audited(rows, fix=fix, show=check, as_json=as_json, workers=workers)
+    if target is not None:
+        datasets.write_manifest(target, [sample for sample, _ in rows], [extra or None for _, extra in rows])
+        fakes = sum(sample.label == "fake" for sample, _ in rows)
+        note(f"{target}: {fakes} manipulated and {len(rows) - fakes} real samples")
+    raise typer.Exit(1 if errors else 0)
+
+
+def _check_index(context: typer.Context) -> None:
+    """Raise DeclipError where the arguments of `index` contradict each other."""
+    layout, root, out = (context.params[name] for name in ("layout", "root", "out"))
+    check, fix = context.params["check"], context.params["fix"]
+    manifest = layout.endswith(".jsonl")
+    if not manifest and layout not in _LAYOUTS:
+        raise DeclipError(f"{layout} is neither a manifest (.jsonl) nor a layout; those are {', '.join(_LAYOUTS)}")
+    for option in {name for names in _LAYOUTS.values() for name in names}.difference(_LAYOUTS.get(layout, ())):
+        source = context.get_parameter_source(option)
+        if source is not None and source.name == "COMMANDLINE":
+            raise DeclipError(f"--{option.replace('_', '-')} is not for {'a manifest' if manifest else layout}")
+    if context.params["as_json"] and not check:
+        raise DeclipError("--json prints what --check finds; add --check")
+    if manifest and root is not None:
+        raise DeclipError(f"{layout} is a manifest; expected nothing after it, got {root}")
+    if manifest and not (check or fix):
+        raise DeclipError(f"{layout} is a manifest; add --check, --fix, or both")
+    if manifest and out is not None and not fix:
+        raise DeclipError("--out says where --fix writes; add --fix")
+    if not manifest and root is None:
+        raise DeclipError(f"{layout} needs the data set's folder: declip index {layout} ROOT --out samples.jsonl")
+    if not manifest and out is None and (fix or not check):
+        raise DeclipError("--out is missing: the manifest to write, samples.jsonl")
+
+
+def _dolos(
+    root: Path, generators: list[str], split: str | None, faces: Literal["celebahq", "ffhq"], reals: bool
+) -> list[Sample]:
+    """Of several generators; the untouched photos, which all share, once."""
+    from declip import datasets
+
+    samples = []
+    for number, generator in enumerate(dict.fromkeys(generators)):
+        samples += datasets.dolos(root, generator, split=split, faces=faces, reals=reals and number == 0)
+    return samples
+
+
+def _audited(
+    rows: list[tuple[Sample, dict[str, Any]]], *, fix: bool, show: bool, as_json: bool, workers: int
+) -> tuple[list[tuple[Sample, dict[str, Any]]], int]:
+    """Print what is wrong with the samples of rows; (the rows, corrected if fix, and how many errors these have)."""
+
+    from declip.datasets import audit
+
+    progress = sys.stderr.isatty()
+    samples = [sample for sample, _ in rows]
+    report = audit.check(samples, workers=workers, progress=progress)
+    if show and as_json:
+        print(report.to_json(), flush=True)
+    elif show:
+        audit.render(report, console())
+    if not fix:
+        return rows, report.errors
+    fixed, changes = audit.fix(samples, report)
+    for change in changes:
+        (note if as_json else line)(change)
+    kept = [(sample, extra) for sample, (_, extra) in zip(fixed, rows, strict=True) if sample is not None]
+    if not changes:
+        return kept, report.errors
+    left = audit.check([sample for sample, _ in kept], workers=workers, progress=progress).errors
+    if left:
+        note(f"{left} errors are left, which --fix cannot mend; --check shows them")
+    return kept, left
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="As in recipes/.")],
+    data: Annotated[list[Path], typer.Option("--data", help="Manifest with the splits train and valid; repeatable.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the run.")],
+    changes: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")] = False,
+    cache: Annotated[Path | None, typer.Option(help="Folder of frozen features, shared by runs.")] = None,
+    start: Annotated[Path | None, typer.Option(help="A checkpoint whose decoder is the starting point.")] = None,
+) -> None:
+    """Train a model as a recipe says."""
+    from declip import datasets, training
+
+    config = training.TrainConfig.from_toml(recipe, changes or [])
+    samples = [sample for manifest in data for sample in datasets.read_manifest(manifest)]
+    parts = {split: [s for s in samples if s.split == split] for split in ("train", "valid")}
+    run = training.train(
+        config, train=parts["train"], valid=parts["valid"], out=out, resume=resume, cache=cache, start=start
+    )
+    line(str(run.best))
+
+
+def features(
+    manifests: Annotated[list[Path], typer.Argument(metavar="SAMPLES.jsonl…", help="Manifests of samples.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of frozen features: --cache of train.")],
+    backbone: Annotated[str | None, typer.Option(metavar="NAME", help="Of timm, with its tag.")] = None,
+    layers: Annotated[list[int] | None, typer.Option("--layer", min=0, help="Repeatable; one pass for all.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="What it trains on; else every sample, as the paper.")] = None,
+    changes: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Of the recipe.")] = None,
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster; else workers of this machine.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes, at most.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of each; by default all cores are used.")] = None,
+    device: Annotated[Literal["cpu", "cuda"] | None, typer.Option(help="cuda takes one GPU for each worker.")] = None,
+) -> None:
+    """Compute frozen features by several workers, once for any number of trainings."""
+    from declip import batch
+    from declip.reproduce.setup import parse_layers
+
+    config = batch.recipe_for(parse_layers(backbone, layers or []), recipe, changes or [])
+    filled = batch.fill_cache(
+        manifests,
+        out,
+        config=config,
+        every=recipe is None,
+        address=address,
+        workers=workers,
+        threads=threads,
+        device=device,
+        progress=sys.stderr.isatty(),
+    )
+    line(str(filled))
+
+
+def convert(
+    official: Annotated[
+        Path, typer.Argument(metavar="OFFICIAL.pth", help="Of DeCLIP's or a rival's authors; PSCC-Net: the folder.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The .safetensors file to write.")],
+    tower: Annotated[
+        Literal["vit", "rn50", "fusion"] | None,
+        typer.Option(help="DeCLIP: the backbone, where the file leaves it open."),
+    ] = None,
+    fake_class: Annotated[
+        int | None, typer.Option(min=0, max=1, help="Patch Forensics: the class that is manipulated. [default: 0]")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Turn an official .pth checkpoint, DeCLIP's or a rival's, into a .safetensors file."""
+    check_free(out, force)
+    from declip.models import checkpoint
+
+    chosen = cast("Literal[0, 1] | None", fake_class)
+    spec = checkpoint.convert(official, out, tower=tower, fake_class=chosen)
+    kind = spec.architecture if spec.decoder is None else spec.decoder.kind
+    backbones = " + ".join(f"{b.name} layer {b.layer}" for b in spec.backbones)
+    line(f"{out}: {backbones}, {kind}" if backbones else f"{out}: {kind}")
+
+
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name of `declip models` or a .safetensors file.")],
+    out: Annotated[Path, typer.Option("--out", help="The .onnx file to write.")],
+    offline: Offline = False,
+    force: Force = False,
+) -> None:
+    """Export a model to ONNX, kept only if it computes what torch computes."""
+    check_free(out, force)
+    from declip.models import checkpoint, weights
+    from declip.models.export import to_onnx
+
+    source = weights.resolve(model, offline=offline)
+    if source.suffix == ".pth":
+        checkpoint.convert(source, source.with_suffix(".safetensors"))
+        source = source.with_suffix(".safetensors")
+    line(str(to_onnx(source, out)))
+
+
+def batch(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A folder, a URI, or a list: .jsonl, .txt, .parquet.")
+    ],
+    out: Annotated[str, typer.Option("--out", help="Folder or URI for the Parquet files.")],
+    model: Model = "mini",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the job of --out, if there is one.")] = False,
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster; else workers of this machine.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes, at most.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of each; by default all cores are used.")] = None,
+    device: Annotated[Literal["cpu", "cuda"] | None, typer.Option(help="cuda takes one GPU for each worker.")] = None,
+    shard_size: Annotated[int | None, typer.Option(min=1, help="Files of a part; a kill loses what is begun.")] = None,
+    tile: Tile = None,
+    threshold: Threshold = None,
+    precision: Precise = "exact",
+    max_megapixels: MaxPixels = 250,
+    max_megabytes: MaxBytes = 200,
+    offline: Offline = False,
+) -> None:
+    """Localize any number of photos into Parquet files: by several workers, resumable, here or on a Ray cluster."""
+    from declip import batch as job
+
+    summary = job.run(
+        source,
+        out,
+        model=model,
+        mode=mode_of(tile),
+        threshold=threshold,
+        precision=precision,
+        resume=resume,
+        address=address,
+        workers=workers,
+        threads=threads,
+        device=device,
+        shard_size=shard_size,
+        offline=offline,
+        max_pixels=millions(max_megapixels),
+        max_bytes=millions(max_megabytes),
+        progress=sys.stderr.isatty(),
+    )
+    line(str(summary))
+    raise typer.Exit(1 if summary.errors else 0)

@@ -1,0 +1,176 @@
+"""Verbs that measure: evaluate, calibrate, reproduce."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+import typer
+
+from declip.cli.options import (
+    BatchSize,
+    Force,
+    MaxBytes,
+    MaxPixels,
+    Model,
+    Offline,
+    Precise,
+    Threshold,
+    Tile,
+    millions,
+    mode_of,
+)
+from declip.cli.terminal import console, line, print_calibration, print_evaluation
+from declip.errors import DeclipError
+
+__all__ = ["calibrate", "evaluate", "reproduce"]
+
+Experiment = Literal[
+    "dolos",
+    "layers",
+    "decoders",
+    "backbones",
+    "generators",
+    "detection",
+    "autosplice",
+    "robustness",
+    "leave-one-out",
+    "rivals",
+]
+
+
+def evaluate(
+    manifest: Annotated[Path, typer.Argument(metavar="SAMPLES.jsonl", help="A manifest of samples with known masks.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for images.csv, summary.json and report.html.")],
+    model: Annotated[str | None, typer.Option("--model", help="As for localize; mini if there are no maps.")] = None,
+    maps: Annotated[Path | None, typer.Option("--maps", help="Folder of score maps made elsewhere.")] = None,
+    maps_fake_is: Annotated[Literal["white", "black"], typer.Option(help="What --maps show as manipulated.")] = "white",
+    split: Annotated[str | None, typer.Option(help="Only the samples of this split.")] = None,
+    tile: Tile = None,
+    threshold: Threshold = None,
+    score_threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Call pictures of this score or more manipulated.")
+    ] = None,
+    precision: Precise = "exact",
+    batch_size: BatchSize = 8,
+    max_megapixels: MaxPixels = 250,
+    max_megabytes: MaxBytes = 200,
+    offline: Offline = False,
+    force: Force = False,
+) -> None:
+    """Measure a model, or maps made elsewhere, on samples with known masks."""
+    from declip import datasets, evaluation
+    from declip.localize.localizer import load
+
+    if maps and (model or tile is not None or precision != "exact"):
+        raise DeclipError("--maps scores what is there: it goes with none of --model, --tile/--whole and --precision")
+    evaluation.check_free(out, force=force)
+    samples = [sample for sample in datasets.read_manifest(manifest) if split in (None, sample.split)]
+    source = (
+        evaluation.Maps(maps, [s.image for s in samples], root=manifest.parent, fake_is=maps_fake_is) if maps else None
+    )
+    result = evaluation.evaluate(
+        source
+        or load(
+            model,
+            mode=mode_of(tile),
+            precision=precision,
+            offline=offline,
+            max_pixels=millions(max_megapixels),
+            max_bytes=millions(max_megabytes),
+        ),
+        samples,
+        threshold=threshold,
+        score_threshold=score_threshold,
+        batch_size=batch_size,
+        title=str(manifest),
+        progress=sys.stderr.isatty(),
+    )
+    result.save(out, force=force)
+    raise typer.Exit(print_evaluation(result))
+
+
+def calibrate(
+    photos: Annotated[list[Path], typer.Argument(metavar="REAL_PHOTOS", help="Untouched photos of your own; folders.")],
+    out: Annotated[Path, typer.Option("--out", help="The model file to write, of the same suffix as the model's.")],
+    model: Model = "mini",
+    false_alarms: Annotated[
+        str, typer.Option(help="Rates for 'manipulated' and 'inconclusive', separated by commas.")
+    ] = "0.01,0.05",
+    data: Annotated[Path | None, typer.Option("--data", help="Manifest of fakes with masks, to refit with.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only the samples of this split.")] = None,
+    pieces: Annotated[
+        int, typer.Option(min=0, help="Compare large photos with pieces of large photos, too: at most so many of each.")
+    ] = 0,
+    tile: Tile = None,
+    precision: Precise = "exact",
+    batch_size: BatchSize = 8,
+    max_megapixels: MaxPixels = 250,
+    max_megabytes: MaxBytes = 200,
+    offline: Offline = False,
+    force: Force = False,
+) -> None:
+    """Set a model's verdicts by untouched photos of your own, and write it as a new file."""
+    from declip import calibration, datasets
+    from declip.localize.outputs import find_pictures
+
+    if split and not data:
+        raise DeclipError("--split chooses among the samples of --data; add --data")
+    rates = [_rate(text) for text in false_alarms.split(",")]
+    pairs, skipped = find_pictures(photos)
+    samples = [s for s in datasets.read_manifest(data) if split in (None, s.split)] if data else None
+    result = calibration.calibrate(
+        model,
+        [pair.path for pair in pairs],
+        out,
+        rates=rates,
+        samples=samples,
+        pieces=pieces,
+        mode=mode_of(tile),
+        precision=precision,
+        batch_size=batch_size,
+        offline=offline,
+        max_pixels=millions(max_megapixels),
+        max_bytes=millions(max_megabytes),
+        force=force,
+        progress=sys.stderr.isatty(),
+    )
+    print_calibration(result, out, skipped)
+    raise typer.Exit(1 if result.unreadable or result.lost else 0)
+
+
+def _rate(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise DeclipError(f"got the false-alarm rate {text!r}; expected a number in (0, 1), as 0.01 for 1 %") from None
+
+
+def reproduce(
+    experiment: Annotated[
+        Experiment, typer.Argument(metavar="EXPERIMENT", help=f"One of {', '.join(get_args(Experiment))}.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder of all experiments; what is finished there is reused.")],
+    data: Annotated[Path | None, typer.Option(help="full: folder with celebahq/ of Dolos, and AutoSplice/.")] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(metavar="NAME[:LAYER][+…]", help="Of timm, with its tag; + is fusion. [default: paper's]"),
+    ] = None,
+    scale: Annotated[
+        Literal["full", "tiny"], typer.Option(help="The paper's data and recipe, or minutes on a CPU.")
+    ] = "full",
+    photos: Annotated[Path | None, typer.Option(help="tiny: folder of photos that data are made from.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the trainings; data stay the same.")] = 0,
+) -> None:
+    """Repeat an experiment of the paper: train, test, and show the numbers beside the paper's."""
+
+    from declip import reproduce as experiments
+    from declip.localize import outputs
+
+    pictures = None if photos is None else [pair.path for pair in outputs.find_pictures([photos])[0]]
+    found = experiments.reproduce(
+        experiment, out, scale=scale, data=data, photos=pictures, backbone=backbone, seed=seed
+    )
+    console().print(experiments.render(found))
+    line(str(out / experiment / "table.md"))
