@@ -21,7 +21,7 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from declip.images import image
+from declip.images.mapfiles import write_mask
 from declip.nn.backbones import build_backbones, probe
 from declip.nn.decoders import build_decoder
 from declip.nn.model import DeclipNet
@@ -85,7 +85,7 @@ def make_sample(folder: Path, number: int) -> Sample:
     rng = np.random.default_rng(number)
     picture, mask = folder / f"{number}.png", folder / f"{number}-mask.png"
     Image.fromarray(rng.integers(0, 256, (256, 256, 3), np.uint8)).save(picture)
-    image.write_mask(mask, rng.random((256, 256)) < 0.3)
+    write_mask(mask, rng.random((256, 256)) < 0.3)
     return Sample(image=picture, mask=mask, label="fake")
 
 

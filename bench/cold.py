@@ -32,14 +32,15 @@ def official(file: Path, photo: Path) -> None:
     import torch
     from networks import MAIN, empty_official
 
-    from declip.images import image
+    from declip.images.read import read_photo
+    from declip.images.tensors import resize_scores, to_input, to_scores
 
     spec, net = empty_official(MAIN)
     net.load_state_dict(torch.load(file, map_location="cpu", weights_only=True), assign=True)
-    read = image.read(photo)
+    read = read_photo(photo)
     with torch.no_grad():
-        logits = net(torch.from_numpy(image.to_input(read.pixels, spec)[None]))
-    (image.resize_scores(image.to_scores(logits[0].numpy()), read.size) > 0.5).any()
+        logits = net(torch.from_numpy(to_input(read.pixels, spec)[None]))
+    (resize_scores(to_scores(logits[0].numpy()), read.size) > 0.5).any()
 
 
 if __name__ == "__main__":

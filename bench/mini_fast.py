@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from declip.evaluation import metrics
-from declip.images import image
+from declip.images.read import EXTENSIONS
 from declip.localize.localizer import Localizer, load
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--photos", type=int, help="only the first so many")
     arguments = parser.parse_args()
-    paths = sorted(p for p in (arguments.data / "photos/valid").iterdir() if p.suffix.lower() in image.EXTENSIONS)
+    paths = sorted(p for p in (arguments.data / "photos/valid").iterdir() if p.suffix.lower() in EXTENSIONS)
     photos = [path for path in paths if card_cases.half_of(path.name) == "report"][: arguments.photos]
     found = measure(load(), load(precision="fast"), photos, arguments.data / "weights")
     kept = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}

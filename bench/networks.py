@@ -17,7 +17,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from declip.engines.engines import in_torch_thread
-from declip.images import image
+from declip.images.read import read_photo
+from declip.images.tensors import to_input
 from declip.models import checkpoint
 from declip.nn.backbones import Backbone, FeatureShape, extract, probe
 from declip.nn.decoders import build_decoder
@@ -107,7 +108,7 @@ def empty_official(name: str) -> tuple[ModelSpec, OfficialWay]:
 def inputs(spec: ModelSpec, count: int) -> NDArray[np.float32]:
     """(count, 3, S, S) float32: the example photos, squashed; again from the first where there are too few."""
     files = sorted(PHOTOS.iterdir())
-    found = [image.to_input(image.read(files[number % len(files)]).pixels, spec) for number in range(count)]
+    found = [to_input(read_photo(files[number % len(files)]).pixels, spec) for number in range(count)]
     return np.stack(found)
 
 

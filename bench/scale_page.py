@@ -45,7 +45,7 @@ def sizes(photos: list[Path]) -> dict[str, Any]:
     """Bytes for each megapixel of a photo's file, its scores and its mask; and of a row without its mask."""
     from declip import load
     from declip.batch.rows import encode_mask, to_parquet
-    from declip.images import image
+    from declip.images.mapfiles import scores_png
 
     localizer = load()
     per_megapixel: dict[str, list[float]] = {"file": [], "scores": [], "mask": []}
@@ -57,7 +57,7 @@ def sizes(photos: list[Path]) -> dict[str, Any]:
         row = result.to_dict() | {"bytes": path.stat().st_size, "content": digest, "error": None, "kind": None}
         rows.append(row | {"mask": encode_mask(result.mask)})
         per_megapixel["file"].append(path.stat().st_size / megapixels)
-        per_megapixel["scores"].append(len(image.scores_png(result.scores)) / megapixels)
+        per_megapixel["scores"].append(len(scores_png(result.scores)) / megapixels)
         per_megapixel["mask"].append(encode_mask(result.mask).nbytes / megapixels)
     # Without what each file has once.
     empty = len(to_parquet([]))

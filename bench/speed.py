@@ -38,7 +38,8 @@ from speed_page import tables
 import declip
 from declip.engines.engines import Wrapped, open_engine
 from declip.errors import DeclipError
-from declip.images import image
+from declip.images.read import read_photo
+from declip.images.tensors import normalise, resize_scores, to_input, to_scores
 from declip.localize.localizer import Localizer
 from declip.results import Engine
 
@@ -234,7 +235,7 @@ def agree(built: Built, engines: Mapping[str, Engine]) -> dict[str, float]:
 
 def difference(exact: NDArray[np.float32], fast: NDArray[np.float32]) -> dict[str, float]:
     """Mean |Δscore|, and the share of pixels decided alike at 0.5."""
-    first, second = image.to_scores(exact), image.to_scores(fast)
+    first, second = to_scores(exact), to_scores(fast)
     return {
         "fast_mean_score_difference": float(np.abs(first - second).mean(dtype=np.float64)),
         "fast_decisions_alike": float(np.mean((first >= 0.5) == (second >= 0.5))),
@@ -286,9 +287,9 @@ def compared(seconds: Mapping[str, list[float]], count: int) -> dict[str, Any]:
 def crops(size: int, count: int, localizer: Localizer) -> NDArray[np.float32]:
     """(count, 3, size, size): corners of the example photos, at their own resolution."""
     files = sorted(PHOTOS.iterdir())
-    pixels = (image.read(files[number % len(files)]).pixels for number in range(count))
+    pixels = (read_photo(files[number % len(files)]).pixels for number in range(count))
     fitting = (np.pad(one, ((0, size), (0, size), (0, 0)), mode="reflect")[:size, :size] for one in pixels)
-    return np.stack([image.normalise(one, localizer.spec) for one in fitting])
+    return np.stack([normalise(one, localizer.spec) for one in fitting])
 
 
 def large_photo(folder: Path) -> Path:
@@ -356,15 +357,15 @@ def pipeline(folder: Path, effort: Effort) -> dict[str, Any]:
 def whole_parts(engine: Engine, linear: Engine | None, photo: Path, repeats: int) -> dict[str, Any]:
     """A photo that the network sees whole. linear: the same backbone with a decoder that costs nothing."""
     localizer = Localizer(engine, mode="whole")
-    read = image.read(photo)
-    pictures = image.to_input(read.pixels, engine.spec)[None]
+    read = read_photo(photo)
+    pictures = to_input(read.pixels, engine.spec)[None]
     logits = engine.logits({"image": pictures})[0]
     contenders: dict[str, Callable[[], object]] = {
         "whole": lambda: localizer(photo),
-        "read": lambda: image.read(photo),
-        "preprocess": lambda: image.to_input(read.pixels, engine.spec),
+        "read": lambda: read_photo(photo),
+        "preprocess": lambda: to_input(read.pixels, engine.spec),
         "network": lambda: engine.logits({"image": pictures}),
-        "post-process": lambda: image.resize_scores(image.to_scores(logits), read.size),
+        "post-process": lambda: resize_scores(to_scores(logits), read.size),
     }
     if linear is not None:
         contenders["backbone"] = lambda: linear.logits({"image": pictures})
@@ -385,7 +386,7 @@ def tiled_parts(localizer: Localizer, photo: Path, repeats: int) -> dict[str, An
         watched(photo)
         inside.append(timed.seconds)
 
-    seconds = interleaved({"whole": whole, "read": lambda: image.read(photo)}, repeats)
+    seconds = interleaved({"whole": whole, "read": lambda: read_photo(photo)}, repeats)
     parts = {part: spread(values) for part, values in seconds.items()} | {"network": spread(inside[-repeats:])}
     rest = parts["whole"]["median"] - parts["read"]["median"] - parts["network"]["median"]
     return {"parts": parts | {"tiling and blending": {"median": round(rest, 4)}}}
@@ -410,7 +411,7 @@ def streams(folder: Path, effort: Effort) -> dict[str, Any]:
 def stream(localizer: Localizer, photos: Sequence[Path], repeats: int, batch: int = 4) -> dict[str, Any]:
     """Photos per second of `map`, and of the network alone on as many pictures. Their ratio is that of a turn, in which
     they follow each other; a machine that others use as well may be another one in the next turn."""
-    pictures = np.stack([image.to_input(image.read(photo).pixels, localizer.spec) for photo in photos[:batch]])
+    pictures = np.stack([to_input(read_photo(photo).pixels, localizer.spec) for photo in photos[:batch]])
 
     def network() -> None:
         for _ in range(0, len(photos), batch):

@@ -18,7 +18,8 @@ from rich.table import Table
 
 import declip
 from declip.evaluation import metrics
-from declip.images import image
+from declip.images.mapfiles import read_mask
+from declip.images.read import read_photo
 from declip.localize.outputs import SUFFIXES, Row, find_pictures, localize_files
 from declip.results import Sample
 
@@ -89,7 +90,7 @@ def _iou(path: Path, out: Path) -> float:
     """Of the mask that was written, with the known one."""
     found = Sample(image=path, mask=out / f"{path.name}{MASK}", label="fake")
     known = Sample(image=path, mask=_known(path), label="fake")
-    return metrics.iou(image.read_mask(found), image.read_mask(known))
+    return metrics.iou(read_mask(found), read_mask(known))
 
 
 # The sheet: a column per photo, five side by side; the photo, its known mask, and what was found ---------------------
@@ -137,7 +138,7 @@ def _draw_bank(rows: list[Row], out: Path) -> Image.Image:
 
 
 def _column(path: Path, out: Path) -> list[Image.Image]:
-    photo = Image.fromarray(image.read(path).pixels)
+    photo = Image.fromarray(read_photo(path).pixels)
     size = (round(photo.width * CELL / photo.height), CELL)
     known = _known(path)
     mask = Image.new("RGB", photo.size) if known is None else Image.open(known).convert("RGB")

@@ -17,7 +17,8 @@ import declip
 from declip.baselines import BASELINES, Baseline, DoubleJpeg, ErrorLevel, JpegGhost, NoiseLevel
 from declip.errors import ImageError, MissingExtraError, SpecError
 from declip.evaluation import metrics
-from declip.images import image
+from declip.images.mapfiles import write_mask
+from declip.images.read import read_photo
 from declip.results import Localization, Photo, Sample
 
 PHOTOS = Path(__file__).resolve().parents[1] / "examples" / "photos"
@@ -60,7 +61,7 @@ def encode(pixels: Pixels, file_format: Literal["JPEG", "PNG"] = "JPEG", quality
 
 
 def saved(pixels: Pixels, quality: int) -> Pixels:
-    return image.read(encode(pixels, quality=quality)).pixels
+    return read_photo(encode(pixels, quality=quality)).pixels
 
 
 def pasted(into: Pixels, what: Pixels, mask: NDArray[np.bool_]) -> Pixels:
@@ -180,8 +181,8 @@ def test_double_jpeg_is_upright(flower: Pixels, cat: Pixels, mask: NDArray[np.bo
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     data = encode(pasted(saved(flower, 70), cat, mask), quality=92, exif=exif)
-    photo = image.read(data)
-    marked = image.read(encode(np.repeat(mask[..., None] * np.uint8(255), 3, axis=2), "PNG", exif=exif))
+    photo = read_photo(data)
+    marked = read_photo(encode(np.repeat(mask[..., None] * np.uint8(255), 3, axis=2), "PNG", exif=exif))
     upright = marked.pixels[..., 0] > 127
     result = map_of(DoubleJpeg, data)
     assert photo.orientation == orientation and result.scores.shape == photo.size == upright.shape
@@ -212,7 +213,7 @@ def test_flat_pictures_are_not_suspicious(kind: type[Baseline], level: int) -> N
 def test_a_bad_file_is_yielded(kind: type[Baseline], flower: Pixels, tmp_path: Path) -> None:
     whole = encode(flower)
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    sources = [whole, tmp_path / "none.jpg", flower, tmp_path / "cut.jpg", image.read(whole)]
+    sources = [whole, tmp_path / "none.jpg", flower, tmp_path / "cut.jpg", read_photo(whole)]
     results = list(kind().map(iter(sources), batch_size=2))
     assert [getattr(result, "kind", "") for result in results] == ["", "missing", "", "corrupt", ""]
     first, last = results[0], results[-1]
@@ -246,7 +247,7 @@ def test_double_jpeg_of_many_strips(
 def test_it_can_be_evaluated(flower: Pixels, cat: Pixels, mask: NDArray[np.bool_], tmp_path: Path) -> None:
     (tmp_path / "fake.jpg").write_bytes(encode(pasted(saved(flower, 70), cat, mask), quality=92))
     (tmp_path / "real.jpg").write_bytes(encode(flower))
-    image.write_mask(tmp_path / "mask.png", mask)
+    write_mask(tmp_path / "mask.png", mask)
     samples = [
         Sample(image=tmp_path / "fake.jpg", mask=tmp_path / "mask.png", label="fake"),
         Sample(image=tmp_path / "real.jpg", label="real"),
@@ -279,7 +280,7 @@ def test_without_jpeglib(flower: Pixels, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_same_photo_by_any_way(flower: Pixels, tmp_path: Path) -> None:
     data = encode(flower)
     (tmp_path / "photo.jpg").write_bytes(data)
-    photo: Photo = image.read(data)
+    photo: Photo = read_photo(data)
     for kind in BASELINES.values():
         by_path = map_of(kind, tmp_path / "photo.jpg")
         assert by_path.name == str(tmp_path / "photo.jpg")

@@ -19,7 +19,7 @@ import declip
 from declip import calibration
 from declip.engines.engines import open_engine, with_spec
 from declip.errors import DatasetError, DeclipError, SpecError, WeightsError
-from declip.images import image
+from declip.images.mapfiles import read_mask, write_mask
 from declip.localize.localizer import Localizer
 from declip.models.weights import sha256_of
 from declip.regions import find_parts
@@ -230,7 +230,7 @@ def fakes(folder: Path, count: int = 10) -> list[Sample]:
         grey = rng.integers(0, 230, (64, 64), np.uint8)
         mask = rng.random(grey.shape) < special.expit(4 * (grey / 127.5 - 1))
         save(folder / f"fake-{i}.png", grey)
-        image.write_mask(folder / f"mask-{i}.png", mask)
+        write_mask(folder / f"mask-{i}.png", mask)
         samples.append(Sample(image=folder / f"fake-{i}.png", mask=folder / f"mask-{i}.png", label="fake"))
     return samples
 
@@ -277,7 +277,7 @@ def test_a_planted_miscalibration_is_found(tmp_path: Path) -> None:
         )
         for threshold in calibration.THRESHOLDS
     ]
-    pairs = [(localizer(sample.image).scores, image.read_mask(sample)) for sample in samples]
+    pairs = [(localizer(sample.image).scores, read_mask(sample)) for sample in samples]
     assert found == calibration.fit_threshold(pairs, made)
 
 

@@ -20,7 +20,8 @@ from PIL import Image
 import declip
 from declip import datasets
 from declip.cli import main as cli
-from declip.images import image
+from declip.images.mapfiles import write_mask
+from declip.images.read import MAX_BYTES, MAX_PIXELS
 from declip.localize import localizer
 from declip.localize.localizer import Localizer
 from declip.results import Sample
@@ -55,7 +56,7 @@ KEYS = [
 ]
 
 
-LIMITS = {"max_pixels": image.MAX_PIXELS, "max_bytes": image.MAX_BYTES}
+LIMITS = {"max_pixels": MAX_PIXELS, "max_bytes": MAX_BYTES}
 
 
 class FakeEngine:
@@ -366,7 +367,7 @@ def samples(folder: Path, **changes: Any) -> Path:
         mask = np.zeros((64, 64), dtype=bool)
         mask[:, :white] = True
         path = picture(folder / name, white)
-        image.write_mask(folder / f"{name}.mask.png", mask)
+        write_mask(folder / f"{name}.mask.png", mask)
         fields: dict[str, Any] = {"label": "fake", "mask": folder / f"{name}.mask.png", "split": "test"} | changes
         found.append(Sample(image=path, **(fields if white else {"label": "real"})))
     datasets.write_manifest(folder / "samples.jsonl", found)
@@ -911,7 +912,7 @@ def test_a_missing_path_in_a_process() -> None:
 
 def test_the_public_names() -> None:
     assert set(declip.__all__) <= set(dir(declip))
-    assert declip.overlay is declip.images.image.overlay
+    assert declip.overlay is declip.images.overlay.overlay
     assert declip.Localizer is Localizer
     assert declip.MODELS[0].name == "mini"
     with pytest.raises(AttributeError, match="localise"):

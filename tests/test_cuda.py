@@ -14,8 +14,8 @@ from declip.nn.backbones import exact
 from declip.nn.model import build_network
 from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
 from declip.training import training
-from tests.test_training import config_of, make_samples, rows_of
 from tests.tiny import RESNET, VIT, randomise, save_tiny, tiled_spec, tiny_net, tiny_spec
+from tests.training.test_training import config_of, make_samples, rows_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

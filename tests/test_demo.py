@@ -12,7 +12,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from declip.images import image
+from declip.images.mapfiles import read_mask
+from declip.images.read import read_photo
 from declip.results import Sample
 from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
 
@@ -59,8 +60,8 @@ def test_every_mask_fits_its_photo_and_is_no_more_than_a_part_of_it() -> None:
     assert len({stem.partition("-")[2] for stem in masks}) == len(masks)  # each of another kind
     for photo in PHOTOS:
         if photo.stem in masks:
-            mask = image.read_mask(Sample(image=photo, mask=masks.pop(photo.stem), label="fake"))
-            assert mask.shape == image.read(photo).size
+            mask = read_mask(Sample(image=photo, mask=masks.pop(photo.stem), label="fake"))
+            assert mask.shape == read_photo(photo).size
             assert 0.005 < mask.mean() < 0.3
     assert not masks
 

@@ -16,7 +16,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 import declip
-from declip.images import image
+from declip.images.mapfiles import mask_png, scores_png
+from declip.images.overlay import overlay_png
 from declip.localize.localizer import Localizer
 from tests.serve import serving
 
@@ -102,9 +103,9 @@ def test_the_service_says_what_python_says(client: Any, direct: list[declip.Loca
         (row,) = answer.json()["results"]
         maps = row.pop("maps")
         assert told(row) == json.loads(json.dumps(told(result.to_dict())))
-        assert base64.b64decode(maps["mask"]) == image.mask_png(result.mask)
-        assert base64.b64decode(maps["scores"]) == image.scores_png(result.scores)
-        assert base64.b64decode(maps["overlay"]) == image.overlay_png(path, result)
+        assert base64.b64decode(maps["mask"]) == mask_png(result.mask)
+        assert base64.b64decode(maps["scores"]) == scores_png(result.scores)
+        assert base64.b64decode(maps["overlay"]) == overlay_png(path, result)
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from declip import provenance
-from declip.images import image
+from declip.images.read import read_photo
 from declip.provenance import Provenance
 from declip.results import Photo
 from tests.signing import SOURCES, Chain, actions, generated, manifest, signed, signed_anew
@@ -32,7 +32,7 @@ OVER = (NOW - timedelta(days=400), NOW - timedelta(days=30))
 
 
 def read(data: bytes, **options: Any) -> Provenance:
-    return provenance.read(image.read(data), **options)
+    return provenance.read(read_photo(data), **options)
 
 
 def saved(kind: str = "JPEG", **options: Any) -> bytes:
@@ -84,7 +84,7 @@ def with_other_pixels(data: bytes, kind: str) -> bytes:
 
 def test_a_photo_without_a_file_and_a_file_without_marks_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "c2pa", ModuleType("c2pa"))  # the reader is not asked
-    nothing = provenance.read(image.read(np.zeros((4, 4, 3), np.uint8)))
+    nothing = provenance.read(read_photo(np.zeros((4, 4, 3), np.uint8)))
     assert (nothing.state, nothing.headline, nothing.generator, nothing.says) == ("none", None, None, ())
     for kind in (*KINDS, "BMP", "GIF", "AVIF"):
         found = read(saved(kind))

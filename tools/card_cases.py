@@ -20,7 +20,8 @@ from PIL import Image
 
 from declip.errors import DatasetError, ImageError
 from declip.evaluation import metrics
-from declip.images import image
+from declip.images.mapfiles import read_mask
+from declip.images.read import read_photo
 from declip.results import Localization, Predictor, Sample
 from declip.synthesis import forge
 
@@ -115,7 +116,7 @@ def forgeries(photos: Sequence[Path], kinds: Sequence[str], autoencoder: Path) -
     for number, path in enumerate(photos):
         half = half_of(path.name)
         others = [other for other in photos if other != path and half_of(other.name) == half]
-        pixels = image.read(path).pixels
+        pixels = read_photo(path).pixels
         for place, kind in enumerate(kinds):
             rng = np.random.default_rng((SEED, zlib.crc32(path.name.encode()), zlib.crc32(kind.encode())))
             crop = _crop(pixels, rng)
@@ -124,7 +125,7 @@ def forgeries(photos: Sequence[Path], kinds: Sequence[str], autoencoder: Path) -
                 if not others:
                     yield None
                     continue
-                donor = _crop(image.read(others[int(rng.integers(len(others)))]).pixels, rng)
+                donor = _crop(read_photo(others[int(rng.integers(len(others)))]).pixels, rng)
             try:
                 forged, mask = forge(crop, kind, rng, donor, autoencoder=autoencoder)
             except DatasetError:
@@ -139,7 +140,7 @@ def forgeries(photos: Sequence[Path], kinds: Sequence[str], autoencoder: Path) -
 def untouched(photos: Sequence[Path]) -> Iterator[Case]:
     """Every photo whole, as it is and re-saved as JPEG 75."""
     for path in photos:
-        pixels, half = image.read(path).pixels, half_of(path.name)
+        pixels, half = read_photo(path).pixels, half_of(path.name)
         nothing = np.zeros(pixels.shape[:2], dtype=bool)
         yield Case(kind="as they are", group=path.name, half=half, pixels=pixels, mask=nothing)
         again = resaved(pixels, 75)
@@ -154,7 +155,7 @@ def forged_sets(folder: Path, quick: int | None = None) -> Iterator[Case]:
     for dataset in sorted(path for path in folder.iterdir() if (path / "image").is_dir()):
         for path in sorted((dataset / "image").iterdir())[:quick]:
             sample = Sample(image=path, mask=dataset / "mask" / f"{path.stem}.png", label="fake")
-            pixels, mask = image.read(path).pixels, image.read_mask(sample)
+            pixels, mask = read_photo(path).pixels, read_mask(sample)
             yield Case(kind=dataset.name, group=_scene(path.stem), half="report", pixels=pixels, mask=mask, path=path)
             again = resaved(pixels, 90)
             yield Case(kind=dataset.name, group=_scene(path.stem), half="report", pixels=again, mask=mask, jpeg=True)
@@ -164,7 +165,7 @@ def forged_originals(folder: Path, quick: int | None = None) -> Iterator[Case]:
     """The untouched originals that some of those sets have: each as it is, and re-saved as JPEG 90."""
     for dataset in sorted(path for path in folder.iterdir() if (path / "original").is_dir()):
         for path in sorted((dataset / "original").iterdir())[:quick]:
-            pixels = image.read(path).pixels
+            pixels = read_photo(path).pixels
             nothing = np.zeros(pixels.shape[:2], dtype=bool)
             yield Case(kind=dataset.name, group=path.stem, half="report", pixels=pixels, mask=nothing, path=path)
             again = resaved(pixels, 90)
@@ -191,7 +192,7 @@ def resaved(pixels: Pixels, quality: int) -> Pixels:
     """As a JPEG file of this quality, read again."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
-    return image.read(buffer.getvalue()).pixels
+    return read_photo(buffer.getvalue()).pixels
 
 
 def measure(predictor: Predictor, cases: Iterable[Case]) -> Iterator[Outcome]:

@@ -16,8 +16,8 @@ from card_cases import SEED, Case, measure
 from matplotlib.figure import Figure
 
 from declip.evaluation import plots
-from declip.images import image
-from declip.images.perturbations import Perturbation, perturb
+from declip.images.dose import Perturbation, perturb
+from declip.images.overlay import overlay
 from declip.localize.localizer import Localizer
 
 # From the mildest on. Before them comes the picture as it is.
@@ -93,7 +93,7 @@ def misses(localizer: Localizer, cases: Sequence[Case], kinds: Sequence[str]) ->
                 plots.Tile(pixels=case.pixels),
                 plots.Tile(pixels=case.mask),
                 plots.Tile(pixels=result.scores),
-                plots.Tile(pixels=np.asarray(image.overlay(case.pixels, result)), caption=f"AP {outcome.ap:.2f}"),
+                plots.Tile(pixels=np.asarray(overlay(case.pixels, result)), caption=f"AP {outcome.ap:.2f}"),
             ]
         )
         names.append(kind)

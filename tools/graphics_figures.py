@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from declip.images import image, scope
+from declip.images import scope
+from declip.images.read import read_photo
 
 GRAPHIC = ("as is", "JPEG 90", "JPEG 75", "WebP 80", "×0.5", "×1.5", "×0.5, JPEG 75", "×1.5, JPEG 75")
 PHOTO = ("as is", "JPEG 90", "JPEG 75", "×0.5")
@@ -45,7 +46,7 @@ def saved_anew(pixels: Pixels, condition: str) -> Pixels:
 def refused(task: tuple[Path, tuple[str, ...]]) -> list[bool]:
     """Return for each condition whether the picture is refused."""
     path, conditions = task
-    pixels = image.read(path).pixels
+    pixels = read_photo(path).pixels
     return [scope.why_not(saved_anew(pixels, condition)) is not None for condition in conditions]
 
 

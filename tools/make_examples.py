@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from declip.images import image
+from declip.images.mapfiles import write_mask
+from declip.images.read import read_photo
 from declip.synthesis import classical, masks, neural
 
 Pixels = NDArray[np.uint8]
@@ -78,7 +79,7 @@ def main() -> None:
     }
     for name, (pixels, mask) in made.items():
         _save(photos / name, pixels)
-        image.write_mask(known / f"{Path(name).stem}.png", mask)
+        write_mask(known / f"{Path(name).stem}.png", mask)
     shutil.copyfile(_source("china"), photos / "china-untouched.jpg")
     _save(photos / "coffee-untouched.jpg", _read("coffee"), quality=80)
 
@@ -167,7 +168,7 @@ def _source(name: str) -> Path:
 
 
 def _read(name: str) -> Pixels:
-    return image.read(_source(name)).pixels
+    return read_photo(_source(name)).pixels
 
 
 def _save(path: Path, pixels: Pixels, quality: int = JPEG_QUALITY) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from declip.images import image
+from declip.images.read import read_photo
 from declip.synthesis import forge
 
 Pixels = NDArray[np.uint8]
@@ -90,7 +90,7 @@ def manipulated(generator: str, autoencoder: Path) -> tuple[Pixels, Pixels, Mask
 def crop(photo: str) -> Pixels:
     """(256, 256, 3) uint8 of one of PLACES."""
     name, x, y = PLACES[photo]
-    pixels = image.read(Path(str(files("skimage") / "data" / name))).pixels
+    pixels = read_photo(Path(str(files("skimage") / "data" / name))).pixels
     return np.ascontiguousarray(pixels[y : y + CROP, x : x + CROP])
 
 

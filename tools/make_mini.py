@@ -26,7 +26,7 @@ from declip import datasets
 from declip.calibration import RATES, THRESHOLDS, Untouched, candidates, fit_threshold, with_pieces
 from declip.engines.engines import open_engine, with_spec
 from declip.errors import ImageError
-from declip.images import image
+from declip.images.read import EXTENSIONS
 from declip.localize.localizer import Localizer
 from declip.models import checkpoint, export
 from declip.results import Sample
@@ -232,7 +232,7 @@ def calibrated(localizer: Localizer, data: Path) -> Calibration:
 
 
 def pictures(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in image.EXTENSIONS)
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Literal
 
 import torch
 
-from declip.images import image
+from declip.images.read import EXTENSIONS
 from declip.synthesis import classical, lived
 from declip.synthesis.forging import MaskKind
 
@@ -98,7 +98,7 @@ def make_part(data: Path, work: Path, name: str, part: Part, workers: int) -> Pa
     if manifest.exists():  # it is written when all is made
         return manifest
     log.info("%s: %d pairs", name, part.recipe.count)
-    photos = [path for path in (data / "photos" / part.photos).iterdir() if path.suffix.lower() in image.EXTENSIONS]
+    photos = [path for path in (data / "photos" / part.photos).iterdir() if path.suffix.lower() in EXTENSIONS]
     places = lived.Places(
         out=manifest.parent,
         autoencoder=data / "weights",

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from declip.images import image
+from declip.images.read import EXTENSIONS, read_photo
 from declip.synthesis import zoo
 from declip.synthesis.sources import allot
 
@@ -68,14 +68,14 @@ def crop_bank(photos: Path, path: Path, count: int = CROPS) -> NDArray[np.uint8]
     if path.exists():
         return np.load(path)
     rng = np.random.default_rng(0)
-    places = allot([file for file in photos.iterdir() if file.suffix.lower() in image.EXTENSIONS], count)
+    places = allot([file for file in photos.iterdir() if file.suffix.lower() in EXTENSIONS], count)
     crops = np.empty((count, SIDE, SIDE, 3), np.uint8)
     order = sorted(range(count), key=lambda index: places[index])  # each photo is read once
     photo, pixels = None, np.empty(0, np.uint8)
     for index in order:
         if places[index] != photo:
             photo = places[index]
-            pixels = image.read(photo).pixels
+            pixels = read_photo(photo).pixels
         crops[index] = crop(pixels, rng)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".tmp.npy")

@@ -76,7 +76,7 @@ import declip
 from declip import baselines
 from declip.engines.engines import Wrapped
 from declip.evaluation import plots
-from declip.images import image
+from declip.images.read import EXTENSIONS, read_photo
 from declip.localize.localizer import Localizer, load
 from declip.localize.outputs import localize_files
 from declip.models import weights
@@ -374,8 +374,8 @@ def _twelve_megapixels(photos: Sequence[Path]) -> Pixels:
     fitting = [path for path, (width, height) in sizes.items() if width >= 4000 and height >= 3000]
     if not fitting:
         largest = max(photos, key=lambda path: sizes[path][0] * sizes[path][1])
-        return np.asarray(Image.fromarray(image.read(largest).pixels).resize((4000, 3000), Image.Resampling.BICUBIC))
-    pixels = image.read(min(fitting, key=lambda path: sizes[path][0] * sizes[path][1])).pixels
+        return np.asarray(Image.fromarray(read_photo(largest).pixels).resize((4000, 3000), Image.Resampling.BICUBIC))
+    pixels = read_photo(min(fitting, key=lambda path: sizes[path][0] * sizes[path][1])).pixels
     top, left = (pixels.shape[0] - 3000) // 2, (pixels.shape[1] - 4000) // 2
     return np.ascontiguousarray(pixels[top : top + 3000, left : left + 4000])
 
@@ -688,7 +688,7 @@ def training_free(folder: Path, quick: int | None = None) -> dict[str, dict[str,
 
 def _photos(folder: Path, quick: int | None) -> list[Path]:
     """The photos, sorted; of each half the N that come first in the order of a hash, so that all sources are there."""
-    return _mixed([path for path in folder.iterdir() if path.suffix.lower() in image.EXTENSIONS], quick)
+    return _mixed([path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS], quick)
 
 
 def _mixed(photos: Sequence[Path], quick: int | None) -> list[Path]:

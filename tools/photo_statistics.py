@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from declip.engines.engines import Wrapped, open_engine
 from declip.evaluation import metrics
-from declip.images import image
+from declip.images.read import read_photo
 from declip.localize.localizer import Localizer
 from declip.localize.photo_statistics import PhotoStatistics
 from declip.results import Localization
@@ -97,11 +97,11 @@ def measured(predict: Any, arguments: argparse.Namespace) -> dict[str, float]:
         found[f"{label}, AP - share"] = float(np.mean([np.nanmean(values) for values in ap.values()]))
         found[f"{label}, IoU"] = float(np.mean([np.nanmean(values) for values in iou.values()]))
     photos = sorted((arguments.data / "photos/valid").iterdir(), key=lambda path: path.stat().st_size)
-    areas = [float(predict(image.read(path).pixels).area) for path in photos[: arguments.quick]]
+    areas = [float(predict(read_photo(path).pixels).area) for path in photos[: arguments.quick]]
     found["untouched with more than 2 % flagged"] = float(np.mean(np.array(areas) > FLAGGED))
     seams, kept = [], []
     for path in photos[-arguments.large :]:
-        pixels = image.read(path).pixels[:1500, :2000]
+        pixels = read_photo(path).pixels[:1500, :2000]
         result = predict(pixels)
         seams.append(seam_ratio(result.scores))
         cropped = predict(np.ascontiguousarray(pixels[CROP:, CROP:]))

@@ -24,9 +24,7 @@ from .errors import WeightsError as WeightsError
 from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
 from .evaluation import metrics as metrics
-from .images import image as image
-from .images import perturbations as perturbations
-from .images.image import overlay as overlay
+from .images.overlay import overlay as overlay
 from .localize.localizer import Localizer as Localizer
 from .localize.localizer import load as load
 from .models.catalog import MODELS as MODELS

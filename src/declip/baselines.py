@@ -5,7 +5,7 @@
 
 Each looks at one trace: `ErrorLevel` and `JpegGhost` at what saving the photo as JPEG again does to it, `NoiseLevel` at
 the strength of its noise, `DoubleJpeg` at the histograms of its DCT coefficients. All are `Predictor`s: photos go in
-in any form `images.image.read` takes, maps come out in order, and what cannot be read comes out as its ImageError. They
+in any form `read_photo` takes, maps come out in order, and what cannot be read comes out as its ImageError. They
 work on blocks of 8×8 px with windows of some blocks around them, and show nothing finer than that.
 
 Scores are (H, W) float32 in [0, 1] on a scale that is written with each map and is the same for every photo: no map is
@@ -31,7 +31,9 @@ from PIL import ExifTags, Image, ImageOps
 from scipy import fft, ndimage, special
 
 from declip.errors import ImageError, MissingExtraError, SpecError
-from declip.images import image, jpeg
+from declip.images import jpeg
+from declip.images.read import name_of, read_photo
+from declip.images.tensors import resize_scores
 from declip.process import cores
 from declip.results import Localization, MaskRule, Photo, PictureLike, check_several
 
@@ -62,10 +64,10 @@ class Baseline(ABC):
         for source in images:
             start = time.perf_counter()
             try:
-                photo = image.read(source)
+                photo = read_photo(source)
                 scores = self.scores(photo)
             except (ImageError, MemoryError) as error:
-                yield error if isinstance(error, ImageError) else ImageError.out_of_memory(image.name_of(source))
+                yield error if isinstance(error, ImageError) else ImageError.out_of_memory(name_of(source))
                 continue
             yield Localization(
                 name=photo.name,
@@ -221,7 +223,7 @@ def _window(grid: Floats, side: int) -> Floats:
 def _spread(grid: Floats, size: tuple[int, int]) -> Floats:
     """(H8, W8) → (H, W) float32, clipped to [0, 1]; bilinear between the centres of blocks."""
     rows, columns = grid.shape
-    scores = image.resize_scores(grid, (rows * _BLOCK, columns * _BLOCK))
+    scores = resize_scores(grid, (rows * _BLOCK, columns * _BLOCK))
     return np.ascontiguousarray(scores[: size[0], : size[1]])
 
 
@@ -247,7 +249,7 @@ def _change(photo: Photo, quality: int, power: Literal[1, 2]) -> Floats:
     _check_sides(photo)
     buffer = io.BytesIO()
     Image.fromarray(photo.pixels).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
-    saved = image.read(buffer.getvalue(), max_pixels=photo.pixels.size).pixels
+    saved = read_photo(buffer.getvalue(), max_pixels=photo.pixels.size).pixels
     grids = []
     for top in range(0, photo.size[0], _STRIP):
         strip = slice(top, top + _STRIP)

@@ -25,7 +25,9 @@ from scipy import optimize, special
 from declip import datasets
 from declip.engines import Wrapped, check_target, open_engine, with_spec
 from declip.errors import DatasetError, ImageError
-from declip.images import image
+from declip.images.mapfiles import read_mask
+from declip.images.read import MAX_BYTES, MAX_PIXELS
+from declip.images.tensors import resize_scores
 from declip.localize.localizer import Localizer, model_file
 from declip.regions import find_parts
 from declip.results import Engine, MaskRule, Photo, Sample, check_several
@@ -94,8 +96,8 @@ def calibrate(
     offline: bool = False,
     force: bool = False,
     progress: bool = False,
-    max_pixels: int = image.MAX_PIXELS,
-    max_bytes: int = image.MAX_BYTES,
+    max_pixels: int = MAX_PIXELS,
+    max_bytes: int = MAX_BYTES,
 ) -> Outcome:
     """Calibrate a model on untouched photos and write it, weights unchanged, with the calibration inside.
 
@@ -409,13 +411,13 @@ def _with_masks(
         try:
             if isinstance(result, ImageError):
                 raise result
-            mask = image.read_mask(sample, max_pixels=max(image.MAX_PIXELS, result.scores.size))
+            mask = read_mask(sample, max_pixels=max(MAX_PIXELS, result.scores.size))
         except (ImageError, DatasetError) as error:
             _log.warning("left out: %s", error)
             continue
         scores = result.scores
         if scores.shape != mask.shape:
-            scores = image.resize_scores(scores, (mask.shape[0], mask.shape[1]))
+            scores = resize_scores(scores, (mask.shape[0], mask.shape[1]))
         yield sample, scores, mask
 
 

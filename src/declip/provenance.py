@@ -1,6 +1,6 @@
 """What a file says of how it was made: content credentials (C2PA), XMP, and texts that generators leave.
 
-    found = provenance.read(image.read("photo.jpg"))
+    found = provenance.read(read_photo("photo.jpg"))
     found.state      # "intact"
     found.headline   # one sentence for the top of a page, or None
 

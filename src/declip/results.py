@@ -40,7 +40,7 @@ Verdict = Literal["manipulated", "inconclusive", "nothing found", "not examined"
 Polarity = Literal["white", "black"]
 Label = Literal["real", "fake"]
 
-# What the public API takes as a picture; `images.image.read` describes each. Readable: a file open for reading bytes.
+# What the public API takes as a picture; `read_photo` describes each. Readable: a file open for reading bytes.
 PictureLike: TypeAlias = (
     "str | Path | bytes | bytearray | memoryview | Readable | PilImage | NDArray[Any] | Tensor | Photo"
 )
@@ -108,7 +108,7 @@ class Photo:
 class Sample:
     """One picture of a data set, with its mask where it has one.
 
-    fake_is: which value of the mask FILE is manipulated; resolved only by `image.read_mask`, after which True =
+    fake_is: which value of the mask FILE is manipulated; resolved only by `read_mask`, after which True =
     manipulated, always. group: variants of one photo share it, and never straddle splits.
     """
 

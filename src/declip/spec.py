@@ -203,7 +203,7 @@ _COARSEST = 0.1
 class Calibration:
     """What a model's scores mean, measured on photos that took no part in its training.
 
-    temperature: divides the logits before the sigmoid (in `image.to_scores`).
+    temperature: divides the logits before the sigmoid (in `to_scores`).
     threshold: on scores; connected scores at or above it are a part of the map (`regions.find_parts`).
     untouched: for each of SIZE_CLASSES, the evidence of the strongest part of each untouched photo, rising; 0 of a
         photo without any part. Empty where no photo of that size was at hand.
@@ -285,7 +285,7 @@ class ModelSpec:
     width: of cat-net, channels of its finest branch (all others follow), a multiple of 4; None = the published 48.
     backbones: several = fusion; their features are resized to the first one's grid and concatenated in order.
     input_size, output_size: sides of the square input and of the square map of logits, px.
-    mean, std: of RGB in [0, 1]; applied in `image.to_input`, never inside the network.
+    mean, std: of RGB in [0, 1]; applied in `to_input`, never inside the network.
     mode: "whole" squashes the photo to the input (the paper); "tiled" slides over it at native resolution.
     overlap: of neighbouring tiles, px (tiled).
     image_score: "mean" of the scores | "mean-logit" = sigmoid of the mean logit | "top" = mean of the highest 1 %,

@@ -24,7 +24,7 @@ from declip.batch import driver, stores
 from declip.batch.rows import decode_mask
 from declip.batch.worker import Weights
 from declip.errors import ImageError, MissingExtraError, SpecError
-from declip.images import image
+from declip.images.read import read_photo
 from declip.localize.localizer import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -166,7 +166,7 @@ def test_the_hostile_files_of_the_bench_are_what_they_are_called(bench: ModuleTy
         try:
             data = stores.fetch(str(path), 1 << 20)
             contents.add(data)
-            assert image.read(data).size == (64, 64)
+            assert read_photo(data).size == (64, 64)
         except ImageError as error:
             bad[path] = error.kind
     assert bad == {path: bench.KINDS[kind] for path, kind in made.hostile.items()}
@@ -229,9 +229,9 @@ def test_a_file_that_kills_every_worker_is_a_row(tiny_model: tuple[Path, Path], 
     env = changed(
         tmp_path,
         "import os\n"
-        "from declip import image\n"
-        "read = image.read\n"
-        "image.read = lambda data, **o: os._exit(1) if data == b'POISON' else read(data, **o)\n",
+        "from declip.images import read\n"
+        "read_photo = read.read_photo\n"
+        "read.read_photo = lambda data, **o: os._exit(1) if data == b'POISON' else read_photo(data, **o)\n",
     )
     arguments = ("--model", str(tiny_model[1]), "--workers", "1", "--threads", "1", "--shard-size", "6")
     done = declip("batch", str(tmp_path / "in"), "--out", str(tmp_path / "out"), *arguments, env=env)
@@ -249,9 +249,9 @@ def test_ray_data_is_told_to_be_patient(tiny_model: tuple[Path, Path], tmp_path:
     env = changed(
         tmp_path,
         "import time\n"
-        "from declip import image\n"
-        "read = image.read\n"
-        "image.read = lambda data, **o: time.sleep(1) or read(data, **o)\n",
+        "from declip.images import read\n"
+        "read_photo = read.read_photo\n"
+        "read.read_photo = lambda data, **o: time.sleep(1) or read_photo(data, **o)\n",
     )
     env["RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S"] = "2"
     arguments = ("--model", str(tiny_model[1]), "--workers", "1")

@@ -24,8 +24,8 @@ from declip.training import training
 from declip.training.features import CachedViews
 from declip.training.training import TrainConfig
 from declip.training.views import Views
-from tests.test_training import make_samples
 from tests.tiny import RESNET, VIT
+from tests.training.test_training import make_samples
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

@@ -22,7 +22,7 @@ from declip.batch.attempts import Attempts
 from declip.batch.job import Job, Model, open_job
 from declip.batch.rows import decode_mask
 from declip.batch.worker import Care, Weights, Worker, localize_part
-from declip.images import image
+from declip.images.read import read_photo
 from declip.localize.localizer import Localizer, load
 from declip.spec import BackboneSpec, DecoderSpec, ModelSpec, Precision
 
@@ -169,14 +169,14 @@ def test_what_a_store_says_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_the_unforeseen_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uris = write_all(str(tmp_path), {"a.png": png(1), "b.png": png(2)})
-    read = image.read
+    read = read_photo
 
     def failing(data: bytes, **limits: Any) -> Any:
         if data == png(1):
             raise ZeroDivisionError("of a decoder")
         return read(data, **limits)
 
-    monkeypatch.setattr(image, "read", failing)
+    monkeypatch.setattr("declip.localize.localizer.read_photo", failing)
     rows = localize_part(Localizer(FakeEngine()), uris, "fake")
     assert [row["kind"] for row in rows] == ["internal", None]
     assert rows[0]["error"] == f"{uris[0]}: ZeroDivisionError: of a decoder"
@@ -185,14 +185,17 @@ def test_the_unforeseen_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("where", ["fetch", "read", "mask"])
 def test_what_the_memory_does_not_hold_is_a_row(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uris = write_all(str(tmp_path), {f"{i}.png": png(i, (40, 50 + i)) for i in range(3)})
-    fetch, read, encode = stores.fetch, image.read, worker.encode_mask
+    fetch, read, encode = stores.fetch, read_photo, worker.encode_mask
 
     def ended(at: str, found: bool) -> None:
         if at == where and found:
             raise MemoryError
 
     monkeypatch.setattr(stores, "fetch", lambda uri, size: (ended("fetch", uri == uris[1]), fetch(uri, size))[1])
-    monkeypatch.setattr(image, "read", lambda data, **o: (ended("read", data == png(1, (40, 51))), read(data, **o))[1])
+    monkeypatch.setattr(
+        "declip.localize.localizer.read_photo",
+        lambda data, **o: (ended("read", data == png(1, (40, 51))), read(data, **o))[1],
+    )
     monkeypatch.setattr(worker, "encode_mask", lambda mask: (ended("mask", mask.shape == (40, 51)), encode(mask))[1])
     rows = localize_part(Localizer(FakeEngine()), uris, "fake")
     assert [row["kind"] for row in rows] == [None, "too-large", None]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from declip.errors import ImageError
-from declip.images import image
+from declip.images.read import read_photo
 
 SCRIPT = Path(__file__).resolve().parents[2] / "bench" / "serve_load.py"
 
@@ -63,7 +63,7 @@ def test_what_is_sent_is_refused_as_it_says(bench: ModuleType) -> None:
         seen[shot.kind] += 1
         if shot.kind in ("truncated", "bogus"):
             with pytest.raises(ImageError) as caught:
-                image.read(shot.data)
+                read_photo(shot.data)
             assert caught.value.kind == {"truncated": "corrupt", "bogus": "format"}[shot.kind]
         if shot.kind == "too many bytes":
             assert len(shot.data) > 5e6  # --max-megabytes

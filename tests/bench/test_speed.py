@@ -241,9 +241,9 @@ def test_how_far_apart_scores_are(bench: Any) -> None:
 
 
 def test_a_photo_of_12_megapixels(bench: Any, tmp_path: Path) -> None:
-    from declip.images import image
+    from declip.images.read import read_photo
 
-    assert image.read(bench("speed").large_photo(tmp_path)).size == (3000, 4000)
+    assert read_photo(bench("speed").large_photo(tmp_path)).size == (3000, 4000)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from declip.errors import ImageError
-from declip.images import image
+from declip.images.read import read_photo
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 
@@ -55,7 +55,7 @@ def test_photos_are_of_half_a_megapixel_and_always_the_same(steady: Any, tmp_pat
         made.append([path.read_bytes() for path in steady.make_photos(tmp_path / name, 12)])
     assert made[0] == made[1]
     assert len(set(made[0])) == 12
-    assert {image.read(data).size for data in made[0]} == {steady.SIZE}
+    assert {read_photo(data).size for data in made[0]} == {steady.SIZE}
     assert steady.SIZE[0] * steady.SIZE[1] == pytest.approx(5e5, rel=0.01)
 
 

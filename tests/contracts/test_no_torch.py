@@ -38,7 +38,7 @@ def test_the_embedded_model_localizes() -> None:
         "print(*result.scores.shape, result.model, result.verdict)\n"
     )
     height, width, model, *verdict = run(code).split()
-    assert (int(height), int(width)) == declip.images.image.read(photo).size
+    assert (int(height), int(width)) == declip.images.read.read_photo(photo).size
     assert model == "mini"
     assert " ".join(verdict) in ("manipulated", "inconclusive", "nothing found")
 

@@ -15,7 +15,7 @@ from declip import baselines, calibration, datasets, synthesis
 from declip.datasets import audit
 from declip.errors import ImageError
 from declip.evaluation import evaluation
-from declip.images import perturbations
+from declip.images.dose import augment
 from declip.localize import outputs
 
 
@@ -34,9 +34,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "synthesize([…], …)": lambda one: synthesis.synthesize(one, "out", generators=["copy-move"], seed=0),
     "generators=[…]": lambda one: synthesis.synthesize(["a.jpg"], "out", generators=one, seed=0),
     "masks=[…]": lambda one: synthesis.synthesize(["a.jpg"], "out", generators=["copy-move"], masks=one, seed=0),
-    "augment(pixels, […], rng)": lambda one: perturbations.augment(
-        np.zeros((9, 9, 3), np.uint8), one, np.random.default_rng(0)
-    ),
+    "augment(pixels, […], rng)": lambda one: augment(np.zeros((9, 9, 3), np.uint8), one, np.random.default_rng(0)),
 }
 
 

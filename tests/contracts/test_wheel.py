@@ -78,7 +78,7 @@ def test_it_localizes(wheel: Path, tmp_path: Path, versions: str) -> None:
     stdout = run(bin_ / "declip", "localize", photo, "--out", "out", "--json", "--offline", cwd=tmp_path)
     (line,) = stdout.splitlines()
     row = json.loads(line)
-    assert (row["height"], row["width"]) == declip.images.image.read(photo).size
+    assert (row["height"], row["width"]) == declip.images.read.read_photo(photo).size
     assert (row["image"], row["model"]) == (str(photo), "mini") and 0 <= row["score"] <= 1
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert written == [f"{photo.name}.{kind}.png" for kind in ("mask", "overlay", "scores")]

@@ -14,7 +14,8 @@ from PIL import Image
 
 from declip.datasets import hugging_face
 from declip.errors import DatasetError, MissingExtraError
-from declip.images.image import read, read_mask
+from declip.images.mapfiles import read_mask
+from declip.images.read import read_photo
 
 hf = pytest.importorskip("datasets")
 
@@ -70,7 +71,7 @@ def test_pictures_by_path_and_as_pil(tmp_path: Path) -> None:
     named = rows(image=[str(tmp_path / "photo.jpg"), Image.fromarray(PHOTO)])
     first, second = hugging_face(named, tmp_path / "out")
     assert first.image.read_bytes() == JPEG
-    assert second.image.suffix == ".png" and np.array_equal(read(second.image).pixels, PHOTO)
+    assert second.image.suffix == ".png" and np.array_equal(read_photo(second.image).pixels, PHOTO)
 
 
 @pytest.mark.parametrize("streamed", [False, True])

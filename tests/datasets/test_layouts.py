@@ -13,7 +13,7 @@ from PIL import Image
 
 from declip.datasets import autosplice, coco_sd, dolos, folder, imdl, read_manifest, write_manifest
 from declip.errors import DatasetError
-from declip.images.image import read_mask
+from declip.images.mapfiles import read_mask
 from declip.results import Sample
 
 SPLITS = ("train", "valid", "test")

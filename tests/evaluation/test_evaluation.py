@@ -21,12 +21,12 @@ from rich.console import Console
 import declip
 from declip.errors import DatasetError, DeclipError, ImageError
 from declip.evaluation import Evaluation, Figures, Maps, Row, evaluate, evaluation, metrics
-from declip.images import image
+from declip.images.mapfiles import read_mask, write_mask, write_scores
 from declip.localize.localizer import Localizer
 from declip.results import Localization, MaskRule, Sample
 from declip.spec import BackboneSpec, DecoderSpec, ModelSpec, Precision
+from tests.evaluation.test_metrics import EMPTY, GOLDEN, golden_pair
 from tests.fakes import calibration
-from tests.test_metrics import EMPTY, GOLDEN, golden_pair
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "evaluate.md"
 
@@ -83,7 +83,7 @@ class Data:
         if mask is not None:
             mask_path = self.folder / "masks" / f"{path.stem}.png"
             mask_path.parent.mkdir(exist_ok=True)
-            image.write_mask(mask_path, mask)
+            write_mask(mask_path, mask)
         given: dict[str, Any] = {"label": "real" if mask is None else "fake"} | fields
         self.samples.append(Sample(image=path, mask=mask_path, **given))
         self.scores[name] = scores
@@ -129,7 +129,7 @@ def printed(result: Evaluation) -> str:
 
 def test_localization_is_the_mean_over_fakes_alone(data: Data) -> None:
     result = data.evaluate()
-    masks = [image.read_mask(sample) for sample in data.samples[:5]]
+    masks = [read_mask(sample) for sample in data.samples[:5]]
     scores = [data.scores[sample.image.name] for sample in data.samples[:5]]
     pairs = list(zip(scores, masks, strict=True))
     for name, values in {
@@ -252,7 +252,7 @@ def test_what_fails_is_a_row_and_the_others_are_evaluated(data: Data) -> None:
 
 @pytest.mark.parametrize("where", ["read_mask", "_measure"])
 def test_memory_that_ends_is_a_row(where: str, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    module: Any = image if where == "read_mask" else evaluation
+    module: Any = evaluation
     whole = getattr(module, where)
 
     def limited(sample: Sample, *more: Any, **options: Any) -> Any:
@@ -391,7 +391,7 @@ def test_scores_of_another_shape_are_stretched_and_said_so(data: Data) -> None:
 
 def save_map(path: Path, value: float) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.write_scores(path, np.full((4, 6), value, np.float32))
+    write_scores(path, np.full((4, 6), value, np.float32))
     return path
 
 
@@ -470,7 +470,7 @@ def test_maps_give_what_the_model_gave(data: Data) -> None:
     folder = data.folder / "maps"
     folder.mkdir()
     for name, scores in data.scores.items():
-        image.write_scores(folder / f"{name}.scores.png", np.clip(scores, 0, 1))
+        write_scores(folder / f"{name}.scores.png", np.clip(scores, 0, 1))
     (folder / "3.png.scores.png").unlink()
     result = evaluate(Maps(folder, [s.image for s in data.samples], root=data.folder), data.samples, resamples=2)
     assert [Path(row.image).name for row in result.errors] == ["3.png"]
@@ -512,7 +512,7 @@ def test_the_card_says_what_was_done(tmp_path: Path) -> None:
     mask = np.zeros((64, 64), dtype=bool)
     mask[:, :32] = True
     Image.fromarray(np.repeat(mask[:, :, None] * np.uint8(255), 3, 2)).save(tmp_path / "a.png")
-    image.write_mask(tmp_path / "mask.png", ~mask)
+    write_mask(tmp_path / "mask.png", ~mask)
     sample = Sample(image=tmp_path / "a.png", mask=tmp_path / "mask.png", fake_is="black", label="fake", split="test")
     result = evaluate(Localizer(BrightEngine()), [sample])
     assert result.mean.auc > 0.99 and result.mean.iou > 0.9
@@ -611,7 +611,7 @@ def test_cases_are_the_extremes_and_show_the_known_mask(data: Data) -> None:
     pictures = dict(cases[0].pictures)
     assert list(pictures) == ["photo", "known mask", "scores", "overlay"]
     known = Image.open(io.BytesIO(base64.b64decode(pictures["known mask"].partition(",")[2])))
-    assert np.array_equal(np.asarray(known) > 127, image.read_mask(data.samples[order[0]]))
+    assert np.array_equal(np.asarray(known) > 127, read_mask(data.samples[order[0]]))
     assert data.evaluate(cases=0).cases == ()
 
 

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from declip.errors import ImageError
-from declip.images import arrays, image
-from tests.test_image import encode, scene
+from declip.images import arrays
+from declip.images.read import read_photo
+from tests.images.test_image import encode, scene
 
 RGBA = np.dstack([scene(20, 30), np.full((20, 30), 255, np.uint8)])
 # Name → the same picture in another shape or type.
@@ -34,7 +35,7 @@ SAME: dict[str, Callable[[], np.ndarray]] = {
 def test_arrays_of_other_shapes_and_types_are_the_same_picture(name: str) -> None:
     given = SAME[name]()
     before = given.copy()
-    photo = image.read(given)
+    photo = read_photo(given)
     assert np.array_equal(photo.pixels, scene(20, 30)) and photo.notes == () and photo.data == b""
     assert photo.pixels.flags.c_contiguous and photo.pixels.flags.writeable
     photo.pixels[:] = 7
@@ -45,18 +46,18 @@ def test_grey_arrays() -> None:
     grey = scene(20, 30)[:, :, 0]
     expected = np.repeat(grey[:, :, None], 3, axis=2)
     for given in (grey, grey[:, :, None], grey[None], grey / 255, grey.astype(np.uint16) * 257):
-        assert np.array_equal(image.read(given).pixels, expected)
-    assert image.read(np.full((1, 9, 3), 5, np.uint8)).size == (1, 9)
-    assert image.read(np.full((3, 9), 5, np.uint8)).size == (3, 9)
+        assert np.array_equal(read_photo(given).pixels, expected)
+    assert read_photo(np.full((1, 9, 3), 5, np.uint8)).size == (1, 9)
+    assert read_photo(np.full((3, 9), 5, np.uint8)).size == (3, 9)
 
 
 def test_alpha_of_arrays_is_composited_on_white() -> None:
     rgba = RGBA.copy()
     rgba[:10, :, 3] = 0
     for given in (rgba, rgba / 255, rgba.astype(np.uint16) * 257):
-        pixels = image.read(given).pixels
+        pixels = read_photo(given).pixels
         assert (pixels[:10] == 255).all() and np.array_equal(pixels[10:], scene(20, 30)[10:])
-    assert np.array_equal(image.read(rgba).pixels, image.read(encode(rgba, "PNG")).pixels)
+    assert np.array_equal(read_photo(rgba).pixels, read_photo(encode(rgba, "PNG")).pixels)
 
 
 def test_values_that_are_no_picture_are_refused_with_words() -> None:
@@ -69,10 +70,10 @@ def test_values_that_are_no_picture_are_refused_with_words() -> None:
         (np.zeros((1, 3, 9, 9), np.uint8), "a batch, or a video; give one picture at a time"),
     ):
         with pytest.raises(ImageError, match=words) as error:
-            image.read(given)
+            read_photo(given)
         assert error.value.kind == "input"
     with pytest.raises(ImageError, match="at most 99 pixels") as error:
-        image.read(np.zeros((3, 10, 11), np.uint8), max_pixels=99)
+        read_photo(np.zeros((3, 10, 11), np.uint8), max_pixels=99)
     assert error.value.kind == "too-large"
 
 
@@ -82,13 +83,13 @@ def test_tensors() -> None:
     planes = pixels.permute(2, 0, 1)
     floats = planes.float() / 255
     for given in (pixels, planes, floats, floats.double().requires_grad_(), torch.nn.Parameter(floats)):
-        photo = image.read(given)
+        photo = read_photo(given)
         assert np.array_equal(photo.pixels, scene(20, 30)) and photo.name.startswith("<tensor, torch.")
-    assert np.abs(image.read(floats.bfloat16()).pixels.astype(int) - scene(20, 30)).max() <= 1
+    assert np.abs(read_photo(floats.bfloat16()).pixels.astype(int) - scene(20, 30)).max() <= 1
     with pytest.raises(ImageError, match=r"<tensor, torch.float32 \(3, 20, 30\)>: floats from 0 to 255"):
-        image.read(planes.float())
+        read_photo(planes.float())
     with pytest.raises(ImageError, match="a batch"):
-        image.read(planes[None])
+        read_photo(planes[None])
 
 
 def test_a_tensor_is_known_without_torch() -> None:
@@ -101,13 +102,13 @@ def test_open_files(tmp_path: Path) -> None:
     data = encode(scene(20, 30), "PNG")
     path = tmp_path / "photo.png"
     path.write_bytes(data)
-    photo = image.read(io.BytesIO(data))
+    photo = read_photo(io.BytesIO(data))
     assert np.array_equal(photo.pixels, scene(20, 30)) and photo.data == data
     with path.open("rb") as file:
-        photo = image.read(file)
+        photo = read_photo(file)
         assert photo.name == str(path) and photo.data == data and not file.closed
         with pytest.raises(ImageError, match=r"nothing left to read .* seek\(0\)") as error:
-            image.read(file)
+            read_photo(file)
         assert error.value.kind == "corrupt"
     cases: list[tuple[Any, str, str]] = [
         (file, "missing", "cannot be read: .*closed"),
@@ -117,16 +118,16 @@ def test_open_files(tmp_path: Path) -> None:
     ]
     for source, kind, words in cases:
         with pytest.raises(ImageError, match=words) as error:
-            image.read(source)
+            read_photo(source)
         assert error.value.kind == kind
     with pytest.raises(ImageError, match="at most 10 bytes are read") as error:
-        image.read(io.BytesIO(data), max_bytes=10)
+        read_photo(io.BytesIO(data), max_bytes=10)
     assert error.value.kind == "too-large"
     if sys.platform != "win32":
         with (tmp_path / "photo.png").open("rb", buffering=0) as raw:
-            assert image.read(raw).size == (20, 30)
+            assert read_photo(raw).size == (20, 30)
 
 
 def test_a_pil_image_of_sixteen_bits_that_stay_low_is_told() -> None:
     low = Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30))
-    assert "above 599 of 65535" in image.read(low).notes[0] and "10 bits" in image.read(low).notes[0]
+    assert "above 599 of 65535" in read_photo(low).notes[0] and "10 bits" in read_photo(low).notes[0]

@@ -12,9 +12,12 @@ import pytest
 from PIL import Image
 
 from declip.errors import ImageError
-from declip.images import containers, image
+from declip.images import containers
+from declip.images.decode import read_header
+from declip.images.orientation import to_stored, to_upright
+from declip.images.read import MAX_PIXELS, read_photo, upright_size
 from declip.report import metadata
-from tests.test_image import difference, encode, png_of, scene, tiff_of
+from tests.images.test_image import difference, encode, png_of, scene, tiff_of
 
 CHROMIUM = Path("/usr/bin/chromium")
 
@@ -103,35 +106,35 @@ PLACES: dict[str, tuple[Callable[[int], bytes], bool]] = {
 def test_a_picture_is_turned_as_browsers_turn_it(place: str, orientation: int, tmp_path: Path) -> None:
     make, counts = PLACES[place]
     data = make(orientation)
-    photo = image.read(data)
+    photo = read_photo(data)
     applied = orientation if counts else 1
     assert photo.orientation == applied
-    assert difference(photo.pixels, image.upright(corners(), applied)) < 6
+    assert difference(photo.pixels, to_upright(corners(), applied)) < 6
     # What comes from the header alone, and what a reader of stored coefficients undoes, agree with it.
     path = tmp_path / "turned"
     path.write_bytes(data)
-    assert image._upright_size(path, image.MAX_PIXELS) == photo.size
-    assert difference(image.stored(photo.pixels, photo.orientation), corners()) < 6
+    assert upright_size(path, MAX_PIXELS) == photo.size
+    assert difference(to_stored(photo.pixels, photo.orientation), corners()) < 6
     found = metadata.read(photo)
     assert found is not None and found.orientation == applied and found.size == (48, 96)
 
 
 @pytest.mark.parametrize("place", ["jpeg-xmp", "png-xmp", "webp-exif", "webp-xmp", "avif-xmp", "png-exif-late"])
 def test_a_turn_that_does_not_count_is_told(place: str) -> None:
-    notes = image.read(PLACES[place][0](6)).notes
+    notes = read_photo(PLACES[place][0](6)).notes
     assert len(notes) == 1 and "names the orientation 6" in notes[0] and "not turned by it" in notes[0]
-    assert image.read(PLACES[place][0](1)).notes == ()
-    assert image.read(PLACES["jpeg-exif"][0](6)).notes == ()
+    assert read_photo(PLACES[place][0](1)).notes == ()
+    assert read_photo(PLACES["jpeg-exif"][0](6)).notes == ()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_xmp_turns_no_tiff_and_no_pil_image(orientation: int) -> None:
     for kind, options in (("TIFF", {"tiffinfo": {700: xmp(orientation)}}), ("JPEG", {"xmp": xmp(orientation)})):
         data = encode(corners(), kind, **options)
-        assert image.read(data).orientation == 1
+        assert read_photo(data).orientation == 1
         with Image.open(io.BytesIO(data)) as opened:
             for _ in range(2):
-                assert difference(image.read(opened).pixels, corners()) < 6
+                assert difference(read_photo(opened).pixels, corners()) < 6
             assert opened.info["xmp"] == xmp(orientation)
 
 
@@ -170,7 +173,7 @@ def test_read_agrees_with_what_a_browser_draws() -> None:
                 data = make(orientation)
                 url = f"data:image/{place.partition('-')[0]};base64,{base64.b64encode(data).decode()}"
                 height, width, colours = page.evaluate(draw, [url])
-                read = image.read(data).pixels
+                read = read_photo(data).pixels
                 assert read.shape == (height, width, 3), (place, orientation)
                 ours = np.array([read[4, 4], read[4, -5], read[-5, 4], read[-5, -5]])
                 assert difference(ours, np.array(colours)) < 6, (place, orientation)
@@ -227,18 +230,18 @@ def test_a_raw_photo_is_refused(name: str, tmp_path: Path) -> None:
     path.write_bytes(RAW[name])
     for source in (path, RAW[name]):
         with pytest.raises(ImageError, match=r"(to|ordinary) TIFF or JPEG first") as error:
-            image.read(source)
+            read_photo(source)
         assert error.value.kind == "format"
     if "reduced" in name:
         assert "what lies first in it is a reduced picture of 12×16 px" in str(error.value)
     with pytest.raises(ImageError):
-        image.header(RAW[name], "photo.tif")
+        read_header(RAW[name], "photo.tif")
 
 
 @pytest.mark.parametrize("name", ["a version of DNG", "a reduced picture alone"])
 def test_a_raw_photo_is_refused_as_a_pil_image(name: str) -> None:
     with Image.open(io.BytesIO(RAW[name])) as opened, pytest.raises(ImageError, match="a raw photo") as error:
-        image.read(opened)
+        read_photo(opened)
     assert error.value.kind == "format"
 
 
@@ -249,12 +252,12 @@ def test_tiffs_whose_first_picture_is_the_photo_are_read() -> None:
         two_pictures((64, 48), (254, 4, 1, 0), inside=(64, 48), linked="next"),
         two_pictures((64, 48), (254, 4, 1, 2), inside=(64, 48), linked="next"),  # 2: a page of several
     ):
-        assert image.read(data).size == (48, 64)
+        assert read_photo(data).size == (48, 64)
     pages = [Image.fromarray(scene(30, 40)), Image.fromarray(scene(60, 80))]
     data = encode(pages[0], "TIFF", save_all=True, append_images=pages[1:])
-    assert image.read(data).size == (30, 40)
+    assert read_photo(data).size == (30, 40)
     with Image.open(io.BytesIO(data)) as opened:
-        assert image.read(opened).size == (30, 40)
+        assert read_photo(opened).size == (30, 40)
 
 
 def test_directories_that_lead_nowhere_end_the_walk() -> None:
@@ -262,7 +265,7 @@ def test_directories_that_lead_nowhere_end_the_walk() -> None:
         data = b"II*\0" + struct.pack("<I", at) + b"\xff" * 40
         assert containers.raw_photo(data) is None
     looping = two_pictures((8, 8), (330, 4, 1, 8), inside=(1, 1), linked="no")
-    assert containers.raw_photo(looping) is None and image.read(looping).size == (8, 8)
+    assert containers.raw_photo(looping) is None and read_photo(looping).size == (8, 8)
 
 
 # ── 10 and 12 bits in 16 ────────────────────────────────────────────────────────────────────────────────────────────
@@ -292,7 +295,7 @@ def test_declared_bits_fill_the_range(bits: int, colour: bool) -> None:
             sources[f"tiff {order} {tag}"] = tiff_of(body, tags | top, order)
             sources[f"deflated {order} {tag}"] = tiff_of(zlib.compress(body), tags | top | {259: (8,)}, order)
     for name, source in sources.items():
-        photo = image.read(source)
+        photo = read_photo(source)
         assert np.array_equal(photo.pixels, expected) and photo.notes == (), name
 
 
@@ -308,17 +311,17 @@ def test_values_that_stay_low_are_told_and_left(colour: bool) -> None:
         tiff_of(body, (COLOUR if colour else GREY) | {281: (4000,) * (3 if colour else 1)}, ">"),
         values,
     ):
-        photo = image.read(source)
+        photo = read_photo(source)
         assert np.array_equal(photo.pixels, high)
         assert len(photo.notes) == 1 and f"above {values.max()} of 65535" in photo.notes[0]
         assert "12 bits" in photo.notes[0] and "by 16" in photo.notes[0]
-    assert image.read(np.zeros((6, 8), np.uint16)).notes == ()
-    assert image.read(np.full((6, 8), 4096, np.uint16)).notes == ()
+    assert read_photo(np.zeros((6, 8), np.uint16)).notes == ()
+    assert read_photo(np.full((6, 8), 4096, np.uint16)).notes == ()
 
 
 def test_dark_pictures_that_were_scaled_are_not_scaled_again() -> None:
     # As the PNG standard asks: 12 bits shifted up, their highest bits repeated below. These are dark.
     twelve = np.arange(48, dtype=np.uint16).reshape(6, 8) * 5
     scaled = twelve << 4 | twelve >> 8
-    photo = image.read(png_of(6, 8, 16, 0, scaled.astype(">u2").tobytes(), (b"sBIT", b"\x0c")))
+    photo = read_photo(png_of(6, 8, 16, 0, scaled.astype(">u2").tobytes(), (b"sBIT", b"\x0c")))
     assert np.array_equal(photo.pixels[:, :, 0], scaled >> 8) and len(photo.notes) == 1

@@ -13,9 +13,11 @@ import pytest
 from PIL import Image
 
 from declip.errors import ImageError
-from declip.images import damage, image
+from declip.images import damage, mapfiles
+from declip.images.mapfiles import read_scores
+from declip.images.read import read_photo
 from declip.report import metadata
-from tests.test_image import encode, scene, textured
+from tests.images.test_image import encode, scene, textured
 
 JUNK = bytes(np.random.default_rng(0).integers(0, 256, 300, dtype=np.uint8))
 
@@ -39,7 +41,7 @@ def png(*chunks: bytes, late: bool = False) -> bytes:
 
 
 def assert_read(data: bytes, pixels: np.ndarray, words: str) -> None:
-    photo = image.read(data)
+    photo = read_photo(data)
     assert np.array_equal(photo.pixels, pixels)
     assert photo.data == data
     assert any(words in note for note in photo.notes) if words else photo.notes == ()
@@ -64,7 +66,7 @@ def test_text_that_is_too_long_leaves_a_png_readable(name: str, late: bool) -> N
     text = chunk(b"tEXt", b"Software\0a program")
     data = png(text, TOO_LONG[name], late=late)
     assert_read(data, scene(), f"({name[:4]}) is too long; it was not read")
-    found = metadata.read(image.read(data))
+    found = metadata.read(read_photo(data))
     assert found is not None and ("PNG Software", "a program") in found.software  # what is whole is still shown
 
 
@@ -82,7 +84,7 @@ def test_much_text_leaves_a_png_readable(monkeypatch: pytest.MonkeyPatch) -> Non
 )
 def test_a_damaged_side_chunk_leaves_a_png_readable(kind: str, body: bytes, late: bool) -> None:
     data = png(chunk(kind.encode(), body), late=late)
-    assert np.array_equal(image.read(data).pixels, scene())
+    assert np.array_equal(read_photo(data).pixels, scene())
     wrong_sum = chunk(kind.encode(), body)[:-1] + b"?"
     if chunk(kind.encode(), body) != wrong_sum:
         assert_read(png(wrong_sum, late=late), scene(), f"({kind}) is damaged; it was not read and is not shown")
@@ -103,11 +105,11 @@ def test_short_chunks_are_told() -> None:
 def test_a_damaged_animation_leaves_its_first_picture() -> None:
     frames = [Image.fromarray(scene()), Image.fromarray(255 - scene())]
     whole = encode(frames[0], "PNG", save_all=True, append_images=frames[1:])
-    assert image.read(whole).notes == ("The file holds 2 frames; the first one was examined.",)
+    assert read_photo(whole).notes == ("The file holds 2 frames; the first one was examined.",)
     for kind in (b"acTL", b"fcTL", b"fdAT"):
         data = bytearray(whole)
         data[whole.index(kind) + 8] ^= 1
-        photo = image.read(bytes(data))
+        photo = read_photo(bytes(data))
         assert np.array_equal(photo.pixels, scene())
         assert "The animation in this PNG is damaged; only its first picture was read." in photo.notes
 
@@ -118,7 +120,7 @@ def test_damage_that_changes_a_png_stays_an_error() -> None:
         data = bytearray(keyed)
         data[keyed.index(kind) + 5] ^= 1
         with pytest.raises(ImageError) as error:
-            image.read(bytes(data))
+            read_photo(bytes(data))
         assert error.value.kind == "corrupt"
 
 
@@ -145,13 +147,13 @@ HEADS += (b"Photoshop 3.0\0", b"Photoshop 3.0\x008BIM")
 @pytest.mark.parametrize("number", [*range(0xE0, 0xF0), 0xFE])
 def test_damaged_segments_leave_a_jpeg_readable(number: int) -> None:
     plain = encode(scene(), "JPEG", quality=90)
-    expected = image.read(plain).pixels
+    expected = read_photo(plain).pixels
     for head in HEADS:
         for body in (b"", b"\0", b"\1\1", JUNK[:12], JUNK, b"II*\0\x08\0\0\0\xff\xff" + JUNK):
             if head == b"Adobe" and number == 0xEE and len(body) >= 7:
                 continue  # says how colours are coded
             data = plain[:2] + segment(number, head + body) + plain[2:]
-            photo = image.read(data)
+            photo = read_photo(data)
             assert np.array_equal(photo.pixels, expected), (head, body)
             assert metadata.read(photo, position=True) is not None
 
@@ -163,7 +165,7 @@ def test_what_a_jpeg_says_of_its_turn_counts_beside_damage() -> None:
     data = plain[:2] + segment(0xE2, b"ICC_PROFILE\0") + plain[2:]
     with pytest.raises(OSError), Image.open(io.BytesIO(data)):
         pass
-    photo = image.read(data)
+    photo = read_photo(data)
     assert photo.orientation == 6 and photo.size == (160, 120)
     assert photo.notes == (
         "What this JPEG says beside its picture (as EXIF, text or profile) is damaged; it was not read.",
@@ -184,12 +186,12 @@ SAVED: dict[str, Callable[[], bytes]] = {
 @pytest.mark.parametrize("name", SAVED)
 def test_a_jpeg_without_its_end_marker_is_read_if_every_pixel_came(name: str) -> None:
     whole = SAVED[name]()
-    expected = image.read(whole).pixels
-    assert image.read(whole).notes == ()
+    expected = read_photo(whole).pixels
+    assert read_photo(whole).notes == ()
     # Zeros that fill a file up cannot be told from a last byte of zero, as that of one colour has it.
     zeros = () if name == "one colour" else (whole[:-2] + bytes(50), whole[:-2] + bytes(9000))
     for data in (whole[:-2], whole[:-1], *zeros):
-        photo = image.read(data)
+        photo = read_photo(data)
         assert np.array_equal(photo.pixels, expected) and photo.notes == (END,) and photo.data == data
 
 
@@ -200,17 +202,17 @@ def test_a_jpeg_without_its_last_pixels_is_corrupt(name: str) -> None:
     for lacking in (4, 5, 6, 8, 12, 20, 50, 300):
         for rest in (b"", bytes(9000), b"\xff"):
             with pytest.raises(ImageError, match=r"truncated or damaged") as error:
-                image.read(whole[:-lacking] + rest)
+                read_photo(whole[:-lacking] + rest)
             assert error.value.kind == "corrupt", (lacking, rest)
 
 
 def test_what_follows_a_jpeg_is_told() -> None:
     plain = encode(scene(), "JPEG")
-    expected = image.read(plain).pixels
-    photo = image.read(plain + b"more than a picture" + bytes(9))
+    expected = read_photo(plain).pixels
+    photo = read_photo(plain + b"more than a picture" + bytes(9))
     assert np.array_equal(photo.pixels, expected)
     assert photo.notes == ("19 bytes behind the end of the picture were not examined.",)
-    assert image.read(plain + bytes(99)).notes == ()
+    assert read_photo(plain + bytes(99)).notes == ()
 
 
 # ── TIFF, WebP, GIF, AVIF and HEIC ──────────────────────────────────────────────────────────────────────────────────
@@ -231,7 +233,7 @@ def test_damaged_side_tags_leave_a_tiff_readable(compression: str | None) -> Non
                 entries.sort(key=lambda e: struct.unpack("<H", e[:2])[0])
                 table = struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
                 data = plain[:4] + struct.pack("<I", len(plain)) + plain[8:] + table
-                photo = image.read(data)
+                photo = read_photo(data)
                 assert np.array_equal(photo.pixels, scene(30, 40)), (tag, kind, number, value)
                 told += any("beside its picture" in note for note in photo.notes)
                 assert metadata.read(photo) is not None
@@ -245,16 +247,16 @@ def test_damaged_side_chunks_leave_a_webp_readable() -> None:
     for data in (plain[: exif + 40], plain[: exif + 4] + struct.pack("<I", 3) + plain[exif + 8 :]):
         assert_read(data, scene(), "What this WebP says beside its picture")
     with pytest.raises(ImageError, match="damaged"):
-        image.read(plain[: exif - 500])
+        read_photo(plain[: exif - 500])
 
 
 def test_empty_and_unknown_extensions_leave_a_gif_readable() -> None:
     plain = encode(scene(), "GIF")
-    expected = image.read(plain).pixels
+    expected = read_photo(plain).pixels
     at = 13 + 3 * (2 << (plain[10] & 7))
     for label in (b"\xfe", b"\xff", b"\x01", b"\x77"):
         for body in (b"", b"\x05hello", b"\xff" + JUNK[:255], b"\x0bNETSCAPE2.0"):
-            photo = image.read(plain[:at] + b"!" + label + body + b"\0" + plain[at:])
+            photo = read_photo(plain[:at] + b"!" + label + body + b"\0" + plain[at:])
             assert np.array_equal(photo.pixels, expected), (label, body)
 
 
@@ -263,12 +265,12 @@ def test_damaged_exif_leaves_an_avif_or_heic_readable(kind: str) -> None:
     exif = Image.Exif()
     exif[0x10F] = "a maker of cameras"
     data = encode(scene(), kind, quality=90, exif=exif.tobytes())
-    expected = image.read(data).pixels
+    expected = read_photo(data).pixels
     at = max(data.rfind(b"MM\0*"), data.rfind(b"II*\0"))
     for position in range(at, at + 24):
         hurt = bytearray(data)
         hurt[position] ^= 0xA5
-        assert np.array_equal(image.read(bytes(hurt)).pixels, expected), position - at
+        assert np.array_equal(read_photo(bytes(hurt)).pixels, expected), position - at
 
 
 def test_nothing_is_taken_out_of_a_picture_alone() -> None:
@@ -284,7 +286,7 @@ def test_nothing_is_taken_out_of_a_picture_alone() -> None:
         ("TIFF", encode(scene(), "TIFF", tiffinfo={270: "a description"}, big_tiff=True)),
     ):
         bare = damage.bare(data, kind)  # type: ignore[arg-type]
-        assert bare is not None and np.array_equal(image.read(bare).pixels, image.read(data).pixels)
+        assert bare is not None and np.array_equal(read_photo(bare).pixels, read_photo(data).pixels)
 
 
 # ── maps of other methods ───────────────────────────────────────────────────────────────────────────────────────────
@@ -297,14 +299,14 @@ def test_scores_of_other_methods(tmp_path: Path) -> None:
     Image.fromarray(scores).save(tmp_path / "float.tif")
     Image.fromarray(scores).save(tmp_path / "float.tiff", compression="tiff_lzw")
     for name in ("trufor.npz", "packed.npz", "float.tif", "float.tiff"):
-        read = image.read_scores(tmp_path / name)
+        read = read_scores(tmp_path / name)
         assert read.dtype == np.float32 and np.array_equal(read, scores), name
         assert read.flags.writeable
     deep = np.rint(scores * 65535).astype(np.uint16)
     Image.fromarray(deep).save(tmp_path / "deep.tif")
     Image.fromarray((deep >> 8).astype(np.uint8)).save(tmp_path / "eight.tif")
-    assert np.abs(image.read_scores(tmp_path / "deep.tif") - scores).max() < 1e-5
-    assert np.abs(image.read_scores(tmp_path / "eight.tif") - scores).max() < 1 / 200
+    assert np.abs(read_scores(tmp_path / "deep.tif") - scores).max() < 1e-5
+    assert np.abs(read_scores(tmp_path / "eight.tif") - scores).max() < 1 / 200
 
 
 def test_scores_of_other_methods_that_are_none(tmp_path: Path) -> None:
@@ -331,7 +333,7 @@ def test_scores_of_other_methods_that_are_none(tmp_path: Path) -> None:
         ("bomb.npz", "corrupt", "cannot be read as one array"),
     ):
         with pytest.raises(ImageError, match=words) as error:
-            image.read_scores(tmp_path / name)
+            read_scores(tmp_path / name)
         assert error.value.kind == kind, name
 
 
@@ -339,8 +341,8 @@ def test_the_size_of_an_archived_map_is_checked_before_it_is_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     np.savez_compressed(tmp_path / "a.npz", map=np.zeros((300, 300), np.float32))
-    monkeypatch.setattr(image, "MAX_PIXELS", 10_000)
+    monkeypatch.setattr(mapfiles, "MAX_PIXELS", 10_000)
     monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("unpacked"))
     with pytest.raises(ImageError, match="larger than 10000 values") as error:
-        image.read_scores(tmp_path / "a.npz")
+        read_scores(tmp_path / "a.npz")
     assert error.value.kind == "too-large"

@@ -19,7 +19,11 @@ import pytest
 from PIL import Image, ImageFilter, PngImagePlugin
 
 from declip.errors import DatasetError, ImageError
-from declip.images import image
+from declip.images import arrays, decode
+from declip.images.mapfiles import read_mask, read_scores, write_mask, write_scores
+from declip.images.overlay import RED, overlay, overlay_png
+from declip.images.read import MAX_BYTES, read_photo
+from declip.images.tensors import normalise, resize_scores, to_input, to_scores
 from declip.results import Localization, MaskRule, Sample
 from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
 
@@ -126,20 +130,20 @@ def test_a_picture_is_the_same_however_it_comes(name: str, tmp_path: Path) -> No
     data, allowed = FORMATS[name][0](), FORMATS[name][1]
     path = tmp_path / "picture.jpg"  # the name does not matter
     path.write_bytes(data)
-    photo = image.read(path)
+    photo = read_photo(path)
     assert difference(photo.pixels, scene()) <= allowed
     assert photo.size == (120, 160) and photo.name == str(path) and photo.data == data and photo.orientation == 1
     assert photo.pixels.dtype == np.uint8 and photo.pixels.flags.c_contiguous and photo.pixels.flags.writeable
     with Image.open(path) as opened:
         for other in (str(path), data, bytearray(data), opened, photo.pixels, photo):
-            assert np.array_equal(image.read(other).pixels, photo.pixels)
-    assert image.read(data).data == data and image.read(photo.pixels).data == b""
+            assert np.array_equal(read_photo(other).pixels, photo.pixels)
+    assert read_photo(data).data == data and read_photo(photo.pixels).data == b""
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "AVIF", "HEIF"])
 def test_grey_pictures(kind: str) -> None:
     grey = scene()[:, :, 1]
-    pixels = image.read(encode(grey, kind)).pixels
+    pixels = read_photo(encode(grey, kind)).pixels
     assert difference(pixels, np.repeat(grey[:, :, None], 3, axis=2)) < 2
     assert difference(pixels[:, :, 0], pixels[:, :, 2]) < 1
 
@@ -148,10 +152,10 @@ def test_palettes_and_single_bits() -> None:
     palette = Image.fromarray(scene()).convert("P", palette=Image.Palette.ADAPTIVE)
     expected = np.array(palette.convert("RGB"))
     for kind in ("PNG", "GIF", "BMP", "TIFF"):
-        assert np.array_equal(image.read(encode(palette, kind)).pixels, expected)
+        assert np.array_equal(read_photo(encode(palette, kind)).pixels, expected)
     bits = Image.fromarray(scene()[:, :, 0] > 99)
     for kind in ("PNG", "BMP", "TIFF"):
-        assert np.array_equal(image.read(encode(bits, kind)).pixels[:, :, 1], 255 * (scene()[:, :, 0] > 99))
+        assert np.array_equal(read_photo(encode(bits, kind)).pixels[:, :, 1], 255 * (scene()[:, :, 0] > 99))
 
 
 def test_transparency_is_composited_on_white() -> None:
@@ -162,27 +166,27 @@ def test_transparency_is_composited_on_white() -> None:
     expected[:40] = 255
     expected[40:80] = expected[40:80] * 128 / 255 + 255 * 127 / 255
     for kind, options in (("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True, "exact": True})):
-        pixels = image.read(encode(rgba, kind, **options)).pixels
+        pixels = read_photo(encode(rgba, kind, **options)).pixels
         assert np.abs(pixels - expected).max() <= 1
     grey_alpha = Image.fromarray(rgba).convert("LA")
-    assert image.read(encode(grey_alpha, "PNG")).pixels[0, 0].tolist() == [255, 255, 255]
-    premultiplied = image.read(Image.fromarray(rgba).convert("RGBa")).pixels
+    assert read_photo(encode(grey_alpha, "PNG")).pixels[0, 0].tolist() == [255, 255, 255]
+    premultiplied = read_photo(Image.fromarray(rgba).convert("RGBa")).pixels
     assert np.abs(premultiplied - expected).max() <= 3
 
 
 def test_transparent_palette_entries_and_colours_are_white() -> None:
     palette = Image.fromarray(np.repeat(np.arange(4, dtype=np.uint8)[:, None], 5, axis=1)).convert("P")
     palette.putpalette([200, 0, 0, 0, 200, 0, 0, 0, 200, 9, 9, 9])
-    one = image.read(encode(palette, "PNG", transparency=1)).pixels
+    one = read_photo(encode(palette, "PNG", transparency=1)).pixels
     assert one[:, 0].tolist() == [[200, 0, 0], [255, 255, 255], [0, 0, 200], [9, 9, 9]]
-    each = image.read(encode(palette, "PNG", transparency=bytes([0, 255, 51, 255]))).pixels
+    each = read_photo(encode(palette, "PNG", transparency=bytes([0, 255, 51, 255]))).pixels
     assert each[:, 0].tolist() == [[255, 255, 255], [0, 200, 0], [204, 204, 244], [9, 9, 9]]
-    assert image.read(encode(palette, "GIF", transparency=2)).pixels[2, 0].tolist() == [255, 255, 255]
+    assert read_photo(encode(palette, "GIF", transparency=2)).pixels[2, 0].tolist() == [255, 255, 255]
     colours = np.array([[[10, 20, 30], [40, 50, 60]]], dtype=np.uint8)
-    keyed = image.read(encode(colours, "PNG", transparency=(10, 20, 30))).pixels
+    keyed = read_photo(encode(colours, "PNG", transparency=(10, 20, 30))).pixels
     assert keyed.tolist() == [[[255, 255, 255], [40, 50, 60]]]
     grey = np.array([[7, 8]], dtype=np.uint8)
-    assert image.read(encode(grey, "PNG", transparency=7)).pixels[0, :, 0].tolist() == [255, 8]
+    assert read_photo(encode(grey, "PNG", transparency=7)).pixels[0, :, 0].tolist() == [255, 8]
 
 
 def test_sixteen_bits_keep_their_high_byte() -> None:
@@ -199,47 +203,47 @@ def test_sixteen_bits_keep_their_high_byte() -> None:
         "pil-I": Image.fromarray(grey.astype(np.int32)),
     }
     for name, source in sources.items():
-        pixels = image.read(source).pixels
+        pixels = read_photo(source).pixels
         assert np.array_equal(pixels, np.repeat(expected[:, :, None], 3, axis=2)), name
 
 
 def test_sixteen_bit_colour() -> None:
     colour = (scene(6, 8).astype(np.uint16) << 8) + 77
-    assert np.array_equal(image.read(png_of(6, 8, 16, 2, colour.astype(">u2").tobytes())).pixels, scene(6, 8))
+    assert np.array_equal(read_photo(png_of(6, 8, 16, 2, colour.astype(">u2").tobytes())).pixels, scene(6, 8))
     tags = {256: (8,), 257: (6,), 258: (16, 16, 16), 262: (2,), 277: (3,), 278: (6,)}
     for order in "<>":
         body = colour.astype(f"{order}u2").tobytes()
-        assert np.array_equal(image.read(tiff_of(body, tags, order)).pixels, scene(6, 8))
+        assert np.array_equal(read_photo(tiff_of(body, tags, order)).pixels, scene(6, 8))
 
 
 def test_sixteen_bit_transparency_and_polarity() -> None:
     grey = np.array([[1000, 40_000]], dtype=">u2")
     keyed = png_of(1, 2, 16, 0, grey.tobytes(), (b"tRNS", struct.pack(">H", 1000)))
-    assert image.read(keyed).pixels[0, :, 0].tolist() == [255, 156]
+    assert read_photo(keyed).pixels[0, :, 0].tolist() == [255, 156]
     white_is_zero = {256: (2,), 257: (1,), 258: (16,), 262: (0,), 277: (1,), 278: (1,)}
-    assert image.read(tiff_of(grey.astype("<u2").tobytes(), white_is_zero)).pixels[0, :, 0].tolist() == [252, 99]
+    assert read_photo(tiff_of(grey.astype("<u2").tobytes(), white_is_zero)).pixels[0, :, 0].tolist() == [252, 99]
 
 
 def test_twelve_bits_reach_white() -> None:
     # Two samples of 12 bits in three bytes: 0xFFF and 0x800.
     tags = {256: (2,), 257: (1,), 258: (12,), 262: (1,), 277: (1,), 278: (1,)}
-    assert image.read(tiff_of(b"\xff\xf8\x00", tags)).pixels[0, :, 0].tolist() == [255, 128]
+    assert read_photo(tiff_of(b"\xff\xf8\x00", tags)).pixels[0, :, 0].tolist() == [255, 128]
 
 
 @pytest.mark.parametrize("white", [1.0, 255.0, 65535.0])
 def test_float_grey(white: float) -> None:
     values = np.array([[0.0, 0.2, 0.5, 1.0, 1.04, -0.02]], dtype=np.float32) * np.float32(white)
     for source in (Image.fromarray(values), encode(values, "TIFF")):
-        assert image.read(source).pixels[0, :, 1].tolist() == [0, 51, 128, 255, 255, 0]
+        assert read_photo(source).pixels[0, :, 1].tolist() == [0, 51, 128, 255, 255, 0]
 
 
 def test_grey_without_a_scale_is_refused() -> None:
     for values in (np.array([[0, 1e6]], np.float32), np.array([[0, np.nan]], np.float32)):
         with pytest.raises(ImageError, match="float grey with values from") as error:
-            image.read(Image.fromarray(values))
+            read_photo(Image.fromarray(values))
         assert error.value.kind == "format"
     with pytest.raises(ImageError, match="from 0 to 70000; expected 0-65535"):
-        image.read(Image.fromarray(np.array([[0, 70_000]], np.int32)))
+        read_photo(Image.fromarray(np.array([[0, 70_000]], np.int32)))
 
 
 def test_cmyk_without_adobes_marker_reads_the_same() -> None:
@@ -247,7 +251,7 @@ def test_cmyk_without_adobes_marker_reads_the_same() -> None:
     at = data.index(b"\xff\xee")
     without = data[:at] + data[at + 2 + int.from_bytes(data[at + 2 : at + 4], "big") :]
     assert b"Adobe" in data and b"Adobe" not in without
-    assert np.array_equal(image.read(without).pixels, image.read(data).pixels)
+    assert np.array_equal(read_photo(without).pixels, read_photo(data).pixels)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
@@ -255,24 +259,24 @@ def test_the_first_frame_counts(kind: str) -> None:
     frames = [Image.new("RGB", (20, 10), colour) for colour in ("red", "lime", "blue")]
     options = {"lossless": True} if kind == "WEBP" else {}
     data = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
-    assert image.read(data).pixels[5, 5].tolist() == [255, 0, 0]
+    assert read_photo(data).pixels[5, 5].tolist() == [255, 0, 0]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
 def test_extreme_sizes(size: tuple[int, int], tmp_path: Path) -> None:
     pixels = np.full((*size, 3), (200, 30, 60), np.uint8)
     for kind in ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF"):
-        assert difference(image.read(encode(pixels, kind)).pixels, pixels) < 3
-    tensor = image.to_input(pixels, SPEC)
+        assert difference(read_photo(encode(pixels, kind)).pixels, pixels) < 3
+    tensor = to_input(pixels, SPEC)
     assert tensor.shape == (3, 224, 224) and np.ptp(tensor[0]) == 0
-    scores = image.resize_scores(np.full((256, 256), 0.75, np.float32), size)
+    scores = resize_scores(np.full((256, 256), 0.75, np.float32), size)
     assert scores.shape == size and np.allclose(scores, 0.75)
-    drawn = image.overlay(pixels, result_of(scores))
+    drawn = overlay(pixels, result_of(scores))
     assert (drawn.height, drawn.width) == size
-    image.write_scores(tmp_path / "s.png", scores)
-    assert np.allclose(image.read_scores(tmp_path / "s.png"), 0.75, atol=1e-5)
-    image.write_mask(tmp_path / "m.png", scores > 0.5)
-    assert image.read(tmp_path / "m.png").size == size
+    write_scores(tmp_path / "s.png", scores)
+    assert np.allclose(read_scores(tmp_path / "s.png"), 0.75, atol=1e-5)
+    write_mask(tmp_path / "m.png", scores > 0.5)
+    assert read_photo(tmp_path / "m.png").size == size
 
 
 # ── orientation ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -301,20 +305,20 @@ def test_orientation_is_applied_once(kind: str, orientation: int, tmp_path: Path
     stored = np.ascontiguousarray(STORED[orientation](scene(30, 50)))
     path = tmp_path / "turned"
     path.write_bytes(encode(stored, kind.removesuffix("-deflate"), exif=exif, **options))
-    photo = image.read(path)
+    photo = read_photo(path)
     assert photo.size == (30, 50) and photo.orientation == orientation
     assert difference(photo.pixels, scene(30, 50)) <= (6 if kind in ("JPEG", "AVIF") else 0)
     with Image.open(path) as opened:
-        given = image.read(opened)
-        again = image.read(opened)  # loaded by now
+        given = read_photo(opened)
+        again = read_photo(opened)  # loaded by now
     assert np.array_equal(given.pixels, photo.pixels) and np.array_equal(again.pixels, photo.pixels)
     assert given.orientation == orientation
-    assert np.array_equal(image.read_mask(Sample(image=path, label="real")), np.zeros((30, 50), dtype=bool))
+    assert np.array_equal(read_mask(Sample(image=path, label="real")), np.zeros((30, 50), dtype=bool))
 
 
 def test_a_broken_exif_block_leaves_the_picture_readable() -> None:
     data = encode(scene(), "JPEG", exif=b"Exif\0\0nothing of the kind", dpi=(72, 72))
-    photo = image.read(data)
+    photo = read_photo(data)
     assert photo.orientation == 1 and photo.size == (120, 160)
 
 
@@ -325,7 +329,7 @@ def test_an_image_turned_by_the_caller_is_not_turned_again() -> None:
     with Image.open(io.BytesIO(data)) as opened:
         from PIL import ImageOps
 
-        assert np.array_equal(image.read(ImageOps.exif_transpose(opened)).pixels, scene())
+        assert np.array_equal(read_photo(ImageOps.exif_transpose(opened)).pixels, scene())
 
 
 # ── what is not a picture ───────────────────────────────────────────────────────────────────────────────────────────
@@ -350,7 +354,7 @@ def test_files_that_cannot_be_pictures(tmp_path: Path) -> None:
     for name, (kind, message) in cases.items():
         path = os.path.join(tmp_path, name)  # noqa: PTH118 - Path would normalise "."
         with pytest.raises(ImageError, match=message) as error:
-            image.read(path)
+            read_photo(path)
         assert error.value.kind == kind and error.value.image == path and path in str(error.value), name
 
 
@@ -358,7 +362,7 @@ def test_files_that_cannot_be_pictures(tmp_path: Path) -> None:
 def test_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(ImageError, match="not a regular file"):
-        image.read(tmp_path / "pipe.png")
+        read_photo(tmp_path / "pipe.png")
 
 
 @pytest.mark.parametrize(
@@ -384,7 +388,7 @@ def test_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
 )
 def test_objects_that_cannot_be_pictures(source: object) -> None:
     with pytest.raises(ImageError, match="expected") as error:
-        image.read(source)
+        read_photo(source)
     assert error.value.kind == "input"
 
 
@@ -392,14 +396,14 @@ def test_heic_without_its_package_says_the_pip_line(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     head = struct.pack(">I", 24) + b"ftypheic" + bytes(4) + b"mif1heic" + bytes(100)
     with pytest.raises(ImageError, match=re.escape("pip install 'declip[heif]'")) as error:
-        image.read(head)
+        read_photo(head)
     assert error.value.kind == "format"
 
 
 def test_a_tiff_that_pillow_cannot_read_says_so() -> None:
     tags = {256: (2,), 257: (1,), 258: (64, 64, 64), 262: (2,), 277: (3,), 278: (1,)}
     with pytest.raises(ImageError, match="of a kind Pillow does not read"):
-        image.read(tiff_of(bytes(48), tags))
+        read_photo(tiff_of(bytes(48), tags))
 
 
 # ── limits ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -408,13 +412,13 @@ def test_a_tiff_that_pillow_cannot_read_says_so() -> None:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF"])
 def test_the_pixel_limit_is_checked_before_decoding(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = encode(scene(), kind)
-    assert image.read(data, max_pixels=160 * 120).size == (120, 160)
-    monkeypatch.setattr(image, "_load", lambda *_: pytest.fail("decoded"))
+    assert read_photo(data, max_pixels=160 * 120).size == (120, 160)
+    monkeypatch.setattr(decode, "load", lambda *_: pytest.fail("decoded"))
     with pytest.raises(ImageError, match=f"at most {160 * 120 - 1} are read") as error:
-        image.read(data, max_pixels=160 * 120 - 1)
+        read_photo(data, max_pixels=160 * 120 - 1)
     assert error.value.kind == "too-large"
     with pytest.raises(ImageError, match=f"at most {160 * 120 - 1} are read"), Image.open(io.BytesIO(data)) as opened:
-        image.read(opened, max_pixels=160 * 120 - 1)
+        read_photo(opened, max_pixels=160 * 120 - 1)
 
 
 def test_declared_sizes_are_believed_before_anything_is_allocated() -> None:
@@ -433,21 +437,21 @@ def test_declared_sizes_are_believed_before_anything_is_allocated() -> None:
     gif = b"GIF89a" + struct.pack("<HH", 60_000, 60_000) + bytes(20)
     for data in (huge, gif):
         with pytest.raises(ImageError, match="at most 250000000 are read") as error:
-            image.read(data)
+            read_photo(data)
         assert error.value.kind == "too-large"
 
 
 def test_the_byte_limit_is_checked_before_reading(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
     with path.open("wb") as file:  # sparse: takes no room
-        file.truncate(image.MAX_BYTES + 1)
+        file.truncate(MAX_BYTES + 1)
     with pytest.raises(ImageError, match="the file has 200000001 bytes; at most 200000000 are read") as error:
-        image.read(path)
+        read_photo(path)
     assert error.value.kind == "too-large"
     with pytest.raises(ImageError, match="at most 10 bytes are read"):
-        image.read(encode(scene(), "PNG"), max_bytes=10)
+        read_photo(encode(scene(), "PNG"), max_bytes=10)
     with pytest.raises(ImageError, match="at most 99 pixels are read"):
-        image.read(np.zeros((10, 10, 3), np.uint8), max_pixels=99)
+        read_photo(np.zeros((10, 10, 3), np.uint8), max_pixels=99)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF"])
@@ -457,12 +461,12 @@ def test_pillows_own_limit_stays_out_of_it(kind: str, limit: int, monkeypatch: p
     if kind == "WEBP":  # whose plugin looks at the double while it opens
         limit = max(limit, 10_000)
     data = encode(scene(), kind)
-    expected = image.read(data).pixels
+    expected = read_photo(data).pixels
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    monkeypatch.setattr(image, "STRIP", 800)
+    monkeypatch.setattr(arrays, "STRIP", 800)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert np.array_equal(image.read(data).pixels, expected)
+        assert np.array_equal(read_photo(data).pixels, expected)
     assert limit == Image.MAX_IMAGE_PIXELS
 
 
@@ -494,12 +498,12 @@ DAMAGED: dict[str, Callable[[], bytes]] = {
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_truncated_file_is_corrupt(name: str, tmp_path: Path) -> None:
     data = DAMAGED[name]()
-    assert image.read(data).size == (120, 160)
+    assert read_photo(data).size == (120, 160)
     path = tmp_path / "cut.jpg"
     for share in (0.02, 0.2, 0.5, 0.8, 0.95, 0.999):
         path.write_bytes(data[: max(20, int(len(data) * share))])
         with pytest.raises(ImageError, match=r"truncated|damaged") as error:
-            image.read(path)
+            read_photo(path)
         assert error.value.kind == "corrupt" and str(error.value).startswith(f"{path}: "), share
 
 
@@ -510,7 +514,7 @@ def test_a_jpeg_that_was_cut_and_closed_is_corrupt(name: str) -> None:
     for share in (0.3, 0.5, 0.7, 0.9, 0.97):
         cut = data[: int(len(data) * share)] + b"\xff\xd9"
         with pytest.raises(ImageError, match=r"truncated or damaged") as error:
-            image.read(cut)
+            read_photo(cut)
         assert error.value.kind == "corrupt", share
 
 
@@ -526,7 +530,7 @@ def test_a_progressive_jpeg_cut_between_its_scans_is_corrupt() -> None:
     assert len(starts) == 10
     for count, start in enumerate(starts[1:], start=1):
         with pytest.raises(ImageError, match=f"only the first {count} of its scans are there"):
-            image.read(data[:start] + b"\xff\xd9")
+            read_photo(data[:start] + b"\xff\xd9")
 
 
 @pytest.mark.parametrize(
@@ -540,9 +544,9 @@ def test_a_download_whose_rest_is_zeros_is_corrupt(name: str) -> None:
     data = encode(large[:, :, 0] if variant == "grey" else large, {"heic": "HEIF"}.get(kind, kind.upper()), **options)
     kept = max(len(data) // 3, len(data) - 30_000)
     assert len(data) - kept > 4096
-    assert image.read(data).size == (300, 400)
+    assert read_photo(data).size == (300, 400)
     with pytest.raises(ImageError) as error:
-        image.read(data[:kept] + bytes(len(data) - kept))
+        read_photo(data[:kept] + bytes(len(data) - kept))
     assert error.value.kind == "corrupt"
 
 
@@ -550,37 +554,37 @@ def test_a_png_is_checked_by_its_sums() -> None:
     data = bytearray(encode(textured(), "PNG"))
     data[len(data) // 2] ^= 1
     with pytest.raises(ImageError, match="check sum of its IDAT chunk is wrong"):
-        image.read(bytes(data))
+        read_photo(bytes(data))
     whole = encode(textured(), "PNG")
     with pytest.raises(ImageError, match="it ends without an end chunk"):
-        image.read(whole[:-12])
+        read_photo(whole[:-12])
     info = PngImagePlugin.PngInfo()
     info.add_text("Comment", "harmless")
     commented = encode(textured(), "PNG", pnginfo=info)
-    assert np.array_equal(image.read(commented).pixels, textured())
+    assert np.array_equal(read_photo(commented).pixels, textured())
 
 
 def test_a_tiff_whose_strips_do_not_cover_it_is_corrupt() -> None:
     tags = {256: (4,), 257: (8,), 258: (8,), 262: (1,), 277: (1,), 278: (4,)}
     with pytest.raises(ImageError, match="do not cover the picture"):
-        image.read(tiff_of(bytes(16), tags))
+        read_photo(tiff_of(bytes(16), tags))
 
 
 def test_grey_pictures_that_are_whole_are_not_suspected() -> None:
     grey = np.full((64, 64, 3), 128, np.uint8)
     for options in ({}, {"optimize": True}, {"progressive": True}, {"restart_marker_rows": 1}):
-        assert np.array_equal(image.read(encode(grey, "JPEG", **options)).pixels, grey)
+        assert np.array_equal(read_photo(encode(grey, "JPEG", **options)).pixels, grey)
     cornered = textured()
     cornered[100:, 140:] = 128
     for quality in (30, 75, 95):
-        assert image.read(encode(cornered, "JPEG", quality=quality)).size == (120, 160)
+        assert read_photo(encode(cornered, "JPEG", quality=quality)).size == (120, 160)
 
 
 def test_what_follows_the_end_of_a_jpeg_does_not_matter() -> None:
     data = encode(textured(), "JPEG")
-    expected = image.read(data).pixels
+    expected = read_photo(data).pixels
     for rest in (b"\0" * 5000, b"\xff\xd8\xff and a second picture", b"\xff"):
-        assert np.array_equal(image.read(data + rest).pixels, expected)
+        assert np.array_equal(read_photo(data + rest).pixels, expected)
 
 
 def test_damage_anywhere_is_an_image_error_or_a_picture() -> None:
@@ -595,7 +599,7 @@ def test_damage_anywhere_is_an_image_error_or_a_picture() -> None:
                 hurt = data.copy()
                 hurt[rng.integers(0, min(len(hurt), 400), 3)] = rng.integers(0, 256, 3)
                 try:
-                    pixels = image.read(hurt.tobytes()).pixels
+                    pixels = read_photo(hurt.tobytes()).pixels
                 except ImageError as error:
                     assert error.kind in ("corrupt", "format", "too-large")
                 else:
@@ -608,13 +612,13 @@ def test_damage_anywhere_is_an_image_error_or_a_picture() -> None:
 def test_threads_may_share_everything(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(encode(textured(300, 400), "JPEG"))
-    expected = image.read(path).pixels
+    expected = read_photo(path).pixels
     barrier = threading.Barrier(8)
     with Image.open(path) as opened:
 
         def work(i: int) -> bool:
             barrier.wait()
-            return np.array_equal(image.read(opened if i % 2 else path).pixels, expected)
+            return np.array_equal(read_photo(opened if i % 2 else path).pixels, expected)
 
         with ThreadPoolExecutor(8) as pool:
             assert all(pool.map(work, range(8)))
@@ -622,17 +626,17 @@ def test_threads_may_share_everything(tmp_path: Path) -> None:
 
 def test_an_array_is_copied() -> None:
     frame = scene()
-    photo = image.read(frame)
+    photo = read_photo(frame)
     frame[:] = 0
     assert np.array_equal(photo.pixels, scene())
     grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    assert image.read(grey).pixels[2, 3].tolist() == [11, 11, 11]
-    assert np.array_equal(image.read(scene()[::2, ::-1]).pixels, scene()[::2, ::-1])
+    assert read_photo(grey).pixels[2, 3].tolist() == [11, 11, 11]
+    assert np.array_equal(read_photo(scene()[::2, ::-1]).pixels, scene()[::2, ::-1])
 
 
 def test_a_pil_image_keeps_its_mode_and_pixels() -> None:
     given = Image.fromarray(scene()).convert("RGBA")
-    image.read(given)
+    read_photo(given)
     assert given.mode == "RGBA" and np.array_equal(np.asarray(given)[:, :, :3], scene())
 
 
@@ -646,7 +650,7 @@ def test_normalise_has_the_bits_of_torch() -> None:
     tensor = torch.from_numpy(pixels).permute(2, 0, 1).to(torch.float32).div(255)
     mean, std = torch.tensor(SPEC.mean), torch.tensor(SPEC.std)
     expected = tensor.sub_(mean[:, None, None]).div_(std[:, None, None]).numpy()
-    ours = image.normalise(pixels, SPEC)
+    ours = normalise(pixels, SPEC)
     assert ours.dtype == np.float32 and ours.flags.c_contiguous and np.array_equal(ours, expected)
 
 
@@ -655,18 +659,18 @@ def test_to_input_squashes_as_torchvision_does() -> None:
     pixels = textured(90, 311)
     steps = [transforms.Resize((224, 224)), transforms.ToTensor(), transforms.Normalize(SPEC.mean, SPEC.std)]
     expected = transforms.Compose(steps)(Image.fromarray(pixels)).numpy()
-    assert np.array_equal(image.to_input(pixels, SPEC), expected)
+    assert np.array_equal(to_input(pixels, SPEC), expected)
 
 
 @pytest.mark.skipif(not GOLDEN.exists(), reason="the shared golden values are not here")
 @pytest.mark.parametrize("name", ["astronaut.png", "chelsea.png", "rocket.jpg"])
 def test_golden_inputs_and_scores(name: str) -> None:
     skimage = pytest.importorskip("skimage")
-    photo = image.read(Path(skimage.__file__).parent / "data" / name)
+    photo = read_photo(Path(skimage.__file__).parent / "data" / name)
     golden = np.load(GOLDEN / "photos_golden.npz")
     key = name if f"{name}|input" in golden else Path(name).stem
     expected = golden[f"{key}|input"]
-    assert np.abs(image.to_input(photo.pixels, SPEC)[:, ::16, ::16] - expected).max() <= 1e-4
+    assert np.abs(to_input(photo.pixels, SPEC)[:, ::16, ::16] - expected).max() <= 1e-4
     facts = json.loads((GOLDEN / "photos_golden.json").read_text())
     size = facts[key]["size"] if isinstance(facts, dict) else next(f["size"] for f in facts if key in f.values())
     assert photo.size == tuple(size)
@@ -679,7 +683,7 @@ def test_to_scores_is_a_safe_sigmoid() -> None:
     logits = np.array([[-1e30, -1000, -50, -1, 0, 1, 50, 1000, 1e30]], dtype=np.float32)
     before = logits.copy()
     for temperature in (1.0, 0.5, 3.0):
-        scores = image.to_scores(logits, temperature)
+        scores = to_scores(logits, temperature)
         expected = 1 / (1 + np.exp(-np.clip(logits.astype(np.float64) / temperature, -700, 700)))
         assert scores.dtype == np.float32 and scores.shape == (1, 9)
         assert np.abs(scores - expected).max() < 1e-7
@@ -692,7 +696,7 @@ def test_resize_scores_is_torchs_bilinear(size: tuple[int, int]) -> None:
     scores = np.random.default_rng(0).random((256, 256), dtype=np.float32)
     tensor = torch.from_numpy(scores)[None, None]
     expected = torch.nn.functional.interpolate(tensor, size, mode="bilinear", align_corners=False, antialias=True)
-    ours = image.resize_scores(scores, size)
+    ours = resize_scores(scores, size)
     assert ours.shape == size and ours.dtype == np.float32 and ours.flags.writeable
     assert np.abs(ours - expected[0, 0].numpy()).max() < 2e-5
 
@@ -700,47 +704,47 @@ def test_resize_scores_is_torchs_bilinear(size: tuple[int, int]) -> None:
 def test_resize_scores_stays_in_range() -> None:
     scores = np.zeros((9, 9), np.float32)
     scores[4:] = 1
-    resized = image.resize_scores(scores, (1000, 700))
+    resized = resize_scores(scores, (1000, 700))
     assert resized.min() == 0 and resized.max() == 1
     strided = np.arange(64, dtype=np.float32).reshape(8, 8)[::2, ::2] / 64
-    assert np.allclose(image.resize_scores(strided, (4, 4)), strided, atol=1e-6)
+    assert np.allclose(resize_scores(strided, (4, 4)), strided, atol=1e-6)
 
 
 def test_scores_survive_their_file(tmp_path: Path) -> None:
     scores = np.random.default_rng(0).random((70, 50), dtype=np.float32)
     scores[0, :3] = 0, 1, 0.5
     before = scores.copy()
-    image.write_scores(tmp_path / "a.scores.png", scores)
-    back = image.read_scores(tmp_path / "a.scores.png")
+    write_scores(tmp_path / "a.scores.png", scores)
+    back = read_scores(tmp_path / "a.scores.png")
     assert back.dtype == np.float32 and back.shape == (70, 50)
     assert np.abs(back - scores).max() <= 1 / 131070 + 1e-7
     assert back[0, :2].tolist() == [0, 1] and np.array_equal(scores, before)
     with Image.open(tmp_path / "a.scores.png") as opened:
         assert opened.mode == "I;16" and opened.size == (50, 70) and opened.getpixel((1, 0)) == 65535
     Image.fromarray(np.array([[0, 51, 255]], np.uint8)).save(tmp_path / "eight.png")
-    assert image.read_scores(tmp_path / "eight.png")[0].tolist() == pytest.approx([0, 0.2, 1])
+    assert read_scores(tmp_path / "eight.png")[0].tolist() == pytest.approx([0, 0.2, 1])
 
 
 def test_scores_that_are_not_scores_are_refused(tmp_path: Path) -> None:
     for wrong in (np.full((3, 3), 1.01), np.full((3, 3), np.nan), np.full((3, 3), -0.01)):
         with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
-            image.write_scores(tmp_path / "s.png", wrong.astype(np.float32))
+            write_scores(tmp_path / "s.png", wrong.astype(np.float32))
     with pytest.raises(ValueError, match=r"expected \(H, W\)"):
-        image.write_scores(tmp_path / "s.png", np.zeros((1, 3, 3), np.float32))
+        write_scores(tmp_path / "s.png", np.zeros((1, 3, 3), np.float32))
     with pytest.raises(ValueError, match="expected bool"):
-        image.write_mask(tmp_path / "m.png", np.zeros((3, 3), np.uint8))  # type: ignore[arg-type]
+        write_mask(tmp_path / "m.png", np.zeros((3, 3), np.uint8))  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "s.jpg").write_bytes(encode(scene(), "JPEG"))
     with pytest.raises(ImageError, match="not a PNG"):
-        image.read_scores(tmp_path / "s.jpg")
+        read_scores(tmp_path / "s.jpg")
     (tmp_path / "rgb.png").write_bytes(encode(scene(), "PNG"))
     with pytest.raises(ImageError, match="expected grey"):
-        image.read_scores(tmp_path / "rgb.png")
+        read_scores(tmp_path / "rgb.png")
 
 
 def test_write_mask(tmp_path: Path) -> None:
     mask = scene()[:, :, 0] > 100
-    image.write_mask(tmp_path / "m.png", mask)
+    write_mask(tmp_path / "m.png", mask)
     with Image.open(tmp_path / "m.png") as opened:
         assert opened.mode == "L" and np.array_equal(np.asarray(opened), np.where(mask, 255, 0))
 
@@ -762,29 +766,29 @@ def test_read_mask_resolves_polarity(tmp_path: Path) -> None:
     ]
     for source in sources:
         path.write_bytes(encode(source, "PNG"))
-        assert np.array_equal(image.read_mask(Sample(image=picture, mask=path, label="fake")), white)
-        black = image.read_mask(Sample(image=picture, mask=path, label="fake", fake_is="black"))
+        assert np.array_equal(read_mask(Sample(image=picture, mask=path, label="fake")), white)
+        black = read_mask(Sample(image=picture, mask=path, label="fake", fake_is="black"))
         assert np.array_equal(black, ~white) and black.dtype == np.bool_
     path.write_bytes(encode(Image.fromarray(values > 0), "PNG"))
-    assert image.read_mask(Sample(image=picture, mask=path, label="fake")).tolist() == [[False, True, True, True]]
+    assert read_mask(Sample(image=picture, mask=path, label="fake")).tolist() == [[False, True, True, True]]
 
 
 def test_read_mask_without_a_file(tmp_path: Path) -> None:
     path = tmp_path / "real.jpg"
     path.write_bytes(encode(scene(), "JPEG"))
-    mask = image.read_mask(Sample(image=path, label="real"))
+    mask = read_mask(Sample(image=path, label="real"))
     assert mask.shape == (120, 160) and mask.dtype == np.bool_ and not mask.any()
     with pytest.raises(DatasetError, match="a fake sample without a mask"):
-        image.read_mask(Sample(image=path, label="fake"))
+        read_mask(Sample(image=path, label="fake"))
     with pytest.raises(ImageError, match="there is no such file"):
-        image.read_mask(Sample(image=path, mask=tmp_path / "absent.png", label="fake"))
+        read_mask(Sample(image=path, mask=tmp_path / "absent.png", label="fake"))
 
 
 # ── overlay ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def drawn(pixels: np.ndarray, scores: np.ndarray, threshold: float = 0.5, **options: float) -> np.ndarray:
-    return np.asarray(image.overlay(pixels, result_of(scores, threshold), **options)).astype(int)
+    return np.asarray(overlay(pixels, result_of(scores, threshold), **options)).astype(int)
 
 
 def test_a_clean_photo_does_not_light_up() -> None:
@@ -806,7 +810,7 @@ def test_the_tint_follows_the_scores() -> None:
         redness.append(pixel[0] - pixel[2])
     assert redness[0] == 0 and redness == sorted(set(redness))
     full = drawn(grey, np.ones((100, 100), np.float32), opacity=1.0)[50, 50]
-    assert full.tolist() == list(image.RED)
+    assert full.tolist() == list(RED)
     assert np.array_equal(drawn(grey, np.ones((100, 100), np.float32), opacity=0.0), grey)
 
 
@@ -830,7 +834,7 @@ def test_strips_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     y, x = np.mgrid[:240, :160]
     scores = np.exp(-(((y - 110) / 60.0) ** 2) - ((x - 80) / 40.0) ** 2).astype(np.float32)
     whole = drawn(textured(240, 160), scores)
-    monkeypatch.setattr(image, "STRIP", 160 * 7)
+    monkeypatch.setattr(arrays, "STRIP", 160 * 7)
     assert np.array_equal(drawn(textured(240, 160), scores), whole)
 
 
@@ -840,12 +844,12 @@ def test_overlay_takes_what_read_takes(tmp_path: Path) -> None:
     scores = np.zeros((120, 160), np.float32)
     scores[30:60, 30:90] = 1
     expected = drawn(textured(), scores)
-    for source in (path, path.read_bytes(), Image.fromarray(textured()), image.read(path)):
-        assert np.array_equal(np.asarray(image.overlay(source, result_of(scores))), expected)
+    for source in (path, path.read_bytes(), Image.fromarray(textured()), read_photo(path)):
+        assert np.array_equal(np.asarray(overlay(source, result_of(scores))), expected)
     with pytest.raises(ImageError, match=r"\(120, 160\) pixels \(height, width\), the result \(160, 120\)"):
-        image.overlay(path, result_of(scores.T))
+        overlay(path, result_of(scores.T))
     with pytest.raises(ValueError, match=r"opacity is 1.5; expected in \[0, 1\]"):
-        image.overlay(path, result_of(scores), opacity=1.5)
+        overlay(path, result_of(scores), opacity=1.5)
 
 
 def test_thresholds_at_both_ends() -> None:
@@ -859,11 +863,11 @@ def test_twelve_megapixels_are_drawn_and_written_quickly(tmp_path: Path) -> None
     pixels = np.asarray(Image.fromarray(scene()).resize((4000, 3000)).filter(ImageFilter.DETAIL))
     y, x = np.mgrid[:750, :1000]
     small = np.exp(-(((y - 300) / 120) ** 2) - ((x - 500) / 150) ** 2).astype(np.float32)
-    scores = image.resize_scores(small, (3000, 4000))
+    scores = resize_scores(small, (3000, 4000))
     limits = {
-        lambda: image.overlay(pixels, result_of(scores)): 0.6,
-        lambda: image.write_scores(tmp_path / "s.png", scores): 1.0,
-        lambda: image.write_mask(tmp_path / "m.png", scores > 0.5): 0.5,
+        lambda: overlay(pixels, result_of(scores)): 0.6,
+        lambda: write_scores(tmp_path / "s.png", scores): 1.0,
+        lambda: write_mask(tmp_path / "m.png", scores > 0.5): 0.5,
     }
     for work, seconds in limits.items():
         times = []
@@ -878,16 +882,16 @@ def test_an_overlay_s_file_is_the_overlay() -> None:
     photo = np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8)
     scores = np.tile(np.linspace(0, 1, 53, dtype=np.float32), (37, 1))
     result = Localization(name="a", scores=scores, rule=MaskRule(threshold=0.5), image_score=0.5, model="m", sha256="0")
-    found = Image.open(io.BytesIO(image.overlay_png(photo, result)))
+    found = Image.open(io.BytesIO(overlay_png(photo, result)))
     found.load()
     assert (found.format, found.mode, found.size) == ("PNG", "RGB", (53, 37))
-    np.testing.assert_array_equal(np.asarray(found), np.asarray(image.overlay(photo, result)))
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(overlay(photo, result)))
 
 
 def test_an_address_of_this_machine_is_its_file(tmp_path: Path) -> None:
     path = tmp_path / "my photos" / "a.png"
     path.parent.mkdir()
     Image.fromarray(np.full((70, 80, 3), 90, np.uint8)).save(path)
-    assert image.read(path.as_uri()).size == image.read(path).size == (70, 80)
+    assert read_photo(path.as_uri()).size == read_photo(path).size == (70, 80)
     with pytest.raises(ImageError, match="a file of the machine 'elsewhere'"):
-        image.read("file://elsewhere/a.png")
+        read_photo("file://elsewhere/a.png")

@@ -17,8 +17,8 @@ from PIL import Image
 from scipy import fft
 
 from declip.errors import ImageError, MissingExtraError
-from declip.images import image
 from declip.images.jpeg import JpegCoefficients, read_coefficients
+from declip.images.read import read_photo
 
 # Annex K of the JPEG standard: the luma table at quality 50.
 ROWS = [[16, 11, 10, 16, 24, 40, 51, 61], [12, 12, 14, 19, 26, 58, 60, 55]]
@@ -117,7 +117,7 @@ def test_the_grid_is_the_stored_one() -> None:
     exif[0x0112] = 6
     data = encoded(pixels, quality=90, exif=exif.tobytes())
     found = read_coefficients(data)
-    assert image.read(data).size == (64, 40)
+    assert read_photo(data).size == (64, 40)
     assert found.orientation == 6 and found.coefficients.shape == (40, 64)
     assert np.array_equal(found.coefficients, read_coefficients(encoded(pixels, quality=90)).coefficients)
 

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image, TiffImagePlugin, TiffTags
 
 from declip.errors import ImageError
-from declip.images import image, pages
+from declip.images import pages
+from declip.images.read import read_photo
 from declip.results import Photo
 
 COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200), (90, 90, 90))
@@ -47,15 +48,15 @@ def check_pages(data: bytes, unit: str, order: list[int]) -> None:
     """Each page has its own colour, and says which one it is."""
     count = len(order)
     for page, expected in enumerate(order, start=1):
-        photo = image.read(data, page=page)
+        photo = read_photo(data, page=page)
         assert (colour(photo), photo.page, photo.pages) == (expected, page, count)
         which = "the first one" if page == 1 else f"number {page}"
         assert photo.notes == (f"The file holds {count} {unit}; {which} was examined.",)
-    first = image.read(data)
+    first = read_photo(data)
     assert (first.page, first.pages, colour(first)) == (1, count, order[0])
     for wrong in (0, count + 1, -1):
         with pytest.raises(ImageError, match=f"got picture {wrong} of the file; there are {count} of them") as caught:
-            image.read(data, page=wrong)
+            read_photo(data, page=wrong)
         assert caught.value.kind == "input"
 
 
@@ -86,10 +87,10 @@ def test_the_main_picture_of_a_heic_comes_first() -> None:
 
 def test_pages_have_sizes_of_their_own() -> None:
     data = saved(plain(0, (40, 30)), "TIFF", plain(1, (64, 50)))
-    assert [image.read(data, page=page).size for page in (1, 2)] == [(30, 40), (50, 64)]
+    assert [read_photo(data, page=page).size for page in (1, 2)] == [(30, 40), (50, 64)]
     with pytest.raises(ImageError, match="50×64 pixels") as caught:
-        image.read(data, page=2, max_pixels=2000)
-    assert caught.value.kind == "too-large" and image.read(data, max_pixels=2000).size == (30, 40)
+        read_photo(data, page=2, max_pixels=2000)
+    assert caught.value.kind == "too-large" and read_photo(data, max_pixels=2000).size == (30, 40)
 
 
 def tiff_of(*pages: tuple[Image.Image, dict[int, int]]) -> bytes:
@@ -109,79 +110,79 @@ def test_each_page_of_a_tiff_is_turned_and_scaled_by_its_own_tags() -> None:
     values = np.arange(0, 4096, 2, np.uint16).reshape(32, 64) | 1
     deep = Image.fromarray(values)
     data = tiff_of((plain(0, (64, 48)), {}), (plain(1, (64, 48)), {274: 6}), (deep, {281: 4095}))
-    first, second, third = (image.read(data, page=page) for page in (1, 2, 3))
+    first, second, third = (read_photo(data, page=page) for page in (1, 2, 3))
     assert [(photo.size, photo.orientation) for photo in (first, second)] == [((48, 64), 1), ((64, 48), 6)]
     assert np.array_equal(third.pixels[:, :, 0], values >> 4) and third.pixels.max() == 255
     assert third.notes == ("The file holds 3 pages; number 3 was examined.",) and third.data == data
-    low = image.read(tiff_of((plain(0), {}), (deep, {})), page=2)
+    low = read_photo(tiff_of((plain(0), {}), (deep, {})), page=2)
     assert np.array_equal(low.pixels[:, :, 0], values >> 8)
     assert len(low.notes) == 2 and "12" in low.notes[1]  # both on the file and on how it was read
 
 
 def test_a_smaller_copy_behind_the_picture_can_be_read_and_damage_is_of_its_page() -> None:
     pyramid = tiff_of((plain(0, (64, 48)), {}), (plain(1, (32, 24)), {254: 1}))
-    assert image.read(pyramid).size == (48, 64) and image.read(pyramid, page=2).size == (24, 32)
+    assert read_photo(pyramid).size == (48, 64) and read_photo(pyramid, page=2).size == (24, 32)
     with pytest.raises(ImageError, match="what lies first in it is a reduced picture"):
-        image.read(tiff_of((plain(1, (32, 24)), {254: 1}), (plain(0, (64, 48)), {})))
+        read_photo(tiff_of((plain(1, (32, 24)), {254: 1}), (plain(0, (64, 48)), {})))
 
 
 def test_a_picture_of_a_jpeg_is_turned_by_its_own_tag() -> None:
     exif = Image.Exif()
     exif[274] = 6
     data = with_index(saved(plain(0), "JPEG"), [(0x020003, saved(plain(1), "JPEG", exif=exif))])
-    assert [(photo.size, photo.orientation) for photo in (image.read(data), image.read(data, page=2))] == [
+    assert [(photo.size, photo.orientation) for photo in (read_photo(data), read_photo(data, page=2))] == [
         ((32, 48), 1),
         ((48, 32), 6),
     ]
     noise = saved(Image.effect_noise((64, 64), 80).convert("RGB"), "JPEG")
     cut = with_index(saved(plain(0), "JPEG"), [(0x020003, noise[: len(noise) // 2])])
-    assert image.read(cut).pages == 2
+    assert read_photo(cut).pages == 2
     with pytest.raises(ImageError, match="truncated or damaged") as caught:
-        image.read(cut, page=2)
+        read_photo(cut, page=2)
     assert caught.value.kind == "corrupt"
 
 
 def test_streams_and_tensors_have_pages_as_files_have() -> None:
     data = saved(plain(0), "TIFF", plain(1))
-    assert colour(image.read(io.BytesIO(data), page=2)) == 1
+    assert colour(read_photo(io.BytesIO(data), page=2)) == 1
     with pytest.raises(ImageError, match="there is 1, counted from 1"):
-        image.read(np.zeros((3, 4, 3), np.uint16), page=2)
+        read_photo(np.zeros((3, 4, 3), np.uint16), page=2)
 
 
 def test_side_data_that_is_damaged_hides_neither_the_picture_nor_its_notes() -> None:
     whole = saved(plain(0), "PNG", pnginfo=None) + b"something else"
     bad = b"\0\0\0\5tEXtab\0cd" + bytes(4)  # its check sum is wrong
-    photo = image.read(whole[:33] + bad + whole[33:])
+    photo = read_photo(whole[:33] + bad + whole[33:])
     assert colour(photo) == 0 and len(photo.notes) == 2
     assert photo.notes[0] == "14 bytes behind the end of the picture were not examined." and "tEXt" in photo.notes[1]
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF"])
 def test_a_file_of_one_picture_has_nothing_to_tell(kind: str) -> None:
-    photo = image.read(saved(plain(0), kind))
+    photo = read_photo(saved(plain(0), kind))
     assert (photo.page, photo.pages, photo.notes) == (1, 1, ())
     with pytest.raises(ImageError, match="got picture 2 of the file; there is 1"):
-        image.read(saved(plain(0), kind), page=2)
+        read_photo(saved(plain(0), kind), page=2)
 
 
 def test_arrays_and_photos_have_one_page() -> None:
     pixels = np.zeros((9, 9, 3), np.uint8)
-    assert image.read(pixels, page=1).pages == 1
+    assert read_photo(pixels, page=1).pages == 1
     with pytest.raises(ImageError, match="there is 1"):
-        image.read(pixels, page=2)
-    photo = image.read(saved(plain(0), "TIFF", plain(1)), page=2)
-    assert image.read(photo) is photo and image.read(photo, page=2) is photo
+        read_photo(pixels, page=2)
+    photo = read_photo(saved(plain(0), "TIFF", plain(1)), page=2)
+    assert read_photo(photo) is photo and read_photo(photo, page=2) is photo
     with pytest.raises(ImageError, match="is picture 2, decoded"):
-        image.read(photo, page=1)
+        read_photo(photo, page=1)
 
 
 def test_a_pil_image_is_read_at_its_current_frame(tmp_path: Path) -> None:
     data = saved(plain(0), "TIFF", plain(1), plain(2))
     opened = Image.open(io.BytesIO(data))
     opened.seek(1)
-    photo = image.read(opened)
+    photo = read_photo(opened)
     assert (colour(photo), photo.page, photo.pages) == (1, 2, 3)
-    assert colour(image.read(opened, page=3)) == 2 and opened.tell() == 1
+    assert colour(read_photo(opened, page=3)) == 2 and opened.tell() == 1
     assert photo.notes == ("The file holds 3 frames; number 2 was examined.",)
 
 
@@ -193,15 +194,15 @@ def test_a_damaged_page_is_told_and_those_before_it_are_read(good: int) -> None:
     opened.seek(good)
     assert isinstance(opened, TiffImagePlugin.TiffImageFile)
     broken = data[: opened.tag_v2._offset + 4]
-    photo = image.read(broken)
+    photo = read_photo(broken)
     assert colour(photo) == 0 and photo.pages == good
     assert photo.notes[-1].startswith(f"What follows number {good} of the pages is damaged, and was not examined (")
-    assert colour(image.read(broken, page=good)) == good - 1
+    assert colour(read_photo(broken, page=good)) == good - 1
     with pytest.raises(ImageError, match=f"got picture {good + 1} of the file"):
-        image.read(broken, page=good + 1)
+        read_photo(broken, page=good + 1)
     opened = Image.open(io.BytesIO(broken))
     opened.seek(good - 1)
-    assert colour(image.read(opened)) == good - 1
+    assert colour(read_photo(opened)) == good - 1
 
 
 # --- JPEGs ----------------------------------------------------------------------------------------------------------
@@ -232,7 +233,7 @@ def with_index(first: bytes, others: list[tuple[int, bytes]]) -> bytes:
 
 
 def notes(data: bytes) -> tuple[str, ...]:
-    photo = image.read(data)
+    photo = read_photo(data)
     assert colour(photo) == 0 and photo.page == 1
     return photo.notes
 
@@ -241,8 +242,8 @@ def test_every_picture_of_a_jpeg_can_be_read() -> None:
     frames = [saved(plain(index), "JPEG") for index in range(3)]
     data = with_index(frames[0], [(0x020003, frames[1]), (0, frames[2])])
     check_pages(data, "pictures", [0, 1, 2])
-    assert image.read(data).data == data
-    assert image.read(data, page=2).data == frames[1]  # its own coefficients are these
+    assert read_photo(data).data == data
+    assert read_photo(data, page=2).data == frames[1]  # its own coefficients are these
 
 
 def test_pillows_own_mpo_is_read_alike() -> None:
@@ -257,7 +258,7 @@ def test_previews_are_told_and_no_pages() -> None:
     )
     data = with_index(first, [(0x010001, small), (0x010002, small)])
     assert notes(data) == ("2 smaller copies of the picture inside the file: not examined.",)
-    assert image.read(data).pages == 1
+    assert read_photo(data).pages == 1
 
 
 @pytest.mark.parametrize(
@@ -267,7 +268,7 @@ def test_previews_are_told_and_no_pages() -> None:
 def test_gain_maps_are_told_and_no_pages(words: bytes, where: str) -> None:
     first, other = saved(plain(0), "JPEG"), saved(Image.new("L", (12, 8), 99), "JPEG")
     first, other = (with_xmp(first, words), other) if where == "photo" else (first, with_xmp(other, words))
-    photo = image.read(with_index(first, [(0, other)]))
+    photo = read_photo(with_index(first, [(0, other)]))
     assert "A gain map for HDR screens was not examined." in photo.notes
 
 
@@ -275,7 +276,7 @@ def test_a_gain_map_is_no_page() -> None:
     other = with_xmp(saved(Image.new("L", (12, 8), 99), "JPEG"), b'<x hdrgm:Version="1.0"/>')
     data = with_index(with_xmp(saved(plain(0), "JPEG"), b'<x hdrgm:Version="1.0"/>'), [(0, other)])
     assert notes(data) == ("A gain map for HDR screens was not examined.",)
-    assert image.read(data).pages == 1
+    assert read_photo(data).pages == 1
 
 
 def test_depth_maps_are_told() -> None:
@@ -339,19 +340,19 @@ def test_transparent_parts_are_measured(mode: str, alpha: int) -> None:
         index = converted.getpixel((0, 0))
         assert isinstance(index, int)
         converted.info["transparency"] = bytes(alpha if i == index else 255 for i in range(256))
-    (note,) = image.read(converted).notes
+    (note,) = read_photo(converted).notes
     assert note == "Transparent parts (12 % of the picture) were laid on white; what is hidden there was not examined."
 
 
 def test_an_opaque_alpha_has_nothing_to_tell() -> None:
-    assert image.read(saved(plain(0).convert("RGBA"), "PNG")).notes == ()
+    assert read_photo(saved(plain(0).convert("RGBA"), "PNG")).notes == ()
 
 
 @pytest.mark.parametrize(("width", "share"), [(1, "less than 1 %"), (100, "50 %"), (199, "99 %"), (200, "all")])
 def test_shares_are_said_in_words(width: int, share: str) -> None:
     picture = Image.new("RGBA", (200, 10), (200, 30, 30, 255))
     picture.paste((0, 0, 0, 0), (0, 0, width, 10))
-    (note,) = image.read(saved(picture, "PNG")).notes
+    (note,) = read_photo(saved(picture, "PNG")).notes
     assert note.startswith(f"Transparent parts ({share} of the picture)")
 
 
@@ -359,7 +360,7 @@ def test_a_transparent_grey_level_of_16_bits_is_measured() -> None:
     grey = np.full((10, 10), 3000, np.uint16)
     grey[:2] = 5
     data = saved(Image.fromarray(grey), "PNG", transparency=5)
-    assert [note for note in image.read(data).notes if "(20 % of" in note]
+    assert [note for note in read_photo(data).notes if "(20 % of" in note]
 
 
 def test_layers_and_pictures_inside_of_pages_are_told() -> None:
@@ -399,16 +400,16 @@ def test_what_the_boxes_of_a_heic_hold_is_told(content: bytes, expected: str | N
 def test_counting_ends_somewhere() -> None:
     frame = b",\0\0\0\0\1\0\1\0\0\2\2\x4c\1\0"
     gif = b"GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff" + 3000 * frame + b";"
-    photo = image.read(gif)
+    photo = read_photo(gif)
     assert photo.pages == 1000
     assert photo.notes[1] == "The file holds more than 1000 frames; those behind cannot be examined."
     claimed = saved(plain(0), "PNG", plain(1))
     at = claimed.index(b"acTL")
     chunk = b"acTL" + struct.pack(">II", 2_000_000_000, 0)
     claimed = claimed[:at] + chunk + struct.pack(">I", zlib.crc32(chunk)) + claimed[at + 16 :]
-    assert image.read(claimed).pages == 1000
+    assert read_photo(claimed).pages == 1000
     with pytest.raises(ImageError, match="picture 900 of the file is damaged") as caught:
-        image.read(claimed, page=900)
+        read_photo(claimed, page=900)
     assert caught.value.kind == "corrupt"
 
 
@@ -416,11 +417,11 @@ def test_counting_ends_somewhere() -> None:
 def test_a_damaged_index_of_pictures_is_told(at: int) -> None:
     data = with_index(saved(plain(0), "JPEG"), [(0, saved(plain(1), "JPEG"))])
     start = data.index(b"MPF\0") + 4
-    photo = image.read(data[: start + at] + b"\xff" * 8 + data[start + at + 8 :])
+    photo = read_photo(data[: start + at] + b"\xff" * 8 + data[start + at + 8 :])
     assert colour(photo) == 0 and photo.notes
 
 
 def test_a_gif_with_comments_and_palettes_is_counted() -> None:
     frames = [plain(index).quantize(4) for index in range(4)]
     data = saved(frames[0], "GIF", *frames[1:], comment=b"x" * 700)
-    assert image.read(data).pages == 4 == Image.open(io.BytesIO(data)).n_frames  # type: ignore[attr-defined]
+    assert read_photo(data).pages == 4 == Image.open(io.BytesIO(data)).n_frames  # type: ignore[attr-defined]

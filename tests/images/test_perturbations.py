@@ -13,15 +13,16 @@ from PIL import Image
 from scipy import ndimage
 
 from declip.errors import DeclipError, ImageError
-from declip.images import image, perturbations
-from declip.images.perturbations import LEVELS, Augmentation, Perturbation, augment, jitter, perturb
+from declip.images import dose
+from declip.images.dose import LEVELS, Augmentation, Perturbation, augment, jitter, perturb
+from declip.images.read import read_photo
 
 PHOTO = Path(__file__).resolve().parents[2] / "examples" / "photos" / "flower-copy-move.png"
 
 
 @pytest.fixture(scope="module")
 def photo() -> NDArray[np.uint8]:
-    pixels = np.ascontiguousarray(image.read(PHOTO).pixels[40:201, 60:253])  # of odd sides
+    pixels = np.ascontiguousarray(read_photo(PHOTO).pixels[40:201, 60:253])  # of odd sides
     pixels.flags.writeable = False
     return pixels
 
@@ -258,7 +259,7 @@ def test_augment_levels(photo: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatc
         seen.setdefault(kind, []).append(level)
         return pixels
 
-    monkeypatch.setattr(perturbations, "perturb", record)
+    monkeypatch.setattr(dose, "perturb", record)
     generator = rng()
     for _ in range(1000):
         augment(photo, ("blur", "jpeg", "webp", "resize", "noise"), generator)

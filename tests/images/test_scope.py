@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from declip.images import image, scope
+from declip.images import scope
+from declip.images.read import read_photo
 
 REAL_SCOPE = True
 ROOT = Path(__file__).resolve().parents[2]
@@ -162,13 +163,13 @@ def test_a_gradient_is_no_photograph(condition: str) -> None:
 
 @pytest.mark.parametrize("path", SHOWN, ids=lambda path: path.name)
 def test_the_plots_and_screenshots_of_the_documentation(path: Path) -> None:
-    assert kind(image.read(path).pixels) == "no photograph"
+    assert kind(read_photo(path).pixels) == "no photograph"
 
 
 @pytest.mark.parametrize("condition", [*CONDITIONS, "JPEG 40"])
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_the_example_photos_are_examined(path: Path, condition: str) -> None:
-    photo = Image.fromarray(image.read(path).pixels)
+    photo = Image.fromarray(read_photo(path).pixels)
     assert kind(saved(photo, "JPEG", 40) if condition == "JPEG 40" else CONDITIONS[condition](photo)) is None
 
 
@@ -180,7 +181,7 @@ def test_photographs_of_a_library_are_examined(name: str) -> None:
     paths = [path for path in folder.glob(f"{name}.*") if path.suffix in (".png", ".jpg")]
     if not paths:
         pytest.skip(f"this scikit-image does not carry {name}")
-    photo = Image.fromarray(image.read(paths[0]).pixels)
+    photo = Image.fromarray(read_photo(paths[0]).pixels)
     for condition in ("as it is", "JPEG 75", "half"):
         assert kind(CONDITIONS[condition](photo)) is None, condition
 
@@ -214,12 +215,12 @@ PHOTOGRAPHS: dict[str, Callable[[Image.Image], Image.Image]] = {
 @pytest.mark.parametrize("condition", ["as it is", "JPEG 75", "half"])
 @pytest.mark.parametrize("name", PHOTOGRAPHS)
 def test_photographs_with_flat_parts_are_examined(name: str, condition: str) -> None:
-    photo = Image.fromarray(image.read(ROOT / "examples" / "photos" / "coffee-untouched.jpg").pixels)
+    photo = Image.fromarray(read_photo(ROOT / "examples" / "photos" / "coffee-untouched.jpg").pixels)
     assert kind(CONDITIONS[condition](PHOTOGRAPHS[name](photo))) is None
 
 
 def test_a_page_with_a_photo_goes_by_what_there_is_more_of() -> None:
-    photo = Image.fromarray(image.read(ROOT / "examples" / "photos" / "china-untouched.jpg").pixels)
+    photo = Image.fromarray(read_photo(ROOT / "examples" / "photos" / "china-untouched.jpg").pixels)
     article, album = text_page("black", "white"), Image.new("RGB", (1320, 900), "white")
     article.paste(photo.resize((300, 200)), (560, 40))
     for left in (10, 670):
@@ -267,6 +268,6 @@ def test_the_measures_are_of_the_pixels_alone() -> None:
 )
 def test_of_photographs_that_had_no_say_at_most_one_in_a_hundred_is_refused(pattern: str, most: float) -> None:
     paths = sorted(DATA.glob(pattern))
-    refused = [path.name for path in paths if kind(image.read(path).pixels)]
+    refused = [path.name for path in paths if kind(read_photo(path).pixels)]
     assert len(paths) >= 100
     assert len(refused) <= most * len(paths), refused

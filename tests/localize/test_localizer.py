@@ -26,7 +26,8 @@ from PIL import Image
 import declip
 from declip.engines import engines
 from declip.errors import ImageError, SpecError, WeightsError
-from declip.images import image
+from declip.images.read import read_photo
+from declip.images.tensors import resize_scores, to_input
 from declip.localize.localizer import Localizer, load
 from declip.models import weights
 from declip.models.catalog import MODELS
@@ -147,7 +148,7 @@ def test_every_pixel_lands_where_it_was(size: int, out: int, overlap: int) -> No
     cells = (-(-height // ratio), -(-width // ratio))
     padded = np.pad(pixels, ((0, cells[0] * ratio - height), (0, cells[1] * ratio - width), (0, 0)), mode="reflect")
     means = padded.mean(2).reshape(cells[0], ratio, cells[1], ratio).mean((1, 3)).astype(np.float32) / 255
-    expected = image.resize_scores(means, (cells[0] * ratio, cells[1] * ratio))[:height, :width]
+    expected = resize_scores(means, (cells[0] * ratio, cells[1] * ratio))[:height, :width]
     assert float(np.abs(result.scores - expected).max()) < 1e-5
     if ratio <= 4:
         assert float(np.abs(result.scores - pixels[:, :, 0] / 255).max()) < 0.03
@@ -211,7 +212,7 @@ def test_whole_squashes_the_photo_and_scores_it_at_its_own_size(size: tuple[int,
     pixels = noise(*size)
     result = Localizer(engine)(pixels)
     assert engine.tiles == 1
-    np.testing.assert_array_equal(engine.batches[0][0], image.to_input(pixels, engine.spec))
+    np.testing.assert_array_equal(engine.batches[0][0], to_input(pixels, engine.spec))
     assert result.scores.shape == size
     assert float(np.abs(result.scores - 0.7).max()) < 1e-6
 
@@ -349,7 +350,7 @@ def test_path_bytes_pil_and_array_are_one_picture(tiny_model: tuple[Path, Path],
     path = tmp_path / "photo.png"
     Image.fromarray(pixels).save(path)
     with Image.open(path) as opened:
-        forms = [path, str(path), path.read_bytes(), opened, Image.fromarray(pixels), pixels, image.read(path)]
+        forms = [path, str(path), path.read_bytes(), opened, Image.fromarray(pixels), pixels, read_photo(path)]
         results = [localizer(form) for form in forms]
     assert results[0].scores.shape == (90, 151)
     assert float(results[0].scores.std()) > 1e-4
@@ -412,14 +413,14 @@ def test_what_the_memory_does_not_hold_costs_one_photo(mode: Any, error: Excepti
 def test_a_photo_that_cannot_be_read_for_want_of_memory_is_yielded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = image.read
+    read = read_photo
 
     def limited(source: Any, **options: Any) -> Photo:
         if isinstance(source, str):
             raise MemoryError
         return read(source, **options)
 
-    monkeypatch.setattr(image, "read", limited)
+    monkeypatch.setattr("declip.localize.localizer.read_photo", limited)
     first, second = Localizer(FakeEngine(constant(0.5))).map(["large.png", waves(300, 300)])
     assert isinstance(first, ImageError) and (first.image, first.kind) == ("large.png", "too-large")
     assert isinstance(second, Localization)
@@ -518,7 +519,7 @@ def test_photos_seen_whole_are_read_and_finished_side_by_side(monkeypatch: pytes
     """Each waits for another one that is read, or finished, at the same time."""
     monkeypatch.setattr("declip.localize.localizer.cores", lambda: 2)
     readers, finishers = threading.Barrier(2), threading.Barrier(2)
-    read, resize = image.read, image.resize_scores
+    read, resize = read_photo, resize_scores
 
     def read_together(picture: Any, **limits: Any) -> Any:
         readers.wait(20)
@@ -528,8 +529,8 @@ def test_photos_seen_whole_are_read_and_finished_side_by_side(monkeypatch: pytes
         finishers.wait(20)
         return resize(*given, **named)
 
-    monkeypatch.setattr(image, "read", read_together)
-    monkeypatch.setattr(image, "resize_scores", resize_together)
+    monkeypatch.setattr("declip.localize.localizer.read_photo", read_together)
+    monkeypatch.setattr("declip.localize.localizer.resize_scores", resize_together)
     pictures = [noise(30, 30 + i, i) for i in range(6)]
     found = list(Localizer(FakeEngine(constant(0.3), mode="whole")).map(pictures, batch_size=2))
     assert [result.scores.shape for result in found if isinstance(result, Localization)] == [
@@ -786,7 +787,7 @@ def test_an_engine_that_is_no_file_does_not_travel() -> None:
 
 
 def test_what_goes_in_and_comes_out_travels() -> None:
-    photo = image.read(waves(70, 80))
+    photo = read_photo(waves(70, 80))
     result = Localizer(FakeEngine(constant(0.7), calibration=CALIBRATION))(photo)
     assert result.area == 1 and len(result.regions) == 1  # found once, and sent along
     for value in (photo, result, CALIBRATION, spec_of(calibration=CALIBRATION), result.regions[0], MODELS[1]):

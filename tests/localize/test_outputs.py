@@ -14,7 +14,7 @@ from PIL import Image
 
 from declip.errors import DeclipError, ImageError, MissingExtraError
 from declip.files import Skipped
-from declip.images import image
+from declip.images.read import EXTENSIONS, read_photo
 from declip.localize import outputs
 from declip.localize.localizer import Localizer
 from declip.localize.outputs import Pair, find_pictures, localize_files
@@ -84,10 +84,10 @@ def test_a_folder_is_read_recursively_in_sorted_order(tmp_path: Path) -> None:
 
 
 def test_extensions_are_read_in_either_case(tmp_path: Path) -> None:
-    for extension in image.EXTENSIONS:
+    for extension in EXTENSIONS:
         picture(tmp_path / f"a{extension}")
         picture(tmp_path / f"B{extension.upper()}")
-    assert len(find_pictures([tmp_path])[0]) == 2 * len(image.EXTENSIONS)
+    assert len(find_pictures([tmp_path])[0]) == 2 * len(EXTENSIONS)
 
 
 def test_hidden_names_are_passed_over_unless_given(tmp_path: Path) -> None:
@@ -263,14 +263,15 @@ def test_large_photos_do_not_wait_for_each_other(tmp_path: Path, monkeypatch: py
 def test_each_photo_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture(tmp_path / "a.png")
     decoded: list[Any] = []
-    read = image.read
+    read = read_photo
 
     def counting(source: Any, **limits: Any) -> Photo:
         if not isinstance(source, Photo):
             decoded.append(source)
         return read(source, **limits)
 
-    monkeypatch.setattr(image, "read", counting)
+    monkeypatch.setattr("declip.localize.localizer.read_photo", counting)
+    monkeypatch.setattr(outputs, "read_photo", counting)
     run([tmp_path], tmp_path / "out")
     assert decoded == [tmp_path / "a.png"]
 
@@ -435,11 +436,11 @@ def test_what_the_memory_does_not_hold_is_a_row_and_the_others_are_tried_alone(
     assert len(list((tmp_path / "out").iterdir())) == 9
 
 
-@pytest.mark.parametrize("where", ["read", "overlay_png"])
+@pytest.mark.parametrize("where", ["read_photo", "overlay_png"])
 def test_memory_that_ends_while_one_photo_is_read_or_written(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = getattr(image, where)
+    whole = getattr(outputs, where)
 
     def limited(first: Any, *more: Any, **options: Any) -> Any:
         if Path(first.name).name == "1.png":
@@ -449,7 +450,7 @@ def test_memory_that_ends_while_one_photo_is_read_or_written(
     for i in range(3):
         picture(tmp_path / f"{i}.png")
     pairs = find_pictures([tmp_path])[0]
-    monkeypatch.setattr(image, where, limited)
+    monkeypatch.setattr(outputs, where, limited)
     assert kinds(list(localize_files(BrightnessLocalizer(), pairs, tmp_path / "out"))) == [None, "too-large", None]
     assert len(list((tmp_path / "out").iterdir())) == 6
 

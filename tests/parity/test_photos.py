@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from declip.engines.engines import TorchEngine
-from declip.images import image
+from declip.images.read import read_photo
+from declip.images.tensors import to_input, to_scores
 from declip.localize.localizer import Localizer
 from tests.parity.formula import GOLDEN
 
@@ -37,10 +38,10 @@ def test_scores_of_photos_equal_the_official_ones(case_file: Callable[[str], Pat
     golden, numbers = np.load(GOLDEN / "photos_golden.npz"), json.loads((GOLDEN / "photos_golden.json").read_text())
     assert sorted(numbers) == ["astronaut.png", "chelsea.png", "rocket.jpg"]
     for name, expected in numbers.items():
-        photo = image.read(shipped(name))
-        tensor = image.to_input(photo.pixels, engine.spec)
+        photo = read_photo(shipped(name))
+        tensor = to_input(photo.pixels, engine.spec)
         assert np.abs(tensor[:, ::16, ::16] - golden[f"{name}|input"]).max() <= TOLERANCE
-        scores = image.to_scores(engine.logits({"image": tensor[None]})[0])
+        scores = to_scores(engine.logits({"image": tensor[None]})[0])
         assert np.abs(scores[::8, ::8] - golden[f"{name}|p256"]).max() <= TOLERANCE
 
         result = localizer(shipped(name))

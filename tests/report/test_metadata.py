@@ -12,7 +12,8 @@ from PIL import Image, PngImagePlugin
 
 from declip import provenance
 from declip.errors import ImageError
-from declip.images import image
+from declip.images.decode import read_header
+from declip.images.read import read_photo
 from declip.report import metadata
 from declip.results import Photo
 
@@ -20,7 +21,7 @@ from declip.results import Photo
 def saved(kind: str = "JPEG", picture: Image.Image | None = None, **options: Any) -> Photo:
     stream = io.BytesIO()
     (picture or Image.new("RGB", (24, 16), (90, 120, 150))).save(stream, kind, **options)
-    return image.read(stream.getvalue())
+    return read_photo(stream.getvalue())
 
 
 def read(photo: Photo, **options: Any) -> metadata.Metadata:
@@ -30,7 +31,7 @@ def read(photo: Photo, **options: Any) -> metadata.Metadata:
 
 
 def test_a_photo_without_a_file_says_nothing() -> None:
-    assert metadata.read(image.read(np.zeros((4, 4, 3), np.uint8))) is None
+    assert metadata.read(read_photo(np.zeros((4, 4, 3), np.uint8))) is None
 
 
 @pytest.mark.parametrize("quality", [1, 30, 50, 75, 90, 95, 100])
@@ -174,7 +175,7 @@ def test_a_text_chunk_that_unpacks_to_too_much_is_refused() -> None:
     Image.new("RGB", (8, 8)).save(stream, "PNG", pnginfo=chunks)
     data = stream.getvalue()
     try:
-        found = read(image.read(data))
+        found = read(read_photo(data))
     except ImageError:
         return  # refused as a whole: as well
     assert all(len(name) < 400 for name in found.withheld)
@@ -194,7 +195,7 @@ def test_content_credentials_are_those_of_provenance() -> None:
 
 def test_the_header_is_read_without_the_pixels(tmp_path: Path) -> None:
     data = saved(picture=Image.new("RGB", (300, 200)), quality=90).data
-    assert image.header(data[: len(data) // 2], "half.jpg").size == (300, 200)
+    assert read_header(data[: len(data) // 2], "half.jpg").size == (300, 200)
     with pytest.raises(ImageError, match="not a picture") as caught:
-        image.header(b"plain text", "notes.txt")
+        read_header(b"plain text", "notes.txt")
     assert caught.value.kind == "format" and caught.value.image == "notes.txt"

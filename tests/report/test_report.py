@@ -26,7 +26,9 @@ from declip import provenance
 from declip.cli import main as cli
 from declip.errors import ImageError
 from declip.evaluation import metrics
-from declip.images import image, perturbations
+from declip.images.dose import perturb
+from declip.images.read import read_photo
+from declip.images.tensors import resize_scores
 from declip.localize import localizer
 from declip.localize.localizer import Localizer
 from declip.models import catalog
@@ -137,11 +139,10 @@ def test_stability_is_what_metrics_give(fake: Localizer) -> None:
     assert found.whole and found.box == (0, 0, 90, 60)
     assert base.mask.any() and not base.mask.all()
     expected = {
-        f"jpeg-{quality}": (fake(perturbations.perturb(made, "jpeg", quality)).scores, base.scores)
-        for quality in (95, 85, 75)
+        f"jpeg-{quality}": (fake(perturb(made, "jpeg", quality)).scores, base.scores) for quality in (95, 85, 75)
     }
     small = np.asarray(Image.fromarray(made).resize((68, 45), Image.Resampling.LANCZOS))
-    expected["resize-0.75"] = (image.resize_scores(fake(small).scores, (60, 90)), base.scores)
+    expected["resize-0.75"] = (resize_scores(fake(small).scores, (60, 90)), base.scores)
     expected["crop-1px"] = (fake(np.ascontiguousarray(made[1:, 1:])).scores, base.scores[1:, 1:])
     expected["flip"] = (fake(np.ascontiguousarray(made[:, ::-1])).scores[:, ::-1], base.scores)
     assert [variant.change for variant in found.variants] == list(expected)
@@ -355,7 +356,7 @@ NASTY = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7 * 7 }}\u2
 def test_hostile_names_are_text(fake: Localizer) -> None:
     data = io.BytesIO()
     Image.fromarray(pixels()).save(data, "JPEG")
-    photo = replace(image.read(data.getvalue()), name=NASTY.replace("/", "∕"))
+    photo = replace(read_photo(data.getvalue()), name=NASTY.replace("/", "∕"))
     text = examine(photo, fake).to_html()
     page = Page(text)
     assert "script" not in page.tags and not [n for _, n, _ in page.attributes if n.startswith("on")]

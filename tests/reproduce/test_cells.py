@@ -16,8 +16,9 @@ from PIL import Image
 from declip import evaluate
 from declip.baselines import ErrorLevel, NoiseLevel
 from declip.errors import DatasetError, ImageError
-from declip.images import image
-from declip.images.perturbations import perturb
+from declip.images.dose import perturb
+from declip.images.mapfiles import write_mask
+from declip.images.read import read_photo
 from declip.localize.localizer import load
 from declip.reproduce.cells import Maps, Measurement, Training, Untrained, Workbench, _Perturbed
 from declip.results import Sample
@@ -45,7 +46,7 @@ def samples(tmp_path: Path) -> tuple[Sample, ...]:
     mask[8:40, 8:40] = True
     found = []
     for path in make_photos(tmp_path / "data", 3):
-        image.write_mask(path.with_suffix(".mask.png"), mask)
+        write_mask(path.with_suffix(".mask.png"), mask)
         found.append(Sample(image=path, mask=path.with_suffix(".mask.png"), label="fake", group=path.stem))
     return tuple(found)
 
@@ -161,7 +162,7 @@ def test_a_perturbation_happens_before_the_model(
     localizer = load(bench.folder(learnt) / "run/best.safetensors")
     paths = [sample.image for sample in samples]
     found = list(_Perturbed(localizer, "jpeg", 30).map([*paths, tmp_path / "missing.png"]))
-    saved = perturb(image.read(paths[1]).pixels, "jpeg", 30)
+    saved = perturb(read_photo(paths[1]).pixels, "jpeg", 30)
     assert not isinstance(found[1], ImageError)
     np.testing.assert_allclose(found[1].scores, localizer(saved).scores, atol=1e-6)
     assert not np.allclose(found[1].scores, localizer(paths[1]).scores, atol=1e-3)

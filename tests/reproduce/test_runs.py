@@ -21,7 +21,7 @@ from PIL import Image
 from declip import evaluate
 from declip.baselines import BASELINES
 from declip.errors import DeclipError
-from declip.images import image
+from declip.images.mapfiles import write_mask
 from declip.reproduce import EXPERIMENTS, Experiment, cells, reproduce
 from declip.reproduce.setup import Setup
 from declip.reproduce.sources import Dolos, StandIns
@@ -246,13 +246,13 @@ def make_dolos(root: Path) -> None:
                 mask = np.ones((64, 64), bool)
                 mask[8:40, 8:40] = False  # black is fake
                 (folder / "masks" / part).mkdir(parents=True, exist_ok=True)
-                image.write_mask(folder / "masks" / part / picture.name, mask)
+                write_mask(folder / "masks" / part / picture.name, mask)
     for quality in (75, 90, 100):
         for picture in make_photos(root / f"AutoSplice/Forged_JPEG{quality}", 2):
             picture.rename(picture.with_name(f"{picture.stem.replace('-', '')}_0.png"))
     for number in range(2):
         (root / "AutoSplice/Mask").mkdir(exist_ok=True)
-        image.write_mask(root / f"AutoSplice/Mask/photo{number:02d}_mask.png", mask)
+        write_mask(root / f"AutoSplice/Mask/photo{number:02d}_mask.png", mask)
 
 
 @pytest.mark.parametrize("experiment", ["dolos", "detection", "autosplice"])

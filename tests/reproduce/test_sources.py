@@ -8,7 +8,7 @@ import pytest
 
 from declip import datasets
 from declip.errors import DatasetError
-from declip.images import image
+from declip.images.mapfiles import read_mask
 from declip.reproduce.sources import Dolos, Split, StandIns
 from tests.reproduce.making import make_photos
 
@@ -76,5 +76,5 @@ def test_whole_fakes_have_a_mask_of_everything(tmp_path: Path) -> None:
     make_photos(tmp_path / "celebahq/fake/p2/test", 2)
     make_photos(tmp_path / "celebahq/real/test", 1)
     first, second, real = Dolos(tmp_path, tmp_path / "data").samples("p2", "test", reals=True)
-    assert image.read_mask(first).shape == (256, 256) and image.read_mask(first).all()
+    assert read_mask(first).shape == (256, 256) and read_mask(first).all()
     assert first.mask == second.mask and real.label == "real" and real.mask is None

@@ -27,7 +27,9 @@ from PIL import Image
 import declip
 from declip import serve
 from declip.errors import SpecError
-from declip.images import image
+from declip.images.mapfiles import mask_png, scores16, scores_png, write_mask, write_scores
+from declip.images.overlay import overlay, overlay_png
+from declip.images.read import read_photo
 from declip.localize import outputs
 from declip.localize.localizer import Localizer
 from declip.report import metadata, wording
@@ -207,9 +209,9 @@ def test_inline_maps_are_the_files_of_the_command_line(client: httpx.Client, tmp
     data = picture()
     (row,) = post(client, data, maps="overlay,scores,mask").json()["results"]
     result = Localizer(FakeEngine())(data)
-    image.write_scores(tmp_path / "scores.png", result.scores)
-    image.write_mask(tmp_path / "mask.png", result.mask)
-    (tmp_path / "overlay.png").write_bytes(image.overlay_png(data, result))
+    write_scores(tmp_path / "scores.png", result.scores)
+    write_mask(tmp_path / "mask.png", result.mask)
+    (tmp_path / "overlay.png").write_bytes(overlay_png(data, result))
     assert list(row["maps"]) == ["overlay", "scores", "mask"]
     for name, text in row["maps"].items():
         assert base64.b64decode(text) == (tmp_path / f"{name}.png").read_bytes(), name
@@ -222,8 +224,8 @@ def test_png_is_the_overlay_or_the_map_asked_for(client: httpx.Client) -> None:
     response = post(client, data, accept="image/png")
     assert (response.headers["content-type"], response.headers["declip-width"]) == ("image/png", "64")
     with Image.open(io.BytesIO(response.content)) as shown:
-        assert np.array_equal(np.asarray(shown), np.asarray(image.overlay(data, result)))
-    assert post(client, data, accept="image/png", maps="mask").content == image.mask_png(result.mask)
+        assert np.array_equal(np.asarray(shown), np.asarray(overlay(data, result)))
+    assert post(client, data, accept="image/png", maps="mask").content == mask_png(result.mask)
 
 
 def test_raw_scores_are_uint16_little_endian(client: httpx.Client) -> None:
@@ -232,7 +234,7 @@ def test_raw_scores_are_uint16_little_endian(client: httpx.Client) -> None:
     response = post(client, data, accept="application/octet-stream")
     size = (int(response.headers["declip-height"]), int(response.headers["declip-width"]))
     values = np.frombuffer(response.content, "<u2").reshape(size)
-    assert np.array_equal(values, image.scores16(result.scores))
+    assert np.array_equal(values, scores16(result.scores))
     assert np.abs(values / 65535 - result.scores).max() <= 1 / 131070 + 1e-7
 
 
@@ -243,8 +245,8 @@ def test_the_form_for_browsers_has_rows_and_raw_scores(client: httpx.Client) -> 
     assert list(parts) == ["results", "scores-0", "mask-0", "words-0", "scores-2", "mask-2", "words-2"]
     assert [row.get("kind") for row in json.loads(parts["results"])["results"]] == [None, "format", None]
     result = Localizer(FakeEngine())(data)
-    assert parts["scores-0"] == image.scores16(result.scores).tobytes()
-    assert parts["mask-0"] == image.mask_png(result.mask)
+    assert parts["scores-0"] == scores16(result.scores).tobytes()
+    assert parts["mask-0"] == mask_png(result.mask)
     row, words = json.loads(parts["results"])["results"][0], json.loads(parts["words-0"])
     calibration = FakeEngine().spec.calibration
     said = wording.explain(result, calibration)
@@ -262,7 +264,7 @@ def test_the_photo_that_scores_lie_over_is_the_one_that_was_examined(client: htt
     stream = io.BytesIO()
     Image.fromarray(stored).save(stream, format="TIFF", exif=exif)
     data = stream.getvalue()
-    examined = image.read(data).pixels
+    examined = read_photo(data).pixels
     assert examined.shape == (60, 40, 3)
     parts = form_of(post(client, data, accept="multipart/form-data", maps="photo"))
     assert list(parts) == ["results", "scores-0", "photo-0", "words-0"]
@@ -317,7 +319,7 @@ def test_zip_has_rows_and_maps(client: httpx.Client) -> None:
         assert second["kind"] == "format"
         assert sorted(archive.namelist()) == sorted([*first["maps"].values(), "results.json"])
         scores = archive.read("001-a.png.scores.png")
-    assert scores == image.scores_png(Localizer(FakeEngine())(data).scores)
+    assert scores == scores_png(Localizer(FakeEngine())(data).scores)
 
 
 def test_one_map_is_of_one_picture(client: httpx.Client) -> None:
@@ -354,7 +356,7 @@ def test_metadata_are_those_of_the_report_and_tell_no_place(client: httpx.Client
     response = ask(client, "/v1/metadata", ("a.jpg", data))
     body = response.json()
     schemas.MetadataBody.model_validate(body)
-    found = metadata.read(image.read(data))
+    found = metadata.read(read_photo(data))
     assert found is not None
     assert body == {"image": "a.jpg", "preview": None, **json.loads(json.dumps(found.to_dict()))}
     assert {"name": "Make", "value": "<img src=x onerror=alert(1)>"} in body["exif"]
@@ -367,7 +369,7 @@ def test_metadata_are_those_of_the_report_and_tell_no_place(client: httpx.Client
 
 def test_the_preview_in_a_file_is_shown() -> None:
     small = np.full((60, 400, 3), (200, 30, 30), np.uint8)
-    found = metadata.read(image.read(picture()))
+    found = metadata.read(read_photo(picture()))
     assert found is not None
     body = json.loads(answers.metadata_answer("a", dataclasses.replace(found, thumbnail=small)).body)
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(body["preview"]))))
@@ -724,7 +726,7 @@ def test_what_waits_is_computed_together_and_gives_the_same_bits() -> None:
     assert engine.batches[1:] == [1, 8]  # the first is the try at the start
     alone = Localizer(FakeEngine())
     for i, content in enumerate(contents):
-        assert content == image.scores16(alone(picture(i)).scores).tobytes()
+        assert content == scores16(alone(picture(i)).scores).tobytes()
 
 
 def test_a_network_on_onnx_runtime_gives_the_same_bits_in_a_batch(tiny_model: tuple[Path, Path]) -> None:
@@ -739,7 +741,7 @@ def test_a_network_on_onnx_runtime_gives_the_same_bits_in_a_batch(tiny_model: tu
     eight = list(localizer.map(data, batch_size=8))
     for content, each, result in zip(contents, data, eight, strict=True):
         assert isinstance(result, Localization)
-        assert content == image.scores16(localizer(each).scores).tobytes()
+        assert content == scores16(localizer(each).scores).tobytes()
         assert np.array_equal(result.scores, localizer(each).scores)
     assert row["score"] == Localizer(localizer.engine, mode="tiled")(data[0]).score
 
@@ -938,7 +940,7 @@ def test_keep_keeps_the_file_its_maps_and_its_row(tmp_path: Path) -> None:
     ]
     assert (kept[0] / "photo").read_bytes() == data
     assert json.loads((kept[0] / "result.json").read_text())["score"] == row["score"]
-    assert (kept[0] / "scores.png").read_bytes() == image.scores_png(Localizer(FakeEngine())(data).scores)
+    assert (kept[0] / "scores.png").read_bytes() == scores_png(Localizer(FakeEngine())(data).scores)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept"]
 
 

@@ -21,7 +21,8 @@ from PIL import Image
 
 import declip
 from declip import serve
-from declip.images import image
+from declip.images.mapfiles import scores16
+from declip.images.read import read_photo
 from declip.localize.localizer import Localizer
 from declip.report import wording
 from declip.results import Localization, MaskRule
@@ -81,7 +82,7 @@ def result(path: Path) -> Localization:
 
 def flagged(found: Localization, threshold: float) -> tuple[str, str]:
     """The area as the page tells it, counted in the scores that a service sends."""
-    levels = image.scores16(found.scores)
+    levels = scores16(found.scores)
     # At the model's own threshold what the model decided on.
     mask = found.mask if threshold == found.threshold else levels >= round(threshold * 65535 + 0.4999)
     count = int(np.count_nonzero(mask))
@@ -179,7 +180,7 @@ def test_faint_parts_are_left_out_until_the_threshold_is_moved(browser: Any) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("threshold", [0.1, 0.3, 0.8, 0.99])
 def test_regions_are_those_of_python(visit: Visit, threshold: float) -> None:
-    scores = image.scores16(result(FORGED).scores).astype(np.float32) / np.float32(65535)
+    scores = scores16(result(FORGED).scores).astype(np.float32) / np.float32(65535)
     expected = Localization(
         name="", scores=scores, rule=MaskRule(threshold=threshold), image_score=0, model="", sha256=""
     ).regions
@@ -258,7 +259,7 @@ def test_what_can_be_kept_is_what_python_writes(visit: Visit) -> None:
     visit.page.click("#outline")
     visit.page.fill("#threshold-value", "0.3")
     visit.page.press("#threshold-value", "Enter")
-    levels = image.scores16(expected.scores)
+    levels = scores16(expected.scores)
     name, data = visit.saved("[data-save=mask]")
     assert name == f"{FORGED.name}.mask.png"
     np.testing.assert_array_equal(pixels(data), np.where(levels / 65535 >= 0.3, 255, 0))
@@ -454,7 +455,7 @@ def test_the_tint_lies_on_the_part_that_is_marked(browser: Any, fake_url: str, n
         visit.until(f"document.querySelectorAll('#photos li[data-state=done]').length === {len(given)}")
         visit.page.click("#outline")
         for number, (name, data) in enumerate(given.items()):
-            expected = image.read(data)
+            expected = read_photo(data)
             found = Localizer(FakeEngine())(data)
             marked = [value > 128 for value in quarters(expected.pixels)]
             assert marked == [value > 0.5 for value in quarters(found.scores)] and sum(marked) == 1, name

@@ -238,8 +238,8 @@ def test_the_command_serves_what_localize_writes(tmp_path: Path) -> None:
     for unlike in ("image", "seconds"):
         del row[unlike], expected[unlike]
     assert row == expected
-    written = declip.images.image.read_scores(tmp_path / "out" / f"{photo.name}.scores.png")
-    assert declip.images.image.scores16(written).tobytes() == scores.content
+    written = declip.images.mapfiles.read_scores(tmp_path / "out" / f"{photo.name}.scores.png")
+    assert declip.images.mapfiles.scores16(written).tobytes() == scores.content
 
 
 def declip_row(line: str) -> dict[str, object]:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from declip import serve
-from declip.images import image
+from declip.images.overlay import AMBER, RED
 from declip.localize.localizer import Localizer
 from declip.report import report
 from tests.serve.serving import FakeEngine, running
@@ -139,4 +139,4 @@ def test_the_viewer_has_its_licence_and_is_in_the_notice() -> None:
 def test_colours_are_those_of_python() -> None:
     text = (STATIC / "map.js").read_text(encoding="utf-8")
     assert constant(text, "heat") == [list(colour) for colour in report._COLOURS]
-    assert f"AMBER = {list(image.AMBER)};" in text and f"RED = {list(image.RED)};" in text
+    assert f"AMBER = {list(AMBER)};" in text and f"RED = {list(RED)};" in text

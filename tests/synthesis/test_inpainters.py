@@ -13,7 +13,8 @@ from skimage import data
 
 from declip.datasets import read_manifest
 from declip.errors import DatasetError, WeightsError
-from declip.images.image import read, read_mask
+from declip.images.mapfiles import read_mask
+from declip.images.read import read_photo
 from declip.synthesis import forge, synthesize
 from declip.synthesis.inpainters import INPAINTERS, fingerprint, load
 
@@ -385,7 +386,7 @@ def test_a_data_set_of_learnt_in_painters(lama: Path, ddpm: Path, tmp_path: Path
     assert [fake.source for fake in samples[::2]] == ["lama", "repaint"] * 2
     for fake, real in zip(samples[::2], samples[1::2], strict=True):
         mask = read_mask(fake)
-        assert np.array_equal(read(fake.image).pixels[~mask], read(real.image).pixels[~mask])
+        assert np.array_equal(read_photo(fake.image).pixels[~mask], read_photo(real.image).pixels[~mask])
     recorded = json.loads((tmp_path / "out" / "synthesis.json").read_text())
     assert recorded["models"] == {"lama": fingerprint(lama), "repaint": fingerprint(ddpm)}
     assert recorded["steps"] == 2 and "device" not in recorded and "fully_regenerated" not in recorded

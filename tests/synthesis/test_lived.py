@@ -13,7 +13,8 @@ from PIL import Image
 
 from declip import datasets
 from declip.errors import DatasetError
-from declip.images import image
+from declip.images.mapfiles import read_mask
+from declip.images.read import read_photo
 from declip.synthesis import lived, zoo
 from declip.synthesis.history import History
 from declip.synthesis.sources import source_of
@@ -62,8 +63,8 @@ def test_pairs_differ_where_the_mask_says(made: Path) -> None:
     assert len(samples) == 32
     for fake, real in zip(samples[::2], samples[1::2], strict=True):
         assert (fake.label, real.label) == ("fake", "real")
-        ours, twin = (image.read(sample.image).pixels.astype(int) for sample in (fake, real))
-        mask = image.read_mask(fake)
+        ours, twin = (read_photo(sample.image).pixels.astype(int) for sample in (fake, real))
+        mask = read_mask(fake)
         assert ours.shape == twin.shape == (*mask.shape, 3)
         difference = np.abs(ours - twin).mean(axis=-1)
         assert difference[mask].mean() > 3 * difference[~mask].mean()
@@ -90,7 +91,7 @@ def test_masks_of_things_are_on_them_and_the_others_beside(photos: list[Path], t
     for kind in ("salient", "beside"):
         manifest = _make(photos, tmp_path / kind, masks=(kind, "random"), generators=("blur",), history=plain, count=16)
         places[kind] = [
-            _inside(row, image.read_mask(sample))
+            _inside(row, read_mask(sample))
             for row, sample in zip(_lines(manifest), datasets.read_manifest(manifest), strict=True)
             if row["provenance"].get("mask") == kind
         ]
@@ -102,9 +103,7 @@ def test_an_object_of_another_photo_is_pasted_whole(photos: list[Path], tmp_path
     plain = History(camera=0, downscaled=0, resized=0, messenger=0, screenshot=0, web=0, lossless=1)
     manifest = _make(photos, tmp_path, generators=("splice-object",), history=plain, sides=(240, 260))
     rows, samples = _lines(manifest), datasets.read_manifest(manifest)
-    discs = [
-        image.read_mask(s) for s, row in zip(samples, rows, strict=True) if row["provenance"].get("mask") == "salient"
-    ]
+    discs = [read_mask(s) for s, row in zip(samples, rows, strict=True) if row["provenance"].get("mask") == "salient"]
     assert len(discs) >= 4
     for mask in discs:
         down, across = (int(mask.any(axis=axis).sum()) for axis in (1, 0))

@@ -224,12 +224,12 @@ def test_published_weights_leave_their_trace_everywhere() -> None:
 
 def _round_trips(paths: list[Path]) -> tuple[list[float], list[float]]:
     """PSNR in dB of the whole round trip of 512-px crops; mean difference, in levels, outside a mask in the middle."""
-    from declip.images import image
+    from declip.images.read import read_photo
 
     autoencoder = neural.load(SHARED / "weights")
     ratios, differences = [], []
     for path in paths:
-        pixels = np.ascontiguousarray(image.read(path).pixels[:512, :512])
+        pixels = np.ascontiguousarray(read_photo(path).pixels[:512, :512])
         result, mask = neural.regenerate_global(pixels, autoencoder)
         assert mask.all()
         error = result.astype(float) - pixels

@@ -19,7 +19,8 @@ from skimage import data
 
 from declip.datasets import parse_line, read_manifest
 from declip.errors import DatasetError, WeightsError
-from declip.images.image import read, read_mask
+from declip.images.mapfiles import read_mask
+from declip.images.read import read_photo
 from declip.results import Sample
 from declip.synthesis import ALL_GENERATORS, forge, forging, pipeline, synthesize
 from declip.synthesis.inpainters import INPAINTERS
@@ -78,7 +79,7 @@ def test_fakes_differ_from_their_twins_inside_the_mask_only(made: Path) -> None:
     samples = read_manifest(made)
     lossless = 0
     for fake, real in zip(samples[::2], samples[1::2], strict=True):
-        one, other, mask = read(fake.image).pixels, read(real.image).pixels, read_mask(fake)
+        one, other, mask = read_photo(fake.image).pixels, read_photo(real.image).pixels, read_mask(fake)
         assert one.shape == other.shape and mask.shape == one.shape[:2] and max(mask.shape) <= 112
         assert 0 < mask.mean() < 0.6
         difference = np.abs(one.astype(int) - other).max(axis=2)
@@ -110,7 +111,7 @@ def test_twins_share_the_save_path(made: Path) -> None:
 
 
 def test_provenance_leads_back_to_the_photo(made: Path, photos: list[Path]) -> None:
-    by_name = {path.name: read(path).pixels for path in photos}
+    by_name = {path.name: read_photo(path).pixels for path in photos}
     compared = 0
     for sample, provenance in _records(made):
         if sample.label == "fake":
@@ -122,7 +123,7 @@ def test_provenance_leads_back_to_the_photo(made: Path, photos: list[Path]) -> N
             continue
         x0, y0, x1, y1 = provenance["crop"]
         if sample.image.suffix == ".png" and provenance["scale"] == 1 and "before" not in provenance:
-            assert np.array_equal(read(sample.image).pixels, by_name[provenance["photo"]][y0:y1, x0:x1])
+            assert np.array_equal(read_photo(sample.image).pixels, by_name[provenance["photo"]][y0:y1, x0:x1])
             compared += 1
         if provenance["photo"] == "small.png":
             assert (x0, y0, x1, y1) == (0, 0, 90, 80)  # smaller than the size: used whole
@@ -130,7 +131,7 @@ def test_provenance_leads_back_to_the_photo(made: Path, photos: list[Path]) -> N
 
 
 def test_large_photos_are_sometimes_downscaled(photos: list[Path]) -> None:
-    whole = read(photos[1]).pixels
+    whole = read_photo(photos[1]).pixels
     rng = np.random.default_rng(0)
     crops = [pipeline._crop(whole, 64, rng) for _ in range(200)]
     scales = [taken["scale"] for _, taken in crops]
@@ -347,7 +348,7 @@ def test_after_the_manipulation_twins_share_every_step(photos: list[Path], tmp_p
     formats, smaller, social = set(), 0, 0
     for (fake, made_of), (real, twin_of) in zip(records[::2], records[1::2], strict=True):
         assert made_of["saved"] == twin_of["saved"] and made_of.get("after") == twin_of.get("after")
-        one, other, mask = read(fake.image).pixels, read(real.image).pixels, read_mask(fake)
+        one, other, mask = read_photo(fake.image).pixels, read_photo(real.image).pixels, read_mask(fake)
         assert one.shape == other.shape and mask.shape == one.shape[:2]
         assert made_of["area"] == pytest.approx(mask.mean(), abs=1e-5)
         with Image.open(fake.image) as opened:
@@ -384,7 +385,7 @@ def test_the_layout_of_dolos(photos: list[Path], tmp_path: Path) -> None:
     for fake, real, before in zip(fakes, reals, read_manifest(plain)[::2], strict=True):
         assert fake.fake_is == "black" and fake.mask is not None and before.mask is not None
         # The same pictures as in the other layout, JPEG and all, and the inverse of its masks.
-        assert np.array_equal(read(fake.image).pixels, read(before.image).pixels)
+        assert np.array_equal(read_photo(fake.image).pixels, read_photo(before.image).pixels)
         assert np.array_equal(read_mask(fake), read_mask(before))
         assert np.array_equal(255 - np.asarray(Image.open(fake.mask)), np.asarray(Image.open(before.mask)))
         with Image.open(fake.image) as one, Image.open(real.image) as other:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from declip.errors import DatasetError, SpecError
-from declip.images import image
+from declip.images.mapfiles import write_mask
 from declip.results import Sample
 from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
 from declip.training import features
@@ -32,7 +32,7 @@ def samples(tmp_path: Path) -> list[Sample]:
     for i in range(5):
         rng = np.random.default_rng(i)
         Image.fromarray(rng.integers(0, 256, (70, 90, 3), np.uint8)).save(tmp_path / f"{i}.png")
-        image.write_mask(tmp_path / f"{i}-mask.png", rng.random((70, 90)) < 0.3)
+        write_mask(tmp_path / f"{i}-mask.png", rng.random((70, 90)) < 0.3)
         made.append(Sample(image=tmp_path / f"{i}.png", mask=tmp_path / f"{i}-mask.png", label="fake"))
     return made
 

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from declip import datasets, synthesis
 from declip.errors import DatasetError, SpecError, TrainingError, WeightsError
 from declip.evaluation import metrics
-from declip.images import image
+from declip.images.mapfiles import read_mask, write_mask
 from declip.localize.localizer import load
 from declip.nn.model import build
 from declip.results import Sample
@@ -74,7 +74,7 @@ def make_samples(folder: Path, count: int, seed: int, side: int = 64) -> list[Sa
         pixels[mask] = 120 + 2 * rng.standard_normal((int(mask.sum()), 3))
         fake, path = folder / f"{i}-fake.png", folder / f"{i}-mask.png"
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(fake)
-        image.write_mask(path, mask)
+        write_mask(path, mask)
         samples.append(Sample(image=fake, mask=path, label="fake", group=str(i)))
         samples.append(Sample(image=real, label="real", group=str(i)))
     return samples
@@ -111,9 +111,7 @@ def test_a_small_run_learns_and_its_best_checkpoint_localizes(
     # The file holds the decoder alone, and the way of a photo gives what validation saw.
     assert {key.split(".")[0] for key in load_file(run.best)} == {"decoder"}
     localizer = load(run.best)
-    found = [
-        metrics.iou(localizer(sample.image).mask, image.read_mask(sample)) for sample in valid if sample.label == "fake"
-    ]
+    found = [metrics.iou(localizer(sample.image).mask, read_mask(sample)) for sample in valid if sample.label == "fake"]
     assert float(np.mean(found)) > 0.7
     saved = json.loads((tmp_path / "run" / "config.json").read_text())
     assert saved["recipe"] == json.loads(json.dumps(dataclasses.asdict(config_of())))
@@ -252,7 +250,7 @@ def test_both_parts_need_manipulated_samples(data: tuple[list[Sample], list[Samp
 
 def test_masks_without_anything_manipulated_are_said(data: tuple[list[Sample], list[Sample]], tmp_path: Path) -> None:
     empty = tmp_path / "empty.png"
-    image.write_mask(empty, np.zeros((64, 64), bool))
+    write_mask(empty, np.zeros((64, 64), bool))
     valid = [dataclasses.replace(sample, mask=empty) for sample in data[1] if sample.label == "fake"]
     with pytest.raises(DatasetError, match=r"valid: all . fakes have a mask that marks nothing"):
         training.train(config_of(epochs=1), train=data[0][:8], valid=valid, out=tmp_path / "run")
@@ -741,7 +739,7 @@ def empty(samples: list[Sample]) -> list[Sample]:
     """The same with masks of 0 and 1, which mark nothing."""
     for sample in samples:
         if sample.mask is not None:
-            Image.fromarray(image.read_mask(sample).view(np.uint8)).save(sample.mask)
+            Image.fromarray(read_mask(sample).view(np.uint8)).save(sample.mask)
     return samples
 
 

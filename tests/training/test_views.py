@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from declip.errors import DatasetError
-from declip.images import image
+from declip.images.mapfiles import write_mask
+from declip.images.tensors import resize_scores
 from declip.results import Sample
 from declip.training.views import AUGMENTATIONS, Views
 from tests.tiny import RESIDUALS, tiny_spec
@@ -24,7 +25,7 @@ def mask_as_picture(folder: Path, mask: np.ndarray[Any, Any], polarity: Any = "w
     """A picture that is its own mask, so that whatever happens to one must happen to the other."""
     picture, path = folder / "picture.png", folder / "mask.png"
     Image.fromarray(mask.astype(np.uint8) * 255).convert("RGB").save(picture)
-    image.write_mask(path, mask if polarity == "white" else ~mask)
+    write_mask(path, mask if polarity == "white" else ~mask)
     return Sample(image=picture, mask=path, fake_is=polarity, label="fake")
 
 
@@ -33,7 +34,7 @@ def make_noise(folder: Path, count: int, side: int = 120) -> list[Sample]:
     for i in range(count):
         rng = np.random.default_rng(i)
         Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)).save(folder / f"{i}.png")
-        image.write_mask(folder / f"{i}-mask.png", rng.random((side, side)) < 0.3)
+        write_mask(folder / f"{i}-mask.png", rng.random((side, side)) < 0.3)
         samples.append(Sample(image=folder / f"{i}.png", mask=folder / f"{i}-mask.png", label="fake"))
     return samples
 
@@ -51,7 +52,7 @@ def test_picture_and_target_stay_together(spec: Any, polarity: str, tmp_path: Pa
         assert (picture.shape, target.shape) == ((3, 64, 64), (16, 16))
         assert (picture.dtype, target.dtype) == (np.float32, np.float32)
         assert 0 <= target.min() <= target.max() <= 1
-        small = image.resize_scores((picture[0] + 1) / 2, (16, 16))
+        small = resize_scores((picture[0] + 1) / 2, (16, 16))
         assert np.abs(small - target).max() < 0.15  # JPEG down to quality 30, and two ways of resizing
         means.add(round(float(target[:8].mean()), 3))
     assert len(means) >= 4  # turned, mirrored and cropped differently
@@ -114,7 +115,7 @@ def test_keys_name_all_that_decides_a_view(spec: Any, tmp_path: Path) -> None:
     assert (key(seed=1) == before) == (key(view=1) == before) == (spec.mode == "whole")
     Image.fromarray(np.zeros((120, 120, 3), np.uint8)).save(sample.image)
     assert key()[0] != before[0]  # the same path, other bytes
-    image.write_mask(str(sample.mask), np.ones((120, 120), bool))
+    write_mask(str(sample.mask), np.ones((120, 120), bool))
     assert key()[1] != before[1]
 
 
@@ -143,7 +144,7 @@ def test_a_picture_smaller_than_a_crop_is_reflected(tmp_path: Path) -> None:
 
 def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
     sample = mask_as_picture(tmp_path, np.ones((40, 50), bool))
-    image.write_mask(tmp_path / "mask.png", np.ones((50, 40), bool))
+    write_mask(tmp_path / "mask.png", np.ones((50, 40), bool))
     with pytest.raises(DatasetError, match=r"mask\.png is \(50, 40\), its picture \(40, 50\); they must agree"):
         Views([sample], SPEC).load(0)
 

@@ -24,7 +24,7 @@ from declip.batch.attempts import Attempts, RemoteAttempts, Starts
 from declip.batch.job import Job, Model, open_job
 from declip.batch.worker import Weights, Worker
 from declip.errors import DeclipError, MissingExtraError, SpecError
-from declip.images import image
+from declip.images.read import MAX_BYTES, MAX_PIXELS
 from declip.localize.localizer import Localizer, load, model_file
 from declip.process import cores
 from declip.spec import Mode, Precision, check_choice
@@ -92,8 +92,8 @@ def run(
     shard_size: int | None = None,
     offline: bool = False,
     progress: bool = False,
-    max_pixels: int = image.MAX_PIXELS,
-    max_bytes: int = image.MAX_BYTES,
+    max_pixels: int = MAX_PIXELS,
+    max_bytes: int = MAX_BYTES,
 ) -> Summary:
     """Localize every picture of source into Parquet files in out; see `listing` for source and `rows` for the columns.
 

@@ -27,7 +27,7 @@ from declip._version import __version__
 from declip.batch import stores
 from declip.batch.listing import Found, find
 from declip.errors import DeclipError
-from declip.images import image
+from declip.images.read import MAX_BYTES, MAX_PIXELS
 from declip.spec import Mode, Precision
 
 __all__ = ["EACH", "Job", "Model", "open_job"]
@@ -53,8 +53,8 @@ class Model:
     mode: Mode
     precision: Precision
     threshold: float | None
-    max_pixels: int = image.MAX_PIXELS
-    max_bytes: int = image.MAX_BYTES
+    max_pixels: int = MAX_PIXELS
+    max_bytes: int = MAX_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)

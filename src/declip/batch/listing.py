@@ -22,7 +22,7 @@ from typing import NamedTuple
 from declip.batch import stores
 from declip.errors import DatasetError, DeclipError
 from declip.files import Skipped, decode, is_address, is_hidden
-from declip.images import image
+from declip.images.read import EXTENSIONS
 from declip.localize.outputs import find_pictures, is_output
 
 __all__ = ["Found", "find"]
@@ -70,7 +70,7 @@ def _walk(source: str) -> Found:
     below = len(path.rstrip("/"))
     seen = [entry for entry in listed if not any(map(is_hidden, entry[below:].split("/")))]
     names = [entry for entry in seen if not is_output(entry)]
-    pictures = [entry for entry in names if entry.lower().endswith(tuple(image.EXTENSIONS))]
+    pictures = [entry for entry in names if entry.lower().endswith(tuple(EXTENSIONS))]
     skipped = Skipped(others=len(names) - len(pictures), hidden=len(listed) - len(seen), outputs=len(seen) - len(names))
     return Found([system.unstrip_protocol(entry) for entry in pictures], skipped)
 
@@ -94,7 +94,7 @@ def _entries(source: str) -> Iterable[str]:
 
 
 def _is_comment(line: str) -> bool:
-    return line.startswith("#") and (line[1:2].isspace() or not line.lower().endswith(tuple(image.EXTENSIONS)))
+    return line.startswith("#") and (line[1:2].isspace() or not line.lower().endswith(tuple(EXTENSIONS)))
 
 
 def _unquoted(line: str) -> str:

@@ -10,7 +10,9 @@ import numpy as np
 from PIL import Image
 
 from declip.errors import DatasetError, ImageError
-from declip.images import image
+from declip.images.decode import read_header
+from declip.images.mapfiles import read_mask
+from declip.images.read import read_photo
 from declip.results import Sample
 
 __all__ = ["empty_masks", "warn_of_empty_masks"]
@@ -48,7 +50,7 @@ def warn_of_empty_masks(empty: Sequence[Sample], fakes: int) -> str | None:
 
 def _is_empty(sample: Sample) -> bool:
     try:
-        return not image.read_mask(sample).any()
+        return not read_mask(sample).any()
     except (ImageError, DatasetError):
         return False
 
@@ -56,9 +58,9 @@ def _is_empty(sample: Sample) -> bool:
 def _told(sample: Sample) -> str:
     """The mask's file and the value in it that is nearest to being manipulated, as stored and as it is read."""
     assert sample.mask is not None
-    opened = image.header(sample.mask.read_bytes(), str(sample.mask))
+    opened = read_header(sample.mask.read_bytes(), str(sample.mask))
     stored = np.asarray(opened)  # of a palette its indices
-    grey = np.asarray(Image.fromarray(image.read(sample.mask).pixels).convert("L"))
+    grey = np.asarray(Image.fromarray(read_photo(sample.mask).pixels).convert("L"))
     if sample.fake_is == "white":
         which, values, rule = "highest", (stored.max(), grey.max()), "more than 127 is manipulated"
     else:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from declip.errors import DatasetError, MissingExtraError
 from declip.files import is_address, local_path, write_atomic
-from declip.images.image import EXTENSIONS
+from declip.images.read import EXTENSIONS
 from declip.results import Polarity, Sample
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from typing import Literal, get_args
 
 from declip.errors import DatasetError
 from declip.files import Skipped, read_text, walk
-from declip.images.image import EXTENSIONS
+from declip.images.read import EXTENSIONS
 from declip.results import Polarity, Sample
 
 __all__ = ["autosplice", "coco_sd", "dolos", "folder", "imdl"]
@@ -53,7 +53,7 @@ def dolos(
     reals: append the real photos of the same splits.
 
     "p2" is generated as a whole: fake/p2/{train,valid,test} holds pictures and no masks. Its samples are fakes without
-    a mask, for scores of whole images; `image.read_mask`, and so all that needs masks, refuses them. They come from no
+    a mask, for scores of whole images; `read_mask`, and so all that needs masks, refuses them. They come from no
     photo and have no group. All others' group is the ID (of ffhq: "ffhq-ID"), which the variants ID-0, ID-1, … and
     the real photo ID share. source: the generator; of real photos, the faces.
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declip.errors import SpecError
-from declip.images import image
+from declip.images.tensors import normalise, to_scores
 from declip.spec import ModelSpec
 
 __all__ = ["MOST_DRIFT", "MOST_SCORE", "check", "distance", "pack", "picture", "unpack"]
@@ -36,7 +36,7 @@ def picture(spec: ModelSpec) -> NDArray[np.float32]:
         noise = np.modf(np.abs(np.sin(12.9898 * x + 78.233 * y + channel) * 43758.5453))[0] - 0.5
         planes.append(smooth + noise * np.where(middle, 24, 6))
     pixels = np.clip(np.rint(np.stack(planes, axis=-1)), 0, 255).astype(np.uint8)
-    return image.normalise(pixels, spec)[None]
+    return normalise(pixels, spec)[None]
 
 
 def pack(logits: NDArray[np.float32]) -> str:
@@ -55,7 +55,7 @@ def check(spec: ModelSpec, expected: NDArray[np.float32], found: NDArray[np.floa
     Raises SpecError, which names `what` computed it, where they differ by more than MOST_SCORE or MOST_DRIFT.
     """
     answer = _thin(found)
-    scores, exact = (image.to_scores(logits, spec.temperature) for logits in (answer, expected))
+    scores, exact = (to_scores(logits, spec.temperature) for logits in (answer, expected))
     score = float(np.abs(scores - exact).mean())
     drift = float(np.sqrt(np.mean((answer - expected) ** 2)) / (expected.std() + 1e-12))
     if not (score <= MOST_SCORE and drift <= MOST_DRIFT):  # not: also catches nan

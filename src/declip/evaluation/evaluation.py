@@ -36,7 +36,10 @@ from declip.errors import DatasetError, DeclipError, ImageError
 from declip.evaluation import metrics, page
 from declip.evaluation.page import Case, CaseKind
 from declip.files import write_atomic
-from declip.images import image
+from declip.images.mapfiles import read_mask, read_scores
+from declip.images.overlay import overlay
+from declip.images.read import MAX_PIXELS, name_of, read_photo
+from declip.images.tensors import resize_scores
 from declip.models import catalog
 from declip.results import Localization, MaskRule, Photo, PictureLike, Polarity, Predictor, Sample, check_several
 from declip.spec import SIZE_CLASSES, ModelSpec, check_choice
@@ -223,7 +226,7 @@ class Maps:
     """Score maps made elsewhere, as a Predictor: the maps of any method are scored by the same code.
 
     For an image at SUB/photo.jpg below root, the first of these that exists in folder is its map, of any size and of a
-    kind that `image.read_scores` reads, 1.0 = surely manipulated: SUB/photo.jpg.scores.png, photo.jpg.scores.png (as
+    kind that `read_scores` reads, 1.0 = surely manipulated: SUB/photo.jpg.scores.png, photo.jpg.scores.png (as
     `declip localize` writes), SUB/photo.png, photo.png, and the same two with .npy, .npz, .tif and .tiff.
     The image score is the mean of the map, as in the paper. An image without a map is an ImageError of kind "missing";
     a file that is the map of several images is one of kind "input" for each of them.
@@ -253,7 +256,7 @@ class Maps:
     def map(self, images: Iterable[PictureLike], batch_size: int = 8) -> Iterator[Localization | ImageError]:
         """The map of each image path, in order, at its own size. The pictures themselves are not read."""
         check_several(images, "map([…])")
-        for path in map(Path, map(image.name_of, images)):
+        for path in map(Path, map(name_of, images)):
             try:
                 yield self._read(path)
             except (ImageError, MemoryError) as error:
@@ -272,7 +275,7 @@ class Maps:
             raise ImageError(
                 str(path), "input", f"{found} would be the map of {self._claims[found]} images; keep their sub-folders"
             )
-        scores = image.read_scores(found)
+        scores = read_scores(found)
         if self.fake_is == "black":
             scores = 1 - scores
         return Localization(
@@ -389,7 +392,7 @@ def _blank(sample: Sample) -> Row:
 
 def _read_mask(sample: Sample, scores: NDArray[np.float32]) -> NDArray[np.bool_]:
     """The mask, which may be as large as the picture that was read."""
-    return image.read_mask(sample, max_pixels=max(image.MAX_PIXELS, scores.size))
+    return read_mask(sample, max_pixels=max(MAX_PIXELS, scores.size))
 
 
 def _measure(
@@ -407,7 +410,7 @@ def _measure(
     stretched = resized and not _same_aspect(scores.shape, mask.shape)
     shown = result.mask
     if resized:
-        scores = image.resize_scores(scores, (mask.shape[0], mask.shape[1]))
+        scores = resize_scores(scores, (mask.shape[0], mask.shape[1]))
         shown = _resized_mask(result, scores)
     true, false, missed, _ = metrics.confusion(shown, mask)
     area = (true + false) / mask.size
@@ -453,7 +456,7 @@ def _resized_mask(result: Localization, scores: NDArray[np.float32]) -> NDArray[
     if result.rule.calibration is None:
         return scores >= np.float32(result.threshold)
     # Which parts count was decided at the photo's own size.
-    return image.resize_scores(result.mask.astype(np.float32), (scores.shape[0], scores.shape[1])) >= 0.5
+    return resize_scores(result.mask.astype(np.float32), (scores.shape[0], scores.shape[1])) >= 0.5
 
 
 def _same_aspect(first: tuple[int, ...], second: tuple[int, ...]) -> bool:
@@ -790,18 +793,18 @@ def _thumbnails(
     can be read."""
     known = Image.fromarray(mask.view(np.uint8) * np.uint8(255))
     known.thumbnail((THUMBNAIL, THUMBNAIL))
-    small = image.resize_scores(scores, (known.height, known.width))
+    small = resize_scores(scores, (known.height, known.width))
     grey = Image.fromarray((small * np.float32(255)).astype(np.uint8))
     found = (("known mask", _data_uri(known, "PNG")), ("scores", _data_uri(grey, "PNG")))
     try:
-        photo = image.read(sample.image, max_pixels=max(image.MAX_PIXELS, scores.size))
+        photo = read_photo(sample.image, max_pixels=max(MAX_PIXELS, scores.size))
     except ImageError:
         return found
     pixels = np.asarray(Image.fromarray(photo.pixels).resize(known.size))
-    flagged = image.resize_scores(shown.astype(np.float32), (known.height, known.width))
+    flagged = resize_scores(shown.astype(np.float32), (known.height, known.width))
     result = Localization(name="", scores=flagged, rule=MaskRule(threshold=0.5), image_score=0.0, model="", sha256="")
-    overlay = image.overlay(Photo(pixels=pixels, name=photo.name), result)
-    return (("photo", _data_uri(Image.fromarray(pixels), "JPEG")), *found, ("overlay", _data_uri(overlay, "JPEG")))
+    drawn = overlay(Photo(pixels=pixels, name=photo.name), result)
+    return (("photo", _data_uri(Image.fromarray(pixels), "JPEG")), *found, ("overlay", _data_uri(drawn, "JPEG")))
 
 
 def _data_uri(picture: Image.Image, kind: Literal["PNG", "JPEG"]) -> str:

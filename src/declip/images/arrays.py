@@ -5,6 +5,7 @@ Floats and deep integers carry no scale of their own. The rules for what is whit
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -139,3 +140,26 @@ def float_grey8(values: NDArray[np.float32], name: str) -> NDArray[np.uint8]:
     values *= np.float32(255 / white)
     np.clip(values, 0, 255, out=values)
     return np.rint(values, out=values).astype(np.uint8)
+
+
+# ── Pillow's images ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+# Rows are worked on in strips of about this many pixels: no copy of a large picture is held twice.
+STRIP = 1 << 20
+
+
+def from_image(image: Image.Image) -> NDArray[Any]:
+    """Return a writable array of an "RGB", "L" or "F" image. Pillow's own way would hold the pixels three times."""
+    width, height = image.size
+    shape = (height, width, 3) if image.mode == "RGB" else (height, width)
+    array = np.empty(shape, dtype=np.float32 if image.mode == "F" else np.uint8)
+    for rows in strips(height, width):
+        array[rows] = np.asarray(image.crop((0, rows.start, width, rows.stop)))
+    return array
+
+
+def strips(height: int, width: int) -> Iterator[slice]:
+    """Split the rows of a picture into strips of about STRIP pixels."""
+    step = max(1, STRIP // width)
+    for start in range(0, height, step):
+        yield slice(start, min(start + step, height))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from declip.errors import ImageError, MissingExtraError
-from declip.images import image
+from declip.images.read import read_photo
 from declip.process import PerProcess
 from declip.results import Photo, PictureLike
 
@@ -68,12 +68,12 @@ class JpegCoefficients:
 def read_coefficients(source: PictureLike) -> JpegCoefficients:
     """Read the luma coefficients of a JPEG (baseline or progressive); what is no JPEG is saved as one first.
 
-    source: as for `image.read`. Arrays, PIL images and photos without their file's bytes are no JPEG, and neither
+    source: as for `read_photo`. Arrays, PIL images and photos without their file's bytes are no JPEG, and neither
     is, for want of luma, a JPEG in RGB or CMYK.
-    Raises ImageError as `image.read` does, and of kind "format" for a JPEG that libjpeg does not decode
+    Raises ImageError as `read_photo` does, and of kind "format" for a JPEG that libjpeg does not decode
     (arithmetic coding); MissingExtraError without the extra `data`.
     """
-    photo = image.read(source)  # refuses damaged files
+    photo = read_photo(source)  # refuses damaged files
     if photo.data.startswith(b"\xff\xd8\xff"):
         stored = _decode(photo.data, photo.name)
         if stored is not None:

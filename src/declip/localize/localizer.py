@@ -19,7 +19,10 @@ from numpy.typing import NDArray
 from declip import provenance
 from declip.engines import model_file, open_engine
 from declip.errors import ImageError, SpecError
-from declip.images import image, jpeg, scope
+from declip.images import jpeg, scope
+from declip.images.orientation import to_stored, to_upright
+from declip.images.read import MAX_BYTES, MAX_PIXELS, name_of, read_photo
+from declip.images.tensors import normalise, resize_scores, to_input, to_scores
 from declip.process import check_process, cores, ending
 from declip.results import Engine, Localization, MaskRule, Photo, PictureLike, check_several
 from declip.spec import Mode, ModelSpec, Precision, check_choice
@@ -45,8 +48,8 @@ def load(
     threshold: float | None = None,
     precision: Precision = "exact",
     offline: bool = False,
-    max_pixels: int = image.MAX_PIXELS,
-    max_bytes: int = image.MAX_BYTES,
+    max_pixels: int = MAX_PIXELS,
+    max_bytes: int = MAX_BYTES,
 ) -> Localizer:
     """Open a model: None = the embedded one; a name of `declip.models.catalog`; a path to a .onnx or .safetensors.
 
@@ -93,8 +96,8 @@ class Localizer:
         *,
         mode: Mode | None = None,
         threshold: float | None = None,
-        max_pixels: int = image.MAX_PIXELS,
-        max_bytes: int = image.MAX_BYTES,
+        max_pixels: int = MAX_PIXELS,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
         if mode is not None:
             check_choice(mode, Mode, "mode")
@@ -172,8 +175,8 @@ class Localizer:
         return result
 
     def read(self, picture: PictureLike, *, page: int | None = None) -> Photo:
-        """`image.read` within this localizer's limits. Raises ImageError."""
-        return image.read(picture, max_pixels=self.max_pixels, max_bytes=self.max_bytes, page=page)
+        """`read_photo` within this localizer's limits. Raises ImageError."""
+        return read_photo(picture, max_pixels=self.max_pixels, max_bytes=self.max_bytes, page=page)
 
     def map(self, images: Iterable[PictureLike], batch_size: int = 8) -> Iterator[Localization | ImageError]:
         """Localize pictures in order; a bad one is yielded as its ImageError.
@@ -230,7 +233,7 @@ class Localizer:
         except ImageError as error:
             return _Underway(error, time.perf_counter() - start)
         except MemoryError:
-            return _Underway(ImageError.out_of_memory(image.name_of(picture)), time.perf_counter() - start)
+            return _Underway(ImageError.out_of_memory(name_of(picture)), time.perf_counter() - start)
         return _Underway(content, time.perf_counter() - start)
 
     def _each(
@@ -285,7 +288,7 @@ class Localizer:
             case "mean-logit":
                 assert logits is not None
                 mean = np.array([logits.mean(dtype=np.float64)], np.float32)
-                return float(image.to_scores(mean, self.spec.temperature)[0])
+                return float(to_scores(mean, self.spec.temperature)[0])
             case "mean":
                 return float(scores.mean(dtype=np.float64))
             case "top":
@@ -345,7 +348,7 @@ class _Whole:
     def __init__(self, photo: Photo, spec: ModelSpec) -> None:
         self.photo = photo
         self.spec = spec
-        self._input = image.to_input(photo.pixels, spec)
+        self._input = to_input(photo.pixels, spec)
 
     def tile(self, corner: Corner) -> Inputs:
         """The input."""
@@ -357,11 +360,11 @@ class _Whole:
 
     def grids(self) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """(scores, logits) as the network gave them, (T, T) both."""
-        return image.to_scores(self._logits, self.spec.temperature), self._logits
+        return to_scores(self._logits, self.spec.temperature), self._logits
 
     def full(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """(T, T) → (H, W)."""
-        return image.resize_scores(scores, self.photo.size, bicubic=self.spec.traits.resizes_bicubic)
+        return resize_scores(scores, self.photo.size, bicubic=self.spec.traits.resizes_bicubic)
 
 
 class _Scan:
@@ -377,7 +380,7 @@ class _Scan:
         self.spec = spec
         self._found = found
         size, ratio = spec.input_size, spec.input_size // spec.output_size
-        pixels = photo.pixels if found is None else image.stored(photo.pixels, found.orientation)
+        pixels = photo.pixels if found is None else to_stored(photo.pixels, found.orientation)
         self._size = pixels.shape[:2]
         self._padded = _pad(pixels, size, _unit(size, overlap, ratio))
         height, width = self._padded.shape[:2]
@@ -394,7 +397,7 @@ class _Scan:
     def tile(self, corner: Corner) -> Inputs:
         """The input with this corner (y, x)."""
         window = self._window(corner, 1)
-        inputs: Inputs = {"image": image.normalise(self._padded[window], self.spec)}
+        inputs: Inputs = {"image": normalise(self._padded[window], self.spec)}
         if self._found is not None and self._coefficients is not None:
             inputs |= {"coefficients": self._coefficients[window], "table": self._found.table.astype(np.float32)}
         return inputs
@@ -402,7 +405,7 @@ class _Scan:
     def add(self, corner: Corner, logits: NDArray[np.float32]) -> None:
         """Blend the network's answer in."""
         window = self._window(corner, self._ratio)
-        self._total[window] += self._blend * image.to_scores(logits, self.spec.temperature)
+        self._total[window] += self._blend * to_scores(logits, self.spec.temperature)
         self._weight[window] += self._blend
         if self._logit_total is not None:
             self._logit_total[window] += self._blend * logits
@@ -421,8 +424,8 @@ class _Scan:
     def full(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """On the photo's own pixels, (H, W)."""
         height, width = (side * self._ratio for side in scores.shape)
-        full = image.resize_scores(scores, (height, width))[: self._size[0], : self._size[1]]
-        return full if self._found is None else image.upright(full, self._found.orientation)
+        full = resize_scores(scores, (height, width))[: self._size[0], : self._size[1]]
+        return full if self._found is None else to_upright(full, self._found.orientation)
 
     def _window(self, corner: Corner, ratio: int) -> tuple[slice, slice]:
         y, x = (start // ratio for start in corner)

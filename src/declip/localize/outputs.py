@@ -27,7 +27,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from declip.errors import DeclipError, ImageError
 from declip.files import Skipped, local_path, walk, write_together
-from declip.images import image
+from declip.images.mapfiles import mask_png, scores_png
+from declip.images.overlay import overlay_png
+from declip.images.read import EXTENSIONS, MAX_BYTES, count_pages, read_photo
 from declip.localize.localizer import Localizer, ahead, lacks_memory
 from declip.results import Localization, Photo, Predictor, check_several
 
@@ -42,7 +44,7 @@ _PAGE = re.compile(r"#\d+$")
 
 _log = logging.getLogger(__name__)
 
-_EXPECTED = f"expected files that end in {', '.join(sorted(image.EXTENSIONS))}"
+_EXPECTED = f"expected files that end in {', '.join(sorted(EXTENSIONS))}"
 
 Row: TypeAlias = dict[str, Any]
 Pages: TypeAlias = Literal["first", "all"]
@@ -184,7 +186,7 @@ def _walk(root: Path) -> tuple[list[Path], Skipped]:
     for error in found.unreadable:
         _log.warning("skipped the folder %s: %s", error.filename, error.strerror)
     named = [path for path in found.files if not is_output(path.name)]
-    pictures = [root / path for path in named if path.suffix.lower() in image.EXTENSIONS]
+    pictures = [root / path for path in named if path.suffix.lower() in EXTENSIONS]
     more = Skipped(others=len(named) - len(pictures), outputs=len(found.files) - len(named))
     return pictures, found.skipped.plus(more)
 
@@ -221,7 +223,7 @@ def is_output(name: str) -> bool:
     """Whether a file of this name is one that `localize_files` writes: "photo.jpg.mask.png", but not "my.mask.png"."""
     for suffix in SUFFIXES:
         if name.endswith(suffix):
-            return Path(_PAGE.sub("", name.removesuffix(suffix))).suffix.lower() in image.EXTENSIONS
+            return Path(_PAGE.sub("", name.removesuffix(suffix))).suffix.lower() in EXTENSIONS
     return False
 
 
@@ -235,8 +237,8 @@ class _Plan:
         self.out = out
         self.force = force
         self.pages = pages
-        self.read = image.read if localizer is None else localizer.read
-        self.max_bytes = image.MAX_BYTES if localizer is None else localizer.max_bytes
+        self.read = read_photo if localizer is None else localizer.read
+        self.max_bytes = MAX_BYTES if localizer is None else localizer.max_bytes
         self.claimed: set[Path] = set()
 
     def expand(self, path: Path, name: Path) -> list[_Page]:
@@ -244,7 +246,7 @@ class _Plan:
         count = 1
         if self.pages == "all":
             with contextlib.suppress(ImageError, MemoryError):
-                count = image.count_pages(path, max_bytes=self.max_bytes)
+                count = count_pages(path, max_bytes=self.max_bytes)
         if count == 1:
             return [_Page(path, name, None)]
         return [_Page(path, name.with_name(f"{name.name}#{page}"), page) for page in range(1, count + 1)]
@@ -305,9 +307,9 @@ def _keep(item: _Decoded, result: Localization, out: Path, force: bool) -> Row:
     target = out / item.pair.name
     # PNG compression takes most of the time of a large photo, and Pillow lets other threads run meanwhile.
     maps = (
-        lambda path: path.write_bytes(image.scores_png(result.scores)),
-        lambda path: path.write_bytes(image.mask_png(result.mask)),
-        lambda path: path.write_bytes(image.overlay_png(item.photo, result)),
+        lambda path: path.write_bytes(scores_png(result.scores)),
+        lambda path: path.write_bytes(mask_png(result.mask)),
+        lambda path: path.write_bytes(overlay_png(item.photo, result)),
     )
     try:
         # new: they may have been made meanwhile, by another run or for a name of other case.

@@ -27,7 +27,7 @@ def to_onnx(source: str | Path, out: str | Path) -> Path:
 
     PSCC-Net and CAT-Net are refused: what the exporter makes of them computes something else. The ModelSpec goes into
     the metadata, as does the answer to a probe, on which fast engines prove themselves; normalisation stays outside
-    (`image.to_input`), sigmoid too. The file is kept only if its logits for N = 1 and 3 differ from torch's by at most
+    (`to_input`), sigmoid too. The file is kept only if its logits for N = 1 and 3 differ from torch's by at most
     1e-4; otherwise ExportError.
     """
     out = Path(out)

@@ -27,7 +27,9 @@ from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin
 
 from declip import provenance
 from declip.errors import ImageError
-from declip.images import image
+from declip.images.decode import read_header
+from declip.images.orientation import to_upright
+from declip.images.read import read_photo
 from declip.provenance import LONGEST, Field, Provenance, cut
 from declip.results import Photo
 
@@ -133,11 +135,11 @@ def _pairs(fields: tuple[Field, ...]) -> list[dict[str, str]]:
 def read(photo: Photo, *, position: bool = False) -> Metadata | None:
     """The metadata of a photo's file; None where the photo did not come from a file.
 
-    position: read the GPS position and free text, too. Raises ImageError as `image.read` where the file is none.
+    position: read the GPS position and free text, too. Raises ImageError as `read_photo` where the file is none.
     """
     if not photo.data:
         return None
-    opened = image.header(photo.data, photo.name)
+    opened = read_header(photo.data, photo.name)
     tags, unreadable = _exif_tags(opened)
     texts = _texts(opened)
     xmp = _xmp(opened)
@@ -243,12 +245,12 @@ def _thumbnail(opened: Image.Image, orientation: int) -> NDArray[np.uint8] | Non
     try:
         first = opened.getexif().get_ifd(ExifTags.IFD.IFD1)
         start, length = int(first[ExifTags.Base.JpegIFOffset]), int(first[ExifTags.Base.JpegIFByteCount])
-        small = image.read(block.removeprefix(b"Exif\0\0")[start : start + length], max_pixels=_THUMBNAIL_PIXELS)
+        small = read_photo(block.removeprefix(b"Exif\0\0")[start : start + length], max_pixels=_THUMBNAIL_PIXELS)
     except ImageError:
         return None
     except Exception:  # as in _exif_tags; no such tags is one of the reasons
         return None
-    return np.ascontiguousarray(image.upright(small.pixels, orientation if small.orientation == 1 else 1))
+    return np.ascontiguousarray(to_upright(small.pixels, orientation if small.orientation == 1 else 1))
 
 
 # --- software -------------------------------------------------------------------------------------------------------

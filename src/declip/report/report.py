@@ -40,7 +40,9 @@ from declip._version import __version__
 from declip.errors import ImageError, MissingExtraError, WeightsError
 from declip.evaluation import metrics
 from declip.files import write_atomic
-from declip.images import image
+from declip.images.overlay import overlay
+from declip.images.read import read_photo
+from declip.images.tensors import resize_scores
 from declip.localize.localizer import Localizer
 from declip.models import catalog
 from declip.models.catalog import ModelCard
@@ -210,7 +212,7 @@ def examine(
 ) -> Report:
     """Examine one photo.
 
-    picture: as for `images.image.read`. date: of the report, with its time zone; shown in UTC. position: tell where the
+    picture: as for `read_photo`. date: of the report, with its time zone; shown in UTC. position: tell where the
     photo was taken, and show free text, which may tell it as well. result: of this localizer for this photo, where it
     is there already.
 
@@ -305,7 +307,7 @@ def _changed(photo: Photo, change: Change) -> Photo:
             quality = int(change.removeprefix("jpeg-"))
             stream = io.BytesIO()
             Image.fromarray(photo.pixels).save(stream, "JPEG", quality=quality, subsampling="4:2:0")
-            return dataclasses.replace(image.read(stream.getvalue(), max_pixels=photo.pixels.size), name=photo.name)
+            return dataclasses.replace(read_photo(stream.getvalue(), max_pixels=photo.pixels.size), name=photo.name)
         case "resize-0.75":
             height, width = (max(1, round(0.75 * side)) for side in photo.size)
             # Lanczos, as the programs do that people scale their photos with.
@@ -323,7 +325,7 @@ def _back(scores: Floats, change: Change, size: tuple[int, int]) -> Floats:
         case "flip":
             return np.ascontiguousarray(scores[:, ::-1])
         case "resize-0.75":
-            return image.resize_scores(scores, size)
+            return resize_scores(scores, size)
     return scores
 
 
@@ -420,9 +422,9 @@ def _jpeg(picture: Image.Image, side: int) -> str:
 def _map(scores: Floats, side: int, mask: NDArray[np.bool_] | None = None) -> str:
     """Scores in fixed colours as a data URI, at most `side` px long; the border of the mask where one is given."""
     size = _fit((scores.shape[0], scores.shape[1]), side)
-    levels = np.rint(image.resize_scores(scores, size) * np.float32(254)).astype(np.uint8)
+    levels = np.rint(resize_scores(scores, size) * np.float32(254)).astype(np.uint8)
     if mask is not None:
-        small = image.resize_scores(mask.astype(np.float32), size) >= 0.5
+        small = resize_scores(mask.astype(np.float32), size) >= 0.5
         levels[small & ~ndimage.binary_erosion(small, iterations=2)] = 255
     return _indexed(levels)
 
@@ -453,7 +455,7 @@ def _overlay_legend(threshold: float) -> str:
     grey = Photo(pixels=np.full((*ramp.shape, 3), 150, np.uint8), name="legend")
     rule = MaskRule(threshold=threshold)
     shown = Localization(name="legend", scores=ramp, rule=rule, image_score=0.0, model="", sha256="")
-    return _jpeg(image.overlay(grey, shown), 1020)
+    return _jpeg(overlay(grey, shown), 1020)
 
 
 class _Page:
@@ -466,7 +468,7 @@ class _Page:
     @cached_property
     def marked(self) -> Image.Image:
         """The overlay at the photo's own size."""
-        return image.overlay(self.report.photo, self.report.result)
+        return overlay(self.report.photo, self.report.result)
 
     def values(self) -> dict[str, Any]:
         report, spec = self.report, self.report.localizer.spec

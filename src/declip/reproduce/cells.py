@@ -30,8 +30,9 @@ from declip._version import __version__
 from declip.baselines import BASELINES
 from declip.errors import DatasetError, ImageError, WeightsError
 from declip.files import encode, write_atomic
-from declip.images import image, perturbations
-from declip.images.perturbations import Perturbation
+from declip.images.dose import Perturbation, perturb
+from declip.images.mapfiles import read_scores, write_scores
+from declip.images.read import read_photo
 from declip.localize.localizer import Localizer, load
 from declip.models.weights import sha256_of
 from declip.reproduce.setup import model_name
@@ -220,7 +221,7 @@ class Workbench:
 
     def maps(self, cell: Maps) -> list[NDArray[np.float32]]:
         """The score maps of a finished cell, each (H, W) float32 in [0, 1], as its picture."""
-        return [image.read_scores(self.folder(cell) / f"{i}.png") for i in range(len(cell.samples))]
+        return [read_scores(self.folder(cell) / f"{i}.png") for i in range(len(cell.samples))]
 
     def _compute(self, cell: Cell) -> dict[str, Any]:
         folder = self.folder(cell)
@@ -244,7 +245,7 @@ class Workbench:
                 for i, result in enumerate(predictor.map([sample.image for sample in cell.samples])):
                     if isinstance(result, ImageError):
                         raise result
-                    image.write_scores(folder / f"{i}.png", result.scores)
+                    write_scores(folder / f"{i}.png", result.scores)
                 return {"images": [sample.image.name for sample in cell.samples]}
 
     def _train(self, cell: Training, folder: Path) -> dict[str, Any]:
@@ -297,11 +298,11 @@ class _Perturbed:
 
     def _perturb(self, picture: PictureLike) -> PictureLike:
         try:
-            photo = image.read(picture)
+            photo = read_photo(picture)
         except ImageError:
             return picture  # the localizer says what is wrong with it
         seed = int.from_bytes(hashlib.sha256(encode(Path(photo.name).name)).digest()[:8], "little")
-        return perturbations.perturb(photo.pixels, self.kind, self.level, np.random.default_rng(seed))
+        return perturb(photo.pixels, self.kind, self.level, np.random.default_rng(seed))
 
 
 def _treatment(test: Measurement) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from declip import datasets
 from declip.evaluation import plots
-from declip.images.perturbations import Perturbation
+from declip.images.dose import Perturbation
 from declip.reproduce import paper
 from declip.reproduce.cells import Measurement, Training, Workbench
 from declip.reproduce.pairs import training_on

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declip.evaluation import plots
-from declip.images import image
+from declip.images.mapfiles import read_mask
+from declip.images.read import read_photo
 from declip.reproduce import paper
 from declip.reproduce.cells import Maps, Measurement, Training, Workbench
 from declip.reproduce.report import Entry, Grid, Outcome
@@ -320,13 +321,13 @@ def _padded(names: Sequence[str], count: int) -> list[str]:
 
 def typical(samples: Sequence[Sample]) -> Sample:
     """The sample of the median manipulated area: chosen without a look at any result."""
-    areas = [float(image.read_mask(sample).mean()) for sample in samples]
+    areas = [float(read_mask(sample).mean()) for sample in samples]
     return samples[int(np.argsort(areas, kind="stable")[len(areas) // 2])]
 
 
 def known_tiles(sample: Sample) -> list[plots.Tile]:
     """The photo and its known mask."""
-    return [plots.Tile(pixels=image.read(sample.image).pixels), plots.Tile(pixels=image.read_mask(sample))]
+    return [plots.Tile(pixels=read_photo(sample.image).pixels), plots.Tile(pixels=read_mask(sample))]
 
 
 def map_tile(bench: Workbench, maps: Maps, test: Measurement, *, framed: bool = False) -> plots.Tile:

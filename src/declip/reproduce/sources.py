@@ -11,7 +11,7 @@ import numpy as np
 
 from declip import datasets
 from declip.errors import DatasetError
-from declip.images import image
+from declip.images.mapfiles import write_mask
 from declip.results import Sample
 
 __all__ = ["STAND_INS", "Dolos", "Sources", "Split", "StandIns"]
@@ -68,7 +68,7 @@ class Dolos:
         everything = self.out / "everything.png"
         if not everything.exists():
             everything.parent.mkdir(parents=True, exist_ok=True)
-            image.write_mask(everything, np.ones((_SIDE, _SIDE), bool))
+            write_mask(everything, np.ones((_SIDE, _SIDE), bool))
         return [dataclasses.replace(s, mask=everything) if s.label == "fake" else s for s in samples]
 
     def describe(self) -> str:

@@ -31,7 +31,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from starlette.responses import Response
 
-from declip.images import image
+from declip.images.mapfiles import mask_png, scores16, scores_png
+from declip.images.overlay import overlay_png
 from declip.localize.localizer import Localizer
 from declip.report import wording
 from declip.report.metadata import Metadata
@@ -163,14 +164,14 @@ def words_of(localizer: Localizer) -> Words:
 def _map(name: str, photo: Photo, result: Localization, *, raw: bool) -> bytes:
     match name:
         case "scores" if raw:
-            return image.scores16(result.scores).astype(np.dtype("<u2"), copy=False).tobytes()
+            return scores16(result.scores).astype(np.dtype("<u2"), copy=False).tobytes()
         case "scores":
-            return image.scores_png(result.scores)
+            return scores_png(result.scores)
         case "mask":
-            return image.mask_png(result.mask)
+            return mask_png(result.mask)
         case "photo":
             return _jpeg(photo.pixels, _PHOTO_SIDE, quality=95, subsampling=0)
-    return image.overlay_png(photo, result)
+    return overlay_png(photo, result)
 
 
 def answer(kind: AnswerType, pieces: Sequence[Piece]) -> Response:

@@ -42,7 +42,7 @@ from starlette.staticfiles import StaticFiles
 from declip import report
 from declip._version import __version__
 from declip.errors import ImageError, SpecError
-from declip.images import image
+from declip.images.read import read_photo
 from declip.localize import outputs
 from declip.localize.localizer import Localizer
 from declip.models import catalog
@@ -214,7 +214,7 @@ class Service:
         )
 
     def _photo(self, upload: forms.Upload) -> Photo:
-        photo = image.read(upload.data, max_pixels=self.limits.pixels, max_bytes=self.limits.request_bytes)
+        photo = read_photo(upload.data, max_pixels=self.limits.pixels, max_bytes=self.limits.request_bytes)
         return dataclasses.replace(photo, name=upload.name)
 
     async def _at_desk(

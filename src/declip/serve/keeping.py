@@ -7,7 +7,8 @@ import secrets
 import time
 from pathlib import Path
 
-from declip.images import image
+from declip.images.mapfiles import write_mask, write_scores
+from declip.images.overlay import overlay_png
 from declip.results import Localization, Photo
 
 __all__ = ["keep"]
@@ -24,8 +25,8 @@ def keep(folder: Path, photo: Photo, result: Localization) -> Path:
     partial = folder / f".{name}"
     partial.mkdir(parents=True)
     (partial / "photo").write_bytes(photo.data)
-    image.write_scores(partial / "scores.png", result.scores)
-    image.write_mask(partial / "mask.png", result.mask)
-    (partial / "overlay.png").write_bytes(image.overlay_png(photo, result))
+    write_scores(partial / "scores.png", result.scores)
+    write_mask(partial / "mask.png", result.mask)
+    (partial / "overlay.png").write_bytes(overlay_png(photo, result))
     (partial / "result.json").write_text(json.dumps(result.to_dict()) + "\n", encoding="utf-8")
     return partial.rename(folder / name)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from declip.errors import SpecError
-from declip.images import image
+from declip.images.read import MAX_BYTES
 from declip.serve.problems import ProblemError
 
 __all__ = ["Budget", "Gate", "Limits"]
@@ -28,7 +28,7 @@ class Limits:
     `batch_size`: pictures (whole) or tiles (tiled) that the network computes at once; it changes no score.
     """
 
-    request_bytes: int = image.MAX_BYTES
+    request_bytes: int = MAX_BYTES
     files: int = 16
     pixels: int = 100_000_000  # fewer than elsewhere: memory is shared with other clients
     client_requests: int = 16

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from declip.engines import Wrapped
 from declip.errors import ImageError, SpecError
-from declip.images import image
+from declip.images.read import read_photo
 from declip.localize import outputs
 from declip.localize.localizer import Localizer
 from declip.results import Engine, Localization, MaskRule, Photo
@@ -280,7 +280,7 @@ class Workers:
         start = time.perf_counter()
         name = task.upload.name
         try:
-            photo = image.read(task.upload.data, max_pixels=self._limits.pixels, max_bytes=self._limits.request_bytes)
+            photo = read_photo(task.upload.data, max_pixels=self._limits.pixels, max_bytes=self._limits.request_bytes)
         except ImageError as error:
             self._refuse(task, error.kind, error.message)
             return None

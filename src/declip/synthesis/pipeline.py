@@ -34,7 +34,7 @@ from rich.progress import track
 from declip import datasets
 from declip.errors import DatasetError
 from declip.files import write_atomic
-from declip.images import image
+from declip.images.read import read_photo
 from declip.results import Sample, check_several
 from declip.synthesis import classical, saving
 from declip.synthesis import masks as mask_shapes
@@ -440,7 +440,7 @@ def read(path: Path, cache: dict[Path, Pixels]) -> Pixels:
     if path not in cache:
         while len(cache) >= _CACHED_PHOTOS:
             del cache[next(iter(cache))]
-        cache[path] = image.read(path).pixels
+        cache[path] = read_photo(path).pixels
     return cache[path]
 
 

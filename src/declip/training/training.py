@@ -40,7 +40,7 @@ from declip._version import __version__
 from declip.errors import DatasetError, SpecError, TrainingError
 from declip.evaluation import metrics
 from declip.files import read_text, write_atomic
-from declip.images import image
+from declip.images.tensors import to_scores
 from declip.models import checkpoint, weights
 from declip.nn.backbones import exact
 from declip.nn.lean import has_bf16
@@ -575,9 +575,9 @@ class _Loop:
         """Per picture: (IoU, AP), or for whole pictures (score, label)."""
         if self.config.target == "image":
             whole = self.config.model.image_score == "mean-logit"
-            scores = image.to_scores(logits.mean(axis=(1, 2))) if whole else image.to_scores(logits).mean(axis=(1, 2))
+            scores = to_scores(logits.mean(axis=(1, 2))) if whole else to_scores(logits).mean(axis=(1, 2))
             return [(float(score), float(label)) for score, label in zip(scores, targets, strict=True)]
-        pairs = ((s, target >= 0.5) for s, target in zip(image.to_scores(logits), targets, strict=True))
+        pairs = ((s, target >= 0.5) for s, target in zip(to_scores(logits), targets, strict=True))
         return [
             (metrics.iou(scores >= 0.5, mask), metrics.average_precision(scores, mask))
             for scores, mask in pairs

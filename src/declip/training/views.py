@@ -19,7 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declip.errors import DatasetError, WeightsError
-from declip.images import image, jpeg, perturbations
+from declip.images import jpeg
+from declip.images.dose import Augmentation, augment
+from declip.images.mapfiles import read_mask
+from declip.images.orientation import to_stored
+from declip.images.read import read_photo
+from declip.images.tensors import resize_scores, squash, to_input
 from declip.models.weights import sha256_of
 from declip.process import cores
 from declip.results import Sample
@@ -30,8 +35,8 @@ __all__ = ["AUGMENTATIONS", "Inputs", "Views"]
 _MOST_THREADS = 8
 # What a network takes, by name.
 Inputs: TypeAlias = dict[str, NDArray[np.float32]]
-# "flip": mirrored and turned by quarters; the others are those of `perturbations.augment`, after the resize or crop.
-AUGMENTATIONS: tuple[str, ...] = ("flip", *get_args(perturbations.Augmentation))
+# "flip": mirrored and turned by quarters; the others are those of `augment`, after the resize or crop.
+AUGMENTATIONS: tuple[str, ...] = ("flip", *get_args(Augmentation))
 
 
 class Views:
@@ -81,13 +86,13 @@ class Views:
         """
         sample, spec = self.samples[position], self.spec
         rng = np.random.default_rng((self.seed, view, int(self._digest(sample.image)[:16], 16)))
-        photo = image.read(sample.image)
+        photo = read_photo(sample.image)
         pixels, mask = photo.pixels, self._mask(sample, photo.size)
         inputs: Inputs = {}
         planes: list[NDArray[Any]] = []
         if spec.traits.reads_coefficients:
             found = jpeg.read_coefficients(photo)
-            pixels, mask = (image.stored(array, found.orientation) for array in (pixels, mask))
+            pixels, mask = (to_stored(array, found.orientation) for array in (pixels, mask))
             height, width = (max(side, spec.input_size) for side in mask.shape)
             planes, inputs["table"] = [found.plane(height, width)], found.table.astype(np.float32)
         if spec.mode == "tiled":
@@ -100,14 +105,14 @@ class Views:
             if mirrored:
                 pixels, mask = pixels[:, ::-1], mask[:, ::-1]
         pixels = np.ascontiguousarray(pixels)
-        kinds = [kind for kind in get_args(perturbations.Augmentation) if kind in self.augment]
+        kinds = [kind for kind in get_args(Augmentation) if kind in self.augment]
         if kinds:
-            pixels = perturbations.augment(image.squash(pixels, spec.input_size), kinds, rng, self.share)
+            pixels = augment(squash(pixels, spec.input_size), kinds, rng, self.share)
         if self.target == "image":
             target = np.asarray(sample.label == "fake", np.float32)
         else:
-            target = image.resize_scores(np.ascontiguousarray(mask, np.float32), (spec.output_size, spec.output_size))
-        return {"image": image.to_input(pixels, spec)} | inputs, target
+            target = resize_scores(np.ascontiguousarray(mask, np.float32), (spec.output_size, spec.output_size))
+        return {"image": to_input(pixels, spec)} | inputs, target
 
     def content(self, position: int, view: int = 0) -> str:
         """A digest of all that decides the input of a view: the file's bytes and what is done to them."""
@@ -149,7 +154,7 @@ class Views:
     def _mask(self, sample: Sample, size: tuple[int, ...]) -> NDArray[np.bool_]:
         if self.target == "image" or (sample.label == "real" and sample.mask is None):
             return np.zeros(size, bool)
-        mask = image.read_mask(sample)
+        mask = read_mask(sample)
         if mask.shape != size:
             raise DatasetError(f"{sample.mask} is {mask.shape}, its picture {size}; they must agree")
         return mask

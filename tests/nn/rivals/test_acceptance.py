@@ -13,7 +13,8 @@ from PIL import Image
 from scipy import ndimage
 
 from declip.evaluation import metrics
-from declip.images import image
+from declip.images.mapfiles import read_mask, write_mask
+from declip.images.read import read_photo
 from declip.localize.localizer import load
 from declip.results import Sample
 from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
@@ -39,7 +40,7 @@ def make_smoothed(folder: Path, count: int, side: int) -> list[Sample]:
         mask[y : y + h, x : x + w] = True
         pixels[mask] = 120 + 5 * rng.standard_normal((int(mask.sum()), 3))
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i}.jpg", quality=95)
-        image.write_mask(folder / f"{i}.png", mask)
+        write_mask(folder / f"{i}.png", mask)
         samples.append(Sample(image=folder / f"{i}.jpg", mask=folder / f"{i}.png", label="fake", group=str(i)))
     return samples
 
@@ -109,7 +110,7 @@ def test_grad_cam_tells_sixteen_pictures_apart_by_their_labels(tmp_path: Path) -
     run = training.train(config, train=[*fakes, *reals], valid=[*fakes, *reals], out=tmp_path / "run")
     assert run.ap >= 0.95
     localizer = load(run.best)
-    found = [(localizer(sample.image).scores, image.read_mask(sample)) for sample in fakes]
+    found = [(localizer(sample.image).scores, read_mask(sample)) for sample in fakes]
     ap = float(np.mean([metrics.average_precision(scores, mask) for scores, mask in found]))
     share = float(np.mean([mask.mean() for _, mask in found]))
     assert ap > share + 0.1
@@ -149,7 +150,7 @@ def make_histories(folder: Path, count: int, seed: int, side: int = 128) -> list
         y, x = (8 * rng.integers(0, (side - length) // 8 + 1) for length in (h, w))
         mask[y : y + h, x : x + w] = True
         (folder / f"{i}.jpg").write_bytes(saved(np.where(mask[..., None], photo, before), 90))
-        image.write_mask(folder / f"{i}.png", mask)
+        write_mask(folder / f"{i}.png", mask)
         samples.append(Sample(image=folder / f"{i}.jpg", mask=folder / f"{i}.png", label="fake", group=str(i)))
     return samples
 
@@ -166,10 +167,10 @@ def test_cat_net_finds_what_only_the_coefficients_tell(tmp_path: Path) -> None:
     localizer = load(run.best)
     on_grid, off_grid = [], []
     for sample in others:
-        mask = image.read_mask(sample)
+        mask = read_mask(sample)
         on_grid.append(metrics.iou(localizer(sample.image).mask, mask))
         crop = (slice(3, None), slice(5, None))
-        Image.fromarray(image.read(sample.image).pixels[crop]).save(tmp_path / "crop.png")
+        Image.fromarray(read_photo(sample.image).pixels[crop]).save(tmp_path / "crop.png")
         off_grid.append(metrics.iou(localizer(tmp_path / "crop.png").mask, mask[crop]))
     assert float(np.mean(on_grid)) >= 0.5
     assert float(np.mean(off_grid)) <= 0.15

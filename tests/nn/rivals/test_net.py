@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from declip.errors import ExportError, SpecError, WeightsError
-from declip.images import image
+from declip.images.mapfiles import read_mask, write_mask
+from declip.images.orientation import to_stored, to_upright
 from declip.localize.localizer import load
 from declip.models import checkpoint, export
 from declip.nn.model import build_network
@@ -174,14 +175,14 @@ def test_coefficients_stay_on_their_grid_whatever_the_orientation(orientation: i
         Image.fromarray(pixels).save(files[-1], quality=80, exif=exif)
     plain, turned = (localizer(file).scores for file in files)
     assert plain.shape == (72, 104)
-    np.testing.assert_allclose(image.upright(plain, orientation), turned, atol=1e-6)
-    np.testing.assert_array_equal(image.stored(turned, orientation), plain)
+    np.testing.assert_allclose(to_upright(plain, orientation), turned, atol=1e-6)
+    np.testing.assert_array_equal(to_stored(turned, orientation), plain)
 
 
 def test_stored_undoes_upright() -> None:
     array = np.arange(24).reshape(2, 3, 4)
     for orientation in range(1, 9):
-        np.testing.assert_array_equal(image.stored(image.upright(array, orientation), orientation), array)
+        np.testing.assert_array_equal(to_stored(to_upright(array, orientation), orientation), array)
 
 
 def make_samples(folder: Path, count: int, side: int) -> list[Sample]:
@@ -198,7 +199,7 @@ def make_samples(folder: Path, count: int, side: int) -> list[Sample]:
         mask[y : y + side // 2, x : x + side // 2] = True
         pixels[mask] += 80
         Image.fromarray(pixels).save(folder / f"{i}-fake.jpg", quality=90)
-        image.write_mask(folder / f"{i}.png", mask)
+        write_mask(folder / f"{i}.png", mask)
         samples.append(Sample(image=folder / f"{i}-fake.jpg", mask=folder / f"{i}.png", label="fake", group=str(i)))
     return samples
 
@@ -236,7 +237,7 @@ def test_rivals_train_by_the_same_loop(name: str, recipe: dict[str, Any], tmp_pa
         case "cat-net":
             assert [row["lr"] for row in rows] == pytest.approx([5e-2 * (1 - e / 8) ** 0.9 for e in range(8)])
     result = load(run.best)(samples[1].image)
-    mask = image.read_mask(samples[1])
+    mask = read_mask(samples[1])
     assert float(result.scores[mask].mean()) > float(result.scores[~mask].mean())
 
 

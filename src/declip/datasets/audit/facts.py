@@ -19,7 +19,8 @@ from scipy import ndimage
 from declip.datasets.audit.report import Finding, Kind, Severity, make_finding
 from declip.errors import ImageError
 from declip.evaluation import metrics
-from declip.images import image
+from declip.images.mapfiles import read_mask
+from declip.images.read import read_photo
 from declip.results import Sample
 
 __all__ = ["Facts", "MaskFacts", "Picture", "alone", "inspect", "photo_of", "px", "thumb_of", "trivial"]
@@ -102,7 +103,7 @@ def inspect(sample: Sample) -> Facts:
 def _picture(path: Path) -> Picture:
     import imagehash
 
-    photo = image.read(path)
+    photo = read_photo(path)
     file_type, quality, chroma = saved_as(photo.data)
     grey = Image.fromarray(photo.pixels).convert("L")
     values = np.asarray(grey)
@@ -163,8 +164,8 @@ def _tables() -> NDArray[np.int64]:
 def _mask_facts(sample: Sample) -> MaskFacts:
     if sample.mask is None:
         raise ValueError(f"{sample.image} has no mask")
-    grey = np.asarray(Image.fromarray(image.read(sample.mask).pixels).convert("L"))
-    marked = image.read_mask(sample)
+    grey = np.asarray(Image.fromarray(read_photo(sample.mask).pixels).convert("L"))
+    marked = read_mask(sample)
     area = float(marked.mean())
     frame = float(np.concatenate([marked[0], marked[-1], marked[1:-1, 0], marked[1:-1, -1]]).mean())
     one_piece = math.nan

@@ -19,7 +19,8 @@ from declip.datasets.audit.facts import FRAME_SHARE, THUMB, Facts, thumb_of
 from declip.datasets.audit.report import Finding, make_finding
 from declip.datasets.audit.stream import stream
 from declip.evaluation import metrics
-from declip.images import image
+from declip.images.mapfiles import read_mask
+from declip.images.read import read_photo
 from declip.results import Sample
 
 __all__ = ["Verdict", "against_twins", "by_shape"]
@@ -155,13 +156,13 @@ def _pairs(samples: Sequence[Sample], facts: Sequence[Facts]) -> Iterator[tuple[
 
 def _compare(pair: _Pair) -> _Evidence | None:
     """Whether the mask holds what differs from the twin; None if none of the pictures is its twin."""
-    fake = image.read(pair.sample.image).pixels
+    fake = read_photo(pair.sample.image).pixels
     step = math.ceil(math.sqrt(fake.shape[0] * fake.shape[1] / COMPARED_PIXELS))
     fake = fake[::step, ::step]
     for twin, path in enumerate(pair.twins):
-        real = image.read(path).pixels[::step, ::step]
+        real = read_photo(path).pixels[::step, ::step]
         if _versions_of_one(fake, real):
-            mask = image.read_mask(pair.sample)
+            mask = read_mask(pair.sample)
             evidence = _judge(fake, real, mask[::step, ::step] if pair.with_mask else None, mask, MARGIN / step)
             return dataclasses.replace(evidence, twin=twin)
     return None

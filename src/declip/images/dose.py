@@ -19,7 +19,7 @@ from PIL import Image, ImageEnhance
 from scipy import ndimage
 
 from declip.errors import DeclipError, ImageError
-from declip.images import image
+from declip.images.read import read_photo
 from declip.results import check_several
 
 __all__ = ["LEVELS", "Augmentation", "Perturbation", "augment", "jitter", "perturb"]
@@ -178,7 +178,7 @@ def _saved(pixels: Pixels, file_format: Literal["JPEG", "WEBP"], quality: int) -
             picture.save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
         case "WEBP":
             picture.save(buffer, "WEBP", quality=quality, method=4)
-    return image.read(buffer.getvalue(), max_pixels=pixels.size).pixels
+    return read_photo(buffer.getvalue(), max_pixels=pixels.size).pixels
 
 
 def _to_uint8(values: NDArray[np.float32]) -> Pixels:

@@ -1,0 +1,168 @@
+"""Read and write the files of masks and score maps.
+
+Scores are kept as 16-bit grey PNGs, 65535 = 1.0; masks as 8-bit grey PNGs, 255 = manipulated.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from declip.errors import DatasetError, ImageError
+from declip.files import write_atomic
+from declip.images import damage
+from declip.images.arrays import from_image, strips
+from declip.images.decode import cause, check_pixels, format_of, pillow_allows, read_header
+from declip.images.encode import encode_png
+from declip.images.read import MAX_BYTES, MAX_PIXELS, file_bytes, read_photo, upright_size
+from declip.results import Sample
+
+__all__ = [
+    "mask_png",
+    "read_mask",
+    "read_scores",
+    "scores16",
+    "scores_png",
+    "write_mask",
+    "write_scores",
+]
+
+
+def read_mask(sample: Sample, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:
+    """The mask of a sample: (H, W) bool at the mask file's own size, True = manipulated, whatever the file's polarity.
+
+    Values above half of the range count as white, and so do transparent pixels. A real sample without a mask file
+    gives all False at the size of its upright image. Raises ImageError for a file that cannot be read, DatasetError
+    for a fake without a mask.
+    """
+    if sample.mask is None:
+        if sample.label == "fake":
+            raise DatasetError(f"{sample.image}: a fake sample without a mask; give it one, or label it real")
+        return np.zeros(upright_size(sample.image, max_pixels), dtype=bool)
+    grey = from_image(Image.fromarray(read_photo(sample.mask, max_pixels=max_pixels).pixels).convert("L"))
+    return np.asarray(grey > 127 if sample.fake_is == "white" else grey <= 127)
+
+
+def scores16(scores: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """(H, W) scores in [0, 1] → (H, W) uint16, 65535 = 1.0: what is kept of them, to 1/131070.
+
+    Raises ValueError for what is no map of scores.
+    """
+    if scores.ndim != 2 or 0 in scores.shape:
+        raise ValueError(f"scores have shape {scores.shape}; expected (H, W), H and W > 0")
+    grey = np.empty(scores.shape, dtype=np.uint16)
+    for rows in strips(*scores.shape):
+        strip = scores[rows]
+        if not (strip.min() >= 0 and strip.max() <= 1):
+            raise ValueError("scores are outside [0, 1] or not finite; expected the scores of a Localization")
+        grey[rows] = np.rint(strip * np.float32(65535))
+    return grey
+
+
+def scores_png(scores: NDArray[np.float32]) -> bytes:
+    """(H, W) scores in [0, 1] as the bytes of a 16-bit grey PNG, 65535 = 1.0."""
+    return encode_png(scores16(scores))
+
+
+def write_scores(path: str | Path, scores: NDArray[np.float32]) -> None:
+    """Keep (H, W) scores in [0, 1] as a 16-bit grey PNG, 65535 = 1.0; `read_scores` gives them back to 1/131070."""
+    write_atomic(path, scores_png(scores))
+
+
+def read_scores(path: str | Path) -> NDArray[np.float32]:
+    """Read scores, (H, W) float32, that were kept by `write_scores` or made elsewhere.
+
+    PNG or TIFF, grey of 8 or 16 bits: 1.0 = its full scale. TIFF of floats: in [0, 1]. .npy, or the array "map" of a
+    .npz (as TruFor writes it): floats in [0, 1] (not logits), bool, or uint8 or uint16 of full scale; (H, W), or with
+    axes of length 1. Raises ImageError for anything else.
+    """
+    name = str(path)
+    data = file_bytes(Path(path), name, MAX_BYTES)
+    suffix = Path(path).suffix.lower()
+    if suffix in (".npy", ".npz"):
+        return _score_array(_load_npz(data, name) if suffix == ".npz" else _load_npy(data, name), name)
+    kind = format_of(data, name)
+    if kind not in ("PNG", "TIFF"):
+        raise ImageError(name, "format", "not a PNG, a TIFF, a .npy or a .npz; expected grey scores in one of these")
+    image = read_header(data, name)
+    check_pixels(image, name, MAX_PIXELS)
+    fault = damage.fault(data, "PNG") if kind == "PNG" else damage.tiff_fault(image)
+    if fault is not None:
+        raise ImageError(name, "corrupt", f"this {kind} is truncated or damaged: {fault}")
+    if image.mode not in ("L", "I;16", "I", *(("F", "I;16B") if kind == "TIFF" else ())):
+        expected = "grey of 8 or 16 bits" + (" or of floats" if kind == "TIFF" else "")
+        raise ImageError(name, "format", f"a {kind} of mode {image.mode}; expected {expected}")
+    mode = image.mode
+    _decode_as_it_is(image, name)
+    if mode == "F":
+        return _score_array(np.asarray(image), name)
+    scores = np.asarray(image).astype(np.float32)
+    scores /= np.float32(255 if mode == "L" else 65535)
+    return scores
+
+
+def _decode_as_it_is(image: Image.Image, name: str) -> None:
+    try:
+        with pillow_allows(image.width * image.height):
+            image.load()
+    except Exception as error:  # see open_image
+        raise ImageError(name, "corrupt", f"the picture is truncated or damaged: {cause(error)}") from error
+
+
+def _load_npy(data: bytes, name: str) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ImageError(name, "corrupt", f"this .npy cannot be read as one array of numbers: {error}") from error
+    return array
+
+
+def _load_npz(data: bytes, name: str) -> NDArray[Any]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = [member.removesuffix(".npy") for member in archive.namelist()]
+            if "map" not in names:
+                raise ImageError(
+                    name, "input", f'this .npz holds the arrays {names[:20]}; expected scores under the name "map"'
+                )
+            if archive.getinfo("map.npy").file_size > 8 * MAX_PIXELS + 4096:
+                raise ImageError(name, "too-large", f'its array "map" is larger than {MAX_PIXELS} values')
+            body = archive.read("map.npy")
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        raise ImageError(name, "corrupt", f"this .npz cannot be read: {cause(error)}") from error
+    return _load_npy(body, name)
+
+
+def _score_array(array: NDArray[Any], name: str) -> NDArray[np.float32]:
+    scores = array.squeeze()
+    if scores.ndim != 2 or 0 in scores.shape:
+        raise ImageError(name, "input", f"an array of shape {array.shape}; expected scores (H, W)")
+    if scores.dtype in (np.uint8, np.uint16):
+        return np.asarray(scores / np.float32(np.iinfo(scores.dtype).max), np.float32)
+    if scores.dtype != np.bool_ and not np.issubdtype(scores.dtype, np.floating):
+        raise ImageError(name, "input", f"an array of {scores.dtype}; expected floats in [0, 1], bool, uint8 or uint16")
+    scores = np.array(scores, np.float32, order="C")
+    if not (scores.min() >= 0 and scores.max() <= 1):  # not: also catches nan
+        raise ImageError(
+            name, "input", f"values from {scores.min():g} to {scores.max():g}; expected scores in [0, 1], not logits"
+        )
+    return scores
+
+
+def mask_png(mask: NDArray[np.bool_]) -> bytes:
+    """A (H, W) bool mask as the bytes of an 8-bit grey PNG, 255 = manipulated."""
+    if mask.ndim != 2 or 0 in mask.shape or mask.dtype != np.bool_:
+        raise ValueError(f"the mask is {mask.dtype} {mask.shape}; expected bool (H, W), H and W > 0")
+    return encode_png(mask.view(np.uint8) * np.uint8(255))
+
+
+def write_mask(path: str | Path, mask: NDArray[np.bool_]) -> None:
+    """Keep a (H, W) bool mask as an 8-bit grey PNG, 255 = manipulated."""
+    write_atomic(path, mask_png(mask))
