@@ -34,6 +34,7 @@ __all__ = [
     "printable",
     "read_text",
     "temporary",
+    "visible",
     "walk",
     "write_atomic",
     "write_together",
@@ -142,6 +143,11 @@ def encode(text: str) -> bytes:
 def printable(text: str) -> str:
     """The text with its lone surrogates escaped, as `encode` writes them."""
     return encode(text).decode("utf-8")
+
+
+def visible(text: str) -> str:
+    """Return the text with each unprintable character as its code: control characters, marks that turn the writing."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def decode(data: bytes, *, names: bool = False) -> str:

@@ -30,7 +30,7 @@ from declip.errors import ImageError
 from declip.images.decode import read_header
 from declip.images.orientation import to_upright
 from declip.images.read import read_photo
-from declip.provenance import LONGEST, Field, Provenance, cut
+from declip.provenance.result import LONGEST, Field, Provenance, cut
 from declip.results import Photo
 
 __all__ = ["LONGEST", "Field", "JpegTables", "Metadata", "jpeg_quality", "read"]
