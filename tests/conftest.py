@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+STORED = Path(__file__).parent / "data"
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +24,10 @@ def one_torch_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """One small tiled model as (.safetensors, .onnx), exported once per session."""
-    from declip.models import export
-    from tests.tiny import save_tiny, tiled_spec
-
+    """One small tiled model as (.safetensors, .onnx): copies of the stored ones, see `tests.tiny.tiled_spec`."""
     folder = tmp_path_factory.mktemp("tiny")
-    source = save_tiny(folder / "tiny.safetensors", tiled_spec())
-    return source, export.to_onnx(source, folder / "tiny.onnx")
+    first, second = (Path(shutil.copy(STORED / name, folder)) for name in ("tiny.safetensors", "tiny.onnx"))
+    return first, second
 
 
 @pytest.fixture(autouse=True)

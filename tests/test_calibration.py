@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from PIL import Image
 from scipy import special
 
 import declip
-from declip import calibration
+from declip import calibration, testing
 from declip.engines.engines import open_engine, with_spec
 from declip.errors import DatasetError, DeclipError, SpecError, WeightsError
 from declip.images.mapfiles import read_mask, write_mask
@@ -24,7 +25,8 @@ from declip.localize.localizer import Localizer
 from declip.models.weights import sha256_of
 from declip.regions import find_parts
 from declip.results import Localization, Photo, Sample
-from declip.spec import BackboneSpec, Calibration, DecoderSpec, ModelSpec, Precision
+from declip.spec import Calibration
+from declip.testing import FakeEngine, brightness
 
 ROOT = Path(__file__).resolve().parents[1]
 PHOTOS = ROOT.parent / "shared" / "data" / "photos" / "calibrate"
@@ -187,24 +189,12 @@ def test_saturated_scores_have_a_temperature() -> None:
 # --- measuring ------------------------------------------------------------------------------------------------------
 
 
-class FakeEngine:
+SPEC = dataclasses.replace(testing.SPEC, input_size=64, output_size=64, threshold=0.4)
+
+
+def engine_of(**fields: Any) -> FakeEngine:
     """Logits = 12 × normalised brightness, three times the log-odds that `fakes` draws its masks by."""
-
-    spec = ModelSpec(
-        backbones=(BackboneSpec(name="residual-statistics", layer=0),),
-        decoder=DecoderSpec(kind="linear"),
-        input_size=64,
-        output_size=64,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        threshold=0.4,
-    )
-    model = "fake"
-    sha256 = "00" * 32
-    precision: Precision = "exact"
-
-    def logits(self, inputs: Mapping[str, Any]) -> Any:
-        return np.float32(12) * inputs["image"].mean(axis=1)
+    return FakeEngine(dataclasses.replace(SPEC, **fields), partial(brightness, side=64, gain=12))
 
 
 def save(path: Path, grey: NDArray[np.uint8]) -> Path:
@@ -243,7 +233,7 @@ def evidence(localizer: Localizer, photos: Sequence[Path], threshold: float) -> 
 
 def test_without_samples_only_the_untouched_are_new(tmp_path: Path) -> None:
     photos = reals(tmp_path, 120)
-    localizer = Localizer(FakeEngine())
+    localizer = Localizer(engine_of())
     outcome = calibration.measure(localizer, photos)
     assert outcome == calibration.Outcome(
         calibration=Calibration(
@@ -259,13 +249,12 @@ def test_without_samples_only_the_untouched_are_new(tmp_path: Path) -> None:
 
 def test_a_planted_miscalibration_is_found(tmp_path: Path) -> None:
     photos, samples = reals(tmp_path, 40), fakes(tmp_path)
-    outcome = calibration.measure(Localizer(FakeEngine()), photos, rates=(0.05,), samples=samples)
+    outcome = calibration.measure(Localizer(engine_of()), photos, rates=(0.05,), samples=samples)
     found = outcome.calibration
     assert found.temperature == pytest.approx(3, rel=0.05)
     assert (outcome.fakes, outcome.lost, found.photos) == (10, 0, (40, 0, 0))
     # All else is measured on scores of the new temperature.
-    engine = FakeEngine()
-    engine.spec = dataclasses.replace(engine.spec, calibration=Calibration(temperature=found.temperature))
+    engine = engine_of(calibration=Calibration(temperature=found.temperature))
     localizer = Localizer(engine)
     made = [
         Calibration(
@@ -284,10 +273,9 @@ def test_a_planted_miscalibration_is_found(tmp_path: Path) -> None:
 def test_a_temperature_that_is_there_already_changes_nothing(tmp_path: Path) -> None:
     """What is refitted is the temperature of the logits, not a second one on top."""
     photos, samples = reals(tmp_path, 40), fakes(tmp_path)
-    engine = FakeEngine()
-    engine.spec = dataclasses.replace(engine.spec, calibration=Calibration(temperature=2.5, threshold=0.1))
+    engine = engine_of(calibration=Calibration(temperature=2.5, threshold=0.1))
     fresh, again = (
-        calibration.measure(Localizer(each), photos, rates=(0.05,), samples=samples) for each in (FakeEngine(), engine)
+        calibration.measure(Localizer(each), photos, rates=(0.05,), samples=samples) for each in (engine_of(), engine)
     )
     assert again.calibration.temperature == pytest.approx(fresh.calibration.temperature, rel=1e-3)
     assert again.calibration.threshold == fresh.calibration.threshold
@@ -297,7 +285,7 @@ def test_a_temperature_that_is_there_already_changes_nothing(tmp_path: Path) -> 
 
 def test_what_cannot_be_read_is_left_out_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     photos, samples = reals(tmp_path, 30), fakes(tmp_path)
-    sound = calibration.measure(Localizer(FakeEngine()), photos, rates=(0.05,), samples=samples)
+    sound = calibration.measure(Localizer(engine_of()), photos, rates=(0.05,), samples=samples)
     (tmp_path / "torn.png").write_bytes(photos[0].read_bytes()[:-60])
     again = tmp_path / "again.png"
     again.write_bytes(photos[3].read_bytes())
@@ -310,7 +298,7 @@ def test_what_cannot_be_read_is_left_out_and_named(tmp_path: Path, caplog: pytes
     caplog.set_level(logging.WARNING)
     caplog.clear()
     real = Sample(image=photos[0], label="real")
-    outcome = calibration.measure(Localizer(FakeEngine()), given, rates=(0.05,), samples=[*bad, real, *samples])
+    outcome = calibration.measure(Localizer(engine_of()), given, rates=(0.05,), samples=[*bad, real, *samples])
     assert outcome == dataclasses.replace(sound, unreadable=2, repeated=2, lost=3)
     left_out = [record.getMessage() for record in caplog.records if record.getMessage().startswith("left out")]
     assert len(left_out) == 5
@@ -320,16 +308,16 @@ def test_what_cannot_be_read_is_left_out_and_named(tmp_path: Path, caplog: pytes
 
 def test_the_guarantee_counts_only_what_was_read(tmp_path: Path) -> None:
     photos = reals(tmp_path, 19)
-    assert calibration.measure(Localizer(FakeEngine()), photos, rates=(0.05,)).calibration.photos == (19, 0, 0)
+    assert calibration.measure(Localizer(engine_of()), photos, rates=(0.05,)).calibration.photos == (19, 0, 0)
     photos[4].write_text("no picture")
     with pytest.raises(
         DatasetError, match="cannot be guaranteed by 18 untouched photos of one size; it needs at least 19"
     ):
-        calibration.measure(Localizer(FakeEngine()), photos, rates=(0.05,))
+        calibration.measure(Localizer(engine_of()), photos, rates=(0.05,))
 
 
 def test_too_few_photos_are_refused_before_any_is_localized(tmp_path: Path) -> None:
-    engine = FakeEngine()
+    engine = engine_of()
     engine.logits = None  # type: ignore[assignment,method-assign]
     photos = reals(tmp_path, 18)
     with pytest.raises(DatasetError, match="by 18 untouched photos of one size; it needs at least 19"):
@@ -346,7 +334,7 @@ def test_few_photos_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 
     def said(count: int, rates: tuple[float, ...]) -> list[str]:
         caplog.clear()
-        calibration.measure(Localizer(FakeEngine()), photos[:count], rates=rates)
+        calibration.measure(Localizer(engine_of()), photos[:count], rates=rates)
         lines = [record.getMessage() for record in caplog.records]
         assert lines[-2:] == [
             f"photos {size} get no verdict: there are only 0 untouched photos" for size in ("0.5 to 3 MP", "over 3 MP")
@@ -363,7 +351,7 @@ def test_few_photos_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 def test_pieces_of_large_photos_are_compared_with_as_well(tmp_path: Path) -> None:
     photos = reals(tmp_path, 20)
     large = save(tmp_path / "large.png", np.random.default_rng(3).integers(0, 200, (900, 1800), np.uint8))
-    found = calibration.measure(Localizer(FakeEngine()), [*photos, large], rates=(0.05,), pieces=4).calibration
+    found = calibration.measure(Localizer(engine_of()), [*photos, large], rates=(0.05,), pieces=4).calibration
     assert found.photos == (20, 1, 0)
     assert [len(values) for values in found.untouched] == [20, 3, 0]  # the photo, and its halves
 
@@ -371,7 +359,7 @@ def test_pieces_of_large_photos_are_compared_with_as_well(tmp_path: Path) -> Non
 def test_limits_hold_for_what_is_cut_into_pieces(tmp_path: Path) -> None:
     photos = reals(tmp_path, 20)
     large = save(tmp_path / "large.png", np.random.default_rng(3).integers(0, 200, (900, 1800), np.uint8))
-    limited = Localizer(FakeEngine(), max_pixels=900 * 1800 - 1)
+    limited = Localizer(engine_of(), max_pixels=900 * 1800 - 1)
     found = calibration.measure(limited, [*photos, large], rates=(0.05,), pieces=4)
     assert (found.calibration.photos, found.unreadable) == ((20, 0, 0), 1)
 

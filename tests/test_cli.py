@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -25,8 +25,8 @@ from declip.images.read import MAX_BYTES, MAX_PIXELS
 from declip.localize import localizer
 from declip.localize.localizer import Localizer
 from declip.results import Sample
-from declip.spec import BackboneSpec, Calibration, DecoderSpec, ModelSpec, Precision
-from tests.fakes import calibration
+from declip.spec import Calibration
+from tests.fakes import fake_engine
 
 MINI = Path(declip.__file__).parent / "assets" / "mini.onnx"
 needs_mini = pytest.mark.skipif(not MINI.is_file(), reason="the embedded model is not built yet")
@@ -59,36 +59,15 @@ KEYS = [
 LIMITS = {"max_pixels": MAX_PIXELS, "max_bytes": MAX_BYTES}
 
 
-class FakeEngine:
-    """Bright is manipulated: logits = 8 × normalised brightness, at half the input's size."""
-
-    spec = ModelSpec(
-        backbones=(BackboneSpec(name="residual-statistics", layer=0),),
-        decoder=DecoderSpec(kind="linear"),
-        input_size=32,
-        output_size=16,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        calibration=calibration(),
-    )
-    model = "fake"
-    sha256 = "00" * 32
-    precision: Precision = "exact"
-
-    def logits(self, inputs: Mapping[str, Any]) -> Any:
-        grey = inputs["image"].mean(axis=1)
-        return np.float32(8) * grey.reshape(len(grey), 16, 2, 16, 2).mean(axis=(2, 4))
-
-
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Replace the model by FakeEngine; gives the arguments `load` was called with."""
+    """Replace the model by a fake; gives the arguments `load` was called with."""
     seen: dict[str, Any] = {}
 
     def load(model: Any = None, **options: Any) -> Localizer:
         seen.update(options, model=model)
         kept = {key: options[key] for key in ("mode", "threshold", *LIMITS) if key in options}
-        return Localizer(FakeEngine(), **kept)
+        return Localizer(fake_engine(), **kept)
 
     monkeypatch.setattr(localizer, "load", load)
     return seen
@@ -359,7 +338,7 @@ def test_limits_and_pages_reach_the_library(
 
 
 def samples(folder: Path, **changes: Any) -> Path:
-    """A manifest of two fakes, of which FakeEngine flags the bright half, and an untouched dark picture."""
+    """A manifest of two fakes, of which the fake model flags the bright half, and an untouched dark picture."""
     from declip import datasets
 
     found = []

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from declip.models import checkpoint
+from declip.models import checkpoint, export
 from declip.nn.model import DeclipNet, build
 from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
 
 VIT = "test_vit"  # 6 blocks, width 64, patches of 16 px, a class token
 RESNET = "test_resnet"  # stem and 4 stages, BatchNorm
+STORED = Path(__file__).parent / "data"
 RESIDUALS = BackboneSpec(name="residual-statistics", layer=0)
 NARROW = (8, 8, 8, 8)
 
@@ -30,14 +31,18 @@ def tiny_spec(*backbones: BackboneSpec, **fields: Any) -> ModelSpec:
 
 
 def tiled_spec(**fields: Any) -> ModelSpec:
-    """As the embedded model: residual statistics and a frozen backbone, a narrow decoder, tiled, a map of half size."""
+    """As the embedded model: residual statistics and a frozen backbone, a narrow decoder, tiled, a map of half size.
+
+    `data/tiny.safetensors` and `data/tiny.onnx` hold the network of this spec and seed 0; `python -m tests.tiny` makes
+    them anew.
+    """
     given: dict[str, Any] = {
         "decoder": DecoderSpec(kind="dilated", widths=(8, 8, 8)),
         "mode": "tiled",
         "overlap": 16,
         "output_size": 32,
     }
-    return tiny_spec(RESIDUALS, BackboneSpec(name=VIT, layer=1), **{**given, **fields})
+    return tiny_spec(RESIDUALS, BackboneSpec(name=RESNET, layer=1), **{**given, **fields})
 
 
 def randomise(net: nn.Module, seed: int = 0) -> None:
@@ -68,3 +73,7 @@ def tiny_net(spec: ModelSpec, seed: int = 0) -> DeclipNet:
 def save_tiny(path: Path, spec: ModelSpec, seed: int = 0) -> Path:
     """A checkpoint of `tiny_net`."""
     return checkpoint.save(tiny_net(spec, seed), spec, path)
+
+
+if __name__ == "__main__":
+    export.to_onnx(save_tiny(STORED / "tiny.safetensors", tiled_spec()), STORED / "tiny.onnx")

@@ -24,32 +24,14 @@ from declip.batch.rows import decode_mask
 from declip.batch.worker import Care, Weights, Worker, localize_part
 from declip.images.read import read_photo
 from declip.localize.localizer import Localizer, load
-from declip.spec import BackboneSpec, DecoderSpec, ModelSpec, Precision
+from declip.testing import SPEC, FakeEngine, brightness
 
 
-class FakeEngine:
-    """Bright is manipulated; notes the sizes of its batches. A picture all white is what it dies of."""
-
-    def __init__(self) -> None:
-        self.spec = ModelSpec(
-            backbones=(BackboneSpec(name="residual-statistics", layer=0),),
-            decoder=DecoderSpec(kind="linear"),
-            input_size=32,
-            output_size=16,
-            mean=(0.5, 0.5, 0.5),
-            std=(0.5, 0.5, 0.5),
-        )
-        self.model = "fake"
-        self.sha256 = "00" * 32
-        self.precision: Precision = "exact"
-        self.batches: list[int] = []
-
-    def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        grey = inputs["image"].mean(axis=1)
-        if (grey == 1).all(axis=(1, 2)).any():
-            raise Killed
-        self.batches.append(len(grey))
-        return np.float32(8) * grey.reshape(len(grey), 16, 2, 16, 2).mean(axis=(2, 4))
+def deadly(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Bright is manipulated; a picture all white is what it dies of."""
+    if (images == 1).all(axis=(1, 2, 3)).any():
+        raise Killed
+    return brightness(images, 16)
 
 
 class Killed(BaseException):
@@ -223,7 +205,7 @@ def test_a_file_that_kills_becomes_a_row(tmp_path: Path) -> None:
         touch = (lambda places: attempts.touch(0, places)) if before else (lambda places: None)
         with pytest.raises(Killed):
             care = Care(alone=frozenset(alone), fatal=frozenset(fatal), touch=touch)
-            localize_part(Localizer(FakeEngine()), uris, "fake", care)
+            localize_part(Localizer(FakeEngine(SPEC, deadly)), uris, "fake", care)
     before, alone, fatal = attempts.begin(0)
     assert (before, fatal) == (3, [4]) and set(alone) == {0, 1, 2, 3, 5, 6, 7}
     engine = FakeEngine()

@@ -24,7 +24,7 @@ from declip.evaluation import Evaluation, Figures, Maps, Row, evaluate, evaluati
 from declip.images.mapfiles import read_mask, write_mask, write_scores
 from declip.localize.localizer import Localizer
 from declip.results import Localization, MaskRule, Sample
-from declip.spec import BackboneSpec, DecoderSpec, ModelSpec, Precision
+from declip.testing import SPEC, FakeEngine
 from tests.evaluation.test_metrics import EMPTY, GOLDEN, golden_pair
 from tests.fakes import calibration
 
@@ -487,25 +487,10 @@ def test_maps_give_what_the_model_gave(data: Data) -> None:
 # --- the protocol card ----------------------------------------------------------------------------------------------
 
 
-class BrightEngine:
-    """Bright is manipulated."""
-
-    spec = ModelSpec(
-        backbones=(BackboneSpec(name="residual-statistics", layer=0),),
-        decoder=DecoderSpec(kind="linear"),
-        input_size=32,
-        output_size=16,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        calibration=calibration(threshold=0.75),
+def bright() -> FakeEngine:
+    return FakeEngine(
+        dataclasses.replace(SPEC, calibration=calibration(threshold=0.75)), model="mini", sha256="ab" * 32
     )
-    model = "mini"
-    sha256 = "ab" * 32
-    precision: Precision = "exact"
-
-    def logits(self, inputs: Mapping[str, Any]) -> Any:
-        grey = inputs["image"].mean(axis=1)
-        return np.float32(8) * grey.reshape(len(grey), 16, 2, 16, 2).mean(axis=(2, 4))
 
 
 def test_the_card_says_what_was_done(tmp_path: Path) -> None:
@@ -514,7 +499,7 @@ def test_the_card_says_what_was_done(tmp_path: Path) -> None:
     Image.fromarray(np.repeat(mask[:, :, None] * np.uint8(255), 3, 2)).save(tmp_path / "a.png")
     write_mask(tmp_path / "mask.png", ~mask)
     sample = Sample(image=tmp_path / "a.png", mask=tmp_path / "mask.png", fake_is="black", label="fake", split="test")
-    result = evaluate(Localizer(BrightEngine()), [sample])
+    result = evaluate(Localizer(bright()), [sample])
     assert result.mean.auc > 0.99 and result.mean.iou > 0.9
     assert set(result.protocol) >= {"input size", "resize", "threshold", "polarity", "borders", "averaging"}
     assert set(result.protocol) >= {"reals included", "empty rule", "training set", "file formats"}
@@ -527,7 +512,7 @@ def test_the_card_says_what_was_done(tmp_path: Path) -> None:
     assert card["polarity"] == "black = manipulated in 1 mask files"
     assert card["samples"] == "1 fakes, 0 reals, 0 failed; splits: test 1"
     assert card["file formats"] == "fakes: png 1"
-    tiled = evaluate(Localizer(BrightEngine(), mode="tiled"), [sample], threshold=0.5).protocol
+    tiled = evaluate(Localizer(bright(), mode="tiled"), [sample], threshold=0.5).protocol
     assert tiled["input size"] == "tiles of 32×32 px at native resolution, overlap 8 px"
     assert tiled["threshold"] == "scores >= 0.5 (given)"
     assert tiled["calibrated threshold"].startswith("none")

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import declip
+from declip import testing
 from declip.engines import engines
 from declip.errors import ImageError, SpecError, WeightsError
 from declip.images.read import read_photo
@@ -33,51 +34,33 @@ from declip.models import weights
 from declip.models.catalog import MODELS
 from declip.nn import lean
 from declip.results import Localization, MaskRule, Photo
-from declip.spec import BackboneSpec, Calibration, DecoderSpec, ModelSpec, Precision
+from declip.spec import Calibration
+from declip.testing import Compute, FakeEngine
 
-Compute = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-
-
-def spec_of(**fields: Any) -> ModelSpec:
-    """Tiled, 256 px in, a map of 64; pictures reach the engine in [0, 1]."""
-    given: dict[str, Any] = {
-        "backbones": (BackboneSpec(name="residual-statistics", layer=0),),
-        "decoder": DecoderSpec(kind="dilated", widths=(8, 8)),
-        "input_size": 256,
-        "output_size": 64,
-        "mean": (0.0, 0.0, 0.0),
-        "std": (1.0, 1.0, 1.0),
-        "mode": "tiled",
-        "overlap": 64,
-    }
-    return ModelSpec(**{**given, **fields})
+# Tiled, 256 px in, a map of 64; pictures reach the engine in [0, 1].
+SPEC = dataclasses.replace(
+    testing.SPEC,
+    input_size=256,
+    output_size=64,
+    mean=(0.0, 0.0, 0.0),
+    std=(1.0, 1.0, 1.0),
+    mode="tiled",
+    overlap=64,
+)
 
 
-class FakeEngine:
-    """Logits by a plain function of the batch (N, 3, S, S) → (N, T, T); remembers every batch."""
+def engine_of(compute: Compute, **fields: Any) -> FakeEngine:
+    return FakeEngine(dataclasses.replace(SPEC, **fields), compute)
 
-    model = "fake"
-    sha256 = "0" * 64
-    precision: Precision = "exact"
 
-    def __init__(self, compute: Compute, **fields: Any) -> None:
-        self.spec = spec_of(**fields)
-        self.compute = compute
-        self.batches: list[NDArray[np.float32]] = []
+def noted(compute: Compute, seen: list[NDArray[np.float32]]) -> Compute:
+    """The same, and every batch is kept in seen."""
 
-    @property
-    def tiles(self) -> int:
-        return sum(len(batch) for batch in self.batches)
+    def note(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        seen.append(batch)
+        return compute(batch)
 
-    def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        batch = inputs["image"]
-        size, out = self.spec.input_size, self.spec.output_size
-        assert batch.dtype == np.float32
-        assert batch.shape[1:] == (3, size, size)
-        self.batches.append(batch)
-        logits = self.compute(batch)
-        assert logits.shape == (len(batch), out, out)
-        return logits.astype(np.float32)
+    return note
 
 
 def to_logits(scores: NDArray[Any]) -> NDArray[np.float32]:
@@ -117,7 +100,7 @@ SIZES = [(1, 1), (1, 5000), (5000, 1), (2, 3), (255, 255), (256, 256), (257, 257
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 def test_a_constant_model_yields_no_grid(size: tuple[int, int]) -> None:
-    result = Localizer(FakeEngine(constant(0.3)))(noise(*size))
+    result = Localizer(engine_of(constant(0.3)))(noise(*size))
     assert result.scores.shape == size
     assert result.scores.dtype == np.float32
     assert float(np.abs(result.scores - 0.3).max()) < 1e-6
@@ -130,9 +113,9 @@ def test_a_constant_model_yields_no_grid(size: tuple[int, int]) -> None:
     [((1, 1), 1), ((256, 256), 1), ((257, 256), 2), ((448, 448), 4), ((449, 448), 6), ((700, 300), 8), ((1, 5000), 26)],
 )
 def test_windows_cover_the_photo_with_the_overlap_they_should(size: tuple[int, int], tiles: int) -> None:
-    engine = FakeEngine(constant(0.3))
+    engine = engine_of(constant(0.3))
     Localizer(engine)(noise(*size))
-    assert engine.tiles == tiles
+    assert sum(engine.batches) == tiles
 
 
 @pytest.mark.parametrize(
@@ -142,7 +125,7 @@ def test_every_pixel_lands_where_it_was(size: int, out: int, overlap: int) -> No
     """The model that answers with the brightness draws the photo, as if it had been seen in one piece."""
     ratio = size // out
     pixels = waves(8 * ratio + 500, 12 * ratio + 333)
-    engine = FakeEngine(brightness(out), input_size=size, output_size=out, overlap=overlap)
+    engine = engine_of(brightness(out), input_size=size, output_size=out, overlap=overlap)
     result = Localizer(engine)(pixels)
     height, width = pixels.shape[:2]
     cells = (-(-height // ratio), -(-width // ratio))
@@ -152,7 +135,7 @@ def test_every_pixel_lands_where_it_was(size: int, out: int, overlap: int) -> No
     assert float(np.abs(result.scores - expected).max()) < 1e-5
     if ratio <= 4:
         assert float(np.abs(result.scores - pixels[:, :, 0] / 255).max()) < 0.03
-    assert engine.tiles >= 4
+    assert sum(engine.batches) >= 4
 
 
 def test_windows_that_disagree_are_blended_smoothly() -> None:
@@ -163,7 +146,7 @@ def test_windows_that_disagree_are_blended_smoothly() -> None:
         levels = np.array([0.2 if next(turn) % 2 else 0.8 for _ in batch])
         return np.broadcast_to(to_logits(levels)[:, None, None], (len(batch), 64, 64))
 
-    scores = Localizer(FakeEngine(compute))(noise(900, 1100)).scores
+    scores = Localizer(engine_of(compute))(noise(900, 1100)).scores
     assert float(scores.min()) == pytest.approx(0.2, abs=1e-4)
     assert float(scores.max()) == pytest.approx(0.8, abs=1e-4)
     # The steepest slope of half a cosine of height 0.6 over 64 px.
@@ -178,10 +161,10 @@ def test_a_small_photo_is_padded_by_reflection_and_the_padding_does_not_count() 
         logits[:, :25, :30] = -2.0  # 100 × 120 px of 4 × 4
         return logits
 
-    engine = FakeEngine(compute)
+    batches: list[NDArray[np.float32]] = []
     pixels = noise(100, 120)
-    result = Localizer(engine)(pixels)
-    seen = engine.batches[0][0] * 255
+    result = Localizer(engine_of(noted(compute, batches)))(pixels)
+    seen = batches[0][0] * 255
     np.testing.assert_allclose(seen[:, :100, :120], pixels.transpose(2, 0, 1), atol=1e-4)
     np.testing.assert_allclose(seen[:, 100:199, :120], pixels.transpose(2, 0, 1)[:, 98::-1], atol=1e-4)
     np.testing.assert_allclose(seen[:, :100, 120:239], pixels.transpose(2, 0, 1)[:, :, 118::-1], atol=1e-4)
@@ -190,17 +173,17 @@ def test_a_small_photo_is_padded_by_reflection_and_the_padding_does_not_count() 
 
 
 def test_a_line_of_pixels_is_padded_by_its_edge() -> None:
-    engine = FakeEngine(constant(0.5))
+    batches: list[NDArray[np.float32]] = []
     pixels = noise(1, 300)
-    Localizer(engine)(pixels)
-    seen = engine.batches[0][0] * 255
+    Localizer(engine_of(noted(constant(0.5), batches)))(pixels)
+    seen = batches[0][0] * 255
     np.testing.assert_allclose(seen, np.repeat(pixels[:, :256].transpose(2, 0, 1), 256, axis=1), atol=1e-4)
 
 
 def test_the_overlap_of_a_whole_model_run_tiled_is_a_quarter() -> None:
-    engine = FakeEngine(constant(0.3), mode="whole", overlap=0)
+    engine = engine_of(constant(0.3), mode="whole", overlap=0)
     Localizer(engine, mode="tiled")(noise(256, 449))
-    assert engine.tiles == 3  # 0, 192, 193
+    assert sum(engine.batches) == 3  # 0, 192, 193
 
 
 # ── whole ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -208,18 +191,19 @@ def test_the_overlap_of_a_whole_model_run_tiled_is_a_quarter() -> None:
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 def test_whole_squashes_the_photo_and_scores_it_at_its_own_size(size: tuple[int, int]) -> None:
-    engine = FakeEngine(constant(0.7), mode="whole")
+    batches: list[NDArray[np.float32]] = []
+    engine = engine_of(noted(constant(0.7), batches), mode="whole")
     pixels = noise(*size)
     result = Localizer(engine)(pixels)
-    assert engine.tiles == 1
-    np.testing.assert_array_equal(engine.batches[0][0], to_input(pixels, engine.spec))
+    assert sum(engine.batches) == 1
+    np.testing.assert_array_equal(batches[0][0], to_input(pixels, engine.spec))
     assert result.scores.shape == size
     assert float(np.abs(result.scores - 0.7).max()) < 1e-6
 
 
 def test_whole_maps_follow_the_photo() -> None:
     pixels = waves(600, 400)
-    result = Localizer(FakeEngine(brightness(64), mode="whole"))(pixels)
+    result = Localizer(engine_of(brightness(64), mode="whole"))(pixels)
     assert float(np.abs(result.scores - pixels[:, :, 0] / 255).max()) < 0.05
 
 
@@ -227,7 +211,7 @@ def test_the_temperature_divides_the_logits() -> None:
     calibration = Calibration(temperature=2.0)
     compute: Compute = lambda batch: np.full((len(batch), 64, 64), 3.0, np.float32)  # noqa: E731
     for mode in ("whole", "tiled"):
-        result = Localizer(FakeEngine(compute, mode=mode, calibration=calibration))(noise(80, 90))
+        result = Localizer(engine_of(compute, mode=mode, calibration=calibration))(noise(80, 90))
         assert float(result.scores[5, 5]) == pytest.approx(1 / (1 + np.exp(-1.5)), abs=1e-6)
 
 
@@ -261,12 +245,12 @@ def with_high(count: int, side: int) -> NDArray[np.float64]:
 )
 def test_image_scores_by_hand(mode: str, kind: str, side: int, high: int, expected: float) -> None:
     fields = {"input_size": 128, "output_size": side, "overlap": 32, "mode": mode, "image_score": kind}
-    result = Localizer(FakeEngine(fixed(with_high(high, side)), **fields))(noise(128, 128))
+    result = Localizer(engine_of(fixed(with_high(high, side)), **fields))(noise(128, 128))
     assert result.score == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_score_of_a_photo_of_fewer_than_64_values_is_their_mean() -> None:
-    result = Localizer(FakeEngine(constant(0.3), image_score="top"))(noise(9, 10))
+    result = Localizer(engine_of(constant(0.3), image_score="top"))(noise(9, 10))
     assert result.score == pytest.approx(0.3, abs=1e-6)
 
 
@@ -275,7 +259,7 @@ def test_the_mean_logit_is_divided_by_the_temperature_like_every_logit() -> None
     logits[:, :8] = 4.0
     for mode in ("whole", "tiled"):
         fields = {"input_size": 64, "output_size": 16, "overlap": 16, "mode": mode, "image_score": "mean-logit"}
-        engine = FakeEngine(lambda _: logits, calibration=Calibration(temperature=4.0), **fields)
+        engine = engine_of(lambda _: logits, calibration=Calibration(temperature=4.0), **fields)
         assert Localizer(engine)(noise(64, 64)).score == pytest.approx(1 / (1 + np.exp(-0.5)), abs=1e-6)
 
 
@@ -300,19 +284,19 @@ CALIBRATION = Calibration(
 def test_a_verdict_needs_a_calibration_of_this_very_mode_and_precision(
     score: float, verdict: str, rank: float, rate: float, area: float
 ) -> None:
-    engine = FakeEngine(constant(score), calibration=CALIBRATION)
+    engine = engine_of(constant(score), calibration=CALIBRATION)
     result = Localizer(engine)(noise(80, 80))
     assert (result.verdict, result.score, result.false_alarm_rate, result.area) == (verdict, rank, rate, area)
     assert (result.threshold, result.model, result.sha256, result.untouched) == (0.3, "fake", "0" * 64, 199)
-    fast = FakeEngine(constant(score), calibration=CALIBRATION)
+    fast = engine_of(constant(score), calibration=CALIBRATION)
     fast.precision = "fast"
     bare = Calibration(threshold=0.3, mode="tiled")
     for other in (
         Localizer(engine, mode="whole"),
         Localizer(engine, threshold=0.3),
         Localizer(fast),
-        Localizer(FakeEngine(constant(score))),
-        Localizer(FakeEngine(constant(score), calibration=bare)),
+        Localizer(engine_of(constant(score))),
+        Localizer(engine_of(constant(score), calibration=bare)),
     ):
         result = other(noise(80, 80))
         assert (result.verdict, result.false_alarm_rate, result.untouched) == (None, None, None)
@@ -321,7 +305,7 @@ def test_a_verdict_needs_a_calibration_of_this_very_mode_and_precision(
 
 
 def test_a_threshold_of_one_s_own_makes_the_mask() -> None:
-    engine = FakeEngine(brightness(64), calibration=CALIBRATION)
+    engine = engine_of(brightness(64), calibration=CALIBRATION)
     pixels = np.zeros((256, 256, 3), np.uint8)
     pixels[:128] = 140  # 0.549
     assert Localizer(engine)(pixels).area == pytest.approx(0.5, abs=0.01)
@@ -333,7 +317,7 @@ def test_a_threshold_of_one_s_own_makes_the_mask() -> None:
 
 
 def test_a_map_that_does_not_divide_its_input_cannot_run_tiled() -> None:
-    engine = FakeEngine(constant(0.5), input_size=224, output_size=256, mode="whole", overlap=0)
+    engine = engine_of(constant(0.5), input_size=224, output_size=256, mode="whole", overlap=0)
     with pytest.raises(
         SpecError, match=r"fake cannot run tiled: its map of 256 px does not divide its input of 224 px"
     ):
@@ -383,7 +367,7 @@ def test_a_bad_file_is_yielded_in_its_place(mode: Any, batch_size: int, tmp_path
     torn.write_bytes(buffer.getvalue()[:-200])
     (tmp_path / "note.png").write_text("no picture")
     pictures = [waves(20, 30), tmp_path / "absent.jpg", torn, tmp_path / "note.png", waves(40, 50), 7]
-    localizer = Localizer(FakeEngine(constant(0.3), mode=mode))
+    localizer = Localizer(engine_of(constant(0.3), mode=mode))
     results = list(localizer.map(pictures, batch_size=batch_size))
     kinds = [r.kind if isinstance(r, ImageError) else r.scores.shape for r in results]
     assert kinds == [(20, 30), "missing", "corrupt", "format", (40, 50), "input"]
@@ -400,7 +384,7 @@ def test_what_the_memory_does_not_hold_costs_one_photo(mode: Any, error: Excepti
         return inputs[:, 0, ::4, ::4]
 
     photos = [np.full((256, 256, 3), value, np.uint8) for value in (30, 255, 90, 60)]
-    localizer = Localizer(FakeEngine(limited), mode=mode)
+    localizer = Localizer(engine_of(limited), mode=mode)
     found = list(localizer.map(photos, batch_size=4))
     assert [getattr(result, "kind", None) for result in found] == [None, "too-large", None, None]
     alone = [localizer(photos[i]) for i in (0, 2, 3)]
@@ -421,7 +405,7 @@ def test_a_photo_that_cannot_be_read_for_want_of_memory_is_yielded(
         return read(source, **options)
 
     monkeypatch.setattr("declip.localize.localizer.read_photo", limited)
-    first, second = Localizer(FakeEngine(constant(0.5))).map(["large.png", waves(300, 300)])
+    first, second = Localizer(engine_of(constant(0.5))).map(["large.png", waves(300, 300)])
     assert isinstance(first, ImageError) and (first.image, first.kind) == ("large.png", "too-large")
     assert isinstance(second, Localization)
 
@@ -437,7 +421,7 @@ def test_logits_that_are_not_finite_are_an_error_of_that_photo_alone(mode: Any, 
         return logits
 
     photos = [np.full((300, 256, 3), value, np.uint8) for value in (30, 255, 90)]
-    localizer = Localizer(FakeEngine(broken), mode=mode)
+    localizer = Localizer(engine_of(broken), mode=mode)
     first, second, third = localizer.map(photos, batch_size=4)
     assert isinstance(first, Localization) and isinstance(third, Localization)
     assert isinstance(second, ImageError) and second.kind == "internal"
@@ -448,7 +432,7 @@ def test_logits_that_are_not_finite_are_an_error_of_that_photo_alone(mode: Any, 
 
 def test_limits_travel_with_a_localizer(tiny_model: tuple[Path, Path]) -> None:
     localizer = load(tiny_model[1], threads=1, max_pixels=5000, max_bytes=9000)
-    for other in (localizer.variant(mode="whole"), localizer.variant(engine=FakeEngine(constant(0.5)))):
+    for other in (localizer.variant(mode="whole"), localizer.variant(engine=engine_of(constant(0.5)))):
         assert (other.max_pixels, other.max_bytes) == (5000, 9000)
     other = pickle.loads(pickle.dumps(localizer))
     assert (other.max_pixels, other.max_bytes) == (5000, 9000)
@@ -461,11 +445,11 @@ def test_an_engine_that_fails_otherwise_is_not_called_short_of_memory() -> None:
         raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError, match="a bug"):
-        Localizer(FakeEngine(broken))(waves(300, 300))
+        Localizer(engine_of(broken))(waves(300, 300))
 
 
 def test_nothing_but_bad_files_reaches_no_engine(tmp_path: Path) -> None:
-    engine = FakeEngine(constant(0.3), mode="whole")
+    engine = engine_of(constant(0.3), mode="whole")
     results = list(Localizer(engine).map([tmp_path / "a.jpg", tmp_path / "b.jpg"]))
     assert [isinstance(r, ImageError) for r in results] == [True, True]
     assert engine.batches == []
@@ -482,7 +466,7 @@ def test_map_reads_no_further_than_two_batches_ahead(mode: Any) -> None:
             taken += 1
             yield noise(30, 30, taken)
 
-    engine = FakeEngine(constant(0.3), mode=mode)
+    engine = engine_of(constant(0.3), mode=mode)
     results = Localizer(engine).map(endless(), batch_size=4)
     assert taken == 0
     for done in range(1, 11):
@@ -492,16 +476,16 @@ def test_map_reads_no_further_than_two_batches_ahead(mode: Any) -> None:
     before = taken
     time.sleep(0.05)
     assert taken == before  # nothing goes on reading
-    assert {len(batch) for batch in engine.batches} == {4}
+    assert set(engine.batches) == {4}
     # The engine never sees more than a batch at once either.
     list(Localizer(engine).map([noise(700, 700)], batch_size=4))
-    assert max(len(batch) for batch in engine.batches) <= 4
+    assert max(engine.batches) <= 4
     with pytest.raises(SpecError, match="batch_size is 0; expected >= 1"):
         next(Localizer(engine).map([noise(9, 9)], batch_size=0))
 
 
 def test_limits_travel_with_the_localizer() -> None:
-    small = Localizer(FakeEngine(constant(0.3)), max_pixels=80, max_bytes=200)
+    small = Localizer(engine_of(constant(0.3)), max_pixels=80, max_bytes=200)
     first, second, third = small.map([noise(9, 9), noise(8, 10), bytes(201)])
     assert isinstance(first, ImageError) and isinstance(third, ImageError) and isinstance(second, Localization)
     assert (first.kind, third.kind) == ("too-large", "too-large")
@@ -510,7 +494,7 @@ def test_limits_travel_with_the_localizer() -> None:
     with pytest.raises(ImageError, match="at most 80"):
         small(noise(9, 9))
     with pytest.raises(SpecError, match="max_pixels is 0"):
-        Localizer(FakeEngine(constant(0.3)), max_pixels=0)
+        Localizer(engine_of(constant(0.3)), max_pixels=0)
     raised = load(max_pixels=10**9, max_bytes=10**10)
     assert (raised.max_pixels, raised.max_bytes) == (10**9, 10**10)
 
@@ -532,7 +516,7 @@ def test_photos_seen_whole_are_read_and_finished_side_by_side(monkeypatch: pytes
     monkeypatch.setattr("declip.localize.localizer.read_photo", read_together)
     monkeypatch.setattr("declip.localize.localizer.resize_scores", resize_together)
     pictures = [noise(30, 30 + i, i) for i in range(6)]
-    found = list(Localizer(FakeEngine(constant(0.3), mode="whole")).map(pictures, batch_size=2))
+    found = list(Localizer(engine_of(constant(0.3), mode="whole")).map(pictures, batch_size=2))
     assert [result.scores.shape for result in found if isinstance(result, Localization)] == [
         picture.shape[:2] for picture in pictures
     ]
@@ -559,7 +543,7 @@ def test_the_time_is_that_of_one_photo(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("declip.localize.localizer.time.perf_counter", now)
     for mode in ("tiled", "whole"):
-        results = list(Localizer(FakeEngine(constant(0.3), mode=mode)).map([noise(9, 9)] * 4, batch_size=4))
+        results = list(Localizer(engine_of(constant(0.3), mode=mode)).map([noise(9, 9)] * 4, batch_size=4))
         assert all(isinstance(r, Localization) and 0 < r.seconds < 4 for r in results)
 
 
@@ -609,7 +593,7 @@ def test_wrong_choices_are_refused_before_a_model_is_fetched() -> None:
         with pytest.raises(SpecError, match=next(iter(options))):
             load("no-such-model", **options)  # type: ignore[arg-type]
     with pytest.raises(SpecError, match="mode is 'foo'"):
-        Localizer(FakeEngine(constant(0.3)), mode="foo")  # type: ignore[arg-type]
+        Localizer(engine_of(constant(0.3)), mode="foo")  # type: ignore[arg-type]
 
 
 def test_a_pickle_of_one_s_own_is_neither_opened_nor_converted_unasked(tmp_path: Path) -> None:
@@ -667,7 +651,7 @@ except declip.MissingExtraError as error:
 
 def test_a_photo_read_before_is_taken_as_it_is() -> None:
     photo = Photo(pixels=waves(20, 30), name="from elsewhere")
-    assert Localizer(FakeEngine(constant(0.3)))(photo).name == "from elsewhere"
+    assert Localizer(engine_of(constant(0.3)))(photo).name == "from elsewhere"
 
 
 def test_an_upright_photo_is_what_is_localized() -> None:
@@ -677,7 +661,7 @@ def test_an_upright_photo_is_what_is_localized() -> None:
     exif[0x0112] = 6  # to be shown turned by 90° clockwise
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG", exif=exif)
-    result = Localizer(FakeEngine(brightness(64)))(stream.getvalue())
+    result = Localizer(engine_of(brightness(64)))(stream.getvalue())
     assert result.scores.shape == (96, 32)
     assert float(result.scores[:40].mean()) > 0.7
     assert float(result.scores[56:].mean()) < 0.1
@@ -779,7 +763,7 @@ def test_the_embedded_model_travels_by_name() -> None:
 
 
 def test_an_engine_that_is_no_file_does_not_travel() -> None:
-    localizer = Localizer(FakeEngine(constant(0.3)))
+    localizer = Localizer(FakeEngine())
     message = "FakeEngine was not loaded from a file, and cannot be sent to another process: load it in each process"
     for send in (pickle.dumps, copy.deepcopy):
         with pytest.raises(TypeError, match=message):
@@ -788,15 +772,22 @@ def test_an_engine_that_is_no_file_does_not_travel() -> None:
 
 def test_what_goes_in_and_comes_out_travels() -> None:
     photo = read_photo(waves(70, 80))
-    result = Localizer(FakeEngine(constant(0.7), calibration=CALIBRATION))(photo)
+    result = Localizer(engine_of(constant(0.7), calibration=CALIBRATION))(photo)
     assert result.area == 1 and len(result.regions) == 1  # found once, and sent along
-    for value in (photo, result, CALIBRATION, spec_of(calibration=CALIBRATION), result.regions[0], MODELS[1]):
+    for value in (
+        photo,
+        result,
+        CALIBRATION,
+        dataclasses.replace(SPEC, calibration=CALIBRATION),
+        result.regions[0],
+        MODELS[1],
+    ):
         other = pickle.loads(pickle.dumps(value))
         assert type(other) is type(value)
         for field in dataclasses.fields(value):
             ours, theirs = getattr(value, field.name), getattr(other, field.name)
             assert np.array_equal(ours, theirs) if isinstance(ours, np.ndarray) else ours == theirs
-    (error,) = Localizer(FakeEngine(constant(0.7))).map(["absent.jpg"])
+    (error,) = Localizer(engine_of(constant(0.7))).map(["absent.jpg"])
     assert vars(pickle.loads(pickle.dumps(error))) == vars(error)
 
 

@@ -19,7 +19,7 @@ from declip.localize import outputs
 from declip.localize.localizer import Localizer
 from declip.localize.outputs import Pair, find_pictures, localize_files
 from declip.results import Localization, MaskRule, Photo
-from declip.spec import BackboneSpec, DecoderSpec, ModelSpec, Precision
+from declip.testing import FakeEngine
 
 
 class BrightnessLocalizer:
@@ -483,18 +483,9 @@ def test_every_page_has_its_own_row_and_files(tmp_path: Path) -> None:
 
 
 def test_logits_that_are_not_finite_are_a_row(tmp_path: Path) -> None:
-    class Broken:
-        spec = ModelSpec(
-            backbones=(BackboneSpec(name="residual-statistics", layer=0),), decoder=DecoderSpec(kind="linear")
-        )
-        model, sha256 = "broken", "0" * 64
-        precision: Precision = "exact"
-
-        def logits(self, inputs: Any) -> Any:
-            return np.full((len(inputs["image"]), 256, 256), np.nan, np.float32)
-
+    broken = FakeEngine(compute=lambda images: np.full((len(images), 16, 16), np.nan, np.float32))
     paths = [picture(tmp_path / f"{i}.png") for i in range(2)]
-    rows = list(localize_files(Localizer(Broken()), find_pictures(paths)[0], tmp_path / "out"))
+    rows = list(localize_files(Localizer(broken), find_pictures(paths)[0], tmp_path / "out"))
     assert kinds(rows) == ["internal", "internal"] and "logits are not finite" in rows[0]["error"]
     assert list((tmp_path / "out").iterdir()) == []
 

@@ -16,7 +16,7 @@ from declip.engines.engines import OnnxEngine
 from declip.errors import ExportError, WeightsError
 from declip.models import checkpoint, export
 from declip.spec import BackboneSpec, DecoderSpec
-from tests.tiny import RESNET, VIT, save_tiny, tiny_spec
+from tests.tiny import RESNET, STORED, VIT, save_tiny, tiled_spec, tiny_spec
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -46,6 +46,16 @@ def test_exported_logits_equal_torch_s(tiny_model: tuple[Path, Path]) -> None:
         with torch.inference_mode():
             expected = net(images).numpy()
         assert float(np.abs(engine.logits({"image": images.numpy()}) - expected).max()) <= 1e-4
+
+
+@pytest.mark.slow
+def test_the_stored_model_is_what_export_makes(tmp_path: Path) -> None:
+    source = save_tiny(tmp_path / "tiny.safetensors", tiled_spec())
+    assert source.read_bytes() == (STORED / source.name).read_bytes()
+    made, stored = OnnxEngine(export.to_onnx(source, tmp_path / "tiny.onnx")), OnnxEngine(STORED / "tiny.onnx")
+    assert made.spec == stored.spec == tiled_spec()
+    images = {"image": np.random.default_rng(0).normal(size=(3, 3, 64, 64)).astype(np.float32)}
+    assert float(np.abs(made.logits(images) - stored.logits(images)).max()) <= 1e-5
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ import io
 import json
 import re
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from html.parser import HTMLParser
@@ -22,7 +21,7 @@ from PIL import Image
 from scipy import stats
 
 import declip
-from declip import provenance
+from declip import provenance, testing
 from declip.cli import main as cli
 from declip.errors import ImageError
 from declip.evaluation import metrics
@@ -34,7 +33,6 @@ from declip.localize.localizer import Localizer
 from declip.models import catalog
 from declip.report import report, wording
 from declip.results import MaskRule, Photo
-from declip.spec import BackboneSpec, DecoderSpec, ModelSpec, Precision
 from tests.fakes import calibration
 from tests.signing import Chain, generated, manifest, signed
 
@@ -44,38 +42,21 @@ DATE = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
 
-class FakeEngine:
-    """Bright is manipulated, more so on the right of each tile: 8 × brightness + a ramp, at half the input's size."""
+SPEC = replace(testing.SPEC, mode="tiled", overlap=8, image_score="top", calibration=calibration("tiled", 0.6))
 
-    spec = ModelSpec(
-        backbones=(BackboneSpec(name="residual-statistics", layer=0),),
-        decoder=DecoderSpec(kind="linear"),
-        input_size=32,
-        output_size=16,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        mode="tiled",
-        overlap=8,
-        image_score="top",
-        calibration=calibration("tiled", 0.6),
-    )
-    model = "fake"
-    sha256 = "0123456789abcdef" * 4
-    precision: Precision = "exact"
 
-    def __init__(self) -> None:
-        self.pictures = 0
+def compute(images: Any) -> Any:
+    """Bright is manipulated, more so on the right of each tile."""
+    return testing.brightness(images, 16) + np.linspace(-0.5, 0.5, 16, dtype=np.float32)
 
-    def logits(self, inputs: Mapping[str, Any]) -> Any:
-        self.pictures += len(inputs["image"])
-        grey = inputs["image"].mean(axis=1)
-        ramp = np.linspace(-0.5, 0.5, 16, dtype=np.float32)
-        return np.float32(8) * grey.reshape(len(grey), 16, 2, 16, 2).mean(axis=(2, 4)) + ramp
+
+def engine_of(**fields: Any) -> testing.FakeEngine:
+    return testing.FakeEngine(replace(SPEC, **fields), compute, sha256="0123456789abcdef" * 4)
 
 
 @pytest.fixture
 def fake() -> Localizer:
-    return Localizer(FakeEngine())
+    return Localizer(engine_of())
 
 
 def pixels(height: int = 60, width: int = 90, seed: int = 0) -> Any:
@@ -182,7 +163,7 @@ def test_the_page_tells_the_same_numbers(fake: Localizer, tmp_path: Path) -> Non
     path = jpeg(tmp_path / "photo.jpg")
     found = examine(path, fake)
     page = Page(found.to_html())
-    assert hashlib.sha256(path.read_bytes()).hexdigest() in page.text and FakeEngine.sha256 in page.text
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in page.text and engine_of().sha256 in page.text
     assert found.result.verdict == "inconclusive" and found.result.score == 0.95
     assert "stronger than anything in 95 % of untouched photos of its size (under 0.5 MP)" in page.text
     for variant in found.stability.variants:
@@ -214,8 +195,7 @@ def test_the_date_is_shown_in_utc_and_needs_a_zone(fake: Localizer) -> None:
 )
 def test_verdicts_in_words(untouched: Any, headline: str, number: str) -> None:
     compared = replace(calibration("tiled", 0.6), untouched=(untouched, (), ()), photos=(199, 0, 0))
-    engine = FakeEngine()
-    engine.spec = replace(FakeEngine.spec, calibration=compared)  # type: ignore[misc]
+    engine = engine_of(calibration=compared)
     page = Page(examine(pixels(), Localizer(engine)).to_html())
     assert headline in page.text and number in page.text
     low, high = 100 * stats.beta.ppf([0.05, 0.95], 2, 198)  # 1 % by 199 photos: the second from above
@@ -223,10 +203,9 @@ def test_verdicts_in_words(untouched: Any, headline: str, number: str) -> None:
 
 
 def test_without_a_calibration_there_is_no_verdict(fake: Localizer) -> None:
-    page = Page(examine(pixels(), Localizer(FakeEngine(), mode="whole")).to_html())
+    page = Page(examine(pixels(), Localizer(engine_of(), mode="whole")).to_html())
     assert "No verdict" in page.text and "calibrated in tiled mode" in page.text and "squashed to 32 × 32" in page.text
-    engine = FakeEngine()
-    engine.spec = replace(FakeEngine.spec, calibration=None)  # type: ignore[misc]
+    engine = engine_of(calibration=None)
     text = Page(examine(pixels(), Localizer(engine)).to_html()).text
     assert "never calibrated" in text and "Verdicts none" in text
 
@@ -273,17 +252,17 @@ def test_a_part_lies_inside_the_photo_and_around_the_highest_score() -> None:
 
 def test_a_squashed_photo_is_examined_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "_STABILITY_SIDE", 48)
-    assert examine(pixels(150, 200), Localizer(FakeEngine(), mode="whole")).stability.whole
+    assert examine(pixels(150, 200), Localizer(engine_of(), mode="whole")).stability.whole
 
 
 def test_the_work_is_bounded(fake: Localizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "_STABILITY_SIDE", 32)
     made = pixels(300, 400)
     given = fake(made)
-    before = fake.engine.pictures  # type: ignore[attr-defined]
+    before = sum(fake.engine.batches)  # type: ignore[attr-defined]
     found = examine(made, fake, result=given)
     assert found.result is given
-    assert fake.engine.pictures - before == 7  # type: ignore[attr-defined]  # tiles: the part, and six changes of it
+    assert sum(fake.engine.batches) - before == 7  # type: ignore[attr-defined]  # tiles: the part, and six changes of it
 
 
 def test_a_photo_of_one_pixel(fake: Localizer) -> None:
@@ -580,12 +559,12 @@ def test_saving_is_whole_and_overwrites_only_when_told(fake: Localizer, tmp_path
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Replace the model by FakeEngine; gives the arguments `load` was called with."""
+    """Replace the model by a fake; gives the arguments `load` was called with."""
     seen: dict[str, Any] = {}
 
     def load(model: Any = None, **options: Any) -> Localizer:
         seen.update(options, model=model)
-        return Localizer(FakeEngine(), mode=options["mode"], threshold=options["threshold"])
+        return Localizer(engine_of(), mode=options["mode"], threshold=options["threshold"])
 
     monkeypatch.setattr(localizer, "load", load)
     return seen

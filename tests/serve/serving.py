@@ -6,63 +6,18 @@ import contextlib
 import io
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import numpy as np
 import uvicorn
-from numpy.typing import NDArray
 from PIL import Image
 
 from declip import serve
 from declip.localize.localizer import Localizer
 from declip.serve import app as app_module
-from declip.spec import BackboneSpec, DecoderSpec, ModelSpec, Precision
-from tests.fakes import calibration
-
-
-class FakeEngine:
-    """Bright is manipulated: logits = 8 × normalised brightness, on half of 32 px. Notes the sizes of its batches.
-
-    While `hold` is set it waits inside the network; `entered` tells that it is there.
-    """
-
-    def __init__(self, model: str = "fake", **fields: Any) -> None:
-        given: dict[str, Any] = {
-            "backbones": (BackboneSpec(name="residual-statistics", layer=0),),
-            "decoder": DecoderSpec(kind="linear"),
-            "input_size": 32,
-            "output_size": 16,
-            "mean": (0.5, 0.5, 0.5),
-            "std": (0.5, 0.5, 0.5),
-            "calibration": calibration(),
-        }
-        self.spec = ModelSpec(**{**given, **fields})
-        self.model = model
-        self.sha256 = "00" * 32
-        self.precision: Precision = "exact"
-        self.batches: list[int] = []
-        self.go = threading.Event()
-        self.go.set()
-        self.entered = threading.Event()
-        self.error: BaseException | None = None
-
-    def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        self.entered.set()
-        assert self.go.wait(60)
-        if self.error is not None:
-            raise self.error
-        grey = inputs["image"].mean(axis=1)
-        self.batches.append(len(grey))
-        size = self.spec.output_size
-        ratio = self.spec.input_size // size
-        return np.float32(8) * grey.reshape(len(grey), size, ratio, size, ratio).mean(axis=(2, 4))
-
-    def hold(self) -> None:
-        """The next call of logits waits until go.set()."""
-        self.go.clear()
-        self.entered.clear()
+from tests.fakes import HeldEngine as FakeEngine  # noqa: F401 (for the tests)
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (48, 64), kind: str = "PNG") -> bytes:
