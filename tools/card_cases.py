@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,10 +15,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from declip.errors import DatasetError, ImageError
 from declip.evaluation import metrics
+from declip.images.encode import encode_jpeg
 from declip.images.mapfiles import read_mask
 from declip.images.read import read_photo
 from declip.results import Localization, Predictor, Sample
@@ -190,9 +189,7 @@ def _crop(pixels: Pixels, rng: np.random.Generator) -> Pixels:
 
 def resaved(pixels: Pixels, quality: int) -> Pixels:
     """As a JPEG file of this quality, read again."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
-    return read_photo(buffer.getvalue()).pixels
+    return read_photo(encode_jpeg(pixels, quality)).pixels
 
 
 def measure(predictor: Predictor, cases: Iterable[Case]) -> Iterator[Outcome]:

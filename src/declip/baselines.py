@@ -17,7 +17,6 @@ score is the mean of the map, and the threshold of the mask is 0.5 unless anothe
 from __future__ import annotations
 
 import importlib.util
-import io
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -32,6 +31,7 @@ from scipy import fft, ndimage, special
 
 from declip.errors import ImageError, MissingExtraError, SpecError
 from declip.images import jpeg
+from declip.images.encode import encode_jpeg
 from declip.images.read import name_of, read_photo
 from declip.images.tensors import resize_scores
 from declip.process import cores
@@ -247,9 +247,7 @@ def _check_sides(photo: Photo) -> None:
 def _change(photo: Photo, quality: int, power: Literal[1, 2]) -> Floats:
     """(H8, W8) float32: the mean over each block of |change|^power when the photo is saved as JPEG, in levels."""
     _check_sides(photo)
-    buffer = io.BytesIO()
-    Image.fromarray(photo.pixels).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
-    saved = read_photo(buffer.getvalue(), max_pixels=photo.pixels.size).pixels
+    saved = read_photo(encode_jpeg(photo.pixels, quality), max_pixels=photo.pixels.size).pixels
     grids = []
     for top in range(0, photo.size[0], _STRIP):
         strip = slice(top, top + _STRIP)

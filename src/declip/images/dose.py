@@ -4,12 +4,11 @@
     augment(pixels, ("blur", "jpeg"), rng)          while training
 
 Pixels are (H, W, 3) uint8 RGB, in and out, of the same size; what was given stays as it was. Only "noise", `jitter` and
-`augment` draw anything, and only from the generator they are given: the same one gives the same pixels.
+`augment` draw random numbers, and only from the generator they are given: the same one gives the same pixels.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Collection
 from typing import Literal, get_args
 
@@ -19,6 +18,7 @@ from PIL import Image, ImageEnhance
 from scipy import ndimage
 
 from declip.errors import DeclipError, ImageError
+from declip.images.encode import encode_jpeg, encode_webp
 from declip.images.read import read_photo
 from declip.results import check_several
 
@@ -36,39 +36,41 @@ LEVELS: dict[Perturbation, tuple[float, float]] = {
     "noise": (0, 128),  # sigma, of 255 levels
     "resize": (1, 0.1),  # factor of the sides
 }
-
-# What training draws from. Blur and JPEG as the paper has them; the others are this project's choice.
-_BLUR = (0.4, 2.0)
-_QUALITY = (30, 100)
-_RESIZE = (0.5, 1.0)
-_NOISE = (1.0, 8.0)
-
+# The range that `augment` draws from. Blur and JPEG as the paper has them; the others are this project's choice.
+_DRAWN: dict[Perturbation, tuple[float, float]] = {
+    "blur": (0.4, 2.0),
+    "jpeg": (30, 100),
+    "webp": (30, 100),
+    "resize": (0.5, 1.0),
+    "noise": (1.0, 8.0),
+}
 _WEBP_SIDE = 16383  # px, the format's limit
 
 
 def perturb(pixels: Pixels, kind: Perturbation, level: float, rng: np.random.Generator | None = None) -> Pixels:
-    """(H, W, 3) uint8 RGB after one perturbation: a new array of the same size. LEVELS has the range of each level.
+    """Return (H, W, 3) uint8 RGB after one perturbation: a new array of the same size.
 
-    kind, and its level:
+    kind, and its level within LEVELS:
     - "jpeg", "webp": saved and read again; quality, a whole number. JPEG with halved chroma (4:2:0), as most software
       does.
     - "blur": Gaussian, sigma in px, on 5×5 px, mirrored at the border: torchvision's GaussianBlur(5).
     - "noise": Gaussian, independent in each pixel and channel, sigma in levels of 255; needs rng.
     - "resize": made smaller by this factor and brought back to its size, bilinear, antialiased on the way down.
 
-    Raises DeclipError for a kind or level that there is not, or noise without rng; ImageError for pixels that are no
-    (H, W, 3) uint8, or too large for WebP.
+    Raises DeclipError for an unknown kind, a level out of range, or noise without rng; ImageError for pixels that are
+    not (H, W, 3) uint8, or too large for WebP.
     """
-    _check(pixels, kind, level)
+    _check_pixels(pixels)
+    _check_level(kind, level)
     match kind:
         case "jpeg":
-            return _saved(pixels, "JPEG", int(level))
+            return read_photo(encode_jpeg(pixels, int(level)), max_pixels=pixels.size).pixels
         case "webp":
             if max(pixels.shape) > _WEBP_SIDE:
                 raise ImageError(
                     _name(pixels), "too-large", f"a side of a WebP has at most {_WEBP_SIDE} px; make it smaller first"
                 )
-            return _saved(pixels, "WEBP", int(level))
+            return read_photo(encode_webp(pixels, int(level)), max_pixels=pixels.size).pixels
         case "blur":
             if level == 0:
                 return pixels.copy()
@@ -89,24 +91,26 @@ def perturb(pixels: Pixels, kind: Perturbation, level: float, rng: np.random.Gen
 
 
 def jitter(pixels: Pixels, rng: np.random.Generator, strength: float = 0.3) -> Pixels:
-    """(H, W, 3) uint8 RGB with its brightness, contrast, saturation and hue changed a little, in random order.
+    """Return (H, W, 3) uint8 RGB with brightness, contrast, saturation and hue changed a little, in random order.
 
     Factors of 1 ± strength for the first three, a turn of the colour circle by up to ± strength for the hue: what
     torchvision's ColorJitter does when all four are `strength`, in [0, 0.5]. The paper says only "ColorJitter 0.3";
     that it means all four is an assumption.
 
-    Raises DeclipError for another strength, ImageError for pixels that are no (H, W, 3) uint8.
+    Raises DeclipError for another strength, ImageError for pixels that are not (H, W, 3) uint8.
     """
     _check_pixels(pixels)
     if not 0 <= strength <= 0.5:
         raise DeclipError(f"the strength of the jitter is {strength}; expected a number from 0 to 0.5")
     order = rng.permutation(4)
     factors = rng.uniform(1 - strength, 1 + strength, 3)
-    turn = float(rng.uniform(-strength, strength))
+    turn = int(float(rng.uniform(-strength, strength)) * 255)
     picture = Image.fromarray(pixels)
     for step in order:
         if step == 3:
-            picture = _turn_hue(picture, turn)
+            hue, saturation, value = picture.convert("HSV").split()
+            hue = hue.point([(level + turn) % 256 for level in range(256)])
+            picture = Image.merge("HSV", (hue, saturation, value)).convert("RGB")
         else:
             enhance = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)[step]
             picture = enhance(picture).enhance(float(factors[step]))
@@ -114,13 +118,13 @@ def jitter(pixels: Pixels, rng: np.random.Generator, strength: float = 0.3) -> P
 
 
 def augment(pixels: Pixels, kinds: Collection[Augmentation], rng: np.random.Generator, share: float = 1.0) -> Pixels:
-    """(H, W, 3) uint8 RGB for training: each of `kinds` with probability `share`, at a random level.
+    """Return (H, W, 3) uint8 RGB for training: each of `kinds` applied with probability `share`, at a random level.
 
     Always in this order, whatever that of `kinds`: blur (sigma 0.4-2 px), jitter (0.3), JPEG (quality 30-100), WebP
     (30-100), resize (factor 0.5-1), noise (sigma 1-8 of 255). Levels are drawn uniformly. Blur, jitter and JPEG are the
     paper's options.
 
-    Raises DeclipError for a kind that there is not or a share outside [0, 1], ImageError as `perturb`.
+    Raises DeclipError for an unknown kind or a share outside [0, 1], ImageError as `perturb`.
     """
     _check_pixels(pixels)
     check_several(kinds, "augment(pixels, […], rng)")
@@ -133,28 +137,24 @@ def augment(pixels: Pixels, kinds: Collection[Augmentation], rng: np.random.Gene
     for kind in known:
         if kind not in kinds or rng.random() >= share:
             continue
-        match kind:
-            case "blur":
-                pixels = perturb(pixels, "blur", rng.uniform(*_BLUR))
-            case "jitter":
-                pixels = jitter(pixels, rng)
-            case "jpeg":
-                pixels = perturb(pixels, "jpeg", _quality(rng))
-            case "webp":
-                pixels = perturb(pixels, "webp", _quality(rng))
-            case "resize":
-                pixels = perturb(pixels, "resize", rng.uniform(*_RESIZE))
-            case "noise":
-                pixels = perturb(pixels, "noise", rng.uniform(*_NOISE), rng)
+        if kind == "jitter":
+            pixels = jitter(pixels, rng)
+        else:
+            low, high = _DRAWN[kind]
+            level = rng.integers(int(low), int(high) + 1) if _is_quality(kind) else rng.uniform(low, high)
+            pixels = perturb(pixels, kind, float(level), rng)
     return pixels
 
 
-def _check(pixels: Pixels, kind: Perturbation, level: float) -> None:
-    _check_pixels(pixels)
+def _is_quality(kind: Perturbation) -> bool:
+    return kind in ("jpeg", "webp")
+
+
+def _check_level(kind: Perturbation, level: float) -> None:
     if kind not in LEVELS:
         raise DeclipError(f"there is no perturbation {kind!r}; expected {', '.join(map(repr, LEVELS))}")
     low, high = sorted(LEVELS[kind])
-    whole = kind in ("jpeg", "webp")
+    whole = _is_quality(kind)
     if not low <= level <= high or (whole and level != int(level)):
         raise DeclipError(
             f"the level of {kind} is {level}; expected a {'whole ' if whole else ''}number from {low:g} to {high:g}"
@@ -170,27 +170,5 @@ def _name(pixels: Pixels) -> str:
     return f"<array, {pixels.dtype} {pixels.shape}>"
 
 
-def _saved(pixels: Pixels, file_format: Literal["JPEG", "WEBP"], quality: int) -> Pixels:
-    buffer = io.BytesIO()
-    picture = Image.fromarray(pixels)
-    match file_format:
-        case "JPEG":
-            picture.save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
-        case "WEBP":
-            picture.save(buffer, "WEBP", quality=quality, method=4)
-    return read_photo(buffer.getvalue(), max_pixels=pixels.size).pixels
-
-
 def _to_uint8(values: NDArray[np.float32]) -> Pixels:
     return np.rint(np.clip(values, 0, 255)).astype(np.uint8)
-
-
-def _turn_hue(picture: Image.Image, turn: float) -> Image.Image:
-    """RGB with its hue turned; turn 1 is the whole circle."""
-    hue, saturation, value = picture.convert("HSV").split()
-    turned = hue.point([(level + int(turn * 255)) % 256 for level in range(256)])
-    return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
-
-
-def _quality(rng: np.random.Generator) -> int:
-    return int(rng.integers(_QUALITY[0], _QUALITY[1] + 1))

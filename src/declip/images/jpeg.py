@@ -5,6 +5,7 @@ What a network for traces of compression reads (CAT-Net), and statistics of doub
 
 from __future__ import annotations
 
+import functools
 import io
 import tempfile
 import threading
@@ -14,14 +15,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import JpegImagePlugin
 
 from declip.errors import ImageError, MissingExtraError
+from declip.images.encode import encode_jpeg
 from declip.images.read import read_photo
 from declip.process import PerProcess
-from declip.results import Photo, PictureLike
+from declip.results import PictureLike
 
-__all__ = ["JpegCoefficients", "read_coefficients"]
+__all__ = ["JpegCoefficients", "libjpeg_tables", "read_coefficients"]
 
 # Colour spaces whose first component is luma.
 WITH_LUMA = ("JCS_YCbCr", "JCS_GRAYSCALE")
@@ -80,15 +82,20 @@ def read_coefficients(source: PictureLike) -> JpegCoefficients:
             return JpegCoefficients(
                 coefficients=stored[0], table=stored[1], was_jpeg=True, orientation=photo.orientation
             )
-    saved = _decode(_save(photo), photo.name)
+    saved = _decode(encode_jpeg(photo.pixels, 100, "4:4:4"), photo.name)
     assert saved is not None  # an RGB picture is saved in YCbCr
     return JpegCoefficients(coefficients=saved[0], table=saved[1], was_jpeg=False, orientation=1)
 
 
-def _save(photo: Photo) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(photo.pixels).save(stream, "JPEG", quality=100, subsampling=0)
-    return stream.getvalue()
+@functools.cache
+def libjpeg_tables() -> NDArray[np.int64]:
+    """Return (100, 2, 64): for each quality from 1, libjpeg's steps of luma and of chroma."""
+    rows = []
+    for quality in range(1, 101):
+        stream = io.BytesIO(encode_jpeg(np.zeros((8, 8, 3), np.uint8), quality))
+        steps = JpegImagePlugin.JpegImageFile(stream).quantization
+        rows.append([steps[0], steps[1]])
+    return np.array(rows, dtype=np.int64)
 
 
 def _decode(data: bytes, name: str) -> tuple[NDArray[np.int16], NDArray[np.int32]] | None:

@@ -14,11 +14,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import html
-import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +26,7 @@ from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin
 from declip import provenance
 from declip.errors import ImageError
 from declip.images.decode import read_header
+from declip.images.jpeg import libjpeg_tables
 from declip.images.orientation import to_upright
 from declip.images.read import read_photo
 from declip.provenance.result import LONGEST, Field, Provenance, cut
@@ -331,20 +330,6 @@ def jpeg_quality(tables: tuple[tuple[int, ...], ...]) -> tuple[int, float]:
     tables: 64 steps each, row by row, that of luma first; a difference of 0 means: these very tables.
     """
     given = np.array([*tables[:2]], dtype=np.float64)
-    distances = np.abs(_libjpeg_tables()[:, : len(given)] - given).mean(axis=(1, 2))
+    distances = np.abs(libjpeg_tables()[:, : len(given)] - given).mean(axis=(1, 2))
     nearest = int(np.argmin(distances))
     return nearest + 1, float(distances[nearest])
-
-
-@cache
-def _libjpeg_tables() -> NDArray[np.float64]:
-    """(100, 2, 64): of each quality from 1, the steps of luma and of chroma, as the library itself writes them."""
-    grey = Image.new("RGB", (8, 8))
-    rows = []
-    for quality in range(1, 101):
-        stream = io.BytesIO()
-        grey.save(stream, "JPEG", quality=quality)
-        stream.seek(0)
-        stored = JpegImagePlugin.JpegImageFile(stream).quantization
-        rows.append([stored[0], stored[1]])
-    return np.array(rows, dtype=np.float64)

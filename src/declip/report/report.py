@@ -40,6 +40,7 @@ from declip._version import __version__
 from declip.errors import ImageError, MissingExtraError, WeightsError
 from declip.evaluation import metrics
 from declip.files import write_atomic
+from declip.images.encode import encode_jpeg
 from declip.images.overlay import overlay
 from declip.images.read import read_photo
 from declip.images.tensors import resize_scores
@@ -305,9 +306,8 @@ def _changed(photo: Photo, change: Change) -> Photo:
     match change:
         case "jpeg-95" | "jpeg-85" | "jpeg-75":
             quality = int(change.removeprefix("jpeg-"))
-            stream = io.BytesIO()
-            Image.fromarray(photo.pixels).save(stream, "JPEG", quality=quality, subsampling="4:2:0")
-            return dataclasses.replace(read_photo(stream.getvalue(), max_pixels=photo.pixels.size), name=photo.name)
+            data = encode_jpeg(photo.pixels, quality)
+            return dataclasses.replace(read_photo(data, max_pixels=photo.pixels.size), name=photo.name)
         case "resize-0.75":
             height, width = (max(1, round(0.75 * side)) for side in photo.size)
             # Lanczos, as the programs do that people scale their photos with.

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from starlette.responses import Response
 
+from declip.images.encode import Chroma, encode_jpeg
 from declip.images.mapfiles import mask_png, scores16, scores_png
 from declip.images.overlay import overlay_png
 from declip.localize.localizer import Localizer
@@ -170,7 +171,7 @@ def _map(name: str, photo: Photo, result: Localization, *, raw: bool) -> bytes:
         case "mask":
             return mask_png(result.mask)
         case "photo":
-            return _jpeg(photo.pixels, _PHOTO_SIDE, quality=95, subsampling=0)
+            return _jpeg(photo.pixels, _PHOTO_SIDE, quality=95, chroma="4:4:4")
     return overlay_png(photo, result)
 
 
@@ -195,18 +196,16 @@ def metadata_answer(name: str, found: Metadata) -> Response:
     """The answer of /v1/metadata. name: of the file, as the client sent it."""
     preview = None
     if found.thumbnail is not None:  # the small picture in the file
-        preview = base64.b64encode(_jpeg(found.thumbnail, _PREVIEW_SIDE, quality=90, subsampling=2)).decode()
+        preview = base64.b64encode(_jpeg(found.thumbnail, _PREVIEW_SIDE, quality=90, chroma="4:2:0")).decode()
     row = {"image": name, **found.to_dict(), "preview": preview}
     return Response(json.dumps(row, allow_nan=False), media_type="application/json")
 
 
-def _jpeg(pixels: NDArray[np.uint8], side: int, *, quality: int, subsampling: int) -> bytes:
+def _jpeg(pixels: NDArray[np.uint8], side: int, *, quality: int, chroma: Chroma) -> bytes:
     """Pixels as a JPEG of at most this side, made anew: no metadata, and no orientation, travels with it."""
     picture = Image.fromarray(pixels)
     picture.thumbnail((side, side))  # leaves what is smaller as it is
-    stream = io.BytesIO()
-    picture.save(stream, format="JPEG", quality=quality, subsampling=subsampling)
-    return stream.getvalue()
+    return encode_jpeg(np.asarray(picture), quality, chroma)
 
 
 def _download(name: str) -> dict[str, str]:

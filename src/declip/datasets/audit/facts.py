@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import io
 import math
@@ -19,6 +18,7 @@ from scipy import ndimage
 from declip.datasets.audit.report import Finding, Kind, Severity, make_finding
 from declip.errors import ImageError
 from declip.evaluation import metrics
+from declip.images.jpeg import libjpeg_tables
 from declip.images.mapfiles import read_mask
 from declip.images.read import read_photo
 from declip.results import Sample
@@ -143,22 +143,10 @@ def saved_as(data: bytes) -> tuple[str, int | None, int | None]:
     table = opened.quantization.get(0)
     quality = None
     if table is not None:
-        distances = np.abs(_tables() - np.asarray(table, dtype=np.int64)).sum(axis=1)
+        distances = np.abs(libjpeg_tables()[:, 0] - np.asarray(table, dtype=np.int64)).sum(axis=1)
         quality = int(np.argmin(distances)) + 1
     # MPO is the JPEG of phones that hold two pictures.
     return "JPEG", quality, JpegImagePlugin.get_sampling(opened)
-
-
-@functools.cache
-def _tables() -> NDArray[np.int64]:
-    """(100, 64): the luminance tables of libjpeg's qualities 1-100."""
-    tables = []
-    for quality in range(1, 101):
-        buffer = io.BytesIO()
-        Image.new("L", (8, 8)).save(buffer, "JPEG", quality=quality)
-        buffer.seek(0)
-        tables.append(JpegImagePlugin.JpegImageFile(buffer).quantization[0])
-    return np.array(tables, dtype=np.int64)
 
 
 def _mask_facts(sample: Sample) -> MaskFacts:
