@@ -11,13 +11,14 @@ ARGS ?=
 export PYTHONDONTWRITEBYTECODE :=
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable
 
-.PHONY: help demo test test-slow check mini model-card examples readme bench clean
+.PHONY: help demo test test-slow check structure mini model-card examples readme bench clean
 
 help:
 	@echo "make demo        localize the example photos; installs the light core only"
 	@echo "make test        the default tests; installs all extras (torch among them)"
 	@echo "make test-slow   the other tests"
-	@echo "make check       format, lint, types"
+	@echo "make check       format, lint, types, structure"
+	@echo "make structure   print the figures of the code's structure"
 	@echo "make mini        synthesize, train, calibrate and export the embedded model (ARGS=\"--data FOLDER\")"
 	@echo "make model-card  measure the embedded model: the numbers of docs/models.md (ARGS=\"--data FOLDER\")"
 	@echo "make examples    make examples/photos and examples/masks anew (ARGS=\"--autoencoder FOLDER\")"
@@ -38,6 +39,11 @@ check: $(VENV)/.all
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/structure.py --check
+
+structure: $(VENV)/.all
+	$(BIN)/python tools/structure.py $(ARGS)
 
 mini: $(VENV)/.all
 	$(BIN)/python tools/make_mini.py $(ARGS)
@@ -51,12 +57,8 @@ examples: $(VENV)/.all
 readme: $(VENV)/.core
 	$(BIN)/python tools/readme_models.py --write
 
-# What is asked for and not met is printed, and stops neither the rest nor the page.
 bench: $(VENV)/.all
-	-$(BIN)/python bench/speed.py $(ARGS)
-	-$(BIN)/python bench/steady.py
-	-$(BIN)/python bench/scale_page.py --measure
-	$(BIN)/python bench/speed_page.py
+	$(BIN)/python bench/speed.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

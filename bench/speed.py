@@ -1,485 +1,269 @@
-"""How fast a DeCLIP computes: the official way against declip's engines, side by side in one run.
+"""Measure how fast declip computes, and write docs/performance.md and the costs in docs/scale.md.
 
-    python bench/speed.py                     everything, an hour on two cores; writes bench/results.json
-    python bench/speed.py --quick --out F     whether it works: few rows, one repeat
-    python bench/speed.py --only networks     one section; the others in the file stay as they are
+    python bench/speed.py                     measure everything: an hour on two idle cores; then write
+    python bench/speed.py --only mini start   measure some sections; the figures of the others stay
+    python bench/speed.py --only              write the pages from bench/results.json
+    python bench/speed.py --quick --out F     try whether it works; write no page
 
-Every figure that is compared comes from turns A B C A B C … in one process, and a peak (how fast this machine
-multiplies matrices) from the same turns. Weights are random, pictures are the example photos. Prints tables, and what
-is asked for with what was found. It wants a machine to itself; `busy_before` of every section says whether it had it.
+What is compared is timed in turns A B C A B C … in one process, since other work on a machine slows whatever runs just
+then. Weights of the paper's networks are random, pictures are the example photos.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import datetime
+import importlib.metadata
 import json
+import os
+import platform
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cached_training
+import jinja2
 import numpy as np
+import psutil
 import torch
-from acceptance import checks
-from linux import processor
-from machine import CORES, PEAK_FLOP, busy, environment, interleaved, peak_contenders, peaks, spread
 from networks import MAIN, MODELS, PHOTOS, Built, build, inputs
-from numpy.typing import NDArray
 from PIL import Image
-from speed_page import tables
 
 import declip
-from declip.engines.engines import Wrapped, open_engine
-from declip.errors import DeclipError
-from declip.images.read import read_photo
-from declip.images.tensors import normalise, resize_scores, to_input, to_scores
+from declip.images import to_scores
+from declip.images.mapfiles import scores_png
 from declip.localize.localizer import Localizer
 from declip.results import Engine
 
-HALF = (816, 612)  # half a megapixel
-# Networks whose streams are measured, with photos of a turn and turns for each repeat. The second stands for the first
-# in bf16, where that cannot be measured: it takes less time, and what is done beside the network weighs more.
-STREAMS = {MAIN: (8, 2), "RN50, linear": (16, 5)}
-RESULTS = Path(__file__).resolve().parent / "results.json"
-SECTIONS = ("networks", "mini", "pipeline", "streams", "start", "training")
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "bench" / "results.json"
+CORES = len(os.sched_getaffinity(0))
+PACKAGES = ("torch", "onnxruntime", "openvino", "timm", "numpy", "pillow")
+HALF, LARGE = (816, 612), (4000, 3000)  # (width, height): 0.5 and 12 megapixels
+PEAK_SIDE = 2048  # of the matrices whose product stands for the fastest that the machine can compute
+PRICE = 0.04  # dollars for a core and hour: roughly what clouds ask; no measurement
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Effort:
-    """How much is measured. repeats: counted turns; batches: of pictures at once; large: photos of 12 megapixels."""
-
-    repeats: int
-    batches: tuple[int, ...]
-    models: tuple[str, ...]
-    training: tuple[str, ...]
-    large: bool
-
-
-FULL = Effort(
-    repeats=5,
-    batches=(1, 4, 8),
-    models=tuple(name for name, (_, kind) in MODELS.items() if kind != "linear"),
-    training=("conv-4", "conv-20"),
-    large=True,
-)
-QUICK = Effort(repeats=1, batches=(4,), models=(MAIN,), training=("linear",), large=False)
-
-
-def main() -> int:
-    """Parse, measure, write, print."""
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help="few repeats of a few rows: whether it works, not how fast"
-    )
-    parser.add_argument("--repeats", type=int, help="counted turns of each comparison")
-    parser.add_argument("--batches", type=int, nargs="+", help="of pictures, in the sections networks and mini")
-    parser.add_argument(
-        "--models", nargs="+", choices=FULL.models, help="in the section networks; others stay as they are"
-    )
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
+    parser.add_argument("--only", nargs="*", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--quick", action="store_true", help="one turn of few rows: whether it works, not how fast")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--mini-fast-iou", type=float, help="mean IoU of mini's fast engine, measured elsewhere")
-    parser.add_argument("--mini-exact-iou", type=float, help="that of its exact engine on the same photos")
     arguments = parser.parse_args()
     torch.set_num_threads(CORES)
-    effort = QUICK if arguments.quick else FULL
-    effort = dataclasses.replace(
-        effort,
-        repeats=arguments.repeats or effort.repeats,
-        batches=tuple(arguments.batches or effort.batches),
-        models=tuple(arguments.models or effort.models),
-    )
-    kept = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
-    found: dict[str, Any] = {
-        "official_s": None,
-        "exact_s": None,
-        "fast_s": None,
-        "mini_fast_iou": None,
-        "mini_exact_iou": None,
-    }
-    found |= {"sections": {}, "environment": environment()} | kept | {"version": declip.__version__}
-    if "networks" in arguments.only:  # another machine may add a section: each says of which processor it is
-        found["environment"] = environment()
-    for name, value in (("mini_fast_iou", arguments.mini_fast_iou), ("mini_exact_iou", arguments.mini_exact_iou)):
-        found[name] = found[name] if value is None else value
-    for section in SECTIONS:
-        if section in arguments.only:
-            when = {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "quick": arguments.quick}
-            found["sections"][section] = when | {"busy_before": busy(), "cpu": processor()}
-            rows = [row for row in found.get("networks", ()) if row["name"] not in effort.models]
-            found |= measure(section, effort)
-            if section == "networks":
-                found["networks"] += rows
-            # After every section, so that one that fails costs no other.
-            arguments.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print("\n\n".join(tables(found)))
-    return 0 if all(good is not False for _, _, good in checks(found)) else 1
+    found = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
+    for section in arguments.only:
+        print(f"{section} …", file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+            busy = psutil.cpu_percent(interval=2.0)
+            measured = SECTIONS[section](Path(folder), arguments.quick)
+        found[section] = {"where": where(busy), **measured}
+        # After every section, so that one that fails costs no other.
+        arguments.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if not arguments.quick:
+        write_pages(found)
 
 
-def measure(section: str, effort: Effort) -> dict[str, Any]:
-    """One section's part of the results."""
-    print(f"{section} …", file=sys.stderr, flush=True)
-    with tempfile.TemporaryDirectory() as name, torch.inference_mode(section != "training"):
-        folder = Path(name)
-        match section:
-            case "networks":
-                return networks(folder, effort)
-            case "mini":
-                return {"mini": mini(folder, effort)}
-            case "pipeline":
-                return {"pipeline": pipeline(folder, effort)}
-            case "streams":
-                return {"streams": streams(folder, effort)}
-            case "start":
-                return {"start": start(folder, effort)}
-            case _:
-                return {"training": training(folder, effort)}
-
-
-# --- the paper's networks ---------------------------------------------------------------------------------------------
-
-
-def networks(folder: Path, effort: Effort) -> dict[str, Any]:
-    """Rows of the paper's networks, the peaks of the machine, and the three figures at the top."""
-    rows, turns, tops = [], dict[str, list[float]](), {}
-    for name in effort.models:
-        built = build(name, folder)
-        engines, reason = open_both(built.path)
-        agreement = agree(built, engines)
-        for batch in effort.batches:
-            contenders = peak_contenders() | network_contenders(built, engines, batch)
-            seconds = interleaved(contenders, effort.repeats)
-            for key in contenders:
-                if key.startswith("peak "):
-                    turns.setdefault(key, []).extend(seconds[key])
-            row = network_row(name, batch, built, seconds) | {"fast_skipped": reason}
-            rows.append(row | {"agreement": agreement})
-            print(json.dumps(row), file=sys.stderr, flush=True)
-            if (name, batch) == (MAIN, 4):
-                tops = {f"{way}_s": row["ways"].get(way, {"median": None})["median"] for way in WAYS}
-        del engines
-        built.path.unlink()
-    return tops | {"peak": peaks(turns), "networks": rows}
-
-
-WAYS = ("official", "exact", "fast")
-
-
-def open_both(path: Path) -> tuple[dict[str, Engine], str | None]:
-    """The engines by precision, and why there is no fast one."""
-    engines: dict[str, Engine] = {"exact": open_engine(path, threads=CORES)}
-    if torch.bfloat16 not in PEAK_FLOP:
-        return engines, "this processor has no instructions for bf16, and fast computes as exact does"
-    try:
-        engines["fast"] = open_engine(path, threads=CORES, precision="fast")
-    except (TypeError, DeclipError) as error:
-        return engines, f"{type(error).__name__}: {error}"
-    return engines, None
-
-
-def network_contenders(built: Built, engines: Mapping[str, Engine], batch: int) -> dict[str, Callable[[], object]]:
-    """The ways of one network on the same pictures."""
-    pictures = inputs(built.spec, batch)
-    tensor = torch.from_numpy(pictures)
-    found: dict[str, Callable[[], object]] = {}
-    if built.official is not None:
-        found["official"] = partial(built.official_logits, tensor)
-    for precision, engine in engines.items():
-        found[precision] = partial(engine.logits, {"image": pictures})
-    return found
-
-
-def network_row(name: str, batch: int, built: Built, seconds: Mapping[str, list[float]]) -> dict[str, Any]:
-    """Seconds per picture, ratios of the medians, and the share of the peak of the same turns, by way."""
-    ways = {way: spread([value / batch for value in seconds[way]], 5) for way in WAYS if way in seconds}
-    peak = {dtype: entry["gflops"]["median"] for dtype, entry in peaks(seconds).items()}
-    gmac = {"official": built.official_gmac, "exact": built.gmac, "fast": built.gmac}
-    rates = {way: 2 * gmac[way] / ways[way]["median"] for way in ways}
+def where(busy: float) -> dict[str, Any]:
+    """Return the machine, what is installed on it, and the share of it that other work took before, in percent."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    fields = {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in lines}
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     return {
-        "name": name,
-        "batch": batch,
-        "ways": ways,
-        "gmac": {way: gmac[way] for way in ways},
-        "gflops": {way: round(rate, 1) for way, rate in rates.items()},
-        "share_of_fp32_peak": {way: round(rate / peak["float32"], 3) for way, rate in rates.items()},
-        "share_of_bf16_peak": {
-            way: round(rate / peak["bfloat16"], 3) for way, rate in rates.items() if "bfloat16" in peak
-        },
-        "against_official": {
-            way: round(ways["official"]["median"] / entry["median"], 3)
-            for way, entry in ways.items()
-            if "official" in ways
-        },
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "cpu": f"{fields.get('model name', platform.processor())}, model {fields.get('model', '?')}",
+        "cores": CORES,
+        "flags": [flag for flag in ("avx512_bf16", "amx_bf16") if flag in fields.get("flags", "").split()],
+        "versions": f"declip {declip.__version__}, Python {platform.python_version()}, {versions}",
+        "busy": busy,
     }
 
 
-def agree(built: Built, engines: Mapping[str, Engine]) -> dict[str, float]:
-    """How far apart the ways are on the example photos."""
-    pictures = inputs(built.spec, len(list(PHOTOS.iterdir())))
-    exact = engines["exact"].logits({"image": pictures})
-    found = {}
-    if built.official is not None:
-        official = built.official_logits(torch.from_numpy(pictures)).numpy()
-        found["exact_logits_relative"] = float(np.abs(exact - official).max() / official.std())
-    if "fast" in engines:
-        found |= difference(exact, engines["fast"].logits({"image": pictures}))
-    return found
+def interleaved(contenders: Mapping[str, Callable[[], object]], turns: int) -> dict[str, list[float]]:
+    """Return the seconds of every contender, timed in turns; one turn before them is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(turns + 1):
+        for name, work in contenders.items():
+            time.sleep(0.02)  # threads of the one before that still spin go to sleep
+            start = time.perf_counter()
+            work()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
 
 
-def difference(exact: NDArray[np.float32], fast: NDArray[np.float32]) -> dict[str, float]:
-    """Mean |Δscore|, and the share of pixels decided alike at 0.5."""
-    first, second = to_scores(exact), to_scores(fast)
-    return {
-        "fast_mean_score_difference": float(np.abs(first - second).mean(dtype=np.float64)),
-        "fast_decisions_alike": float(np.mean((first >= 0.5) == (second >= 0.5))),
-    }
+def spread(values: Iterable[float]) -> dict[str, float]:
+    """Return the minimum, median and maximum, of four digits."""
+    found = sorted(values)
+    picked = {"min": found[0], "median": statistics.median(found), "max": found[-1]}
+    return {name: float(f"{value:.4g}") for name, value in picked.items()}
 
 
-# --- the embedded model -----------------------------------------------------------------------------------------------
+def by_precision(model: str | Path | None = None) -> dict[str, Localizer]:
+    """Open a model in the precisions that this machine has: "exact", and "fast" where that is another one."""
+    found = {way: declip.load(model, threads=CORES, device="cpu", precision=way) for way in ("exact", "fast")}
+    return {way: one for way, one in found.items() if one.precision == way}
 
 
-def load_both() -> tuple[dict[str, Localizer], str | None]:
-    """The embedded model by precision, and why there is no fast one."""
-    found = {"exact": declip.load(threads=CORES)}
-    try:
-        found["fast"] = declip.load(threads=CORES, precision="fast")
-    except (TypeError, DeclipError) as error:
-        return found, f"{type(error).__name__}: {error}"
-    return found, None
+# --- sections -------------------------------------------------------------------------------------------------------
 
 
-def mini(folder: Path, effort: Effort) -> dict[str, Any]:
-    """The embedded model: tiles at once, and a photo of 12 megapixels."""
-    localizers, reason = load_both()
-    spec = localizers["exact"].spec
+def networks(folder: Path, quick: bool) -> dict[str, Any]:
+    """Compare the paper's networks with the official way, and with the fastest that this machine multiplies."""
     rows = []
-    for batch in effort.batches:
-        tiles = crops(spec.input_size, batch, localizers["exact"])
-        seconds = interleaved(
-            {way: partial(one.engine.logits, {"image": tiles}) for way, one in localizers.items()}, 3 * effort.repeats
-        )
-        rows.append({"what": "tile", "batch": batch} | compared(seconds, batch))
-    if effort.large:
-        large = large_photo(folder)
-        seconds = interleaved({way: partial(one, large) for way, one in localizers.items()}, effort.repeats)
-        rows.append({"what": "12 MP photo, from its file", "batch": 1} | compared(seconds, 1))
-    agreement = {}
-    if "fast" in localizers:
-        maps = {way: one.engine.logits({"image": tiles}) for way, one in localizers.items()}
-        agreement = difference(maps["exact"], maps["fast"])
-    return {"rows": rows, "agreement": agreement, "fast_skipped": reason}
+    for name in [MAIN] if quick else MODELS:
+        built = build(name, folder)
+        engines = {way: one.engine for way, one in by_precision(built.path).items()}
+        apart = agreement(built, engines)
+        for batch in (1,) if quick else (1, 4, 8):
+            rows.append({"name": name, "batch": batch, "agreement": apart} | network_row(built, engines, batch, quick))
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    return {"rows": rows}
 
 
-def compared(seconds: Mapping[str, list[float]], count: int) -> dict[str, Any]:
-    """Seconds per picture by way, and how much faster fast is."""
-    ways = {way: spread([value / count for value in values], 5) for way, values in seconds.items()}
-    ratio = round(ways["exact"]["median"] / ways["fast"]["median"], 3) if "fast" in ways else None
-    return {"ways": ways, "fast_against_exact": ratio}
+def network_row(built: Built, engines: Mapping[str, Engine], batch: int, quick: bool) -> dict[str, Any]:
+    """Time one network on a batch: seconds per picture, ratios of the medians, share of the peak in the same turns."""
+    pictures = inputs(built.spec, batch)
+    matrix = torch.randn(PEAK_SIDE, PEAK_SIDE)
+    contenders: dict[str, Callable[[], object]] = {
+        "peak": partial(torch.mm, matrix, matrix),
+        "official": partial(built.official, torch.from_numpy(pictures)),
+        **{way: partial(engine.logits, {"image": pictures}) for way, engine in engines.items()},
+    }
+    seconds = interleaved(contenders, 1 if quick else 5)
+    peak = 2 * PEAK_SIDE**3 / min(seconds.pop("peak"))
+    ways = {way: spread(value / batch for value in values) for way, values in seconds.items()}
+    work = {way: 2e9 * (built.official_gmac if way == "official" else built.gmac) for way in ways}
+    return {
+        "ways": ways,
+        "gmac": {"official": built.official_gmac, "exact": built.gmac},
+        "against_official": {way: round(ways["official"]["median"] / ways[way]["median"], 2) for way in ways},
+        "share_of_peak": {way: round(work[way] / ways[way]["median"] / peak, 3) for way in ways},
+    }
 
 
-def crops(size: int, count: int, localizer: Localizer) -> NDArray[np.float32]:
-    """(count, 3, size, size): corners of the example photos, at their own resolution."""
-    files = sorted(PHOTOS.iterdir())
-    pixels = (read_photo(files[number % len(files)]).pixels for number in range(count))
-    fitting = (np.pad(one, ((0, size), (0, size), (0, 0)), mode="reflect")[:size, :size] for one in pixels)
-    return np.stack([normalise(one, localizer.spec) for one in fitting])
+def agreement(built: Built, engines: Mapping[str, Engine]) -> dict[str, float]:
+    """Tell how far apart the ways are on the example photos."""
+    pictures = inputs(built.spec, len(list(PHOTOS.iterdir())))
+    official = built.official(torch.from_numpy(pictures)).numpy()
+    logits = {way: engine.logits({"image": pictures}) for way, engine in engines.items()}
+    found = {"exact_logits": float(np.abs(logits["exact"] - official).max() / official.std())}
+    if "fast" in logits:
+        exact, fast = to_scores(logits["exact"]), to_scores(logits["fast"])
+        found["fast_scores"] = float(np.abs(exact - fast).mean(dtype=np.float64))
+        found["fast_alike"] = float(np.mean((exact >= 0.5) == (fast >= 0.5)))
+    return found
 
 
-def large_photo(folder: Path) -> Path:
-    """A JPEG of 12 megapixels, of the example photos enlarged."""
-    whole = Image.new("RGB", (4000, 3000))
-    for number, file in enumerate(sorted(PHOTOS.iterdir())[:4]):
-        with Image.open(file) as photo:
-            whole.paste(photo.convert("RGB").resize((2000, 1500)), (2000 * (number % 2), 1500 * (number // 2)))
-    path = folder / "large.jpg"
-    whole.save(path, quality=92)
+def photos(folder: Path, quick: bool) -> dict[str, Any]:
+    """Time one photo from its JPEG file to its mask, by the embedded model and by the paper's network."""
+    sizes = {"0.5 MP": photo_of(folder, HALF)} | ({} if quick else {"12 MP": photo_of(folder, LARGE)})
+    models = {"mini": by_precision(), MAIN: by_precision(build(MAIN, folder).path)}
+    contenders = {
+        (model, way, size): partial(one, photo)
+        for size, photo in sizes.items()
+        for model, ways in models.items()
+        for way, one in ways.items()
+    }
+    seconds = interleaved({str(key): work for key, work in contenders.items()}, 1 if quick else 5)
+    rows = [
+        {"model": model, "precision": way, "photo": size, "seconds": spread(seconds[str((model, way, size))])}
+        for model, way, size in contenders
+    ]
+    return {"rows": rows, "storage": storage(models["mini"]["exact"])}
+
+
+def storage(localizer: Localizer) -> dict[str, float]:
+    """Measure what is kept of a photo, by the example photos: bytes per megapixel, and of a row of Parquet."""
+    from declip.batch.rows import encode_mask, to_parquet
+
+    results = [localizer(path) for path in sorted(PHOTOS.iterdir())]
+    megapixels = sum(one.scores.size for one in results) / 1e6
+    blank = {"bytes": 0, "content": "0" * 64, "error": None, "kind": None}
+    rows = [one.to_dict() | blank | {"mask": encode_mask(one.mask)} for one in results]
+    return {
+        "photos": len(results),
+        "file": sum(path.stat().st_size for path in PHOTOS.iterdir()) / megapixels,
+        "scores": sum(len(scores_png(one.scores)) for one in results) / megapixels,
+        "row": (len(to_parquet(rows)) - len(to_parquet([]))) / len(rows),
+    }
+
+
+def start(folder: Path, quick: bool) -> dict[str, Any]:
+    """Time a fresh process from its start to its end behind the first mask, and its highest memory."""
+    photo = photo_of(folder, HALF)
+    models = {"mini": "mini", MAIN: str(build(MAIN, folder).path)}
+    code = (
+        "import sys, resource, declip; declip.load(sys.argv[1])(sys.argv[2]).mask.any(); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    memory: dict[str, float] = {}
+
+    def run(name: str, model: str) -> None:
+        done = subprocess.run([sys.executable, "-c", code, model, photo], capture_output=True, text=True, check=True)
+        memory[name] = round(int(done.stdout) * 1024 / 1e6)
+
+    seconds = interleaved({name: partial(run, name, model) for name, model in models.items()}, 1 if quick else 5)
+    return {"rows": [{"model": name, "seconds": spread(seconds[name]), "mb": memory[name]} for name in models]}
+
+
+def steady(folder: Path, quick: bool) -> dict[str, Any]:
+    """Send 2,000 photos through `Localizer.map`: memory after the first 100 and at the end."""
+    count, mark = (20, 10) if quick else (2000, 100)
+    photo, localizer, process = photo_of(folder, HALF), declip.load(), psutil.Process()
+    begun, first = time.perf_counter(), 0.0
+    for number, result in enumerate(localizer.map([photo] * count), start=1):
+        if isinstance(result, Exception):
+            raise result
+        first = process.memory_info().rss / 1e6 if number == mark else first
+    seconds, last = time.perf_counter() - begun, process.memory_info().rss / 1e6
+    return {
+        "photos": count,
+        "mark": mark,
+        "mb_first": round(first, 1),
+        "mb_last": round(last, 1),
+        "rate": round(count / seconds, 2),
+    }
+
+
+SECTIONS: Mapping[str, Callable[[Path, bool], dict[str, Any]]] = {
+    "networks": networks,
+    "photos": photos,
+    "start": start,
+    "steady": steady,
+}
+
+
+def photo_of(folder: Path, size: tuple[int, int]) -> Path:
+    """Make a JPEG of this size (width, height) from an example photo."""
+    path = folder / f"{size[0]}.jpg"
+    with Image.open(PHOTOS / "china-untouched.jpg") as photo:
+        photo.convert("RGB").resize(size).save(path, quality=92)
     return path
 
 
-def photos_of(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
-    """JPEGs of this size (width, height), the example photos resized."""
-    files = sorted(PHOTOS.iterdir())
-    folder.mkdir()
-    for number in range(count):
-        with Image.open(files[number % len(files)]) as photo:
-            photo.convert("RGB").resize(size).save(folder / f"{number}.jpg", quality=90)
-    return sorted(folder.iterdir())
+# --- pages ----------------------------------------------------------------------------------------------------------
 
 
-# --- from a file to a Localization ------------------------------------------------------------------------------------
-
-
-class Timed(Wrapped):
-    """An engine that adds up the seconds it takes."""
-
-    def __init__(self, engine: Engine) -> None:
-        super().__init__(engine)
-        self.seconds = 0.0
-
-    def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """As `Engine.logits`."""
-        begun = time.perf_counter()
-        try:
-            return super().logits(inputs)
-        finally:
-            self.seconds += time.perf_counter() - begun
-
-
-def pipeline(folder: Path, effort: Effort) -> dict[str, Any]:
-    """Whole ways and their parts; and a batch of photos against the network alone."""
-    (half,) = photos_of(folder / "half", 1, HALF)
-    photos = {"0.5 MP": half} | ({"12 MP": large_photo(folder)} if effort.large else {})
-    built = build(MAIN, folder)
-    engines, reason = open_both(built.path)
-    linear = open_engine(build("ViT-L/14, linear", folder).path, threads=CORES)
-    rows = []
-    for precision, engine in engines.items():
-        for what, photo in photos.items():
-            rows.append(
-                {"model": MAIN, "precision": precision, "photo": what}
-                | whole_parts(engine, linear if precision == "exact" else None, photo, effort.repeats)
-            )
-    localizers, mini_reason = load_both()
-    for precision, localizer in localizers.items():
-        for what, photo in photos.items():
-            found = tiled_parts(localizer, photo, effort.repeats)
-            rows.append({"model": "mini", "precision": precision, "photo": what} | found)
-    return {"rows": rows, "fast_skipped": reason, "mini_fast_skipped": mini_reason}
-
-
-def whole_parts(engine: Engine, linear: Engine | None, photo: Path, repeats: int) -> dict[str, Any]:
-    """A photo that the network sees whole. linear: the same backbone with a decoder that costs nothing."""
-    localizer = Localizer(engine, mode="whole")
-    read = read_photo(photo)
-    pictures = to_input(read.pixels, engine.spec)[None]
-    logits = engine.logits({"image": pictures})[0]
-    contenders: dict[str, Callable[[], object]] = {
-        "whole": lambda: localizer(photo),
-        "read": lambda: read_photo(photo),
-        "preprocess": lambda: to_input(read.pixels, engine.spec),
-        "network": lambda: engine.logits({"image": pictures}),
-        "post-process": lambda: resize_scores(to_scores(logits), read.size),
-    }
-    if linear is not None:
-        contenders["backbone"] = lambda: linear.logits({"image": pictures})
-    parts = {part: spread(values) for part, values in interleaved(contenders, repeats).items()}
-    if "backbone" in parts:
-        parts["decoder"] = {"median": round(parts["network"]["median"] - parts["backbone"]["median"], 4)}
-    return {"parts": parts}
-
-
-def tiled_parts(localizer: Localizer, photo: Path, repeats: int) -> dict[str, Any]:
-    """A photo that is computed in tiles: reading, the network's share of the whole, and the rest."""
-    timed = Timed(localizer.engine)
-    watched = Localizer(timed, mode="tiled")
-    inside = []
-
-    def whole() -> None:
-        timed.seconds = 0.0
-        watched(photo)
-        inside.append(timed.seconds)
-
-    seconds = interleaved({"whole": whole, "read": lambda: read_photo(photo)}, repeats)
-    parts = {part: spread(values) for part, values in seconds.items()} | {"network": spread(inside[-repeats:])}
-    rest = parts["whole"]["median"] - parts["read"]["median"] - parts["network"]["median"]
-    return {"parts": parts | {"tiling and blending": {"median": round(rest, 4)}}}
-
-
-def streams(folder: Path, effort: Effort) -> dict[str, Any]:
-    """Batches of photos from their files against the network alone, of photos of two sizes."""
-    sizes = {"256 px": (256, 256), "0.5 MP": HALF}
-    photos = {what: photos_of(folder / what, 16, size) for what, size in sizes.items()}
-    rows, reason = [], None
-    for model, (count, times) in STREAMS.items():
-        engines, skipped = open_both(build(model, folder).path)
-        reason = reason or skipped
-        for precision, engine in engines.items():
-            for what, files in photos.items():
-                found = stream(Localizer(engine), files[:count], times * effort.repeats)
-                rows.append({"model": model, "precision": precision, "photo": what} | found)
-                print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    return {"rows": rows, "fast_skipped": reason}
-
-
-def stream(localizer: Localizer, photos: Sequence[Path], repeats: int, batch: int = 4) -> dict[str, Any]:
-    """Photos per second of `map`, and of the network alone on as many pictures. Their ratio is that of a turn, in which
-    they follow each other; a machine that others use as well may be another one in the next turn."""
-    pictures = np.stack([to_input(read_photo(photo).pixels, localizer.spec) for photo in photos[:batch]])
-
-    def network() -> None:
-        for _ in range(0, len(photos), batch):
-            localizer.engine.logits({"image": pictures})
-
-    def mapped() -> None:
-        for _ in localizer.map(photos, batch_size=batch):
-            pass
-
-    seconds = interleaved({"network": network, "map": mapped}, repeats)
-    rates = {way: spread([len(photos) / value for value in values]) for way, values in seconds.items()}
-    shares = [alone / whole for alone, whole in zip(seconds["network"], seconds["map"], strict=True)]
-    found = {"photos": len(photos), "batch": batch, "turns": repeats, "photos_per_second": rates}
-    return found | {"share_of_network": spread(shares, 3)}
-
-
-# --- a fresh process --------------------------------------------------------------------------------------------------
-
-
-def start(folder: Path, effort: Effort) -> dict[str, Any]:
-    """Seconds from starting a process to its end behind the first mask, and its highest memory."""
-    (photo,) = photos_of(folder / "half", 1, HALF)
-    built = build(MAIN, folder)
-    assert built.official is not None
-    pickle = folder / "official.pt"
-    torch.save(built.official.state_dict(), pickle)
-    cases = {("mini", "exact"): "mini", ("mini", "fast"): "mini", (MAIN, "official"): str(pickle)}
-    cases |= {(MAIN, "exact"): str(built.path), (MAIN, "fast"): str(built.path)}
-    skipped, memory = {}, dict[str, list[float]]()
-    contenders = {}
-    for (model, way), file in cases.items():
-        name = f"{model}, {way}"
-        if problem := cold(way, file, photo, memory.setdefault(name, [])):
-            skipped[name] = problem
-            continue
-        contenders[name] = partial(cold, way, file, photo, memory[name])
-    seconds = interleaved(contenders, effort.repeats)
-    rows = [
-        {"name": name, "seconds": spread(values, 3), "peak_mb": round(max(memory[name]))}
-        for name, values in seconds.items()
-    ]
-    return {"rows": rows, "skipped": skipped}
-
-
-def cold(way: str, file: str, photo: Path, memory: list[float]) -> str | None:
-    """Run cold.py; its memory is appended. Returns what it said where it failed."""
-    script = Path(__file__).resolve().parent / "cold.py"
-    command = [sys.executable, str(script), way, file, str(photo)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        return done.stderr.strip().splitlines()[-1]
-    memory.append(float(done.stdout))
-    return None
-
-
-# --- training ---------------------------------------------------------------------------------------------------------
-
-
-def training(folder: Path, effort: Effort) -> dict[str, Any]:
-    """Epochs with features from the cache and without, and what one step takes."""
-    images, batch = (16, 4) if effort.large else (4, 4)
-    rows = cached_training.measure(folder, images, batch, min(effort.repeats, 3), list(effort.training))
-    for row in rows:
-        for kind in ("uncached", "cached"):
-            row[kind] = spread(row[kind])
-        row["step"] = {"median": round(row["cached"]["median"] / (images / batch), 4)}
-    return {"images": images, "batch": batch, "rows": rows}
+def write_pages(found: Mapping[str, Any]) -> None:
+    """Write docs/performance.md, and the costs between two marks in docs/scale.md."""
+    loader = jinja2.FileSystemLoader(ROOT / "bench")
+    templates = jinja2.Environment(
+        loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    page = templates.get_template("performance.md.jinja").render(found=found)
+    (ROOT / "docs" / "performance.md").write_text(page + "\n", encoding="utf-8")
+    scale = ROOT / "docs" / "scale.md"
+    before, begin, rest = scale.read_text(encoding="utf-8").partition("<!-- by bench/speed.py, from here -->")
+    _, end, after = rest.partition("<!-- to here -->")
+    costs = templates.get_template("costs.md.jinja").render(found=found, price=PRICE)
+    scale.write_text(f"{before}{begin}\n\n{costs}\n\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
