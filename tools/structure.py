@@ -3,6 +3,7 @@
     python tools/structure.py            print the figures
     python tools/structure.py --check    exit 1 if one is above its limit in LIMITS
     python tools/structure.py --arrows   print which room imports which
+    python tools/structure.py --trace    localize one photo; print the functions that it goes through
 
 A room is a module or package of src/declip, tools/ or bench/. An arrow is an import from one room to another, wherever
 it stands in the file. A room is one floor above the highest room that it imports. Rooms that import each other in a
@@ -15,10 +16,14 @@ from __future__ import annotations
 import argparse
 import ast
 import functools
+import itertools
 import subprocess
 import sys
+import tempfile
+import threading
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from types import FrameType
 from typing import get_args
 
 from declip.spec import Architecture
@@ -46,7 +51,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the structure of the code.")
     parser.add_argument("--check", action="store_true", help="exit 1 if a figure is above its limit")
     parser.add_argument("--arrows", action="store_true", help="print which room imports which")
+    parser.add_argument("--trace", action="store_true", help="print the functions that one photo goes through")
     arguments = parser.parse_args()
+    if arguments.trace:
+        steps = trace()
+        for step in dict.fromkeys(steps):
+            print(step)
+        moves = sum(a.partition(":")[0] != b.partition(":")[0] for a, b in itertools.pairwise(steps))
+        print(f"{len(set(steps))} functions, {moves} moves between files")
+        return
     if arguments.arrows:
         for room, imported in sorted(arrows().items()):
             print(f"{floors()[room]:2}  {room:14} → {' '.join(sorted(imported))}")
@@ -127,6 +140,39 @@ def comparisons(path: Path) -> int:
             told = node if isinstance(node, ast.Compare) else node.pattern
             count += any(isinstance(one, ast.Constant) and one.value in names for one in ast.walk(told))
     return count
+
+
+def trace() -> list[str]:
+    """Localize one example photo as `declip localize` does; return the functions entered, as FILE:NAME, in order.
+
+    Imports and the opening of the model come before; what threads do is in it. Comprehensions and properties of a line
+    are left out with all that is entered again: a function counts where it is entered after another one.
+    """
+    import declip
+    from declip.localize.outputs import find_pictures, localize_files
+
+    photo = ROOT / "examples" / "photos" / "astronaut-navier-stokes.jpg"
+    localizer = declip.load()
+    steps: list[str] = []
+
+    def enter(frame: FrameType, event: str, _: object) -> None:
+        name = frame.f_code.co_qualname.replace("<locals>.", "")
+        path = Path(frame.f_code.co_filename)
+        if event == "call" and SOURCE in path.parents and "<" not in name:
+            step = f"{path.relative_to(SOURCE)}:{name}"
+            if not steps or steps[-1] != step:
+                steps.append(step)
+
+    with tempfile.TemporaryDirectory() as folder:
+        pairs, _ = find_pictures([photo])
+        list(localize_files(localizer, pairs, Path(folder) / "first"))  # what is imported when it is first needed
+        threading.setprofile_all_threads(enter) if sys.version_info >= (3, 12) else threading.setprofile(enter)
+        sys.setprofile(enter)
+        pairs, _ = find_pictures([photo])
+        list(localize_files(localizer, pairs, Path(folder) / "second"))
+        sys.setprofile(None)
+        threading.setprofile(None)
+    return steps
 
 
 def _room(path: Path) -> str | None:
