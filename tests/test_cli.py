@@ -595,7 +595,7 @@ def lines(manifest: Path) -> list[dict[str, Any]]:
 
 
 class FakeAudit(ModuleType):
-    """Stand in for the audit: a sample of the group "wrong" is an error; one of the group "half" has no remedy."""
+    """Stand in for the audit: a sample of the group "wrong" is broken, and one of the group "half" is an error."""
 
     def __init__(self) -> None:
         super().__init__("declip.datasets.audit")
@@ -604,14 +604,14 @@ class FakeAudit(ModuleType):
     def check(self, samples: Sequence[Sample], **options: Any) -> Any:
         self.checked.append(options | {"samples": list(samples)})
         found = [sample.image.name for sample in samples if sample.group in ("wrong", "half")]
-        return SimpleNamespace(errors=len(found), to_json=lambda: json.dumps({"found": found}), found=found)
+        groups = [sample.group for sample in samples]
+        return SimpleNamespace(errors=len(found), to_json=lambda: json.dumps({"found": found}), groups=groups)
 
     def render(self, report: Any, console: Any) -> None:
         console.print(f"{report.errors} errors")
 
-    def fix(self, samples: Sequence[Sample], report: Any) -> tuple[list[Sample | None], list[str]]:
-        fixed = [None if sample.group == "wrong" else replace(sample, source="mended") for sample in samples]
-        return fixed, [f"left out {name}" for name in report.found[:1]]
+    def broken(self, report: Any) -> dict[int, str]:
+        return dict.fromkeys((i for i, group in enumerate(report.groups) if group == "wrong"), "why")
 
 
 @pytest.fixture
@@ -756,7 +756,7 @@ def test_index_checks_a_manifest(
     assert sorted(path.name for path in manifest.parent.iterdir()) == ["a.png", "b.png", "c.png", "samples.jsonl"]
 
 
-def test_index_fixes_a_manifest(
+def test_index_leaves_broken_samples_out(
     audit: FakeAudit, manifest: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = manifest.read_bytes()
@@ -766,17 +766,17 @@ def test_index_fixes_a_manifest(
     out = manifest.parent / "lists" / "fixed.jsonl"
     assert call(monkeypatch, "index", manifest, "--check", "--fix", "--out", out) == 0
     assert capfd.readouterr() == (
-        "1 errors\nleft out b.png\n",
+        f"1 errors\n{manifest.parent / 'b.png'} is left out: why\n",
         f"declip: {out}: 0 manipulated and 2 real samples\n",
     )
     assert manifest.read_bytes() == before
-    kept = [(line["image"], line["source"], line.get("provenance")) for line in lines(out)]
-    assert kept == [("../a.png", "mended", {"seed": 1}), ("../c.png", "mended", None)]
+    kept = [(line["image"], line.get("provenance")) for line in lines(out)]
+    assert kept == [("../a.png", {"seed": 1}), ("../c.png", None)]
     pictures = {path: path.read_bytes() for path in manifest.parent.glob("*.png")}
     assert call(monkeypatch, "index", manifest, "--fix", "--force") == 0
-    assert capfd.readouterr().out == "left out b.png\n"
-    kept = [(line["image"], line["source"], line.get("provenance")) for line in lines(manifest)]
-    assert kept == [("a.png", "mended", {"seed": 1}), ("c.png", "mended", None)]
+    assert capfd.readouterr().out == f"{manifest.parent / 'b.png'} is left out: why\n"
+    kept = [(line["image"], line.get("provenance")) for line in lines(manifest)]
+    assert kept == [("a.png", {"seed": 1}), ("c.png", None)]
     assert {path: path.read_bytes() for path in manifest.parent.glob("*.png")} == pictures
 
 
@@ -788,7 +788,7 @@ def test_index_says_what_fix_cannot_mend(
     assert call(monkeypatch, "index", manifest, "--check", "--json", "--fix", "--force") == 1
     stdout, stderr = capfd.readouterr()
     assert json.loads(stdout) == {"found": ["b.png", "c.png"]}
-    assert "declip: left out b.png\n" in stderr and "declip: 1 errors are left" in stderr
+    assert "b.png is left out: why\n" in stderr and "declip: 1 errors are left" in stderr
     assert [line["image"] for line in lines(manifest)] == ["a.png", "c.png"]
 
 

@@ -29,15 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["batch", "convert", "export", "features", "index", "synthesize", "train"]
 
-# Which options of `declip index` describe which layout; they mean nothing to the others.
-_LAYOUTS = {
-    "dolos": ("generator", "faces", "split", "reals"),
-    "autosplice": ("quality", "split", "reals"),
-    "coco-sd": ("split",),
-    "folder": ("masks", "mask_name", "fake_is", "group", "split"),
-    "imdl": ("split",),
-}
-
 
 def synthesize(
     photos: Annotated[Path, typer.Argument(metavar="PHOTOS", help="Folder of untouched photos.")],
@@ -132,55 +123,59 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def index(
-    context: typer.Context,
-    layout: Annotated[str, typer.Argument(metavar="LAYOUT", help=f"{', '.join(_LAYOUTS)}; or a manifest (.jsonl).")],
+    layout: Annotated[
+        str,
+        typer.Argument(metavar="LAYOUT", help="dolos, autosplice, coco-sd, folder, imdl; or a manifest (.jsonl)."),
+    ],
     root: Annotated[Path | None, typer.Argument(metavar="ROOT", help="The data set's folder; imdl: or file.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The manifest to write.")] = None,
     split: Annotated[
         str | None, typer.Option(help="dolos, coco-sd: only this one. Others: written into the manifest.")
     ] = None,
     generator: Annotated[str, typer.Option(help="dolos: names, separated by commas.")] = "",
-    faces: Annotated[Literal["celebahq", "ffhq"], typer.Option(help="dolos.")] = "celebahq",
+    faces: Annotated[Literal["celebahq", "ffhq"] | None, typer.Option(help="dolos. [default: celebahq]")] = None,
     quality: Annotated[int | None, typer.Option(help="autosplice: 75, 90 or 100. [default: all]")] = None,
     reals: Annotated[
         bool | None, typer.Option("--reals/--no-reals", help="autosplice (default: yes), dolos (no): untouched photos.")
     ] = None,
     masks: Annotated[Path | None, typer.Option(help="folder: the masks. Without them all pictures are real.")] = None,
-    mask_name: Annotated[str, typer.Option(help="folder: of a picture's mask; or with {name}.")] = "{stem}.png",
+    mask_name: Annotated[
+        str | None, typer.Option(help="folder: of a picture's mask; or with {name}. [default: {stem}.png]")
+    ] = None,
     fake_is: Annotated[
-        Literal["white", "black"], typer.Option(help="folder: what the masks show as manipulated.")
-    ] = "white",
+        Literal["white", "black"] | None,
+        typer.Option(help="folder: what the masks show as manipulated. [default: white]"),
+    ] = None,
     group: Annotated[str | None, typer.Option(help="folder: expression whose (…) in a stem is the photo.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Print what is wrong; exit 1 if there are errors.")] = False,
-    fix: Annotated[bool, typer.Option("--fix", help="Write a corrected manifest; pictures are not touched.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="Write a manifest without the broken samples.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what is wrong as JSON.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes that check.")] = 1,
     force: Force = False,
 ) -> None:
-    """Write the manifest of a data set; or check and fix a manifest."""
+    """Write the manifest of a data set; or check a manifest, and leave out what is broken."""
     from declip import datasets
 
-    _check_index(context)
+    options = {
+        "split": split,
+        "generator": generator.split(",") if generator or layout == "dolos" else None,
+        "faces": faces,
+        "quality": quality,
+        "reals": reals,
+        "masks": masks,
+        "mask_name": mask_name,
+        "fake_is": fake_is,
+        "group": group,
+    }
+    datasets.check_options(layout, options)
+    _check_index(layout, root, out, check=check, fix=fix, as_json=as_json)
     target = Path(layout) if fix and out is None else out
     if target is not None:
         check_free(target, force)
     if root is None:
         rows = datasets.read_records(layout)
     else:
-        split_ = split or ""
-        match layout:
-            case "dolos":
-                samples = _dolos(root, generator.split(","), split, faces, reals or False)
-            case "autosplice":
-                known = cast("Literal[75, 90, 100] | None", quality)  # the library says if it is not
-                samples = datasets.autosplice(root, quality=known, reals=reals is not False, split=split_)
-            case "coco-sd":
-                samples = datasets.coco_sd(root, split=split)
-            case "folder":
-                samples = datasets.folder(root, masks, fake_is=fake_is, mask_name=mask_name, group=group, split=split_)
-            case _:
-                samples = datasets.imdl(root, split=split_)
-        rows = [(sample, {}) for sample in samples]
+        rows = [(sample, {}) for sample in datasets.load_layout(layout, root, options)]
     errors = 0
     if check or fix:
         rows, errors = _audited(rows, fix=fix, show=check, as_json=as_json, workers=workers)
@@ -191,18 +186,10 @@ def index(
     raise typer.Exit(1 if errors else 0)
 
 
-def _check_index(context: typer.Context) -> None:
+def _check_index(layout: str, root: Path | None, out: Path | None, *, check: bool, fix: bool, as_json: bool) -> None:
     """Raise DeclipError where the arguments of `index` contradict each other."""
-    layout, root, out = (context.params[name] for name in ("layout", "root", "out"))
-    check, fix = context.params["check"], context.params["fix"]
     manifest = layout.endswith(".jsonl")
-    if not manifest and layout not in _LAYOUTS:
-        raise DeclipError(f"{layout} is neither a manifest (.jsonl) nor a layout; those are {', '.join(_LAYOUTS)}")
-    for option in {name for names in _LAYOUTS.values() for name in names}.difference(_LAYOUTS.get(layout, ())):
-        source = context.get_parameter_source(option)
-        if source is not None and source.name == "COMMANDLINE":
-            raise DeclipError(f"--{option.replace('_', '-')} is not for {'a manifest' if manifest else layout}")
-    if context.params["as_json"] and not check:
+    if as_json and not check:
         raise DeclipError("--json prints what --check finds; add --check")
     if manifest and root is not None:
         raise DeclipError(f"{layout} is a manifest; expected nothing after it, got {root}")
@@ -216,40 +203,24 @@ def _check_index(context: typer.Context) -> None:
         raise DeclipError("--out is missing: the manifest to write, samples.jsonl")
 
 
-def _dolos(
-    root: Path, generators: list[str], split: str | None, faces: Literal["celebahq", "ffhq"], reals: bool
-) -> list[Sample]:
-    """Of several generators; the untouched photos, which all share, once."""
-    from declip import datasets
-
-    samples = []
-    for number, generator in enumerate(dict.fromkeys(generators)):
-        samples += datasets.dolos(root, generator, split=split, faces=faces, reals=reals and number == 0)
-    return samples
-
-
 def _audited(
     rows: list[tuple[Sample, dict[str, Any]]], *, fix: bool, show: bool, as_json: bool, workers: int
 ) -> tuple[list[tuple[Sample, dict[str, Any]]], int]:
-    """Print what is wrong with the samples of rows; (the rows, corrected if fix, and how many errors these have)."""
-
+    """Print what is wrong with samples. Return them, if fix without the broken ones, and how many errors they have."""
     from declip.datasets import audit
 
     progress = sys.stderr.isatty()
-    samples = [sample for sample, _ in rows]
-    report = audit.check(samples, workers=workers, progress=progress)
+    report = audit.check([sample for sample, _ in rows], workers=workers, progress=progress)
     if show and as_json:
         print(report.to_json(), flush=True)
     elif show:
         audit.render(report, console())
-    if not fix:
+    broken = audit.broken(report) if fix else {}
+    if not broken:
         return rows, report.errors
-    fixed, changes = audit.fix(samples, report)
-    for change in changes:
-        (note if as_json else line)(change)
-    kept = [(sample, extra) for sample, (_, extra) in zip(fixed, rows, strict=True) if sample is not None]
-    if not changes:
-        return kept, report.errors
+    for i, why in broken.items():
+        (note if as_json else line)(f"{rows[i][0].image} is left out: {why}")
+    kept = [row for i, row in enumerate(rows) if i not in broken]
     left = audit.check([sample for sample, _ in kept], workers=workers, progress=progress).errors
     if left:
         note(f"{left} errors are left, which --fix cannot mend; --check shows them")

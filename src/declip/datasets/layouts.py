@@ -1,11 +1,11 @@
-"""Data sets as they lie on disk → lists of samples, one loader per layout.
+"""Load data sets as they lie on disk: one function per layout, which returns samples.
 
-A loader knows where the files are, which value of the masks is manipulated, and which pictures come from one photo.
-Samples are sorted by their paths, manipulated ones before real ones. No picture is opened. A picture is a file with an
-image extension; other files and hidden names are no part of a data set, and folders are read as `files.walk` does it.
+Each knows where the files are, which value of the masks means manipulated, and which pictures come from one photo.
+Samples are sorted by path, manipulated ones before real ones. No picture is opened. A picture is a file with an image
+extension; other files and hidden names are ignored, and folders are read by `files.walk`.
 
-A manipulated picture without its mask, or a mask without its picture, is a DatasetError that counts them and names
-the first.
+A manipulated picture without its mask, or a mask without its picture, is a DatasetError that counts them and names the
+first ones.
 """
 
 from __future__ import annotations
@@ -40,36 +40,45 @@ _log = logging.getLogger(__name__)
 
 
 def dolos(
-    root: str | Path, generator: str, *, split: str | None = None, faces: Faces = "celebahq", reals: bool = False
+    root: str | Path,
+    generator: str | Sequence[str],
+    *,
+    split: str | None = None,
+    faces: Faces = "celebahq",
+    reals: bool = False,
 ) -> list[Sample]:
-    """Dolos: faces of 256×256 px, in-painted by one generator; black = fake.
+    """Load Dolos: faces of 256×256 px, in-painted by one generator or by several; black = manipulated.
 
         ROOT/FACES/fake/GENERATOR/{images,masks}/{train,valid,test}/ID-k.png
         ROOT/FACES/real/{train,valid,test}/ID.*
 
-    generator: celebahq has "lama", "ldm", "pluralistic" and "repaint-p2-9k" (9,000, 900 and 900 pictures each),
-        "repaint-p2" (30,000) and "p2"; ffhq has "repaint-p2" and "p2".
-    split: "train", "valid", "test", or None = those of the three that are there.
-    reals: append the real photos of the same splits.
+    generator: one name or several. celebahq has "lama", "ldm", "pluralistic" and "repaint-p2-9k" (9,000, 900 and 900
+        pictures each), "repaint-p2" (30,000) and "p2"; ffhq has "repaint-p2" and "p2".
+    split: "train", "valid", "test", or None for those of the three that exist.
+    reals: add the real photos of the same splits, once.
 
-    "p2" is generated as a whole: fake/p2/{train,valid,test} holds pictures and no masks. Its samples are fakes without
-    a mask, for scores of whole images; `read_mask`, and so all that needs masks, refuses them. They come from no
-    photo and have no group. All others' group is the ID (of ffhq: "ffhq-ID"), which the variants ID-0, ID-1, … and
-    the real photo ID share. source: the generator; of real photos, the faces.
+    "p2" pictures are generated as a whole: fake/p2/{train,valid,test} holds pictures and no masks. Its samples are
+    fakes without a mask, for scores of whole images; `read_mask` refuses them. They come from no photo and have
+    no group. For all others the group is the ID (of ffhq: "ffhq-ID"), which the variants ID-0, ID-1, … and the real
+    photo ID share. source: the generator; of real photos, the faces.
 
-    Raises DatasetError for an unknown name, a folder that is not there, and masks that do not fit the pictures.
+    Raises DatasetError for an unknown name, a missing folder, and masks that do not fit the pictures.
     """
     if faces not in _GENERATORS:
         raise DatasetError(f"faces are {faces!r}; expected one of {', '.join(_GENERATORS)}")
-    if generator not in _GENERATORS[faces]:
-        known = ", ".join(_GENERATORS[faces])
-        raise DatasetError(f"{generator!r} is no generator of Dolos' {faces}; expected one of {known}")
-    base = Path(root) / faces / "fake" / generator
-    images, masks = (base, None) if generator == "p2" else (base / "images", base / "masks")
-    parts = _parts(split, images, masks)
     prefix = "" if faces == "celebahq" else f"{faces}-"
-    samples = _fakes(images, masks, parts, fake_is="black", source=generator, prefix=prefix)
-    return samples + (_reals(Path(root) / faces / "real", parts, source=faces, prefix=prefix) if reals else [])
+    samples: dict[Path, Sample] = {}  # by their images, since all generators share the real photos
+    for name in [generator] if isinstance(generator, str) else generator:
+        if name not in _GENERATORS[faces]:
+            known = ", ".join(_GENERATORS[faces])
+            raise DatasetError(f"{name!r} is no generator of Dolos' {faces}; expected one of {known}")
+        base = Path(root) / faces / "fake" / name
+        images, masks = (base, None) if name == "p2" else (base / "images", base / "masks")
+        parts = _parts(split, images, masks)
+        found = _fakes(images, masks, parts, fake_is="black", source=name, prefix=prefix)
+        found += _reals(Path(root) / faces / "real", parts, source=faces, prefix=prefix) if reals else []
+        samples |= {sample.image: sample for sample in found}
+    return list(samples.values())
 
 
 def autosplice(

@@ -1,10 +1,9 @@
-"""One sample at a time: what is kept of a picture and its mask, and what is wrong with them by themselves."""
+"""Read one sample at a time: what is kept of its picture and mask, and what is wrong with the sample by itself."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError
-from scipy import ndimage
 
 from declip.datasets.audit.report import Finding, Kind, Severity, make_finding
 from declip.errors import ImageError
@@ -23,31 +21,23 @@ from declip.images.mapfiles import read_mask
 from declip.images.read import read_photo
 from declip.results import Sample
 
-__all__ = ["Facts", "MaskFacts", "Picture", "alone", "inspect", "photo_of", "px", "thumb_of", "trivial"]
+__all__ = ["Facts", "Mask", "Picture", "alone", "inspect", "photo_of", "px", "thumb_of"]
 
-# Masks. Values of a mask file between these are neither black nor white; up to this share of the picture they are taken
-# for the antialiased outline. A picture of which this share is black or white is a mask.
+# Values of a mask file between these are neither black nor white. Up to this share of the picture they are taken for
+# the soft outline of a mask.
 GREY = (32, 223)
 GREY_SHARE = 0.05
-TWO_VALUED = 0.98
-
-# The frame counts as marked from this share of its pixels on.
-FRAME_SHARE = 0.95
-
-# Perceptual hashes of 16 × 16 bits, and thumbnails. A picture of less contrast (standard deviation, in levels) has no
-# hash worth the name.
+# The sides of the perceptual hash, in bits, and of the thumbnail, in px. A picture of less contrast than FLAT (standard
+# deviation, in levels of 255) has no useful hash.
 HASH_SIDE, THUMB, FLAT = 16, 32, 4.0
-
-
-Mask = NDArray[np.bool_]
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
-    """What is kept of a picture. size: (height, width). quality, chroma: of a JPEG, else None.
+    """What is kept of a picture.
 
-    digest: of the pixels and the size. hash: 32 bytes, None if the picture is flat. thumb: 32 × 32 grey values.
+    size: (height, width) px. quality: 1-100, and chroma: Pillow's number of the subsampling; None unless it is a JPEG.
+    digest: of pixels and size. hash: 32 bytes, None if the picture is flat. thumb: 32 × 32 grey values.
     """
 
     size: tuple[int, int]
@@ -57,15 +47,15 @@ class Picture:
     digest: bytes = field(repr=False)
     hash: bytes | None = field(repr=False)
     thumb: bytes = field(repr=False)
-    two_valued: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MaskFacts:
-    """What is kept of a mask. grey: share of values that are neither black nor white; highest: the file's.
+class Mask:
+    """What is kept of a mask.
 
-    area, frame: share of the picture and of its outermost pixels that is marked. one_piece: the largest part of the
-    rest, as a share of it. trivial: IoU and F1 of all fake, then of all real.
+    size: (height, width) px. grey: share of values that are neither black nor white. highest: highest value, 0-255.
+    area, frame: share of the picture, and of its outermost pixels, that is marked. f1: of a map that marks everything;
+    nan where the mask is too thin for this F1.
     """
 
     size: tuple[int, int]
@@ -73,21 +63,20 @@ class MaskFacts:
     highest: int
     area: float
     frame: float
-    one_piece: float
-    trivial: tuple[float, float, float, float]
+    f1: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
-    """What is kept of a sample; problem: why a file of it could not be read."""
+    """What is kept of a sample. problem: why one of its files could not be read."""
 
     picture: Picture | None = None
-    mask: MaskFacts | None = None
+    mask: Mask | None = None
     problem: str | None = None
 
 
 def inspect(sample: Sample) -> Facts:
-    """Read a sample's files once."""
+    """Read the files of a sample."""
     try:
         picture = _picture(sample.image)
     except ImageError as error:
@@ -95,7 +84,7 @@ def inspect(sample: Sample) -> Facts:
     if sample.mask is None:
         return Facts(picture=picture)
     try:
-        return Facts(picture=picture, mask=_mask_facts(sample))
+        return Facts(picture=picture, mask=_mask(sample, sample.mask))
     except ImageError as error:
         return Facts(picture=picture, problem=f"the mask: {error}")
 
@@ -106,11 +95,7 @@ def _picture(path: Path) -> Picture:
     photo = read_photo(path)
     file_type, quality, chroma = saved_as(photo.data)
     grey = Image.fromarray(photo.pixels).convert("L")
-    values = np.asarray(grey)
-    low, high = GREY
-    mixed = (values >= low) & (values <= high)
-    flat = float(values.std()) < FLAT
-    bits = None if flat else np.packbits(imagehash.phash(grey, hash_size=HASH_SIDE).hash).tobytes()
+    flat = float(np.asarray(grey).std()) < FLAT
     digest = hashlib.blake2b(repr(photo.size).encode(), digest_size=16)
     digest.update(photo.pixels.data)
     return Picture(
@@ -119,18 +104,27 @@ def _picture(path: Path) -> Picture:
         quality=quality,
         chroma=chroma,
         digest=digest.digest(),
-        hash=bits,
+        hash=None if flat else np.packbits(imagehash.phash(grey, hash_size=HASH_SIDE).hash).tobytes(),
         thumb=grey.resize((THUMB, THUMB), Image.Resampling.BOX).tobytes(),
-        two_valued=not flat and mixed.mean() <= 1 - TWO_VALUED and _is_grey(photo.pixels),
     )
 
 
-def _is_grey(pixels: Pixels) -> bool:
-    return bool((pixels[:, :, 0] == pixels[:, :, 1]).all() and (pixels[:, :, 1] == pixels[:, :, 2]).all())
+def _mask(sample: Sample, path: Path) -> Mask:
+    grey = np.asarray(Image.fromarray(read_photo(path).pixels).convert("L"))
+    marked = read_mask(sample)
+    low, high = GREY
+    return Mask(
+        size=(marked.shape[0], marked.shape[1]),
+        grey=float(((grey >= low) & (grey <= high)).mean()),
+        highest=int(grey.max()),
+        area=float(marked.mean()),
+        frame=float(np.concatenate([marked[0], marked[-1], marked[1:-1, 0], marked[1:-1, -1]]).mean()),
+        f1=metrics.f1(np.ones(marked.shape, dtype=np.float32), marked),
+    )
 
 
 def saved_as(data: bytes) -> tuple[str, int | None, int | None]:
-    """How a file was saved: its type; of a JPEG the quality in 1-100 and Pillow's number for the subsampling."""
+    """Return how a file was saved: its type, of a JPEG its quality (1-100) and Pillow's number of the subsampling."""
     with warnings.catch_warnings():
         # The picture has been read, so it is within declip's limits; Pillow's are lower.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -149,43 +143,8 @@ def saved_as(data: bytes) -> tuple[str, int | None, int | None]:
     return "JPEG", quality, JpegImagePlugin.get_sampling(opened)
 
 
-def _mask_facts(sample: Sample) -> MaskFacts:
-    if sample.mask is None:
-        raise ValueError(f"{sample.image} has no mask")
-    grey = np.asarray(Image.fromarray(read_photo(sample.mask).pixels).convert("L"))
-    marked = read_mask(sample)
-    area = float(marked.mean())
-    frame = float(np.concatenate([marked[0], marked[-1], marked[1:-1, 0], marked[1:-1, -1]]).mean())
-    one_piece = math.nan
-    if area < 1 and frame >= FRAME_SHARE:
-        parts, _ = ndimage.label(~marked, structure=np.ones((3, 3), dtype=bool))
-        one_piece = float(np.bincount(parts.ravel())[1:].max() / np.count_nonzero(~marked))
-    low, high = GREY
-    return MaskFacts(
-        size=(marked.shape[0], marked.shape[1]),
-        grey=float(((grey >= low) & (grey <= high)).mean()),
-        highest=int(grey.max()),
-        area=area,
-        frame=frame,
-        one_piece=one_piece,
-        trivial=trivial(marked),
-    )
-
-
-def trivial(marked: Mask) -> tuple[float, float, float, float]:
-    """IoU and F1 of all fake, then of all real, against a mask (H, W)."""
-    everything = np.ones(marked.shape, dtype=np.float32)
-    nothing = np.zeros(marked.shape, dtype=np.float32)
-    return (
-        metrics.iou(everything > 0.5, marked),
-        metrics.f1(everything, marked),
-        metrics.iou(nothing > 0.5, marked),
-        metrics.f1(nothing, marked),
-    )
-
-
 def alone(i: int, samples: Sequence[Sample], facts: Facts) -> Iterator[Finding]:
-    """What a sample shows by itself."""
+    """Report what is wrong with one sample by itself."""
     sample, picture, mask = samples[i], facts.picture, facts.mask
 
     def finding(kind: Kind, severity: Severity, text: str) -> Finding:
@@ -196,9 +155,6 @@ def alone(i: int, samples: Sequence[Sample], facts: Facts) -> Iterator[Finding]:
     elif sample.label == "fake" and sample.mask is None:
         yield finding("missing-mask", "error", "a fake without a mask")
     if picture is None or mask is None:
-        return
-    if picture.two_valued and mask.grey > 2 * GREY_SHARE:
-        yield finding("mixed-up", "error", f"the image is black and white, its mask {sample.mask} is a photo")
         return
     if picture.size != mask.size:
         sizes = f"the image has {px(picture.size)}, its mask {px(mask.size)} pixels (height × width)"
@@ -221,17 +177,16 @@ def alone(i: int, samples: Sequence[Sample], facts: Facts) -> Iterator[Finding]:
 
 
 def px(size: tuple[int, int]) -> str:
-    """(height, width) as people write it."""
+    """Write a size for people."""
     return f"{size[0]}×{size[1]}"
 
 
 def photo_of(samples: Sequence[Sample], i: int) -> str | int:
-    """The group; a sample without one stands for itself."""
+    """Return the group of a sample; a sample without one stands for itself."""
     return samples[i].group or i
 
 
 def thumb_of(facts: Facts) -> NDArray[np.int16]:
-    """(1024,) grey values 0-255 of the thumbnail."""
-    if facts.picture is None:
-        raise ValueError("a picture that was not read has no thumbnail")
+    """Return the (1024,) grey values, 0-255, of the thumbnail of a picture that was read."""
+    assert facts.picture is not None
     return np.frombuffer(facts.picture.thumb, dtype=np.uint8).astype(np.int16)

@@ -1,4 +1,4 @@
-"""What a check found: findings, numbers, and how they are shown."""
+"""What a check found, and how it is printed."""
 
 from __future__ import annotations
 
@@ -23,16 +23,12 @@ Severity = Literal["error", "warning", "note"]
 Kind = Literal[
     "unreadable",
     "missing-mask",
-    "mixed-up",
     "size-mismatch",
     "grey-mask",
     "empty-mask",
     "full-mask",
     "masked-real",
     "inverted-mask",
-    "swapped-masks",
-    "swapped-labels",
-    "swapped-images",
     "wrong-mask",
     "label-conflict",
     "duplicate",
@@ -44,7 +40,7 @@ Kind = Literal[
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """One fault. samples: indices into what was checked; images: the paths of their pictures."""
+    """One fault. samples: indices into the list that was checked. images: the paths of their pictures."""
 
     kind: Kind
     severity: Severity
@@ -55,9 +51,9 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bias:
-    """How well real and fake are told apart without looking at a pixel.
+    """How well real and fake can be told apart without looking at a pixel.
 
-    auc: area under the ROC curve in [0, 1], mean over folds that share no group; 0.5 = chance. by: the same for each
+    auc: area under the ROC curve, in [0, 1], mean over folds that share no group; 0.5 is chance. by: the same of each
     trait alone. real, fake: how many samples of each.
     """
 
@@ -69,10 +65,11 @@ class Bias:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Baseline:
-    """What an answer that looks at nothing reaches, in [0, 1]; nan where there is nothing to average.
+    """What one answer for all pictures reaches, in [0, 1]; nan where there is nothing to average.
 
-    iou, f1: means over the fakes. iou_all, f1_all: means over all samples, in which untouched pictures count as they
-    do in `metrics`: IoU 0 or 1, F1 undefined. f1_undefined: so many fakes have none, as their mask is too thin.
+    iou, f1: means over the fakes. iou_all, f1_all: means over all samples. Untouched pictures count there as in
+    `metrics`: the IoU is 0 or 1, the F1 undefined. f1_undefined: how many fakes have no F1, since their mask is too
+    thin.
     """
 
     answer: Literal["all fake", "all real"]
@@ -85,9 +82,10 @@ class Baseline:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """What `check` found. compared: so many of the fakes could be compared with an untouched twin.
+    """What `check` found.
 
-    bias is None where it cannot be measured: fewer than 5 groups, or than 10 real or fake samples.
+    compared: how many fakes could be compared with an untouched twin. bias: None where there are too few samples to
+    measure it: fewer than 5 groups, or fewer than 10 real or 10 fake ones.
     """
 
     findings: tuple[Finding, ...]
@@ -99,11 +97,11 @@ class Report:
 
     @property
     def errors(self) -> int:
-        """How many findings are errors."""
+        """Count the findings that are errors."""
         return sum(finding.severity == "error" for finding in self.findings)
 
     def to_json(self) -> str:
-        """One JSON object on one line: the fields and `errors`; what is undefined is null."""
+        """Return one JSON object on one line: the fields and `errors`. What is undefined is null."""
         return json.dumps(_plain(dataclasses.asdict(self) | {"errors": self.errors}), allow_nan=False)
 
 
@@ -121,7 +119,7 @@ def _plain(value: Any) -> Any:
 def make_finding(
     kind: Kind, severity: Severity, samples: Sequence[Sample], concerned: Iterable[int], text: str
 ) -> Finding:
-    """A finding about the samples of these indices."""
+    """Make a finding about the samples of these indices."""
     indices = tuple(concerned)
     images = tuple(str(samples[i].image) for i in indices)
     return Finding(kind=kind, severity=severity, message=text, samples=indices, images=images)
