@@ -22,7 +22,7 @@ from declip.engines.engines import open_engine, with_spec
 from declip.errors import DatasetError, DeclipError, SpecError, WeightsError
 from declip.images.mapfiles import read_mask, write_mask
 from declip.localize.localizer import Localizer
-from declip.models.weights import sha256_of
+from declip.models.resolve import sha256_of
 from declip.regions import find_parts
 from declip.results import Localization, Photo, Sample
 from declip.spec import Calibration

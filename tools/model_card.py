@@ -79,7 +79,7 @@ from declip.evaluation import plots
 from declip.images.read import EXTENSIONS, read_photo
 from declip.localize.localizer import Localizer, load
 from declip.localize.outputs import localize_files
-from declip.models import weights
+from declip.models import resolve
 from declip.nn.model import build_network
 from declip.results import Engine, Predictor
 from declip.spec import SIZE_CLASSES, Calibration, ModelSpec
@@ -586,7 +586,7 @@ def main() -> None:
     )
     if not arguments.no_timings:
         for model, card in zip(models, cards, strict=True):
-            card["timings"] = time_model(weights.resolve(model), photos)
+            card["timings"] = time_model(resolve.resolve(model), photos)
     # A table is never squeezed into a narrow pipe.
     console = Console(width=None if sys.stdout.isatty() else 150)
     if len(cards) > 1:
@@ -700,7 +700,7 @@ def _mixed(photos: Sequence[Path], quick: int | None) -> list[Path]:
 
 def write_page(card: dict[str, Any], attribution: Path, docs: Path) -> None:
     """models.json with all figures, models.md made from it, and beside the weights what a report shows of them."""
-    path = weights.embedded_path()
+    path = resolve.embedded_path()
     record = {
         "declip": declip.__version__,
         "revision": _revision(),

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
-# The keys of a weight file's metadata: the ModelSpec, and the exact answer to the probe of `declip.engines.probes`.
+# The keys of a weight file's metadata: the ModelSpec, and the exact answer to the probe of `declip.models.probe`.
 SPEC_KEY = "declip"
 PROBE_KEY = "declip-probe"
 # Backbones that are fixed filters: nothing to load, one layer (declip.nn.statistics).

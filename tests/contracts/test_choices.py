@@ -12,7 +12,7 @@ import pytest
 from declip import batch
 from declip.errors import SpecError
 from declip.evaluation import evaluation
-from declip.models import checkpoint
+from declip.models import official
 from declip.reproduce import setup
 from declip.results import Sample
 from declip.spec import Calibration, ModelSpec, check_choice
@@ -35,12 +35,12 @@ CALLS: dict[str, Callable[[], Any]] = {
         90,
         "foo",  # type: ignore[arg-type]
     ),
-    "tower is 'foo'; expected one of 'vit', 'rn50', 'fusion'": lambda: checkpoint.convert(
+    "tower is 'foo'; expected one of 'vit', 'rn50', 'fusion'": lambda: official.convert(
         Path("a.pth"),
         Path("b.safetensors"),
         tower="foo",  # type: ignore[arg-type]
     ),
-    "fake_class is 2; expected one of 0, 1": lambda: checkpoint.convert(
+    "fake_class is 2; expected one of 0, 1": lambda: official.convert(
         Path("a.pth"),
         Path("b.safetensors"),
         fake_class=2,  # type: ignore[arg-type]

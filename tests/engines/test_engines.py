@@ -30,13 +30,12 @@ from declip.engines.engines import (
     check_target,
     in_torch_thread,
     open_engine,
-    probes,
     with_spec,
 )
 from declip.errors import DeclipError, SpecError, WeightsError
-from declip.models import checkpoint
-from declip.models.weights import sha256_of
-from declip.nn import lean
+from declip.models import checkpoint, probe
+from declip.models.resolve import sha256_of
+from declip.nn import devices
 from declip.spec import PROBE_KEY, SPEC_KEY, Calibration
 from tests.tiny import tiled_spec
 
@@ -314,7 +313,7 @@ def test_a_damaged_source_leaves_no_file(tiny_model: tuple[Path, Path], tmp_path
 def test_fast_is_near_and_says_so(tiny_model: tuple[Path, Path], kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if kind:
         pytest.importorskip("openvino")
-    monkeypatch.setattr(lean, "has_bf16", lambda device: True)  # torch computes it anywhere, if slowly
+    monkeypatch.setattr(devices, "has_bf16", lambda device: True)  # torch computes it anywhere, if slowly
     exact, fast = (open_engine(tiny_model[kind], precision=p) for p in ("exact", "fast"))
     assert type(fast) is (OpenVinoEngine if kind else TorchEngine)
     assert (fast.spec, fast.model, fast.sha256) == (exact.spec, exact.model, exact.sha256)
@@ -342,10 +341,10 @@ def test_without_bf16_fast_is_fp32_and_the_log_says_so(
     np.testing.assert_array_equal(fast.logits(batch(2)), open_engine(tiny_model[0]).logits(batch(2)))
     for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda name=name: {name: True}, raising=False)
-        assert lean.has_bf16(torch.device("cpu"))
+        assert devices.has_bf16(torch.device("cpu"))
     monkeypatch.delattr(torch.cpu, "get_capabilities")  # older torch
-    assert not lean.has_bf16(torch.device("cpu"))
-    assert lean.has_bf16(torch.device("cuda"))
+    assert not devices.has_bf16(torch.device("cpu"))
+    assert devices.has_bf16(torch.device("cuda"))
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -363,7 +362,7 @@ def test_a_fast_engine_that_drifts_is_refused(tiny_model: tuple[Path, Path], tmp
     pytest.importorskip("openvino")
     model = onnx.load_model(str(tiny_model[1]))
     entries = {entry.key: entry.value for entry in model.metadata_props}
-    shifted = probes.unpack(entries[PROBE_KEY]) + 1
+    shifted = probe.unpack(entries[PROBE_KEY]) + 1
     onnx.helper.set_model_props(model, entries | {PROBE_KEY: base64.b64encode(shifted.tobytes()).decode()})
     onnx.save_model(model, str(tmp_path / "other.onnx"))
     with pytest.raises(SpecError, match=r"OpenVINO's other\.onnx computes something else here"):
@@ -499,10 +498,10 @@ def test_an_engine_travels_as_its_file(tiny_model: tuple[Path, Path], position: 
 
 
 def test_a_fast_engine_travels_as_one(tiny_model: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lean, "has_bf16", lambda device: True)
+    monkeypatch.setattr(devices, "has_bf16", lambda device: True)
     engine = pickle.loads(pickle.dumps(open_engine(tiny_model[0], precision="fast")))
     assert engine.precision == "fast"
-    monkeypatch.setattr(lean, "has_bf16", lambda device: False)  # a machine that has none
+    monkeypatch.setattr(devices, "has_bf16", lambda device: False)  # a machine that has none
     assert pickle.loads(pickle.dumps(engine)).precision == "exact"
 
 

@@ -30,9 +30,9 @@ from declip.errors import ImageError, SpecError, WeightsError
 from declip.images.read import read_photo
 from declip.images.tensors import resize_scores, to_input
 from declip.localize.localizer import Localizer, load
-from declip.models import weights
+from declip.models import resolve
 from declip.models.catalog import MODELS
-from declip.nn import lean
+from declip.nn import devices
 from declip.results import Localization, MaskRule, Photo
 from declip.spec import Calibration
 from declip.testing import Compute, FakeEngine
@@ -556,11 +556,11 @@ def test_load_opens_either_file_and_passes_its_arguments_on(
     picture = waves(70, 80)
     by_torch, by_onnx = (load(path, threads=1, threshold=0.4) for path in tiny_model)
     assert (by_onnx.mode, by_onnx.threshold, by_onnx.model) == ("tiled", 0.4, "tiny")
-    assert by_onnx.sha256 == weights.sha256_of(tiny_model[1])
+    assert by_onnx.sha256 == resolve.sha256_of(tiny_model[1])
     assert float(np.abs(by_torch(picture).scores - by_onnx(picture).scores).max()) <= 1e-4
     assert declip.load(tiny_model[1], mode="whole").mode == "whole"
     with monkeypatch.context() as patch:
-        patch.setattr(lean, "has_bf16", lambda device: True)
+        patch.setattr(devices, "has_bf16", lambda device: True)
         assert load(tiny_model[0], precision="fast", threads=1).precision == "fast"
 
 
@@ -614,7 +614,7 @@ def test_a_published_pickle_is_converted_once_in_the_cache(
         asked.append(official)
         out.write_bytes(tiny_model[0].read_bytes())
 
-    monkeypatch.setattr("declip.models.checkpoint.convert", convert)
+    monkeypatch.setattr("declip.models.official.convert", convert)
     for _ in range(2):
         assert load(tmp_path / "official.pth").model == "official"
     assert asked == [tmp_path / "official.pth"]
@@ -800,7 +800,7 @@ def test_fast_keeps_the_verdict_where_it_computes_exactly(
 ) -> None:
     """Without instructions for bf16."""
     source = tiny_model[position]
-    monkeypatch.setattr(lean, "has_bf16", lambda device: False)
+    monkeypatch.setattr(devices, "has_bf16", lambda device: False)
     if position:
         openvino = pytest.importorskip("openvino")
         if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
@@ -819,7 +819,7 @@ def test_fast_keeps_the_verdict_where_it_computes_exactly(
 def test_bf16_has_no_verdict_of_an_exact_calibration(
     tiny_model: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lean, "has_bf16", lambda device: True)
+    monkeypatch.setattr(devices, "has_bf16", lambda device: True)
     calibration = Calibration(threshold=1e-6, untouched=((0.0,) * 100, (), ()), photos=(100, 0, 0), mode="tiled")
     spec = dataclasses.replace(load(tiny_model[0]).spec, calibration=calibration)
     fast = load(engines.with_spec(tiny_model[0], spec, tmp_path / "tiny.safetensors"), precision="fast")

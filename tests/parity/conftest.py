@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from declip.models import checkpoint
+from declip.models import official
 from declip.spec import SPEC_KEY
 from tests.parity.formula import GOLDEN, formula_state
 
@@ -48,7 +48,7 @@ def case_file(towers: Callable[[str, bool], Path]) -> Iterator[CaseFile]:
 
         def make(case: str) -> Path:
             _, layer, decoder = case.split("|")
-            official, converted, out = (
+            source, converted, out = (
                 folder / "official.pth",
                 folder / "converted.safetensors",
                 folder / "model.safetensors",
@@ -60,9 +60,9 @@ def case_file(towers: Callable[[str, bool], Path]) -> Iterator[CaseFile]:
                 "feature_layer": layer,
                 "decoder_type": decoder,
             }
-            torch.save(content, official)
+            torch.save(content, source)
             # One case is ambiguous in the file itself: RN50 layer4 has the channels of a fusion.
-            spec = checkpoint.convert(official, converted, tower="rn50" if case == "RN50|layer4|conv-4" else None)
+            spec = official.convert(source, converted, tower="rn50" if case == "RN50|layer4|conv-4" else None)
             fused = len(spec.backbones) == 2
             local = tuple(dataclasses.replace(b, weights=str(towers(b.name, fused))) for b in spec.backbones)
             spec = dataclasses.replace(spec, backbones=local)

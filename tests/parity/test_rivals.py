@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from declip.models.official import CAT_NET, PATCH_FORENSICS, PSCC_NET, load_renamed
 from declip.nn.rivals.cat_net import CatNet, coefficient_planes
 from declip.nn.rivals.patch_forensics import PatchForensics
 from declip.nn.rivals.pscc_net import PsccNet
@@ -37,7 +38,7 @@ def drawn(seed: int) -> np.random.Generator:
 
 def patch_forensics(case: str) -> Tensor:
     net = PatchForensics(int(case[-1])).eval()
-    net.load_official(official(case))
+    load_renamed(net, official(case), PATCH_FORENSICS, case)
     images = torch.from_numpy(drawn(0).standard_normal((1, 3, 299, 299), dtype=np.float32))
     return net(images)
 
@@ -45,7 +46,10 @@ def patch_forensics(case: str) -> Tensor:
 @cache
 def pscc_net() -> dict[str, Tensor]:
     net = PsccNet().eval()
-    net.load_official(official("FENet"), official("SegNet"), official("ClsNet"))
+    for module, (name, (_, rules)) in zip(
+        (net.encoder, net.localization, net.detection), PSCC_NET.items(), strict=True
+    ):
+        load_renamed(module, official(name), rules, name)
     images = torch.from_numpy(drawn(0).random((1, 3, 256, 256), dtype=np.float32))
     features = net.encoder(images)
     masks, image = net(images)
@@ -58,7 +62,7 @@ def pscc_net() -> dict[str, Tensor]:
 
 def cat_net() -> Tensor:
     net = CatNet().eval()
-    net.load_official(official("CAT_Net"))
+    load_renamed(net, official("CAT_Net"), CAT_NET, "CAT_Net")
     rgb = torch.from_numpy(drawn(0).standard_normal((1, 3, 256, 256), dtype=np.float32))
     # Signed: the golden planes are those of the magnitudes.
     coefficients = torch.from_numpy(np.rint(6 * drawn(1).standard_normal((1, 256, 256))))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from declip.errors import MissingExtraError, WeightsError
-from declip.models.weights import PackagedFile
+from declip.models.resolve import PackagedFile
 from declip.synthesis import masks, saliency
 
 SALIENT = np.full((200, 240), 0.05, np.float32)

@@ -31,7 +31,7 @@ from declip.errors import DeclipError, ImageError, WeightsError
 from declip.files import printable
 from declip.localize.localizer import Localizer, load
 from declip.localize.outputs import error_row, outcomes
-from declip.models.weights import cache_dir, sha256_of
+from declip.models.resolve import cache_dir, sha256_of
 from declip.results import Localization, Photo
 
 __all__ = ["Care", "Weights", "Worker", "localize_part"]

@@ -194,7 +194,7 @@ def models() -> None:
     from rich.table import Column, Table
 
     from declip.models.catalog import MODELS
-    from declip.models.weights import cached
+    from declip.models.resolve import cached
 
     whole = [Column(title, no_wrap=True) for title in ("name", "size", "here")]
     table = Table(whole[0], "trained on", "licence", *whole[1:], box=None, pad_edge=False)

@@ -295,10 +295,10 @@ def convert(
 ) -> None:
     """Turn an official .pth checkpoint, DeCLIP's or a rival's, into a .safetensors file."""
     check_free(out, force)
-    from declip.models import checkpoint
+    from declip.models.official import convert as convert_official
 
     chosen = cast("Literal[0, 1] | None", fake_class)
-    spec = checkpoint.convert(official, out, tower=tower, fake_class=chosen)
+    spec = convert_official(official, out, tower=tower, fake_class=chosen)
     kind = spec.architecture if spec.decoder is None else spec.decoder.kind
     backbones = " + ".join(f"{b.name} layer {b.layer}" for b in spec.backbones)
     line(f"{out}: {backbones}, {kind}" if backbones else f"{out}: {kind}")
@@ -312,12 +312,12 @@ def export(
 ) -> None:
     """Export a model to ONNX, kept only if it computes what torch computes."""
     check_free(out, force)
-    from declip.models import checkpoint, weights
+    from declip.models import official, resolve
     from declip.models.export import to_onnx
 
-    source = weights.resolve(model, offline=offline)
+    source = resolve.resolve(model, offline=offline)
     if source.suffix == ".pth":
-        checkpoint.convert(source, source.with_suffix(".safetensors"))
+        official.convert(source, source.with_suffix(".safetensors"))
         source = source.with_suffix(".safetensors")
     line(str(to_onnx(source, out)))
 

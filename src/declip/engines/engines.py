@@ -1,7 +1,7 @@
 """Engines: normalised pictures → logits, by ONNX Runtime (the light core), OpenVINO or torch.
 
 `open_engine` picks by the file's suffix and the precision. All are thread-safe. The exact ones compute in fp32 and give
-the same numbers (export is checked to 1e-4); the fast ones are as exact as their proof says (`declip.engines.probes`).
+the same numbers (export is checked to 1e-4); the fast ones are as exact as their proof says (`declip.models.probe`).
 `with_spec` writes a weight file anew with another description, its weights untouched.
 
 An engine works on in a fork of its process, and travels to other processes (pickle) as the file it was opened from:
@@ -27,11 +27,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from declip.engines import probes
 from declip.errors import DeclipError, MissingExtraError, SpecError, WeightsError
 from declip.files import write_atomic
-from declip.models import catalog, weights
-from declip.models.weights import sha256_of
+from declip.models import catalog, probe, resolve
+from declip.models.resolve import sha256_of
 from declip.process import PerProcess, check_process, cores, cpu_quota
 from declip.results import Engine
 from declip.spec import PROBE_KEY, SPEC_KEY, ModelSpec, Precision, check_choice
@@ -278,10 +277,10 @@ class OpenVinoEngine(_Opened):
             return _openvino_requests(path, first.pop() if first else _same_bytes(path, digest), side, config)
 
         self._requests = PerProcess(own)
-        expected = probes.unpack(metadata[PROBE_KEY])
-        found = self.logits({"image": probes.picture(self.spec)})
-        probes.check(self.spec, expected, found, what=f"OpenVINO's {path.name}")
-        exact = not lower and probes.distance(expected, found) <= EXACT
+        expected = probe.unpack(metadata[PROBE_KEY])
+        found = self.logits({"image": probe.picture(self.spec)})
+        probe.check(self.spec, expected, found, what=f"OpenVINO's {path.name}")
+        exact = not lower and probe.distance(expected, found) <= EXACT
         self.precision: Precision = "exact" if exact else "fast"
 
     def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
@@ -365,7 +364,7 @@ class TorchEngine(_Opened):
                 import torch
 
                 from declip.models import checkpoint
-                from declip.nn import backbones, devices, lean, winograd
+                from declip.nn import backbones, cpu, devices
             except ModuleNotFoundError as error:
                 if missing := MissingExtraError.behind(error):
                     raise missing from error
@@ -384,29 +383,23 @@ class TorchEngine(_Opened):
         self.precision: Precision = "exact"
         if precision == "fast" and not self.spec.traits.has_fast_engine:
             raise SpecError(f"{self.spec.architecture} has no fast engine; use precision 'exact'")
-        if precision == "fast" and not lean.has_bf16(self._device):
+        if precision == "fast" and not devices.has_bf16(self._device):
             _log.warning(NO_BF16, self.model)
             precision = "exact"
         if precision == "fast":
-            in_torch_thread(lambda: self._quicken(net, lean))
+            in_torch_thread(lambda: self._quicken(net, cpu))
         elif self.spec.traits.has_decoder:
-            in_torch_thread(lambda: self._fold(net, lean, winograd))
+            picture = torch.from_numpy(probe.picture(self.spec)).to(self._device)
+            in_torch_thread(lambda: cpu.speed_up(net, picture))
 
-    def _fold(self, net: Network, lean: ModuleType, winograd: ModuleType) -> None:
-        calls = lean.watch(net, self._torch.from_numpy(probes.picture(self.spec)).to(self._device))
-        lean.fold(net, calls)
-        if self._device.type == "cpu":
-            lean.narrow(net)
-            winograd.quicken(net, calls)
-
-    def _quicken(self, net: Network, lean: ModuleType) -> None:
-        probe = {"image": probes.picture(self.spec)}
-        expected = probes.unpack(probes.pack(self._logits(probe)))
+    def _quicken(self, net: Network, cpu: ModuleType) -> None:
+        inputs = {"image": probe.picture(self.spec)}
+        expected = probe.unpack(probe.pack(self._logits(inputs)))
         if self.spec.traits.has_decoder:
-            lean.fold(net, lean.watch(net, self._torch.from_numpy(probe["image"]).to(self._device)))
-        self._net = lean.quicken(net, compiled=self._device.type == "cuda")
+            cpu.fold(net, cpu.watch(net, self._torch.from_numpy(inputs["image"]).to(self._device)))
+        self._net = cpu.use_bf16(net, compiled=self._device.type == "cuda")
         self.precision = "fast"
-        probes.check(self.spec, expected, self._logits(probe), what=f"{self.model} in bf16 on {self._device}")
+        probe.check(self.spec, expected, self._logits(inputs), what=f"{self.model} in bf16 on {self._device}")
 
     def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """{"image": (N, 3, S, S) float32} → (N, T, T) float32; CAT-Net: "coefficients" and "table", too."""
@@ -457,11 +450,11 @@ def model_file(model: str | Path | None = None, *, offline: bool = False) -> Pat
     missing. Raises as `load` does.
     """
     if model is None:
-        return weights.embedded_path()
-    if weights.is_fetched(model):
+        return resolve.embedded_path()
+    if resolve.is_fetched(model):
         _need_torch()  # rather than after hundreds of megabytes
-    path = weights.resolve(model, offline=offline)
-    return _converted(path) if path.suffix == ".pth" and path.parent == weights.cache_dir() else path
+    path = resolve.resolve(model, offline=offline)
+    return _converted(path) if path.suffix == ".pth" and path.parent == resolve.cache_dir() else path
 
 
 def _need_torch() -> None:
@@ -475,19 +468,19 @@ def _converted(path: Path) -> Path:
     out = path.with_suffix(".safetensors")
     if not out.exists():
         try:
-            from declip.models import checkpoint
+            from declip.models import official
         except ModuleNotFoundError as error:
             if missing := MissingExtraError.behind(error):
                 raise missing from error
             raise
-        checkpoint.convert(path, out)
+        official.convert(path, out)
     return out
 
 
 def _portable(path: Path) -> str | Path:
     """How another process, or another machine, finds a weight file: as `model_file` takes it."""
     for card in catalog.MODELS:
-        if path == weights.cached(card):
+        if path == resolve.cached(card):
             return card.name
     return path.absolute()
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from pathlib import Path
 
 from declip.errors import SpecError, WeightsError
 from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
@@ -46,6 +47,10 @@ class ModelCard:
     def __post_init__(self) -> None:
         if self.urls and self.by_hand:
             raise SpecError(f"{self.name} is downloaded or got by hand, not both")
+
+    def fetch_by_hand(self, folder: Path) -> str:
+        """Return a sentence that says which file to put where instead of a download."""
+        return f"Get {self.urls[0]} by other means and put it at {folder / self.file}"
 
 
 _BUCKET = "https://storage.googleapis.com/bitdefender_ml_artifacts/declip"

@@ -34,7 +34,7 @@ from declip.images.dose import Perturbation, perturb
 from declip.images.mapfiles import read_scores, write_scores
 from declip.images.read import read_photo
 from declip.localize.localizer import Localizer, load
-from declip.models.weights import sha256_of
+from declip.models.resolve import sha256_of
 from declip.reproduce.setup import model_name
 from declip.results import Localization, PictureLike, Predictor, Sample
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declip.errors import DatasetError, MissingExtraError
-from declip.models import weights
+from declip.models import resolve
 from declip.synthesis import classical, inpainters, saliency, upscalers
 from declip.synthesis import masks as mask_shapes
 
@@ -203,7 +203,7 @@ class Networks:
 
             folder = Path(self.autoencoder)
             if all((folder / name).is_file() for name in neural.FILES):
-                record["autoencoder"] = [weights.sha256_of(folder / name) for name in neural.FILES]
+                record["autoencoder"] = [resolve.sha256_of(folder / name) for name in neural.FILES]
             else:
                 record["autoencoder"] = [inpainters.fingerprint(self.autoencoder)]
         chosen = dict(self.models)

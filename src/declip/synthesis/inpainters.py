@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declip.errors import DatasetError, WeightsError
-from declip.models import weights
+from declip.models import resolve
 from declip.synthesis.classical import Family
 
 if TYPE_CHECKING:
@@ -160,10 +160,10 @@ def fingerprint(source: str | Path) -> str:
     """
     path = Path(source)
     if path.is_file():
-        return weights.sha256_of(path)
+        return resolve.sha256_of(path)
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix in _RECORDED)
-        listed = [[file.relative_to(path).as_posix(), weights.sha256_of(file)] for file in files]
+        listed = [[file.relative_to(path).as_posix(), resolve.sha256_of(file)] for file in files]
         return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
     return str(source)
 

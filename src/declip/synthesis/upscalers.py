@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declip.errors import DatasetError, MissingExtraError, WeightsError
-from declip.models.weights import PackagedFile
+from declip.models.resolve import PackagedFile
 from declip.synthesis.classical import paste
 
 try:

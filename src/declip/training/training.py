@@ -41,9 +41,9 @@ from declip.errors import DatasetError, SpecError, TrainingError
 from declip.evaluation import metrics
 from declip.files import read_text, write_atomic
 from declip.images.tensors import to_scores
-from declip.models import checkpoint, weights
+from declip.models import checkpoint, resolve
 from declip.nn.backbones import exact
-from declip.nn.lean import has_bf16
+from declip.nn.devices import has_bf16
 from declip.nn.maps import Features
 from declip.nn.model import DeclipNet, Network, build_network
 from declip.nn.rivals.net import RivalNet
@@ -253,7 +253,7 @@ def train(
         _check_masks(parts)
     digests = {name: _digest(views) for name, views in parts.items()}
     if start is not None:
-        digests["start"] = weights.sha256_of(start)
+        digests["start"] = resolve.sha256_of(start)
     if accelerator.is_main_process:
         _claim(config, digests, out, resume)
     accelerator.wait_for_everyone()
@@ -264,7 +264,7 @@ def train(
     if start is not None:
         checkpoint.load_learnt(net, config.model, Path(start))
     net = net.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    folder = weights.cache_dir() / "features" if cache is None else Path(cache)
+    folder = resolve.cache_dir() / "features" if cache is None else Path(cache)
     data: dict[str, CachedViews | FreshViews] = {}
     for name, views in parts.items():
         count = config.kept_of(name)

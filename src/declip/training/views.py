@@ -25,7 +25,7 @@ from declip.images.mapfiles import read_mask
 from declip.images.orientation import to_stored
 from declip.images.read import read_photo
 from declip.images.tensors import resize_scores, squash, to_input
-from declip.models.weights import sha256_of
+from declip.models.resolve import sha256_of
 from declip.process import cores
 from declip.results import Sample
 from declip.spec import ModelSpec, Target, check_choice

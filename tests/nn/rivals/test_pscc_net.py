@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from declip.errors import SpecError, WeightsError
+from declip.errors import SpecError
 from declip.nn.rivals.pscc_net import Correlation, PsccNet
 
 
@@ -99,12 +99,3 @@ def test_sizes_that_do_not_halve_thrice_are_refused() -> None:
     for size in (0, 36):
         with pytest.raises(SpecError, match="multiple of 8"):
             PsccNet(size=size)
-
-
-def test_state_dicts_of_other_parts_are_refused() -> None:
-    net = PsccNet(size=32)
-    encoder = net.encoder.state_dict()
-    with pytest.raises(WeightsError, match=r"unexpected tensor 'conv1\.weight'"):
-        net.load_official(encoder, encoder, encoder)
-    with pytest.raises(WeightsError, match="FENet does not fit"):
-        net.load_official({k: v for k, v in encoder.items() if k != "conv2.weight"}, {}, {})

@@ -7,8 +7,6 @@ Sides are multiples of 8, on JPEG's grid; what is padded is grey (RGB 0 here) wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,26 +21,11 @@ from declip.nn.rivals.hrnet import (
     stage,
     transition,
 )
-from declip.nn.rivals.official import load_strictly, rename
 
 __all__ = ["CatNet", "coefficient_planes"]
 
 BINS = 21  # |c| = 0, 1, …, 19, and ≥ 20
 BLOCKS = 4  # basic blocks a branch, between two exchanges
-
-OFFICIAL = {
-    r"(?=conv\d\.|bn\d\.|layer1\.|transition[123]\.|stage[234]\.)": "rgb.",
-    r"dc_layer0_dil\.": "dct.dilated.",
-    r"dc_layer1_tail\.": "dct.narrow.",
-    r"dc_layer2\.": "dct.blocks.",
-    r"dc_transition2\.": "dct.transition3.",
-    r"dc_stage3\.": "dct.stage3.",
-    r"dc_transition3\.": "dct.transition4.",
-    r"dc_stage4\.": "dct.stage4.",
-    r"transition4\.": "transition.",
-    r"stage5\.": "fusion.",
-    r"last_layer\.": "head.",
-}
 
 
 class CatNet(nn.Module):
@@ -89,10 +72,6 @@ class CatNet(nn.Module):
         joined = torch.cat([resize(m, first.shape[-2:], align_corners=False) for m in maps], dim=1)
         logits: Tensor = self.head(joined)  # (N, 2, H/4, W/4)
         return logits
-
-    def load_official(self, state: Mapping[str, Tensor], source: str = "this checkpoint") -> None:
-        """Load an official state dict, strictly. Raises WeightsError."""
-        load_strictly(self, rename(state, OFFICIAL), source)
 
 
 class DctStream(nn.Module):

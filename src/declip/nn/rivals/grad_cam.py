@@ -20,7 +20,6 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from declip.nn.rivals.official import load_strictly
 from declip.nn.rivals.xception import XCEPTION, imagenet_tensors
 
 __all__ = ["GradCam"]
@@ -49,5 +48,4 @@ class GradCam(nn.Module):
         path: the weights of timm's `legacy_xception` (.pth or .safetensors); None lets timm download them.
         Raises WeightsError as `imagenet_tensors` does.
         """
-        body = {k: v for k, v in imagenet_tensors(path).items() if not k.startswith("fc.")}
-        load_strictly(self.body, body, str(path or XCEPTION))
+        self.body.load_state_dict({k: v for k, v in imagenet_tensors(path).items() if not k.startswith("fc.")})

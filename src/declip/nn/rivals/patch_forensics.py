@@ -15,7 +15,6 @@ Block 2 is the one of the DeCLIP paper. Input: RGB in [0, 1], mean = std = 0.5.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from declip.errors import SpecError
-from declip.nn.rivals.official import load_strictly, rename
 from declip.nn.rivals.xception import XCEPTION, imagenet_tensors
 
 __all__ = ["PatchForensics"]
 
 CHANNELS = {1: 128, 2: 256, 3: 728, 4: 728, 5: 728}  # behind each block
-OFFICIAL = {r"convout\.": "head.", r"(?=conv\d\.|bn\d\.|block\d\.)": ""}
 
 
 class PatchForensics(nn.Module):
@@ -60,22 +57,12 @@ class PatchForensics(nn.Module):
         logits: Tensor = self.head(x)  # (N, 2, h, w)
         return logits
 
-    def load_official(self, state: Mapping[str, Tensor], source: str = "this checkpoint") -> None:
-        """Load an official state dict, strictly; which class is the manipulated one, its own recipe says.
-
-        Raises WeightsError.
-        """
-        load_strictly(self, rename(state, OFFICIAL), source)
-
     def load_imagenet(self, path: Path | None = None) -> None:
         """Start from a classifier of ImageNet: all but the head, which stays as it is.
 
         path: the weights of timm's `legacy_xception` (.pth or .safetensors); None lets timm download them.
         Raises WeightsError where they cannot be had, or do not fit the whole of that network.
         """
-        body = {k: v for k, v in imagenet_tensors(path).items() if k.startswith(tuple(self._body()))}
-        head = {f"head.{k}": v for k, v in self.head.state_dict().items()}
-        load_strictly(self, body | head, str(path or XCEPTION))
-
-    def _body(self) -> list[str]:
-        return [f"{name}." for name in ("conv1", "bn1", "conv2", "bn2", *self.blocks)]
+        kept = tuple(f"{name}." for name in ("conv1", "bn1", "conv2", "bn2", *self.blocks))
+        body = {k: v for k, v in imagenet_tensors(path).items() if k.startswith(kept)}
+        self.load_state_dict(self.state_dict() | body)

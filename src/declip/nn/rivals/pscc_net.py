@@ -7,7 +7,7 @@ judges the picture as a whole. Input: RGB in [0, 1], 256 px or a picture's nativ
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -17,34 +17,11 @@ from torch import Tensor, nn
 
 from declip.errors import SpecError
 from declip.nn.rivals.hrnet import HighResolutionTrunk, bottlenecks, initialise, resize
-from declip.nn.rivals.official import load_strictly, rename
 
 __all__ = ["PsccNet", "PsccOutput"]
 
 WIDTHS = (18, 36, 72, 144)
 REDUCTIONS = (4, 2, 2, 1)  # of the four scales, finest first: the finest has too many positions to compare all
-
-ENCODER = {r"(?=conv\d\.|bn\d\.|layer1\.|transition\d\.|stage\d\.)": ""}
-LOCALIZATION = {
-    rf"getmask{i + 1}\.{official}": f"{i}.{own}"
-    for i in range(4)
-    for official, own in {
-        "gamma_s$": "spatial_gain",
-        "gamma_c$": "channel_gain",
-        r"g\.": "value.",
-        r"theta\.": "query.",
-        r"phi\.": "key.",
-        r"W_s\.": "spatial.",
-        r"W_c\.": "channel.",
-        r"getmask\.": "mask.",
-    }.items()
-}
-DETECTION = {
-    r"incre_modules\.": "widen.",
-    r"downsamp_modules\.": "down.",
-    r"final_layer\.": "final.",
-    r"classifier\.": "classifier.",
-}
 
 
 class PsccOutput(NamedTuple):
@@ -91,14 +68,6 @@ class PsccNet(nn.Module):
         """The encoder's maps (N, C_i, H/2^i, W/2^i) → (N, C_i, S/2^i, S/2^i)."""
         sides = [self.size >> i for i in range(len(features))]
         return [resize(m, (side, side), align_corners=True) for m, side in zip(features, sides, strict=True)]
-
-    def load_official(
-        self, encoder: Mapping[str, Tensor], localization: Mapping[str, Tensor], detection: Mapping[str, Tensor]
-    ) -> None:
-        """Load the three official state dicts (FENet, SegNet, ClsNet), strictly. Raises WeightsError."""
-        load_strictly(self.encoder, rename(encoder, ENCODER), "the state dict of FENet")
-        load_strictly(self.localization, rename(localization, LOCALIZATION), "the state dict of SegNet")
-        load_strictly(self.detection, rename(detection, DETECTION), "the state dict of ClsNet")
 
 
 class Correlation(nn.Module):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from declip.errors import WeightsError
-from declip.models import checkpoint
-from declip.nn.rivals import cat_net, patch_forensics, pscc_net
+from declip.models import checkpoint, official
+from declip.nn.rivals import cat_net
 from declip.nn.rivals.patch_forensics import PatchForensics
 from declip.nn.rivals.pscc_net import PsccNet
 from tests.test_cli import call
@@ -36,9 +36,9 @@ def official_of(net: torch.nn.Module, rules: Mapping[str, str]) -> dict[str, Ten
 
 def pscc_parts(net: PsccNet) -> dict[str, dict[str, Tensor]]:
     return {
-        "HRNet": official_of(net.encoder, pscc_net.ENCODER),
-        "NLCDetection": official_of(net.localization, pscc_net.LOCALIZATION),
-        "DetectionHead": official_of(net.detection, pscc_net.DETECTION),
+        "HRNet": official_of(net.encoder, official.PSCC_NET["FENet"][1]),
+        "NLCDetection": official_of(net.localization, official.PSCC_NET["SegNet"][1]),
+        "DetectionHead": official_of(net.detection, official.PSCC_NET["ClsNet"][1]),
     }
 
 
@@ -49,9 +49,9 @@ def test_patch_forensics_is_converted_with_its_manipulated_class_second(
 ) -> None:
     torch.manual_seed(block)
     net = PatchForensics(block).eval()
-    state = {prefix + key: value for key, value in official_of(net, patch_forensics.OFFICIAL).items()}
+    state = {prefix + key: value for key, value in official_of(net, official.PATCH_FORENSICS).items()}
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "bestval_net_D.pth")
-    spec = checkpoint.convert(tmp_path / "bestval_net_D.pth", tmp_path / "out.safetensors")
+    spec = official.convert(tmp_path / "bestval_net_D.pth", tmp_path / "out.safetensors")
     assert (spec.architecture, spec.backbones[0].layer) == ("patch-forensics", block)
     opened, found = checkpoint.load(tmp_path / "out.safetensors")
     assert found == spec
@@ -68,38 +68,39 @@ def test_pscc_net_is_converted_from_its_folder(tmp_path: Path) -> None:
     for name, state in pscc_parts(net).items():
         (tmp_path / "checkpoint" / name).mkdir(parents=True)
         torch.save({f"module.{k}": v for k, v in state.items()}, tmp_path / "checkpoint" / name / f"{name}.pth")
-    spec = checkpoint.convert(tmp_path / "checkpoint", tmp_path / "out.safetensors")
+    spec = official.convert(tmp_path / "checkpoint", tmp_path / "out.safetensors")
     assert spec.architecture == "pscc-net"
     opened, _ = checkpoint.load(tmp_path / "out.safetensors")
     kept = {f"network.{key}": value for key, value in net.state_dict().items()}
     assert kept.keys() == opened.state_dict().keys()
     assert all(torch.equal(value, kept[key]) for key, value in opened.state_dict().items())
     with pytest.raises(WeightsError, match=r"SegNet, one of PSCC-Net's three files; give the folder"):
-        checkpoint.convert(tmp_path / "checkpoint" / "NLCDetection" / "NLCDetection.pth", tmp_path / "x.safetensors")
+        official.convert(tmp_path / "checkpoint" / "NLCDetection" / "NLCDetection.pth", tmp_path / "x.safetensors")
     (tmp_path / "checkpoint" / "HRNet" / "HRNet.pth").unlink()
     with pytest.raises(WeightsError, match="holds 0 of FENet, 1 of SegNet, 1 of ClsNet"):
-        checkpoint.convert(tmp_path / "checkpoint", tmp_path / "x.safetensors")
+        official.convert(tmp_path / "checkpoint", tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda state: state.pop("block2.skip.weight"), "Missing key.*block2.skip.weight"),
+        (lambda state: state.pop("block2.skip.weight"), r"missing \['block2.skip.weight'\]"),
         (lambda state: state.update({"fc.weight": torch.zeros(1)}), "unexpected tensor 'fc.weight'"),
+        (lambda state: state.update({"head.weight": torch.zeros(1)}), "unexpected tensor 'head.weight'"),
         (lambda state: state.update({"block12.rep.0.weight": torch.zeros(1)}), "cut behind block 12"),
     ],
 )
 def test_what_does_not_fit_is_refused(change: Any, message: str, tmp_path: Path) -> None:
-    state = official_of(PatchForensics(2), patch_forensics.OFFICIAL)
+    state = official_of(PatchForensics(2), official.PATCH_FORENSICS)
     change(state)
     torch.save(state, tmp_path / "odd.pth")
     with pytest.raises(WeightsError, match=message):
-        checkpoint.convert(tmp_path / "odd.pth", tmp_path / "out.safetensors")
+        official.convert(tmp_path / "odd.pth", tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
 
 
 # The RGB stream's keys are the official ones after "rgb.".
-OFFICIAL_CAT = {"": "rgb."} | {k: v for k, v in cat_net.OFFICIAL.items() if v != "rgb."}
+OFFICIAL_CAT = {"": "rgb."} | {k: v for k, v in official.CAT_NET.items() if v != "rgb."}
 
 
 def pixels(side: int) -> Tensor:
@@ -114,7 +115,7 @@ def converted(monkeypatch: pytest.MonkeyPatch, source: Path, *options: object) -
 
 
 def save_patch_forensics(net: PatchForensics, path: Path) -> Path:
-    torch.save({"state_dict": official_of(net, patch_forensics.OFFICIAL)}, path)
+    torch.save({"state_dict": official_of(net, official.PATCH_FORENSICS)}, path)
     return path
 
 
@@ -181,10 +182,10 @@ def test_an_option_that_the_file_has_no_use_for_is_refused(
     torch.save({"model": tensors, "decoder_type": "linear", "feature_layer": "layer20"}, declip_s)
     out = tmp_path / "out.safetensors"
     for source, option, message in (
-        (folder, ("--fake-class", 0), "is of pscc-net, whose classes are known; fake_class is for Patch Forensics"),
-        (folder, ("--tower", "vit"), "is of pscc-net, which has no tower: leave it out"),
-        (patches, ("--tower", "rn50"), "is of patch-forensics, which has no tower: leave it out"),
-        (declip_s, ("--fake-class", 1), "is of DeCLIP, which has one class; fake_class is for Patch Forensics"),
+        (folder, ("--fake-class", 0), "is of PSCC-Net, whose classes are known; fake_class is for Patch Forensics"),
+        (folder, ("--tower", "vit"), "is of PSCC-Net, which has no tower: leave it out"),
+        (patches, ("--tower", "rn50"), "is of Patch Forensics, which has no tower: leave it out"),
+        (declip_s, ("--fake-class", 1), "is of DeCLIP, whose classes are known; fake_class is for Patch Forensics"),
     ):
         assert call(monkeypatch, "convert", source, "--out", out, *option) == 2
         assert message in capfd.readouterr().err

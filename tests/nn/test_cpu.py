@@ -1,4 +1,4 @@
-"""A lean network computes what it computed before."""
+"""A network that is changed for a CPU or for bf16 computes what it computed before."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from declip.engines import probes
-from declip.nn import lean
+from declip.models import probe
+from declip.nn import cpu
 from declip.nn.decoders import Stem
 from declip.nn.model import build
 from declip.nn.statistics import ResidualStatistics
@@ -60,24 +61,24 @@ def network(name: str) -> tuple[nn.Module, ModelSpec, int]:
 @pytest.mark.parametrize("name", SPECS)
 def test_folding_changes_nothing_but_rounding(name: str) -> None:
     net, spec, folded = network(name)
-    image = torch.from_numpy(probes.picture(spec))
+    image = torch.from_numpy(probe.picture(spec))
     others = torch.randn(2, 3, spec.input_size, spec.input_size, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         expected = net(others)
-        assert lean.fold(net, lean.watch(net, image)) == folded
+        assert cpu.fold(net, cpu.watch(net, image)) == folded
         found = net(others)
     assert float((found - expected).abs().max()) <= 3e-5 * float(expected.std())
     assert not any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
-    assert lean.fold(net, lean.watch(net, image)) == 0  # nothing twice
+    assert cpu.fold(net, cpu.watch(net, image)) == 0  # nothing twice
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", ["vit", "mini"])
 def test_bf16_is_close_and_leaves_statistics_exact(name: str) -> None:
     net, spec, _ = network(name)
-    image = torch.from_numpy(probes.picture(spec))
+    image = torch.from_numpy(probe.picture(spec))
     with torch.inference_mode():
         expected = net(image)
-        quick = lean.quicken(copy.deepcopy(net))
+        quick = cpu.use_bf16(copy.deepcopy(net))
         with torch.autocast("cpu", torch.bfloat16):
             found = quick(image).float()
             if name == "mini":
@@ -97,7 +98,7 @@ def test_the_filters_on_pixels_stay_in_fp32() -> None:
         input_size=64,
         output_size=16,
     )
-    net = lean.quicken(build(spec, load_weights=False))
+    net = cpu.use_bf16(build(spec, load_weights=False))
     assert isinstance(net, nn.Module)
     stem = next(m for m in net.modules() if isinstance(m, Stem))
     assert stem.residuals.weight.dtype == torch.float32
@@ -113,12 +114,12 @@ def test_one_map_is_found_before_it_is_enlarged(taps: int, bias: bool) -> None:
     images = torch.randn(2, 32, 6, 9)
     with torch.inference_mode():
         expected = net.double()(images.double())
-        assert lean.narrow(net.float()) == 1
+        assert cpu.narrow(net.float()) == 1
         for given in (images, images.contiguous(memory_format=torch.channels_last)):
             found = net(given)
             assert found.shape == expected.shape == (2, 1, 12, 18)
             assert float((found - expected).abs().max() / expected.std()) < 1e-5
-    assert lean.narrow(net) == 0
+    assert cpu.narrow(net) == 0
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def test_one_map_is_found_before_it_is_enlarged(taps: int, bias: bool) -> None:
     ],
 )
 def test_other_ends_stay(net: nn.Module) -> None:
-    assert lean.narrow(net) == 0
+    assert cpu.narrow(net) == 0
 
 
 def test_what_is_used_elsewhere_as_well_is_not_folded() -> None:
@@ -150,7 +151,7 @@ def test_what_is_used_elsewhere_as_well_is_not_folded() -> None:
             return self.rest(y) + y
 
     net = Tapped().eval()
-    assert lean.fold(net, lean.watch(net, torch.randn(1, 3, 8, 8))) == 0
+    assert cpu.fold(net, cpu.watch(net, torch.randn(1, 3, 8, 8))) == 0
 
 
 class Features(nn.Module):
@@ -200,11 +201,11 @@ def test_only_what_nothing_else_takes_is_folded(parts: tuple[nn.Module, ...], fo
     image = torch.randn(1, 3, 8, 8)
     with torch.inference_mode(inference), torch.no_grad():
         expected = net(image)
-        assert lean.fold(net, lean.watch(net, image)) == folded
+        assert cpu.fold(net, cpu.watch(net, image)) == folded
         assert float((net(image) - expected).abs().max()) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["ghostnet_050", "fbnetv3_b", "resnet18"])
+@pytest.mark.parametrize("name", ["ghostnet_050", "resnet18"])
 def test_two_layers_of_a_backbone_stay_what_they_were(name: str) -> None:
     """timm's ghostnet gives what its first convolution leaves as its first feature."""
     torch.manual_seed(0)
@@ -215,8 +216,82 @@ def test_two_layers_of_a_backbone_stay_what_they_were(name: str) -> None:
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, 0, 0.1)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
-    image = torch.from_numpy(probes.picture(spec))
+    image = torch.from_numpy(probe.picture(spec))
     with torch.inference_mode():
         expected = net(image)
-        assert lean.fold(net, lean.watch(net, image)) > 0
+        assert cpu.fold(net, cpu.watch(net, image)) > 0
         assert float((net(image) - expected).abs().max()) <= 3e-5 * float(expected.std())
+
+
+# --- Winograd's algorithm, against the plain convolution in double precision ---
+
+
+@pytest.mark.parametrize(("tile", "error"), [(2, 2e-6), (4, 1e-5)])
+@pytest.mark.parametrize(
+    ("channels", "kernels", "size", "bias"),
+    [(1, 1, (4, 4), True), (3, 5, (8, 12), False), (32, 16, (16, 16), True)],
+)
+def test_it_is_a_convolution(
+    channels: int, kernels: int, size: tuple[int, int], bias: bool, tile: int, error: float
+) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(channels, kernels, 5, padding=2, bias=bias)
+    images = torch.randn(3, channels, *size)
+    with torch.inference_mode():
+        exact = F.conv2d(
+            images.double(), conv.weight.double(), None if conv.bias is None else conv.bias.double(), padding=2
+        )
+        for given in (images, images.contiguous(memory_format=torch.channels_last)):
+            found = cpu.WinogradConv(conv, tile)(given)
+            assert found.shape == exact.shape
+            assert float((found - exact).abs().max() / exact.std()) < 1e-4
+            assert float((found - exact).std() / exact.std()) < error
+
+
+@pytest.mark.parametrize("piece", [1, 1 << 16, 1 << 30])
+def test_pieces_of_any_size_give_the_same(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(8, 16, 5, padding=2)
+    images = torch.randn(3, 8, 24, 16)
+    monkeypatch.setattr(cpu, "PIECE", 0)
+    with torch.inference_mode():
+        layer = cpu.WinogradConv(conv, 4)
+        expected = layer(images)  # of few bytes for kernels: in many pieces
+        monkeypatch.setattr(cpu, "PIECE", piece)
+        assert float((layer(images) - expected).abs().max()) < 1e-5
+
+
+def test_what_pays_is_replaced() -> None:
+    torch.manual_seed(0)
+    spec = ModelSpec(
+        backbones=(BackboneSpec(name="vit_tiny_patch16_224", layer=0),),
+        decoder=DecoderSpec(kind="conv-12", widths=(512, 256, 64, 8)),
+    )
+    net = build(spec, load_weights=False)
+    image = torch.randn(1, 3, 224, 224)
+    with torch.inference_mode():
+        expected = net(image)
+        # On 14 × 14 one that reads 192 channels, in tiles of 4, and two of 512, in tiles of 2; on 28 × 28 three of 256
+        # and on 56 × 56 three of 64, in tiles of 4; those of 8 channels stay.
+        assert cpu.replace_convs(net, cpu.watch(net, image)) == 8
+        tiles = [module.tile for module in net.modules() if isinstance(module, cpu.WinogradConv)]
+        assert tiles == [2, 2, 4, 4, 4, 4, 4, 4]
+        found = net(image)
+    assert float((found - expected).abs().max() / expected.std()) < 1e-4
+    assert cpu.replace_convs(net, cpu.watch(net, image)) == 0
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(256, 256, 3, padding=1),
+        nn.Conv2d(256, 256, 5, padding=2, stride=2),
+        nn.Conv2d(256, 256, 5, padding=2, groups=2),
+        nn.Conv2d(256, 256, 5, padding=4, dilation=2),
+        nn.Conv2d(256, 256, 5, padding=2, padding_mode="reflect"),
+        nn.Conv2d(256, 63, 5, padding=2),
+    ],
+)
+def test_what_it_does_not_compute_stays(conv: nn.Conv2d) -> None:
+    net = nn.Sequential(conv)
+    assert cpu.replace_convs(net, cpu.watch(net, torch.randn(1, 256, 8, 8))) == 0

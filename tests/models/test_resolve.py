@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from declip.errors import WeightsError
-from declip.models import catalog, weights
+from declip.models import catalog, resolve
 from declip.models.catalog import ModelCard
+from declip.models.download import download
 
 CONTENT = random.Random(0).randbytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -107,7 +108,7 @@ def card(*urls: str, sha256: str | None = None) -> ModelCard:
 
 
 def fetch(model: ModelCard, folder: Path, attempts: int = 3) -> Path:
-    return weights.download(model, folder, attempts=attempts, timeout=5, pause=0.001)
+    return download(model, folder, attempts=attempts, timeout=5, pause=0.001)
 
 
 def files(folder: Path) -> set[str]:
@@ -256,7 +257,7 @@ def test_a_silent_server_runs_into_the_time_out(tmp_path: Path, monkeypatch: pyt
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/m.pth"
         with pytest.raises(WeightsError, match="timed out"):
-            weights.download(card(url), tmp_path, attempts=1, timeout=0.1, pause=0)
+            download(card(url), tmp_path, attempts=1, timeout=0.1, pause=0)
 
 
 def test_a_folder_that_cannot_be_made(server: Server, tmp_path: Path) -> None:
@@ -299,23 +300,23 @@ def test_a_download_that_differs_from_the_pinned_hash_is_refused(server: Server,
 
 def test_a_cached_file_is_verified_every_time(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog, "MODELS", (card(server.url),))
-    path = weights.resolve("m")
+    path = resolve.resolve("m")
     assert path == cache / "m.pth"
-    assert weights.resolve("m") == path
+    assert resolve.resolve("m") == path
     assert len(server.seen) == 1
     path.write_bytes(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
     with pytest.raises(WeightsError, match=f"expected {SHA256} .pinned in .*move it away"):
-        weights.resolve("m")
+        resolve.resolve("m")
     (cache / "m.pth.sha256").write_text("nonsense")
     with pytest.raises(WeightsError, match="holds no sha256"):
-        weights.resolve("m")
+        resolve.resolve("m")
 
 
 def test_sha256_of(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
-    assert weights.sha256_of(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert resolve.sha256_of(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     with pytest.raises(WeightsError, match=r"cannot read .*No such file"):
-        weights.sha256_of(tmp_path / "none")
+        resolve.sha256_of(tmp_path / "none")
 
 
 # --- names and paths ------------------------------------------------------------------------------------------------
@@ -324,7 +325,7 @@ def test_sha256_of(tmp_path: Path) -> None:
 def test_a_file_put_there_by_hand_is_pinned(cache: Path) -> None:
     cache.mkdir()
     (cache / "vit-l14-conv20-lama.pth").write_bytes(CONTENT)
-    assert weights.resolve("vit-l14-conv20-lama", offline=True) == cache / "vit-l14-conv20-lama.pth"
+    assert resolve.resolve("vit-l14-conv20-lama", offline=True) == cache / "vit-l14-conv20-lama.pth"
     assert SHA256 in (cache / "vit-l14-conv20-lama.pth.sha256").read_text()
 
 
@@ -333,11 +334,11 @@ def test_the_converted_file_is_preferred(cache: Path) -> None:
     (cache / "vit-l14-conv20-lama.pth").write_bytes(CONTENT)
     converted = cache / "vit-l14-conv20-lama.safetensors"
     converted.write_bytes(b"converted")
-    assert weights.resolve("vit-l14-conv20-lama") == converted
-    assert weights.cached(catalog.find("vit-l14-conv20-lama")) == converted
+    assert resolve.resolve("vit-l14-conv20-lama") == converted
+    assert resolve.cached(catalog.find("vit-l14-conv20-lama")) == converted
     (cache / "vit-l14-conv20-lama.safetensors.sha256").write_text(SHA256)
     with pytest.raises(WeightsError, match=f"expected {SHA256}"):
-        weights.resolve("vit-l14-conv20-lama")
+        resolve.resolve("vit-l14-conv20-lama")
 
 
 @pytest.mark.parametrize(("argument", "variable"), [(True, None), (False, "1")])
@@ -347,7 +348,7 @@ def test_offline_fetches_nothing_and_says_what_to_put_where(
     if variable:
         monkeypatch.setenv("DECLIP_OFFLINE", variable)
     with pytest.raises(WeightsError) as caught:
-        weights.resolve("fusion-conv20-ldm", offline=argument)
+        resolve.resolve("fusion-conv20-ldm", offline=argument)
     url = catalog.find("fusion-conv20-ldm").urls[0]
     assert f"Get {url} by other means and put it at {cache / 'fusion-conv20-ldm.pth'}" in str(caught.value)
     assert not cache.exists()
@@ -356,44 +357,44 @@ def test_offline_fetches_nothing_and_says_what_to_put_where(
 def test_offline_0_is_online(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DECLIP_OFFLINE", "0")
     monkeypatch.setattr(catalog, "MODELS", (card(server.url),))
-    assert weights.resolve("m").read_bytes() == CONTENT
+    assert resolve.resolve("m").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("name", [card.name for card in catalog.MODELS if card.by_hand])
 def test_what_is_got_by_hand_says_from_where_and_is_then_found(name: str, cache: Path) -> None:
     card = catalog.find(name)
     with pytest.raises(WeightsError) as caught:
-        weights.resolve(name)
+        resolve.resolve(name)
     message = str(caught.value)
     assert f"declip does not download {name}: get its weights from {card.by_hand} (terms: {card.license})" in message
     assert message.endswith(f"`declip convert OFFICIAL --out {cache / card.file}`")
-    assert weights.cached(card) is None and not cache.exists()
+    assert resolve.cached(card) is None and not cache.exists()
     cache.mkdir()
     (cache / card.file).write_bytes(b"converted")
-    assert weights.resolve(name, offline=True) == weights.cached(card) == cache / card.file
+    assert resolve.resolve(name, offline=True) == resolve.cached(card) == cache / card.file
     (cache / card.file).write_bytes(b"converted anew")  # nothing is pinned: the file is one's own
-    assert weights.resolve(name) == cache / card.file
+    assert resolve.resolve(name) == cache / card.file
 
 
 def test_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "own.onnx"
     file.write_bytes(b"x")
-    assert weights.resolve(file) == weights.resolve(str(file)) == file
+    assert resolve.resolve(file) == resolve.resolve(str(file)) == file
     with pytest.raises(WeightsError, match=r"there is no weight file .*gone\.onnx"):
-        weights.resolve("gone.onnx")
+        resolve.resolve("gone.onnx")
     with pytest.raises(WeightsError, match="there is no weight file"):
-        weights.resolve(Path("mini"))  # a Path is never a name
+        resolve.resolve(Path("mini"))  # a Path is never a name
     with pytest.raises(WeightsError, match="is a folder"):
-        weights.resolve(str(tmp_path))
+        resolve.resolve(str(tmp_path))
     with pytest.raises(WeightsError, match="did you mean mini"):
-        weights.resolve("minni")
+        resolve.resolve("minni")
     monkeypatch.chdir(tmp_path)
     Path("lama").write_bytes(b"x")
-    assert weights.resolve("lama") == Path("lama")
+    assert resolve.resolve("lama") == Path("lama")
     Path("vit-l14-conv20-lama").write_bytes(b"x")
     monkeypatch.setenv("DECLIP_CACHE", str(tmp_path / "empty"))
     with pytest.raises(WeightsError, match="offline"):  # the catalogue's name wins
-        weights.resolve("vit-l14-conv20-lama", offline=True)
+        resolve.resolve("vit-l14-conv20-lama", offline=True)
 
 
 def test_the_cache_is_where_the_platform_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,20 +403,20 @@ def test_the_cache_is_where_the_platform_keeps_it(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr("sys.platform", "linux")
-    assert weights.cache_dir() == tmp_path / "xdg" / "declip"
+    assert resolve.cache_dir() == tmp_path / "xdg" / "declip"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert weights.cache_dir() == tmp_path / "home" / ".cache" / "declip"
+    assert resolve.cache_dir() == tmp_path / "home" / ".cache" / "declip"
     monkeypatch.setattr("sys.platform", "darwin")
-    assert weights.cache_dir() == tmp_path / "home" / "Library" / "Caches" / "declip"
+    assert resolve.cache_dir() == tmp_path / "home" / "Library" / "Caches" / "declip"
     monkeypatch.setattr("sys.platform", "win32")
-    assert weights.cache_dir() == tmp_path / "local" / "declip" / "cache"
+    assert resolve.cache_dir() == tmp_path / "local" / "declip" / "cache"
 
 
 def test_the_embedded_model_is_no_download(cache: Path) -> None:
-    if weights.cached(catalog.find("mini")) is None:
+    if resolve.cached(catalog.find("mini")) is None:
         with pytest.raises(WeightsError, match="the embedded model is missing"):
-            weights.resolve("mini")
+            resolve.resolve("mini")
     else:
-        assert weights.resolve("mini") == weights.embedded_path()
-        assert weights.embedded_path().stat().st_size <= 12_000_000
+        assert resolve.resolve("mini") == resolve.embedded_path()
+        assert resolve.embedded_path().stat().st_size <= 12_000_000
     assert not cache.exists()

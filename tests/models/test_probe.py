@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from declip.engines import probes
 from declip.errors import SpecError
+from declip.models import probe
 from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
 
 SPEC = ModelSpec(
@@ -19,7 +19,7 @@ LOGITS = np.random.default_rng(0).normal(0, 2, (1, 64, 64)).astype(np.float32)
 
 
 def test_the_picture_is_the_same_everywhere() -> None:
-    picture = probes.picture(SPEC)
+    picture = probe.picture(SPEC)
     assert picture.shape == (1, 3, 96, 96)
     assert picture.dtype == np.float32
     grey = (picture[0] * np.array(SPEC.std).reshape(3, 1, 1) + np.array(SPEC.mean).reshape(3, 1, 1)) * 255
@@ -29,9 +29,9 @@ def test_the_picture_is_the_same_everywhere() -> None:
 
 
 def test_an_answer_travels_as_text() -> None:
-    kept = probes.unpack(probes.pack(LOGITS))
+    kept = probe.unpack(probe.pack(LOGITS))
     np.testing.assert_array_equal(kept, LOGITS[0, ::2, ::2].ravel())
-    assert len(probes.pack(LOGITS)) < 6000
+    assert len(probe.pack(LOGITS)) < 6000
 
 
 @pytest.mark.parametrize(
@@ -45,13 +45,13 @@ def test_an_answer_travels_as_text() -> None:
     ],
 )
 def test_what_is_near_passes_and_what_is_not_does_not(change: object, said: str | None) -> None:
-    expected = probes.unpack(probes.pack(LOGITS))
+    expected = probe.unpack(probe.pack(LOGITS))
     assert callable(change)
     if said is None:
-        probes.check(SPEC, expected, change(LOGITS), what="it")
+        probe.check(SPEC, expected, change(LOGITS), what="it")
         return
     with pytest.raises(SpecError, match=said) as caught:
-        probes.check(SPEC, expected, change(LOGITS), what="this engine")
+        probe.check(SPEC, expected, change(LOGITS), what="this engine")
     assert str(caught.value).startswith("this engine computes something else here")
     assert str(caught.value).endswith("use precision 'exact'")
 
@@ -59,4 +59,4 @@ def test_what_is_near_passes_and_what_is_not_does_not(change: object, said: str 
 def test_a_wrong_logit_is_seen_where_scores_are_saturated() -> None:
     far = LOGITS - 40
     with pytest.raises(SpecError, match="deviation"):
-        probes.check(SPEC, probes.unpack(probes.pack(far)), np.full_like(far, -40), what="it")
+        probe.check(SPEC, probe.unpack(probe.pack(far)), np.full_like(far, -40), what="it")
