@@ -10,6 +10,7 @@ import sys
 import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import typer
@@ -17,7 +18,7 @@ import typer
 from declip import serve
 from declip.cli import main as cli
 from declip.localize.localizer import Localizer
-from tests.serve.serving import FakeEngine, running
+from tests.serve.serving import FakeEngine, on_a_port
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -97,8 +98,8 @@ def test_its_command_is_one_of_the_cli() -> None:
 def test_the_health_check_tells_a_service_from_none() -> None:
     kind, _, command = last_stage()["HEALTHCHECK"].partition("CMD ")
     assert "--interval" in kind and ":8000/healthz" in command
-    with running(Localizer(FakeEngine())) as client:
-        at = command.replace(":8000", f":{client.base_url.port}")
+    with on_a_port(Localizer(FakeEngine())) as url:
+        at = command.replace(":8000", f":{urlsplit(url).port}")
         python, *arguments = json.loads(at)
         assert python == "python"
         assert subprocess.run([sys.executable, *arguments], check=False).returncode == 0

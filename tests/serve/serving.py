@@ -1,7 +1,8 @@
-"""A service on a port of this process, an engine that can be held up, and pictures."""
+"""A service in this process, with or without a port, an engine that can be held up, and pictures."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import threading
@@ -13,10 +14,9 @@ import httpx
 import numpy as np
 import uvicorn
 from PIL import Image
+from starlette.testclient import TestClient
 
 from declip import serve
-from declip.localize.localizer import Localizer
-from declip.serve import app as app_module
 from tests.fakes import HeldEngine as FakeEngine  # noqa: F401 (for the tests)
 
 
@@ -30,31 +30,56 @@ def picture(seed: int = 0, size: tuple[int, int] = (48, 64), kind: str = "PNG") 
 
 
 @contextlib.contextmanager
-def running(localizers: Any, limits: serve.Limits | None = None, **options: Any) -> Iterator[httpx.Client]:
-    """A client of a service that runs in a thread; `client.service` is its Service."""
+def running(localizers: Any, limits: serve.Limits | None = None, **options: Any) -> Iterator[TestClient]:
+    """A client that calls a started service directly, without a port. It may be used by several threads."""
     app = serve.create_app(localizers, limits, **options)
-    config = uvicorn.Config(
-        app, port=0, log_config=None, access_log=False, server_header=False, lifespan="on", ws="none"
-    )
+    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def on_a_port(localizers: Any, limits: serve.Limits | None = None, **options: Any) -> Iterator[str]:
+    """The address of a service that runs in a thread."""
+    app = serve.create_app(localizers, limits, **options)
+    config = uvicorn.Config(app, port=0, log_config=None, access_log=False, server_header=False, ws="none")
     runner = uvicorn.Server(config)
     thread = threading.Thread(target=runner.run)
     thread.start()
     try:
         until(lambda: runner.started or not thread.is_alive())
-        port = runner.servers[0].sockets[0].getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
-            yield client
+        yield f"http://127.0.0.1:{runner.servers[0].sockets[0].getsockname()[1]}/"
     finally:
         runner.should_exit = True
         thread.join(60)
         assert not thread.is_alive()
 
 
-def service_of(localizer: Localizer, **options: Any) -> app_module.Service:
-    """The state of an app that is not started."""
-    found = serve.create_app(localizer, **options).state.service
-    assert isinstance(found, app_module.Service)
-    return found
+@contextlib.contextmanager
+def leaving(client: TestClient, *pictures: bytes, path: str = "/v1/localize", share: float = 1.0) -> Iterator[None]:
+    """A client that sends this share of its request, waits as long as the `with` lasts, and then hangs up."""
+    request = client.build_request("POST", path, files=files(*pictures))
+    body, gone = request.read(), threading.Event()
+    messages = [{"type": "http.request", "body": body[: round(share * len(body))], "more_body": share < 1}]
+
+    async def receive() -> dict[str, Any]:
+        if messages:
+            return messages.pop()
+        while not gone.is_set():
+            await asyncio.sleep(0.005)
+        return {"type": "http.disconnect"}
+
+    async def send(_: object) -> None:
+        """Nobody reads the answer."""
+
+    headers = [(name.lower(), value) for name, value in request.headers.raw]
+    scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b""}
+    assert client.portal is not None
+    task = client.portal.start_task_soon(client.app, scope | {"client": ("192.0.2.1", 1)}, receive, send)
+    try:
+        yield
+    finally:
+        gone.set()
+        task.result(60)
 
 
 def until(true: Callable[[], object], seconds: float = 30) -> None:
@@ -65,7 +90,7 @@ def until(true: Callable[[], object], seconds: float = 30) -> None:
         time.sleep(0.005)
 
 
-def value(client: httpx.Client, name: str, **headers: str) -> float:
+def value(client: TestClient | httpx.Client, name: str, **headers: str) -> float:
     """A number of /metrics, 0 where it is not there yet."""
     text = client.get("/metrics", headers=headers).text
     return next((float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(f"{name} ")), 0.0)

@@ -20,8 +20,6 @@ from declip.serve.problems import ProblemError, status_of
         ("image/png;q=0.2, application/json;q=0.5", "application/json"),
         ("APPLICATION/ZIP", "application/zip"),
         ("application/json;q=0, */*", "image/png"),
-        ("application/octet-stream", "application/octet-stream"),
-        ("multipart/form-data;q=1.0, */*;q=0.1", "multipart/form-data"),
         ("text/csv, */*;q=0.01", "application/json"),
     ],
 )
@@ -29,7 +27,9 @@ def test_the_form_that_is_liked_best(header: str, kind: str) -> None:
     assert accepted(header) == kind
 
 
-@pytest.mark.parametrize("header", ["text/html", "image/jpeg", "*/*;q=0", "application/json;q=nonsense", "x"])
+@pytest.mark.parametrize(
+    "header", ["text/html", "image/jpeg", "*/*;q=0", "application/json;q=nonsense", "application/octet-stream", "x"]
+)
 def test_none_of_ours(header: str) -> None:
     with pytest.raises(ProblemError) as caught:
         accepted(header)

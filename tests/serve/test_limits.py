@@ -7,7 +7,7 @@ import contextlib
 import pytest
 
 from declip.errors import SpecError
-from declip.serve.limits import Budget, Gate, Limits
+from declip.serve.limits import Budget, Claim, Gate, Limits
 from declip.serve.problems import ProblemError
 
 
@@ -21,7 +21,7 @@ def test_limits_are_positive() -> None:
 
 def test_what_is_refused_is_not_taken() -> None:
     budget = Budget(100)
-    with budget.claim() as one, budget.claim() as two:
+    with contextlib.closing(Claim(budget)) as one, contextlib.closing(Claim(budget)) as two:
         one.take(60)
         with pytest.raises(ProblemError) as caught:
             two.take(41)

@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -28,7 +27,7 @@ from declip.report import wording
 from declip.results import Localization, MaskRule
 from tests.serve import browsing
 from tests.serve.browsing import Visit, pixels, visiting
-from tests.serve.serving import FakeEngine, picture, running
+from tests.serve.serving import FakeEngine, on_a_port, picture
 
 PHOTOS = Path(__file__).resolve().parents[2] / "examples" / "photos"
 FORGED = PHOTOS / "astronaut-navier-stokes.jpg"
@@ -50,8 +49,8 @@ def mini() -> Localizer:
 
 @pytest.fixture(scope="module")
 def url(mini: Localizer) -> Iterator[str]:
-    with running(mini, hosts=serve.LOOPBACK) as client:
-        yield address(client)
+    with on_a_port(mini, hosts=serve.LOOPBACK) as found:
+        yield found
 
 
 @pytest.fixture
@@ -63,13 +62,8 @@ def visit(browser: Any, url: str) -> Iterator[Visit]:
 @pytest.fixture(scope="module")
 def fake_url() -> Iterator[str]:
     """Of a service whose network finds brightness."""
-    with running(Localizer(FakeEngine())) as client:
-        yield address(client)
-
-
-def address(client: httpx.Client) -> str:
-    """Of the page of a service."""
-    return f"{str(client.base_url).rstrip('/')}/"
+    with on_a_port(Localizer(FakeEngine())) as found:
+        yield found
 
 
 @cache
@@ -157,7 +151,7 @@ def test_faint_parts_are_left_out_until_the_threshold_is_moved(browser: Any) -> 
     pixels = bright()
     pixels[36:44, 4:20] = 150
     data = saved_as(pixels, "PNG")
-    with running(Localizer(engine)) as client, visiting(browser, address(client)) as visit:
+    with on_a_port(Localizer(engine)) as url, visiting(browser, url) as visit:
         expected = Localizer(engine)(data)
         assert len(expected.regions) == 1 < np.count_nonzero(expected.scores >= 0.5) / expected.mask.sum()
         visit.give(("a.png", data))
@@ -486,8 +480,8 @@ THUMB = "(number) => document.querySelectorAll('#photos .thumb')[number].querySe
 
 @pytest.mark.slow
 def test_modes_and_models_are_chosen(browser: Any) -> None:
-    served = running([Localizer(FakeEngine()), Localizer(FakeEngine("other"))])
-    with served as client, visiting(browser, address(client)) as visit:
+    served = on_a_port([Localizer(FakeEngine()), Localizer(FakeEngine("other"))])
+    with served as url, visiting(browser, url) as visit:
         visit.give(("a.png", picture()))
         visit.done()
         visit.page.select_option("#mode", "tiled")
@@ -510,7 +504,7 @@ def test_modes_and_models_are_chosen(browser: Any) -> None:
 
 @pytest.mark.slow
 def test_a_token_is_asked_for_and_kept_in_memory_only(browser: Any) -> None:
-    with running(Localizer(FakeEngine()), token="right") as client, visiting(browser, address(client)) as visit:
+    with on_a_port(Localizer(FakeEngine()), token="right") as url, visiting(browser, url) as visit:
         visit.page.wait_for_selector("#token-value:focus")
         visit.page.keyboard.type("wrong")
         visit.page.keyboard.press("Enter")
@@ -533,8 +527,8 @@ def test_a_service_without_a_token_shows_no_field_for_one(visit: Visit) -> None:
 @pytest.mark.slow
 def test_it_comes_again_where_the_service_is_busy(browser: Any) -> None:
     engine = FakeEngine()
-    served = running(Localizer(engine), serve.Limits(requests=1))
-    with served as client, visiting(browser, address(client)) as visit:
+    served = on_a_port(Localizer(engine), serve.Limits(requests=1))
+    with served as url, visiting(browser, url) as visit:
         engine.hold()
         visit.give(("a.png", picture()), ("b.png", picture(1)))
         visit.until("document.querySelector('#photos li:nth-child(2) .said').textContent.includes('busy')")
@@ -704,7 +698,7 @@ def test_the_threshold_of_a_large_photo_is_moved_fluently(browser: Any) -> None:
     rng = np.random.default_rng(0)
     small = rng.integers(0, 255, (75, 100, 3)).astype(np.uint8)
     large = np.asarray(Image.fromarray(small).resize((4000, 3000), Image.Resampling.BICUBIC))
-    with running(Localizer(FakeEngine())) as client, visiting(browser, address(client)) as visit:
+    with on_a_port(Localizer(FakeEngine())) as url, visiting(browser, url) as visit:
         visit.give(("large.jpg", saved_as(large, "JPEG", quality=80)))
         visit.done()
         metrics = visit.context.new_cdp_session(visit.page)

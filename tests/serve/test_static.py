@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
-import httpx
 import pytest
+from starlette.testclient import TestClient
 
 from declip import serve
 from declip.images.overlay import AMBER, RED
@@ -40,7 +40,7 @@ class Tags(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[httpx.Client]:
+def client() -> Iterator[TestClient]:
     with running(Localizer(FakeEngine())) as found:
         yield found
 
@@ -59,7 +59,7 @@ def constant(text: str, name: str) -> list[list[int]]:
     return [[int(value) for value in row] for row in rows]
 
 
-def test_the_page_is_at_the_root_and_loads_only_what_is_there(client: httpx.Client) -> None:
+def test_the_page_is_at_the_root_and_loads_only_what_is_there(client: TestClient) -> None:
     response = client.get("/")
     assert response.status_code == 200 and response.headers["content-type"] == "text/html; charset=utf-8"
     loaded = [attrs.get("src") or attrs.get("href") or "" for tag, attrs in parsed(response.text).tags if tag != "a"]
@@ -83,7 +83,7 @@ def test_nothing_is_fetched_from_elsewhere(path: Path) -> None:
     assert "@import" not in text and "url(" not in text.replace("new URL(", "")
 
 
-def test_nothing_is_inline(client: httpx.Client) -> None:
+def test_nothing_is_inline(client: TestClient) -> None:
     page = parsed(client.get("/").text)
     assert page.inline == []
     for tag, attrs in page.tags:

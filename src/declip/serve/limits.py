@@ -1,4 +1,4 @@
-"""What one request, one client and all of them together may cost."""
+"""What one request, one client and all of them together may use."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from declip.errors import SpecError
 from declip.images.read import MAX_BYTES
 from declip.serve.problems import ProblemError
 
-__all__ = ["Budget", "Gate", "Limits"]
+__all__ = ["Budget", "Claim", "Gate", "Limits"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,72 +41,49 @@ class Limits:
     batch_size: int = 8
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+        for name, value in dataclasses.asdict(self).items():
             if not value > 0:
-                raise SpecError(f"the limit {field.name} is {value}; expected a number > 0")
+                raise SpecError(f"the limit {name} is {value}; expected a number > 0")
 
 
+@dataclass(slots=True)
 class Budget:
-    """Bytes in memory that all requests share. Thread-safe."""
+    """Bytes in memory that all requests share. taken: those in use."""
 
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._taken = 0
-        self._lock = threading.Lock()
-
-    @property
-    def taken(self) -> int:
-        """Bytes in use."""
-        return self._taken
-
-    @contextmanager
-    def claim(self) -> Iterator[Claim]:
-        """A share for the time of a request, empty at first; all of it is given back at the end."""
-        claim = Claim(self)
-        try:
-            yield claim
-        finally:
-            claim.close()
-
-    def _change(self, size: int) -> bool:
-        with self._lock:
-            if size > 0 and self._taken + size > self._size:
-                return False
-            self._taken += size
-            return True
+    size: int
+    taken: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Claim:
-    """One request's share of a Budget. Thread-safe."""
+    """One request's share of a Budget, empty at first; `close` gives all of it back. Thread-safe."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self._taken = 0
         self._closed = False
-        self._lock = threading.Lock()
 
     def take(self, size: int) -> None:
-        """Take more bytes. Raises ProblemError 503 if they are not to be had; after `close` it takes none."""
-        with self._lock:
+        """Take more bytes. Raises ProblemError 503 if they are not to be had. After `close` nothing is taken."""
+        with self._budget.lock:
             if self._closed:
                 return
-            if not self._budget._change(size):
-                raise ProblemError(
-                    503, "the pictures of all requests together need too much memory; try again", retry=5
-                )
+            if self._budget.taken + size > self._budget.size:
+                message = "the pictures of all requests together need too much memory; try again"
+                raise ProblemError(503, message, retry=5)
+            self._budget.taken += size
             self._taken += size
 
     def close(self) -> None:
-        """Give everything back."""
-        with self._lock:
+        """Give everything back, once."""
+        with self._budget.lock:
+            if not self._closed:
+                self._budget.taken -= self._taken
             self._closed = True
-            self._budget._change(-self._taken)
-            self._taken = 0
 
 
 class Gate:
-    """Counts the requests in flight, of all clients and of each. For one event loop."""
+    """Count the requests in flight, of all clients and of each. For one event loop."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -114,12 +91,12 @@ class Gate:
 
     @property
     def inside(self) -> int:
-        """Requests in flight."""
+        """Return how many requests are in flight."""
         return self._clients.total()
 
     @contextmanager
     def enter(self, client: str) -> Iterator[None]:
-        """Be in flight. Raises ProblemError 429 where this client has too many requests, 503 where all have."""
+        """Count a request. Raises ProblemError 429 where this client has too many in flight, 503 where all have."""
         if self._clients[client] >= self._limits.client_requests:
             raise ProblemError(429, f"at most {self._limits.client_requests} requests of one client at a time", retry=1)
         if self.inside >= self._limits.requests:
@@ -130,4 +107,4 @@ class Gate:
         finally:
             self._clients[client] -= 1
             if not self._clients[client]:
-                del self._clients[client]  # or every address ever seen would be kept
+                del self._clients[client]  # otherwise every address ever seen would be kept

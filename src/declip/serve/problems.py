@@ -1,4 +1,4 @@
-"""What cannot be answered, as problem JSON (RFC 9457)."""
+"""Errors that a request is answered with, as problem JSON (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-__all__ = ["ProblemError", "status_of"]
+__all__ = ["ProblemError", "out_of_memory", "status_of"]
 
 
 class ProblemError(Exception):
@@ -34,27 +34,26 @@ class ProblemError(Exception):
         self.errors = list(errors)
 
     def response(self) -> Response:
-        """As application/problem+json."""
-        body: dict[str, Any] = {
-            "type": "about:blank",
-            "title": HTTPStatus(self.status).phrase,
-            "status": self.status,
-            "detail": self.detail,
-        }
+        """Return it as application/problem+json."""
+        title = HTTPStatus(self.status).phrase
+        body: dict[str, Any] = {"type": "about:blank", "title": title, "status": self.status, "detail": self.detail}
         if self.errors:
             body["errors"] = self.errors
         return Response(json.dumps(body), self.status, self.headers, media_type="application/problem+json")
 
 
+def out_of_memory(error: Exception) -> ProblemError | None:
+    """Return the 503 for an error that lacked memory, which may be the doing of other requests; else None."""
+    if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
+        return ProblemError(503, "there is not enough memory for this picture now; try again", retry=10)
+    return None
+
+
 def status_of(kinds: Sequence[str]) -> int:
-    """The status of a request of which no picture could be localized, by the kinds of its error rows."""
-    match set(kinds):
-        case found if "internal" in found:
-            return 500
-        case found if "write" in found:
-            return 503
-        case found if found == {"too-large"}:
-            return 413
-        case found if found == {"format"}:
-            return 415
-    return 422
+    """Return the status of a request of which no picture could be localized, by the kinds of its error rows."""
+    found = set(kinds)
+    if "internal" in found:
+        return 500
+    if "write" in found:
+        return 503
+    return {frozenset({"too-large"}): 413, frozenset({"format"}): 415}.get(frozenset(found), 422)

@@ -14,8 +14,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from declip.errors import DeclipError, SpecError
-from declip.serve.app import Service
 from declip.serve.guard import ACCESS
+from declip.serve.service import Service
 
 __all__ = ["LOOPBACK", "serve"]
 

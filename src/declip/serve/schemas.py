@@ -1,39 +1,29 @@
-"""What the service answers, for its OpenAPI description. The rows are `Localization.to_dict()`; a test compares."""
+"""The bodies of answers, for the OpenAPI description. A test compares the rows with `Localization.to_dict()`."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from declip import provenance
+from declip.report.wording import Tone
 from declip.results import Verdict
-from declip.spec import SIZE_CLASSES, Calibration, Found, Mode, Precision
+from declip.spec import Found, Mode, Precision
 
 __all__ = [
-    "CredentialsBody",
     "ErrorRow",
-    "FieldBody",
-    "JpegBody",
-    "Maps",
     "MetadataBody",
-    "Model",
     "Models",
-    "ProblemBody",
-    "ReasonBody",
-    "RegionRow",
+    "Problem",
     "Results",
     "Row",
-    "SizeVerdicts",
     "State",
-    "StepBody",
-    "localize_body",
-    "metadata_body",
-    "report_body",
-    "verdicts_of",
 ]
 
-_Share = Field(ge=0, le=1)
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
 
 
 class _Schema(BaseModel):
@@ -44,16 +34,14 @@ class RegionRow(_Schema):
     """A connected part of the mask."""
 
     bbox: tuple[int, int, int, int] = Field(description="x0, y0, x1, y1 in px, half-open")
-    area: float = Field(ge=0, le=1, description="share of the photo")
-    score: float = Field(ge=0, le=1, description="mean of its scores")
-    rank: float | None = Field(
-        ge=0, le=1, description="share of untouched photos of this size without so strong a part"
-    )
+    area: Share = Field(description="share of the photo")
+    score: Share = Field(description="mean of its scores")
+    rank: Share | None = Field(description="share of untouched photos of this size without so strong a part")
     verdict: Found | None = Field(description="what that rank stands for; null without a verdict on the photo")
 
 
 class Maps(_Schema):
-    """Maps that were asked for, as base64 of PNG files, the photo of a JPEG (in the zip: their names)."""
+    """The maps that were asked for, as base64 of PNG files, the photo of a JPEG (in the zip: their names)."""
 
     scores: str | None = Field(None, description="16-bit grey, 65535 = 1.0")
     mask: str | None = Field(None, description="8-bit grey, 255 = manipulated")
@@ -87,38 +75,60 @@ class CredentialsBody(_Schema):
     fields: list[FieldBody] = Field(description="who made and signed the credentials, and their actions")
 
 
+class StepBody(_Schema):
+    """A verdict, and the largest share of untouched photos that get it or a stronger one."""
+
+    word: Found
+    rate: Share
+
+
+class Words(_Schema):
+    """A verdict in plain words."""
+
+    tone: Tone
+    title: str
+    summary: str = Field(description="how strong the strongest part is among untouched photos, or why no verdict")
+    flagged: str = Field(description="what is in the mask")
+    meaning: list[str]
+    caution: str = Field(description="the first thing that does not follow")
+    because: str = Field(description="why it does not follow")
+    unsaid: list[str] = Field(description="what else does not follow")
+    limits: list[str] = Field(description="what no model of this kind can see")
+    no_probability: str
+    steps: list[StepBody] = Field(description="the verdicts that a photo of this size can have, the strongest first")
+
+
 class Row(_Schema):
     """A picture's result, as `declip localize --json` prints it."""
 
     image: str = Field(description="the file name as it was sent")
-    width: int = Field(ge=1, description="px, upright")
-    height: int = Field(ge=1, description="px, upright")
+    width: Positive = Field(description="px, upright")
+    height: Positive = Field(description="px, upright")
     verdict: Verdict | None = Field(description="null without a calibration for this mode and size, or at a threshold")
-    score: float | None = Field(
-        ge=0,
-        le=1,
+    score: Share | None = Field(
         description="with a verdict: share of untouched photos of this size without so strong a part (null: not "
         "examined); else the image score",
     )
-    false_alarm_rate: float | None = Field(
-        ge=0, le=1, description="share of untouched photos that get this verdict or a stronger one"
+    false_alarm_rate: Share | None = Field(
+        description="share of untouched photos that get this verdict or a stronger one"
     )
-    untouched: int | None = Field(ge=0, description="with how many untouched photos it was compared")
+    untouched: Count | None = Field(description="with how many untouched photos it was compared")
     not_examined: str | None = Field(description="why there is no verdict on such a picture: no photograph, say")
-    area: float = Field(ge=0, le=1, description="share of the photo inside the mask")
+    area: Share = Field(description="share of the photo inside the mask")
     regions: list[RegionRow] = Field(description="the parts of the mask: at most 50, the strongest (or largest) first")
-    threshold: float = Field(ge=0, le=1, description="lowest score in a part of the mask")
-    image_score: float = Field(ge=0, le=1, description="the network's own number for the whole image")
+    threshold: Share = Field(description="lowest score in a part of the mask")
+    image_score: Share = Field(description="the network's own number for the whole image")
     provenance: CredentialsBody | None = Field(description="what the file says of how it was made")
     notes: list[str] = Field(description="what of the file was not examined, for people")
-    pages: int = Field(ge=1, description="how many pictures the file holds")
-    page: int = Field(ge=1, description="which of them was examined, from 1")
+    pages: Positive = Field(description="how many pictures the file holds")
+    page: Positive = Field(description="which of them was examined, from 1")
     model: str
     sha256: str = Field(description="of the weight file")
     mode: Mode
     precision: Precision
     seconds: float = Field(ge=0, description="that decoding and localizing took, without waiting")
-    maps: Maps | None = None
+    words: Words | None = Field(None, description="where words were asked for")
+    maps: Maps | None = Field(None, description="where maps were asked for")
 
 
 class ErrorRow(_Schema):
@@ -135,7 +145,7 @@ class Results(_Schema):
     results: list[Row | ErrorRow]
 
 
-class ProblemBody(_Schema):
+class Problem(_Schema):
     """RFC 9457. errors: the rows of single pictures, where all of them failed."""
 
     type: Literal["about:blank"]
@@ -145,19 +155,12 @@ class ProblemBody(_Schema):
     errors: list[ErrorRow] | None = None
 
 
-class StepBody(_Schema):
-    """A verdict, and the share of untouched photos that get it or a stronger one, at most."""
-
-    word: Found
-    rate: float = Field(ge=0, le=1)
-
-
 class SizeVerdicts(_Schema):
     """What photos of one size are compared with."""
 
     size: str
-    untouched: int = Field(ge=0, description="photos")
-    pieces: int = Field(ge=0, description="pictures that they are: whole photos and pieces")
+    untouched: Count = Field(description="photos")
+    pieces: Count = Field(description="pictures that they are: whole photos and pieces")
     steps: list[StepBody]
 
 
@@ -168,7 +171,7 @@ class Model(_Schema):
     sha256: str
     default: bool
     modes: list[Mode] = Field(description="its own first")
-    threshold: float = Field(ge=0, le=1, description="lowest score in the mask, unless a request gives its own")
+    threshold: Share = Field(description="lowest score in the mask, unless a request gives its own")
     input_size: int = Field(description="px")
     calibrated_mode: Mode | None = Field(description="the mode in which it gives verdicts")
     verdicts: list[SizeVerdicts] = Field(description="which verdicts photos of each size can have")
@@ -199,10 +202,10 @@ class MetadataBody(_Schema):
 
     image: str = Field(description="the file name as it was sent")
     format: str
-    bytes: int = Field(ge=0)
+    bytes: Count
     sha256: str
-    stored_height: int = Field(ge=1, description="px, before the orientation is applied")
-    stored_width: int = Field(ge=1, description="px, before the orientation is applied")
+    stored_height: Positive = Field(description="px, before the orientation is applied")
+    stored_width: Positive = Field(description="px, before the orientation is applied")
     orientation: int = Field(ge=1, le=8)
     exif: list[FieldBody]
     software: list[FieldBody]
@@ -216,72 +219,7 @@ class MetadataBody(_Schema):
     preview: str | None = Field(description="that small picture, base64 of a JPEG of at most 320 px")
 
 
-def verdicts_of(calibration: Calibration | None) -> list[dict[str, Any]]:
-    """Return the rows of `Model.verdicts`."""
-    if calibration is None:
-        return []
-    return [
-        {
-            "size": name,
-            "untouched": calibration.photos[i],
-            "pieces": len(calibration.untouched[i]),
-            "steps": [step._asdict() for step in calibration.steps(i)],
-        }
-        for i, name in enumerate(SIZE_CLASSES)
-    ]
-
-
 class State(_Schema):
-    """Whether the service is there."""
+    """The process answers, or takes pictures."""
 
     status: Literal["ok"]
-
-
-def localize_body(models: list[str], files: int) -> dict[str, Any]:
-    """The OpenAPI requestBody of /v1/localize."""
-    properties = {
-        "file": _files(files),
-        **_options(models),
-        "maps": {
-            "type": "string",
-            "pattern": "^(scores|mask|overlay|photo)(,(scores|mask|overlay|photo))*$",
-            "description": "Maps that come with the answer, separated by commas.",
-        },
-    }
-    return _form(properties)
-
-
-def metadata_body() -> dict[str, Any]:
-    """The OpenAPI requestBody of /v1/metadata."""
-    return _form({"file": _files(1), "position": _POSITION})
-
-
-def report_body(models: list[str]) -> dict[str, Any]:
-    """The OpenAPI requestBody of /v1/report."""
-    return _form({"file": _files(1), **_options(models), "position": _POSITION})
-
-
-_POSITION = {
-    "type": "string",
-    "enum": ["true", "false"],
-    "description": "Tell the GPS position and free text, too. Default: false.",
-}
-
-
-def _files(most: int) -> dict[str, Any]:
-    said = "The pictures; the field is repeated for several." if most > 1 else "The picture."
-    items = {"type": "string", "format": "binary"}
-    return {"type": "array", "items": items, "minItems": 1, "maxItems": most, "description": said}
-
-
-def _options(models: list[str]) -> dict[str, Any]:
-    return {
-        "model": {"type": "string", "enum": models},
-        "mode": {"type": "string", "enum": ["whole", "tiled"], "description": "Default: the model's own."},
-        "threshold": {"type": "number", "minimum": 0, "maximum": 1, "description": "Of the mask."},
-    }
-
-
-def _form(properties: dict[str, Any]) -> dict[str, Any]:
-    schema = {"type": "object", "properties": properties, "required": ["file"], "additionalProperties": False}
-    return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}

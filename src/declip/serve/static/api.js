@@ -26,18 +26,17 @@ export async function models(signal) {
 
 /**
  * Localize one file. options: fields of the form. told(share): how much of the file is sent, in [0, 1].
- * Gives {row, words, scores, mask, photo}: scores a Blob of uint16, mask one of a PNG, photo one of a JPEG, the picture as
- * it was examined. Tries again where the service is busy; waiting(seconds) says so.
+ * Gives {row, words, scores, mask, photo}: scores and mask Blobs of PNG files, photo one of a JPEG, the picture as it was
+ * examined. Tries again where the service is busy; waiting(seconds) says so.
  */
 export async function localize(file, options, { signal, told, waiting }) {
-  const answer = await patiently(signal, waiting, () =>
-    send("v1/localize", form(file, { ...options, maps: "mask,photo" }), "multipart/form-data", { signal, told }),
-  );
-  const parts = await answer.formData();
-  const { results } = JSON.parse(await text(parts.get("results")));
-  if (results[0].error) throw new ServiceError(200, withoutName(results[0].error, file.name));
-  const words = JSON.parse(await text(parts.get("words-0")));
-  return { row: results[0], words, scores: parts.get("scores-0"), mask: parts.get("mask-0"), photo: parts.get("photo-0") };
+  const body = form(file, { ...options, maps: "scores,mask,photo", words: "true" });
+  const answer = await patiently(signal, waiting, () => send("v1/localize", body, "application/json", { signal, told }));
+  const [found] = (await answer.json()).results;
+  if (found.error) throw new ServiceError(200, withoutName(found.error, file.name));
+  const { words, maps, ...row } = found;
+  const [scores, mask] = [maps.scores, maps.mask].map((map) => blobOf(map, "image/png"));
+  return { row, words, scores, mask, photo: blobOf(maps.photo, "image/jpeg") };
 }
 
 /** What a file says of itself. position: its place and free text, too. */
@@ -130,6 +129,6 @@ function sentence(message) {
   return /[.!?]$/.test(begun) ? begun : `${begun}.`;
 }
 
-async function text(part) {
-  return typeof part === "string" ? part : part.text();
+function blobOf(base64, type) {
+  return new Blob([Uint8Array.from(atob(base64), (sign) => sign.charCodeAt(0))], { type });
 }

@@ -1,9 +1,10 @@
 // The page: what is chosen and set, and what then happens.
 
 import * as api from "./api.js";
-import { maskPng, overlayPng, rawScores, save, scoresPng, stem } from "./downloads.js";
+import { maskPng, overlayPng, rawScores, save, stem } from "./downloads.js";
 import { ScoreMap, TOP, firstFlagged, marked, paint } from "./map.js";
 import { percent, showMetadata, showRegions, showVerdict, visible } from "./panels.js";
+import { readGrey16 } from "./png.js";
 import { Queue } from "./queue.js";
 import { Viewer } from "./viewer.js";
 
@@ -151,7 +152,7 @@ async function open(entry) {
   message(entry.state === "failed" ? "There is nothing to show." : "Examining…");
   if (entry.state !== "done") return;
   const { row } = entry;
-  const scores = new Uint16Array(await entry.scores.arrayBuffer());
+  const scores = await readGrey16(entry.scores);
   const mask = row.verdict === null ? null : await valuesOf(entry.mask);
   if (turn !== opening) return;
   const map = new ScoreMap(scores, row.width, row.height);
@@ -399,7 +400,7 @@ async function readFile() {
 const MAKERS = {
   mask: [".mask.png", () => maskPng(marks(), look.threshold)],
   overlay: [".view.png", () => overlayPng(shown.entry.photo, shown.map, marks(), look)],
-  scores: [".scores.png", () => scoresPng(shown.map)],
+  scores: [".scores.png", () => shown.entry.scores],
   raw: [".scores.u16", () => rawScores(shown.map)],
   json: [".json", () => new Blob([`${JSON.stringify(result())}\n`], { type: "application/json" })],
 };

@@ -27,11 +27,6 @@ export function maskPng(marks, threshold) {
   return greyPng(mask, marks.width, marks.height);
 }
 
-/** 16-bit grey PNG, 65535 = 1.0. */
-export function scoresPng(map) {
-  return greyPng(map.scores, map.width, map.height);
-}
-
 /** Raw scores: uint16, little-endian, row by row, 65535 = 1.0. */
 export function rawScores(map) {
   return new Blob([map.scores], { type: "application/octet-stream" });

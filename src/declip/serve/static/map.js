@@ -1,6 +1,6 @@
 // The scores of one photo, and how they are drawn: pure functions and one class, without a page.
 //
-// Scores are uint16, row by row, 65535 = 1.0, as the service sends them. Thresholds are in [0, 1].
+// Scores are uint16, row by row, 65535 = 1.0, as in the service's PNG files. Thresholds are in [0, 1].
 
 export const TOP = 65535;
 

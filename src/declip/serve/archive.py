@@ -1,4 +1,4 @@
-"""What `--keep` keeps: of every localized picture a folder of its own, with the file, its maps and its row."""
+"""What `--keep` writes: for every localized picture a folder with the file, its maps and its row."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ __all__ = ["keep"]
 
 
 def keep(folder: Path, photo: Photo, result: Localization) -> Path:
-    """Write a new folder in folder: photo (the file's bytes as they came), scores.png, mask.png, overlay.png and
-    result.json; returns it.
+    """Write photo (the file's bytes as they came), scores.png, mask.png, overlay.png and result.json to a new folder.
 
-    Its name is the time (UTC) and a random word: the client's file name is only in result.json. It appears whole or,
-    after a crash, under a name that begins with a dot. Raises OSError.
+    Return its path in folder: the time (UTC) and a random word; the client's file name is only in result.json. It
+    appears whole or, after a crash, under a name that begins with a dot. Raises OSError.
     """
     name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(8)}"
     partial = folder / f".{name}"

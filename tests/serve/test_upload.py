@@ -1,8 +1,10 @@
-"""A body in pieces of any size, and options."""
+"""A body in pieces of any size, its limits, and options."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import tempfile
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect, Request
 
-from declip.serve.forms import Body, Form, parse_options, read_form
-from declip.serve.limits import Budget, Limits
+from declip.serve.fields import FIELDS, parse_options
+from declip.serve.limits import Budget, Claim, Limits
 from declip.serve.problems import ProblemError
+from declip.serve.upload import Form, discard, read_form
 
 BODY = (
     b'--b\r\nContent-Disposition: form-data; name="mode"\r\n\r\ntiled\r\n'
@@ -24,27 +27,32 @@ BODY = (
 )
 
 
-FIELDS = ("model", "mode", "threshold", "maps")
+BOUNDARY = "multipart/form-data; boundary=b"
+FILE = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
+FIELD = b'--b\r\nContent-Disposition: form-data; name="mode"\r\n\r\n'
 
 
-def read(
-    chunks: Iterable[bytes],
-    budget: Budget | None = None,
-    *,
-    kind: str = "multipart/form-data; boundary=b",
-    **limits: Any,
-) -> Form:
-    """The form of a body that comes in these chunks."""
+def request_of(chunks: Iterable[bytes], kind: str = BOUNDARY, pause: float = 0, **headers: str) -> Request:
+    """A request whose body comes in these chunks; after the last one its client is gone."""
     waiting = list(chunks)
 
     async def receive() -> dict[str, Any]:
+        await asyncio.sleep(pause)
         if not waiting:
             return {"type": "http.disconnect"}
         return {"type": "http.request", "body": waiting.pop(0), "more_body": bool(waiting)}
 
-    body = Body(Request({"type": "http", "headers": []}, receive))
-    with (budget or Budget(10**6)).claim() as claim:
-        return asyncio.run(read_form(body, kind, "", Limits(**limits), claim, FIELDS))
+    raw = [(name.replace("_", "-").encode(), text.encode()) for name, text in headers.items()]
+    return Request({"type": "http", "headers": [(b"content-type", kind.encode()), *raw]}, receive)
+
+
+def read(
+    chunks: Iterable[bytes], budget: Budget | None = None, *, kind: str = BOUNDARY, pause: float = 0, **limits: Any
+) -> Form:
+    """The form of a body that comes in these chunks."""
+    request = request_of(chunks, kind, pause)
+    with contextlib.closing(Claim(budget or Budget(10**6))) as claim:
+        return asyncio.run(read_form(request, Limits(**limits), claim, FIELDS["localize"]))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 10_000])
@@ -120,20 +128,79 @@ def test_a_boundary_may_be_quoted_and_a_body_begin_and_end_with_empty_lines() ->
         assert read([b"\r\n" + BODY + b"\r\n"], kind=kind).fields == {"mode": "tiled"}
 
 
-def test_limits_hold_before_the_end() -> None:
-    for limits, status in (({"files": 1}, 413), ({"request_bytes": 100}, 413)):
-        with pytest.raises(ProblemError) as caught:
-            read([BODY[:-10]], **limits)
-        assert caught.value.status == status
+@pytest.mark.parametrize(
+    ("limits", "body", "status"),
+    [
+        ({"files": 1}, [BODY[:-10]], 413),
+        ({"request_bytes": 100}, [BODY[:-10]], 413),
+        ({"request_bytes": 2000}, [FILE, *[bytes(1000)] * 300], 413),
+        ({}, [b"garbage"], 400),
+        ({}, [b""], 400),
+        ({}, [FILE + b"it breaks off"], 400),
+        ({}, [b"--b\r\nContent-Type: image/png\r\n\r\nx\r\n--b--\r\n"], 400),
+        ({}, [FIELD + b"whole\r\n--b--\r\n"], 422),  # no file
+        ({}, [FILE.replace(b'; filename="a.png"', b"") + b"x\r\n--b--\r\n"], 422),
+        ({}, [FILE.replace(b'"file"', b'"photo"') + b"x\r\n--b--\r\n"], 422),
+        ({}, [FILE.replace(b"a.png", b"") + b"\r\n--b--\r\n"], 422),  # an empty input
+        ({}, [FIELD + b"x" * 2000 + b"\r\n--b--"], 422),
+        ({}, [2 * (FIELD + b"whole\r\n") + b"--b--"], 422),
+    ],
+)
+def test_bodies_that_are_no_pictures_are_refused_before_their_end(
+    limits: dict[str, int], body: list[bytes], status: int
+) -> None:
+    with pytest.raises(ProblemError) as caught:
+        read(body, **limits)
+    assert caught.value.status == status
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [("", 415), ("image/png", 415), ("application/x-www-form-urlencoded", 415), ("multipart/form-data", 400)],
+)
+def test_other_types_are_refused(kind: str, status: int) -> None:
+    with pytest.raises(ProblemError) as caught:
+        read([BODY], kind=kind)
+    assert caught.value.status == status
+
+
+def test_a_slow_body_is_408() -> None:
+    with pytest.raises(ProblemError, match=r"within 0\.05 s") as caught:
+        read([FILE, b"x"], pause=0.04, upload_seconds=0.05)
+    assert (caught.value.status, caught.value.headers) == (408, {"Connection": "close"})
 
 
 def test_a_client_that_leaves_is_no_problem_but_gone() -> None:
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.disconnect"}
+    with pytest.raises(ClientDisconnect):
+        read([])
 
-    body = Body(Request({"type": "http", "headers": []}, receive))
-    with Budget(1000).claim() as claim, pytest.raises(ClientDisconnect):
-        asyncio.run(read_form(body, "multipart/form-data; boundary=b", "", Limits(), claim, FIELDS))
+
+@pytest.mark.parametrize(("headers", "left"), [({}, 0), ({"expect": "100-continue"}, 2)])
+def test_the_rest_of_a_refused_body_is_read_unless_the_client_asked_first(headers: dict[str, str], left: int) -> None:
+    chunks = [b"a", b"b"]
+    request = request_of([], **headers)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": chunks.pop(), "more_body": bool(chunks)}
+
+    request._receive = receive
+    asyncio.run(discard(request))
+    assert len(chunks) == left
+
+
+def test_nothing_is_spooled_to_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the size: Starlette's own parser would write what is larger than 1 MB."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a file on the disk")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", refuse)
+    data = bytes(30_000_000)
+    (file,) = read(
+        [FILE, *[data[i : i + 1_000_000] for i in range(0, len(data), 1_000_000)], b"\r\n--b--\r\n"], Budget(10**8)
+    ).files
+    assert file.data == data
 
 
 def test_memory_is_given_back() -> None:

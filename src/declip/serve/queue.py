@@ -1,0 +1,319 @@
+"""The queue of pictures, and the threads that localize them.
+
+The pictures of one HTTP request are a `Request`: it is queued as a whole or not at all, waits with those of all other
+clients, and gets one `Item` per picture. A thread takes a picture, decodes it, and, where the model looks at whole
+pictures, adds others that wait for the same model, so that the network computes them together. In tiled mode each photo
+fills the network with its own tiles. No score depends on the batch.
+
+A request that is dropped (its client left, or its time is over) is skipped where it waits, and stopped before its next
+batch of tiles where it is being computed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from declip.engines import Wrapped
+from declip.errors import ImageError, SpecError
+from declip.images.read import read_photo
+from declip.localize import outputs
+from declip.localize.localizer import Localizer
+from declip.results import Engine, Localization, MaskRule, Photo
+from declip.serve.fields import Options
+from declip.serve.limits import Limits
+from declip.serve.monitor import Monitor
+from declip.serve.problems import ProblemError, out_of_memory
+from declip.serve.upload import Upload
+from declip.spec import Mode
+
+__all__ = ["DroppedError", "Item", "Render", "Request", "Stoppable", "Workers", "modes_of"]
+
+# Decoded photos that wait for the network together stay below this many pixels.
+_HELD_PIXELS = 16_000_000
+# How long `stop` waits for a thread that is inside the network.
+_STOP_SECONDS = 10
+
+_log = logging.getLogger(__name__)
+
+
+class Item(NamedTuple):
+    """One picture's part of an answer: its row, and the maps that were asked for, as files by name."""
+
+    row: dict[str, Any]
+    maps: dict[str, bytes]
+
+
+# Makes the item of a result, inside the threads. May raise ProblemError.
+Render: TypeAlias = Callable[[Photo, Localization], Item]
+
+
+class Request:
+    """The pictures of one HTTP request; futures has one Item for each, in order."""
+
+    def __init__(self, uploads: Sequence[Upload], options: Options, render: Render) -> None:
+        self.uploads = tuple(uploads)
+        self.options = options
+        self.render = render
+        self.futures: tuple[Future[Item], ...] = tuple(Future() for _ in uploads)
+        self.dropped = threading.Event()  # nobody waits for it any more
+
+    def drop(self) -> None:
+        """Give it up: what has not begun is not computed, what has is stopped soon."""
+        self.dropped.set()
+        for future in self.futures:
+            future.cancel()
+
+
+class _Task(NamedTuple):
+    """One picture of a request."""
+
+    request: Request
+    upload: Upload
+    future: Future[Item]
+
+    @property
+    def key(self) -> tuple[str, Mode]:
+        return self.request.options.model, self.request.options.mode
+
+
+class _Decoded(NamedTuple):
+    task: _Task
+    photo: Photo
+    seconds: float  # that reading took
+
+
+class DroppedError(Exception):
+    """Raised inside the network's loop when nobody waits for its result."""
+
+
+class Stoppable(Wrapped):
+    """An engine that raises DroppedError before its next batch once `stop` returns True. For one thread."""
+
+    def __init__(self, engine: Engine, stop: Callable[[], bool] = lambda: False) -> None:
+        super().__init__(engine)
+        self.stop = stop
+
+    def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Compute as `Engine.logits`."""
+        if self.stop():
+            raise DroppedError
+        return super().logits(inputs)
+
+
+def modes_of(localizer: Localizer) -> tuple[Mode, ...]:
+    """Return the modes that a localizer's model can run in, its own first."""
+    other: Mode = "whole" if localizer.mode == "tiled" else "tiled"
+    if localizer.spec.traits.reads_coefficients:  # its coefficients are of the photo's own grid
+        return (localizer.mode,)
+    try:
+        Localizer(localizer.engine, mode=other)
+    except SpecError:
+        return (localizer.mode,)
+    return localizer.mode, other
+
+
+class Workers:
+    """Threads that localize requests; `submit` and `drop` may be called from any thread.
+
+    localizers: by the names of their models. archive: called with every photo and its result before it is answered;
+    raises OSError where it cannot be written.
+    """
+
+    def __init__(
+        self,
+        localizers: Mapping[str, Localizer],
+        limits: Limits,
+        monitor: Monitor,
+        count: int,
+        archive: Callable[[Photo, Localization], object] | None = None,
+    ) -> None:
+        if count < 1:
+            raise SpecError(f"workers is {count}; expected >= 1")
+        self._localizers = dict(localizers)
+        self._limits = limits
+        self._monitor = monitor
+        self._archive = archive
+        self._waiting: deque[_Task] = deque()
+        self._change = threading.Condition()
+        self._stopping = False
+        self._seconds = 1.0  # that a picture took lately; at first a guess
+        # Daemons: a network that cannot be stopped must not hold up the end of the process.
+        self._threads = [threading.Thread(target=self._run, name=f"declip-{i}", daemon=True) for i in range(count)]
+
+    def start(self) -> None:
+        """Start the threads, once."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End the threads after the picture each has; what waits is cancelled."""
+        with self._change:
+            self._stopping = True
+            left = list(self._waiting)
+            self._waiting.clear()
+            self._change.notify_all()
+        for task in left:
+            task.request.drop()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(_STOP_SECONDS)
+
+    @property
+    def alive(self) -> bool:
+        """Return whether all threads run."""
+        return not self._stopping and all(thread.is_alive() for thread in self._threads)
+
+    @property
+    def waiting(self) -> int:
+        """Return how many pictures are in the queue."""
+        return len(self._waiting)
+
+    def submit(self, request: Request) -> None:
+        """Queue a request. Raises ProblemError 503 where the queue has no room for all of it, or the service stops."""
+        with self._change:
+            if self._stopping:
+                raise ProblemError(503, "the service is stopping", retry=5)
+            if len(self._waiting) + len(request.uploads) > self._limits.queue:
+                # By then half of the queue should be done.
+                seconds = math.ceil(len(self._waiting) * self._seconds / len(self._threads) / 2)
+                message = f"{len(self._waiting)} pictures wait already, as many as are taken"
+                raise ProblemError(503, message, retry=max(1, min(60, seconds)))
+            self._waiting.extend(map(_Task, [request] * len(request.uploads), request.uploads, request.futures))
+            self._change.notify(len(request.uploads))
+
+    def drop(self, request: Request) -> None:
+        """Give a request up: what waits leaves the queue with its uploads, what is computed is stopped soon."""
+        request.drop()
+        with self._change:
+            self._waiting = deque(task for task in self._waiting if task.request is not request)
+
+    # --- inside the threads ---------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        engines = {name: Stoppable(localizer.engine) for name, localizer in self._localizers.items()}
+        while self._turn(engines):
+            pass  # a turn ends before the next one waits, so nothing of an answered request stays in memory
+
+    def _turn(self, engines: Mapping[str, Stoppable]) -> bool:
+        """Compute one batch. Return False when the service stops."""
+        task = self._next()
+        if task is None:
+            return False
+        tasks = [task]
+        start = time.perf_counter()
+        try:
+            self._localize(tasks, engines[task.key[0]])
+        except Exception as error:  # of the model or the machine: the thread lives on for the next picture
+            for unanswered in (item for item in tasks if not item.future.done()):
+                self._fail(unanswered, error)
+        self._seconds = 0.8 * self._seconds + 0.2 * (time.perf_counter() - start) / len(tasks)
+        return True
+
+    def _next(self, key: tuple[str, Mode] | None = None) -> _Task | None:
+        """Wait for a picture and take it; None when the service stops. With a key: one that waits for this model and
+        mode, or None at once."""
+        with self._change:
+            while True:
+                if key is None:
+                    self._change.wait_for(lambda: self._waiting or self._stopping)
+                task = next((task for task in self._waiting if key in (None, task.key)), None)
+                if self._stopping or task is None:
+                    return None
+                self._waiting.remove(task)
+                if task.future.set_running_or_notify_cancel():
+                    return task
+
+    def _localize(self, tasks: list[_Task], engine: Stoppable) -> None:
+        """Localize the one picture in tasks, and add to tasks those that are computed with it."""
+        model, mode = key = tasks[0].key
+        decoded = self._decode(tasks[0])
+        while mode == "whole" and len(decoded) < self._limits.batch_size and _pixels(decoded) < _HELD_PIXELS:
+            if (other := self._next(key)) is None:
+                break
+            tasks.append(other)
+            decoded += self._decode(other)
+        if not decoded:
+            return
+        self._monitor.batch.observe(len(decoded))
+        localizer = self._localizers[model].variant(engine=engine, mode=mode)
+        engine.stop = lambda: all(item.task.request.dropped.is_set() for item in decoded)
+        try:
+            results = outputs.outcomes(localizer, [item.photo for item in decoded], self._limits.batch_size)
+            for item, outcome in zip(decoded, results, strict=True):
+                if isinstance(outcome, Exception):
+                    self._fail(item.task, outcome)
+                else:
+                    self._finish(item, outcome)
+        finally:
+            engine.stop = lambda: False
+
+    def _decode(self, task: _Task) -> list[_Decoded]:
+        """Decode a picture; where that fails the list is empty, and the picture is answered."""
+        start = time.perf_counter()
+        try:
+            photo = read_photo(task.upload.data, max_pixels=self._limits.pixels, max_bytes=self._limits.request_bytes)
+        except Exception as error:
+            self._fail(task, error)
+            return []
+        return [_Decoded(task, dataclasses.replace(photo, name=task.upload.name), time.perf_counter() - start)]
+
+    def _finish(self, item: _Decoded, found: Localization) -> None:
+        request = item.task.request
+        threshold = request.options.threshold
+        rule = found.rule if threshold is None else MaskRule(threshold=threshold)
+        result = dataclasses.replace(found, rule=rule, seconds=found.seconds + item.seconds)
+        try:
+            if request.dropped.is_set():
+                raise DroppedError
+            if self._archive is not None:
+                self._keep(item.photo, result)
+            done = request.render(item.photo, result)
+        except Exception as error:
+            self._fail(item.task, error)
+        else:
+            self._monitor.pictures.labels("localized").inc()
+            item.task.future.set_result(done)
+
+    def _keep(self, photo: Photo, result: Localization) -> None:
+        assert self._archive is not None
+        try:
+            self._archive(photo, result)
+        except OSError as error:
+            _log.error("cannot keep a picture", exc_info=error)
+            message = f"the service cannot keep this picture: {error.strerror or error}"
+            raise ImageError(photo.name, "write", message) from error
+
+    def _fail(self, task: _Task, error: Exception) -> None:
+        """Answer a picture that has no result: by its row, or, where all of the request fails with it, by the error."""
+        error = out_of_memory(error) or error
+        match error:
+            case DroppedError():
+                task.future.set_exception(error)
+                return
+            case ProblemError():
+                self._monitor.pictures.labels("overload").inc()
+                task.future.set_exception(error)
+                return
+            case ImageError():
+                kind, message = error.kind, error.message
+            case _:  # nothing about the picture itself
+                _log.error("unforeseen error", exc_info=error)
+                kind, message = "internal", "the service could not localize it; its log says why"
+        self._monitor.pictures.labels(kind).inc()
+        name = task.upload.name
+        task.future.set_result(Item(outputs.error_row(name, kind, f"{name}: {message}"), {}))
+
+
+def _pixels(decoded: Sequence[_Decoded]) -> int:
+    return sum(item.photo.size[0] * item.photo.size[1] for item in decoded)

@@ -1,0 +1,229 @@
+"""The state of one app, and how it answers the requests that bring pictures."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import hmac
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from fastapi import Request, Response
+from fastapi.responses import HTMLResponse
+from fastapi.security import HTTPAuthorizationCredentials
+from starlette.requests import ClientDisconnect
+
+from declip import report
+from declip.errors import ImageError, SpecError
+from declip.images.read import read_photo
+from declip.localize import outputs
+from declip.localize.localizer import Localizer
+from declip.report import metadata
+from declip.results import Photo
+from declip.serve import answers, archive, queue
+from declip.serve.fields import FIELDS, parse_flag, parse_options
+from declip.serve.guard import STACK
+from declip.serve.limits import Budget, Claim, Gate, Limits
+from declip.serve.monitor import Monitor
+from declip.serve.problems import ProblemError, out_of_memory, status_of
+from declip.serve.upload import Form, Upload, read_form
+
+__all__ = ["Service"]
+
+T = TypeVar("T")
+
+
+class Service:
+    """The models of one app, its threads, and its requests in flight. Arguments as for `create_app`."""
+
+    def __init__(
+        self,
+        localizers: Iterable[Localizer],
+        limits: Limits,
+        *,
+        workers: int,
+        token: str | None,
+        keep: Path | None,
+    ) -> None:
+        self.localizers: dict[str, Localizer] = {}
+        for localizer in localizers:
+            if localizer.model in self.localizers:
+                raise SpecError(f"two models are called {localizer.model}; requests choose by name: rename a file")
+            self.localizers[localizer.model] = localizer
+        if not self.localizers:
+            raise SpecError("there is no model to serve; give at least one Localizer")
+        if token is not None and not token:
+            raise SpecError("the token is empty; give one of random characters, or None for no token")
+        self.modes = {name: queue.modes_of(localizer) for name, localizer in self.localizers.items()}
+        self.limits = limits
+        self.token = token
+        self.monitor = Monitor()
+        self.budget = Budget(limits.held_bytes)
+        self.gate = Gate(limits)
+        keeper = None if keep is None else functools.partial(archive.keep, keep)
+        self.workers = queue.Workers(self.localizers, limits, self.monitor, workers, archive=keeper)
+        # One thread for each, beside the queue of pictures: a report takes as long as many pictures.
+        self.threads = {path: ThreadPoolExecutor(1, f"declip-{path}") for path in ("metadata", "report")}
+        self.ready = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._over = asyncio.Event()
+        self.monitor.watch("requests_in_flight", "Requests taken and not yet answered.", lambda: self.gate.inside)
+        self.monitor.watch("queue_pictures", "Pictures that wait.", lambda: self.workers.waiting)
+        self.monitor.watch("held_bytes", "Uploads and answers in memory.", lambda: self.budget.taken)
+
+    async def start(self) -> None:
+        """Try every model once, and start the threads. Raises DeclipError where a model cannot run here."""
+        self._loop = asyncio.get_running_loop()
+        grey = Photo(pixels=np.full((64, 64, 3), 128, np.uint8), name="<a first try>")
+        for localizer in self.localizers.values():
+            await asyncio.to_thread(next, localizer.map([grey]))
+        self.workers.start()
+        self.ready = True
+
+    def stop_soon(self) -> None:
+        """Take nothing new; what was accepted has `drain_seconds` to be answered. Safe to call in a signal handler."""
+        self.ready = False
+        if self._loop is not None and not self._loop.is_closed():
+            loop = self._loop
+            loop.call_soon_threadsafe(lambda: loop.call_later(self.limits.drain_seconds, self._over.set))
+
+    async def stop(self) -> None:
+        """End the threads."""
+        self.ready = False
+        for thread in self.threads.values():
+            thread.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self.workers.stop)
+
+    def check(self, given: HTTPAuthorizationCredentials | None) -> None:
+        """Raise ProblemError 401 unless the token is the service's, or it has none."""
+        if self.token is None:
+            return
+        # The server reads headers as Latin-1, so this restores the bytes that came.
+        if given is None or not hmac.compare_digest(given.credentials.encode("latin-1"), self.token.encode()):
+            header = {"WWW-Authenticate": "Bearer"}
+            raise ProblemError(401, "this needs the header 'Authorization: Bearer TOKEN'", headers=header)
+
+    # --- what is asked --------------------------------------------------------------------------------------------
+
+    async def localize(self, request: Request) -> Response:
+        """Answer POST /v1/localize. Raises ProblemError, or ClientDisconnect if the client leaves."""
+        kind = answers.accepted(",".join(request.headers.getlist("accept")))
+        claim = self._enter(request)
+        items = await self._items(request, kind, claim)
+        failed = [item.row for item in items if "error" in item.row]
+        if len(failed) == len(items):
+            status = status_of([row["kind"] for row in failed])
+            one = f"none of the {len(failed)} pictures could be localized"
+            detail = failed[0]["error"] if len(failed) == 1 else one
+            raise ProblemError(status, detail, errors=failed, retry=10 if status == 503 else None)
+        return await asyncio.to_thread(answers.answer, kind, items)
+
+    async def metadata(self, request: Request) -> Response:
+        """Answer POST /v1/metadata. Raises as `localize`."""
+        form = await self._one_file(request, self._enter(request), "metadata")
+        (file,), position = form.files, parse_flag(form.fields, "position")
+
+        def work() -> Response:
+            found = metadata.read(self._photo(file), position=position)
+            assert found is not None  # it came from a file
+            return answers.metadata_answer(file.name, found)
+
+        return await self._in_thread("metadata", request, file.name, work)
+
+    async def report(self, request: Request) -> Response:
+        """Answer POST /v1/report. Raises as `localize`."""
+        claim = self._enter(request)
+        form = await self._one_file(request, claim, "report")
+        (file,), position = form.files, parse_flag(form.fields, "position")
+        options = parse_options(form.fields, self.modes)
+        served, dropped = self.localizers[options.model], threading.Event()
+        stoppable = queue.Stoppable(served.engine, dropped.is_set)
+        localizer = served.variant(engine=stoppable, mode=options.mode, threshold=options.threshold)
+
+        def work() -> Response:
+            found = report.examine(self._photo(file), localizer, date=datetime.now(UTC), position=position)
+            page = found.to_html().encode()
+            claim.take(len(page))
+            return HTMLResponse(page, headers={"Content-Disposition": 'attachment; filename="report.html"'})
+
+        try:
+            return await self._in_thread("report", request, file.name, work)
+        finally:
+            dropped.set()  # nobody waits for it any more
+
+    def _enter(self, request: Request) -> Claim:
+        """Count a request as in flight until its answer is sent. Raises ProblemError where it cannot be taken."""
+        if not self.ready:
+            raise ProblemError(503, "the service is starting or stopping", retry=5)
+        stack: contextlib.ExitStack = request.scope[STACK]
+        stack.enter_context(self.gate.enter(request.client.host if request.client else ""))
+        return stack.enter_context(contextlib.closing(Claim(self.budget)))
+
+    async def _one_file(self, request: Request, claim: Claim, path: str) -> Form:
+        return await read_form(request, dataclasses.replace(self.limits, files=1), claim, FIELDS[path])
+
+    def _photo(self, file: Upload) -> Photo:
+        photo = read_photo(file.data, max_pixels=self.limits.pixels, max_bytes=self.limits.request_bytes)
+        return dataclasses.replace(photo, name=file.name)
+
+    async def _items(self, request: Request, kind: answers.AnswerType, claim: Claim) -> list[queue.Item]:
+        form = await read_form(request, self.limits, claim, FIELDS["localize"])
+        options = parse_options(form.fields, self.modes)
+        maps = answers.maps_of(kind, options, len(form.files))
+        render = answers.renderer(maps, claim, self.localizers[options.model], words=options.words)
+        queued = queue.Request(form.files, options, render)
+        self.workers.submit(queued)
+        try:
+            return await self._wait(request, queued.futures)
+        finally:
+            self.workers.drop(queued)  # changes nothing about what is done
+
+    async def _in_thread(self, path: str, request: Request, picture: str, work: Callable[[], Response]) -> Response:
+        """Return what work returns, done in the thread for this path."""
+        future = self.threads[path].submit(work)
+        try:
+            (response,) = await self._wait(request, (future,))
+            return response
+        except Exception as error:
+            if busy := out_of_memory(error):
+                raise busy from error
+            if not isinstance(error, ImageError):
+                raise
+            row = outputs.error_row(picture, error.kind, f"{picture}: {error.message}")
+            raise ProblemError(status_of([error.kind]), row["error"], errors=[row]) from error
+        finally:
+            future.cancel()
+
+    async def _wait(self, request: Request, futures: Sequence[Future[T]]) -> list[T]:
+        """Return what futures give, unless the client leaves first, or the time is over."""
+        results = asyncio.gather(*map(asyncio.wrap_future, futures))
+        left = asyncio.create_task(_left(request))
+        over = asyncio.create_task(self._over.wait())
+        try:
+            done, _ = await asyncio.wait(
+                (results, left, over), timeout=self.limits.seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+            if results in done:
+                return results.result()
+            if left in done:
+                raise ClientDisconnect
+            if over in done:
+                raise ProblemError(503, "the service stops, and this was not done in time; send it again", retry=5)
+            late = f"not done within {self.limits.seconds:g} s; send fewer or smaller pictures, or try again"
+            raise ProblemError(503, late, retry=10)
+        finally:
+            for waiting in (results, left, over):
+                waiting.cancel()
+
+
+async def _left(request: Request) -> None:
+    """Return when the client is gone; its body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
