@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from declip.errors import ImageError
-from declip.images import containers
 from declip.images.decode import read_header
-from declip.images.orientation import to_stored, to_upright
+from declip.images.orientation import exif_orientation, to_stored, to_upright
 from declip.images.read import MAX_PIXELS, read_photo, upright_size
+from declip.images.tiff import raw_photo
 from declip.report import metadata
 from tests.images.test_image import difference, encode, png_of, scene, tiff_of
 
@@ -140,9 +140,9 @@ def test_xmp_turns_no_tiff_and_no_pil_image(orientation: int) -> None:
 
 def test_orientations_that_are_none() -> None:
     for block in (exif(0), exif(9), exif(6, kind=1), b"", b"II*\0", b"II+\0" + exif(6)[4:], exif(6)[:12]):
-        assert containers.exif_orientation(block) == 1
+        assert exif_orientation(block) == 1
     elsewhere = b"II*\0" + struct.pack("<I", 9) + b"\0" + exif(6)[8:]
-    assert containers.exif_orientation(elsewhere) == 6
+    assert exif_orientation(elsewhere) == 6
 
 
 def test_read_agrees_with_what_a_browser_draws() -> None:
@@ -263,9 +263,9 @@ def test_tiffs_whose_first_picture_is_the_photo_are_read() -> None:
 def test_directories_that_lead_nowhere_end_the_walk() -> None:
     for at in (0, 8, 4_000_000_000):
         data = b"II*\0" + struct.pack("<I", at) + b"\xff" * 40
-        assert containers.raw_photo(data) is None
+        assert raw_photo(data) is None
     looping = two_pictures((8, 8), (330, 4, 1, 8), inside=(1, 1), linked="no")
-    assert containers.raw_photo(looping) is None and read_photo(looping).size == (8, 8)
+    assert raw_photo(looping) is None and read_photo(looping).size == (8, 8)
 
 
 # ── 10 and 12 bits in 16 ────────────────────────────────────────────────────────────────────────────────────────────

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from declip.errors import ImageError
-from declip.images import damage, mapfiles
+from declip.images import mapfiles, repair
 from declip.images.mapfiles import read_scores
 from declip.images.read import read_photo
 from declip.report import metadata
@@ -274,9 +274,9 @@ def test_damaged_exif_leaves_an_avif_or_heic_readable(kind: str) -> None:
 
 
 def test_nothing_is_taken_out_of_a_picture_alone() -> None:
-    assert damage.bare(encode(scene(), "BMP"), "BMP") is None
-    assert damage.bare(b"", "GIF") is None and damage.bare(b"II*\0", "TIFF") is None
-    assert damage.bare(encode(scene(), "PNG"), "PNG") is None
+    assert repair.bare(encode(scene(), "BMP"), "BMP") is None
+    assert repair.bare(b"", "GIF") is None and repair.bare(b"II*\0", "TIFF") is None
+    assert repair.bare(encode(scene(), "PNG"), "PNG") is None
     exif = b"Exif\0\0II*\0" + bytes(90)
     for kind, data in (
         ("JPEG", encode(scene(), "JPEG", exif=exif)),
@@ -285,7 +285,7 @@ def test_nothing_is_taken_out_of_a_picture_alone() -> None:
         ("TIFF", encode(scene(), "TIFF", tiffinfo={270: "a description"})),
         ("TIFF", encode(scene(), "TIFF", tiffinfo={270: "a description"}, big_tiff=True)),
     ):
-        bare = damage.bare(data, kind)  # type: ignore[arg-type]
+        bare = repair.bare(data, kind)  # type: ignore[arg-type]
         assert bare is not None and np.array_equal(read_photo(bare).pixels, read_photo(data).pixels)
 
 

@@ -393,7 +393,7 @@ def box(kind: bytes, content: bytes) -> bytes:
 )
 def test_what_the_boxes_of_a_heic_hold_is_told(content: bytes, expected: str | None) -> None:
     data = box(b"ftyp", b"heic\0\0\0\0mif1heic") + content + box(b"mdat", b"hdrgm: tmap mpvd")
-    found = pages.held(data, "HEIC", Image.new("RGB", (9, 9)), 0)
+    found = pages.held(data, "HEIC", Image.new("RGB", (9, 9)))
     assert found.pages == 1 and found.notes == (() if expected is None else (expected,))
 
 

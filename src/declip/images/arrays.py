@@ -1,7 +1,4 @@
-"""Numbers that are pictures: arrays and tensors, and the deep or float grey of files, as 8 bits.
-
-Floats and deep integers carry no scale of their own. The rules for what is white are written here, once.
-"""
+"""Take arrays and torch tensors as pictures, and Pillow's images as arrays."""
 
 from __future__ import annotations
 
@@ -13,9 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from declip.errors import ImageError
+from declip.images.depth import depth_note
 from declip.results import Tensor
 
-__all__ = ["depth_note", "float_grey8", "from_tensor", "is_tensor", "scaled_depth", "shape_of", "to_rgb"]
+__all__ = ["from_image", "from_tensor", "is_tensor", "shape_of", "strips", "to_rgb"]
 
 _EXPECTED = (
     "expected (H, W, 3) RGB, (H, W, 4) RGBA, (H, W) or (H, W, 1) grey, or with the channels first, H and W > 0; "
@@ -24,18 +22,18 @@ _EXPECTED = (
 
 
 def is_tensor(source: object) -> TypeGuard[Tensor]:
-    """Whether this is a torch tensor, of which torch itself need not be imported."""
+    """Return whether this is a torch tensor; torch itself need not be imported."""
     return any(c.__name__ == "Tensor" and c.__module__.partition(".")[0] == "torch" for c in type(source).__mro__)
 
 
 def from_tensor(source: Tensor) -> NDArray[Any]:
-    """A torch tensor, on any device and with or without a gradient, as an array."""
+    """Return a torch tensor, on any device and with or without a gradient, as an array."""
     tensor = source.detach().cpu()
     return np.asarray(tensor.float().numpy() if str(tensor.dtype) == "torch.bfloat16" else tensor.numpy())
 
 
 def shape_of(array: NDArray[Any], name: str) -> tuple[int, int, int]:
-    """(height, width, channels) of a picture; raises ImageError ("input") where that is not clear."""
+    """Return (height, width, channels) of a picture; raise ImageError ("input") where that is not clear."""
     shape = array.shape
     if len(shape) == 2:
         shape = (*shape, 1)
@@ -57,7 +55,7 @@ def shape_of(array: NDArray[Any], name: str) -> tuple[int, int, int]:
 
 
 def to_rgb(array: NDArray[Any], name: str) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """An array whose shape `shape_of` accepts, as a picture of its own: ((H, W, 3) uint8, notes).
+    """Return an array whose shape `shape_of` accepts as a picture of its own: ((H, W, 3) uint8, notes).
 
     Alpha is composited on white. Raises ImageError ("input") for other types and values.
     """
@@ -100,49 +98,6 @@ def _unit_floats(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
     np.minimum(scaled, 255, out=scaled)
     return np.asarray(np.rint(scaled, out=scaled), np.uint8)
 
-
-# ── deep values ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def scaled_depth(values: NDArray[Any], declared: int) -> int:
-    """How many bits 16-bit values really have, as far as that is certain: 9 to 15, or 16.
-
-    values: of any shape, 0-65535. declared: what the file says (see `containers.significant_bits`). It counts only
-    where no value is beyond it and some value needs its low bits: values that were scaled up to 16 bits as the
-    PNG standard asks, and happen to be dark, have none.
-    """
-    if declared >= 16 or int(values.max()) >= 1 << declared:
-        return 16
-    return declared if np.any(values & ((1 << (16 - declared)) - 1)) else 16
-
-
-def depth_note(highest: int) -> tuple[str, ...]:
-    """What is to be said of 16-bit values that were read as such, by the highest of them."""
-    if not 0 < highest < 4096:
-        return ()
-    bits = 10 if highest < 1024 else 12
-    return (
-        f"No value of this 16-bit picture is above {highest} of 65535, so it was examined nearly black. It may hold "
-        f"{bits} bits that were never scaled: multiply its values by {1 << (16 - bits)} and look again.",
-    )
-
-
-def float_grey8(values: NDArray[np.float32], name: str) -> NDArray[np.uint8]:
-    """Float grey of a file, changed in place, as 8 bits. White is the smallest of 1, 255 and 65535 of which the largest
-    value is at most the double (resampling overshoots); beyond black and white is clipped.
-    """
-    low, high = float(values.min()), float(values.max())
-    white = next((w for w in (1.0, 255.0, 65535.0) if high <= 2 * w), None)
-    if not np.isfinite(low) or not np.isfinite(high) or white is None:
-        raise ImageError(
-            name, "format", f"float grey with values from {low:g} to {high:g}; expected 0-1, 0-255 or 0-65535"
-        )
-    values *= np.float32(255 / white)
-    np.clip(values, 0, 255, out=values)
-    return np.rint(values, out=values).astype(np.uint8)
-
-
-# ── Pillow's images ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 # Rows are worked on in strips of about this many pixels: no copy of a large picture is held twice.
 STRIP = 1 << 20

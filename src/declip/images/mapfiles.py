@@ -17,9 +17,9 @@ from PIL import Image
 
 from declip.errors import DatasetError, ImageError
 from declip.files import write_atomic
-from declip.images import damage
 from declip.images.arrays import from_image, strips
-from declip.images.decode import cause, check_pixels, format_of, pillow_allows, read_header
+from declip.images.damage import fault, tiff_fault
+from declip.images.decode import check_pixels, decoding, format_of, read_header
 from declip.images.encode import encode_png
 from declip.images.read import MAX_BYTES, MAX_PIXELS, file_bytes, read_photo, upright_size
 from declip.results import Sample
@@ -92,28 +92,21 @@ def read_scores(path: str | Path) -> NDArray[np.float32]:
     if kind not in ("PNG", "TIFF"):
         raise ImageError(name, "format", "not a PNG, a TIFF, a .npy or a .npz; expected grey scores in one of these")
     image = read_header(data, name)
-    check_pixels(image, name, MAX_PIXELS)
-    fault = damage.fault(data, "PNG") if kind == "PNG" else damage.tiff_fault(image)
-    if fault is not None:
-        raise ImageError(name, "corrupt", f"this {kind} is truncated or damaged: {fault}")
+    check_pixels(image.height, image.width, name, MAX_PIXELS)
+    found = fault(data, "PNG") if kind == "PNG" else tiff_fault(image)
+    if found is not None:
+        raise ImageError(name, "corrupt", f"this {kind} is truncated or damaged: {found}")
     if image.mode not in ("L", "I;16", "I", *(("F", "I;16B") if kind == "TIFF" else ())):
         expected = "grey of 8 or 16 bits" + (" or of floats" if kind == "TIFF" else "")
         raise ImageError(name, "format", f"a {kind} of mode {image.mode}; expected {expected}")
     mode = image.mode
-    _decode_as_it_is(image, name)
+    with decoding(image.width * image.height, name, "the picture is truncated or damaged"):
+        image.load()
     if mode == "F":
         return _score_array(np.asarray(image), name)
     scores = np.asarray(image).astype(np.float32)
     scores /= np.float32(255 if mode == "L" else 65535)
     return scores
-
-
-def _decode_as_it_is(image: Image.Image, name: str) -> None:
-    try:
-        with pillow_allows(image.width * image.height):
-            image.load()
-    except Exception as error:  # see open_image
-        raise ImageError(name, "corrupt", f"the picture is truncated or damaged: {cause(error)}") from error
 
 
 def _load_npy(data: bytes, name: str) -> NDArray[Any]:
@@ -136,7 +129,7 @@ def _load_npz(data: bytes, name: str) -> NDArray[Any]:
                 raise ImageError(name, "too-large", f'its array "map" is larger than {MAX_PIXELS} values')
             body = archive.read("map.npy")
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-        raise ImageError(name, "corrupt", f"this .npz cannot be read: {cause(error)}") from error
+        raise ImageError(name, "corrupt", f"this .npz cannot be read: {str(error) or type(error).__name__}") from error
     return _load_npy(body, name)
 
 

@@ -19,18 +19,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from declip.images import containers
-from declip.images.containers import Format
+from declip.images.containers import Format, jpeg_segments, png_chunks, sum_is_right
+from declip.images.tiff import Tiff
 
-__all__ = ["TURNS", "given_orientation", "ignored_turn", "orientation_of", "to_stored", "to_upright", "xmp_hidden"]
+__all__ = ["TURNS", "ignored_turn", "orientation_in", "orientation_of", "to_stored", "to_upright", "xmp_hidden"]
 
-
+_EXIF = b"Exif\0\0"
 _XMP_TURN = re.compile(rb"tiff:Orientation(?:=[\"']|>)([2-8])")
-
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -42,24 +40,48 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# Loading a PIL image changes it, and a caller may hand the same one to several threads.
+
+def exif_orientation(block: bytes) -> int:
+    """Return the orientation in an EXIF block, 1-8, as browsers take it; 1 where it names none.
+
+    block: a TIFF, without the word "Exif" in front. The first entry of that tag in the first directory counts, if it is
+    one SHORT from 1 to 8; a block that breaks off later does no harm.
+    """
+    tiff = Tiff.of(block)
+    if tiff is None or tiff.big:
+        return 1
+    entry = tiff.first().entries.get(ExifTags.Base.Orientation)
+    if entry is None or entry.code != 3 or entry.number != 1:
+        return 1
+    (value,) = tiff.integers(entry)
+    return value if 1 <= value <= 8 else 1
 
 
 def orientation_of(data: bytes, kind: Format, image: Image.Image) -> int:
-    """How a browser turns the file, 1-8, beyond what its decoder here has done by itself (TIFF, HEIC)."""
+    """Return how a browser turns a file, 1-8, beyond what its decoder here has done by itself (TIFF, HEIC).
+
+    image: the file opened by Pillow.
+    """
     match kind:
         case "JPEG":
-            return containers.jpeg_orientation(data)
+            for marker, _, segment in jpeg_segments(data):
+                if marker == 0xE1 and segment.startswith(b"Exif\0"):
+                    return exif_orientation(segment[6:])
+                if marker == 0xDA:
+                    break
         case "PNG":
-            return containers.png_orientation(data)
+            for name, start, end in png_chunks(data):
+                if name == b"eXIf" and sum_is_right(data, start, end):
+                    return exif_orientation(data[start + 8 : end - 4])
+                if name == b"IDAT":
+                    break
         case "AVIF":
-            return given_orientation(image)
-        case _:
-            return 1
+            return orientation_in(image)
+    return 1
 
 
-def given_orientation(image: Image.Image) -> int:
-    """Of a PIL image, by the EXIF block that Pillow keeps in it; of formats whose EXIF does not turn them, 1."""
+def orientation_in(image: Image.Image) -> int:
+    """Return how a loaded PIL image is to be turned, by the EXIF block in it; 1 for formats that EXIF does not turn."""
     block = image.info.get("exif")
     if image.format not in ("JPEG", "MPO", "PNG", "AVIF", None) or not isinstance(block, bytes):
         return 1
@@ -68,17 +90,16 @@ def given_orientation(image: Image.Image) -> int:
         exif.load(block)
         value = exif.get(ExifTags.Base.Orientation)
         return value if value in TURNS else 1
-    return containers.exif_orientation(block.removeprefix(b"Exif\0\0"))
+    return exif_orientation(block.removeprefix(_EXIF))
 
 
 def ignored_turn(image: Image.Image, orientation: int) -> tuple[str, ...]:
-    """A note where the file also names a turn in a place that does not count."""
-    packet = image.info.get("xmp")
+    """Return a note where the file names another turn in a place that does not count."""
+    packet, block = image.info.get("xmp"), image.info.get("exif")
     found = _XMP_TURN.search(packet) if isinstance(packet, bytes) else None
-    block = image.info.get("exif")
     named = {"XMP": int(found[1]) if found else 1}
     if isinstance(block, bytes):
-        named["EXIF"] = containers.exif_orientation(block.removeprefix(b"Exif\0\0"))
+        named["EXIF"] = exif_orientation(block.removeprefix(_EXIF))
     for place, value in named.items():
         if value not in (1, orientation) and image.format != "HEIF":
             return (
@@ -86,36 +107,6 @@ def ignored_turn(image: Image.Image, orientation: int) -> tuple[str, ...]:
                 "the picture was not turned by it.",
             )
     return ()
-
-
-def to_stored(array: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """An upright (H, W, …) array as it lies in a file of this EXIF orientation (1-8): `to_upright` undone. A view."""
-    match orientation:
-        case 6:
-            return to_upright(array, 8)
-        case 8:
-            return to_upright(array, 6)
-    return to_upright(array, orientation)
-
-
-def to_upright(array: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """A stored (H, W, …) array, turned as its EXIF orientation (1-8) says. A view."""
-    match orientation:
-        case 2:
-            return array[:, ::-1]
-        case 3:
-            return array[::-1, ::-1]
-        case 4:
-            return array[::-1]
-        case 5:
-            return array.swapaxes(0, 1)
-        case 6:
-            return np.rot90(array, -1)
-        case 7:
-            return array[::-1, ::-1].swapaxes(0, 1)
-        case 8:
-            return np.rot90(array)
-    return array
 
 
 @contextmanager
@@ -127,3 +118,19 @@ def xmp_hidden(image: Image.Image) -> Iterator[None]:
     finally:
         if packet is not None:
             image.info["xmp"] = packet
+
+
+def to_upright(array: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Turn a stored (H, W, …) array as its EXIF orientation (1-8) says; return a view."""
+    if orientation >= 5:
+        array = array.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    return array
+
+
+def to_stored(array: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Turn an upright (H, W, …) array to lie as in a file of this EXIF orientation (1-8); return a view."""
+    return to_upright(array, {6: 8, 8: 6}.get(orientation, orientation))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from declip.images import containers
+from declip.images.containers import Format, boxes, gif_blocks, jpeg_segments, png_chunks
 
 __all__ = ["Held", "held", "transparency"]
 
@@ -30,7 +31,6 @@ _SUB_PICTURES, _LAYERS = 330, 37724
 _PADDING = b"\0\xff\t\n\r "
 # Of each file. Headers may claim any number, and counting to it takes time.
 _MOST = 1000
-_CONTAINERS = (b"meta", b"moov", b"mpvd")
 
 
 class Held(NamedTuple):
@@ -54,14 +54,14 @@ class Held(NamedTuple):
         return (f"The file holds {self.pages} {self.unit}; {which} was examined.", *self.notes)
 
 
-def held(data: bytes, kind: str, image: Image.Image, end: int) -> Held:
-    """What a file holds. kind: its format. image: opened by Pillow, for this alone, since counting moves it.
+def held(data: bytes, kind: Format | Literal[""], image: Image.Image) -> Held:
+    """Find what a file holds. image: opened by Pillow, for this alone, since counting moves it.
 
-    end: of a JPEG, where the end marker of its first picture is.
+    kind: its format; "" for a PIL image whose file is not known.
     """
     unit = _UNITS.get(kind, "frames")
     if kind == "JPEG":
-        parts, about = _jpeg(data, image, end)
+        parts, about = _jpeg(data, image)
         return Held(len(parts), (0,) * len(parts), parts, about, unit)
     notes: list[str] = list(_tiff(image)) if kind == "TIFF" else []
     main = image.tell() if kind == "HEIC" else 0  # Pillow opens HEIC at the main picture, which need not be the first
@@ -76,7 +76,7 @@ def held(data: bytes, kind: str, image: Image.Image, end: int) -> Held:
         case "HEIC" | "AVIF":
             notes += _boxes(data, kind)
         case "PNG":
-            notes += _behind(data[max((end for _, _, end in containers.png_chunks(data)), default=8) :])
+            notes += _behind(data[max((end for _, _, end in png_chunks(data)), default=8) :])
         case "WebP":
             size = 8 + int.from_bytes(data[4:8], "little")
             notes += _behind(data[size + size % 2 :])
@@ -88,7 +88,8 @@ def _count_frames(data: bytes, kind: str, image: Image.Image) -> tuple[int, Exce
     count = 1
     try:
         if kind == "GIF":
-            return _gif_frames(data), None
+            pictures = (1 for block, _, _ in gif_blocks(data) if block == 0x2C)  # Pillow would decode them
+            return max(1, sum(islice(pictures, _MOST + 1))), None
         if kind != "TIFF":
             return getattr(image, "n_frames", 1), None
         while count <= _MOST:
@@ -101,33 +102,6 @@ def _count_frames(data: bytes, kind: str, image: Image.Image) -> tuple[int, Exce
     except Exception as error:  # decoders raise a dozen types for damaged files
         return count, error
     return count, None
-
-
-def _gif_frames(data: bytes) -> int:
-    """The image descriptors of a GIF; Pillow would decode what lies between them."""
-    at = 13 + _palette(data[10])
-    frames = 0
-    while at < len(data) and frames <= _MOST:
-        block = data[at]
-        if block == 0x3B:
-            break
-        if block == 0x2C and at + 10 < len(data):
-            frames += 1
-            at += 11 + _palette(data[at + 9])
-        elif block == 0x21:
-            at += 2
-        else:
-            at += 1  # as Pillow does
-            continue
-        while at < len(data) and data[at]:
-            at += 1 + data[at]
-        at += 1
-    return max(1, frames)
-
-
-def _palette(flags: int) -> int:
-    """Bytes of a GIF's palette."""
-    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
 def transparency(image: Image.Image) -> tuple[str, ...]:
@@ -154,7 +128,7 @@ def _transparent_share(image: Image.Image) -> float:
 # --- JPEG -----------------------------------------------------------------------------------------------------------
 
 
-def _jpeg(data: bytes, image: Image.Image, end: int) -> tuple[tuple[tuple[int, int], ...], tuple[str, ...]]:
+def _jpeg(data: bytes, image: Image.Image) -> tuple[tuple[tuple[int, int], ...], tuple[str, ...]]:
     """(Where its pictures begin and end, the notes on everything else)."""
     parts = [(0, len(data))]
     notes = []
@@ -183,6 +157,7 @@ def _jpeg(data: bytes, image: Image.Image, end: int) -> tuple[tuple[tuple[int, i
         notes.append(
             f"The file lists {_count(lost, 'further picture', 'further pictures')} that cannot be found in it."
         )
+    end = next((at for marker, at, _ in jpeg_segments(data) if marker == 0xD9), len(data))
     rest = _unclaimed(data, end + 2, [(start, stop) for start, stop, _ in listed])
     behind = [note for piece in rest for note in _behind(piece)]
     notes += behind
@@ -245,33 +220,19 @@ def _tiff(image: Image.Image) -> Iterator[str]:
         yield "Photoshop's layers were not examined, only what they add up to."
 
 
-def _boxes(data: bytes, kind: str) -> Iterator[str]:
-    """On what the boxes of a HEIC or AVIF hold."""
-    found = dict(_walk(data))
-    meta = found.get(b"meta", b"")
+def _boxes(data: bytes, kind: Format) -> Iterator[str]:
+    """Yield notes on what the boxes of a HEIC or AVIF hold."""
+    found = {name: (start, end) for name, start, end in boxes(data)}
+    meta = data[slice(*found.get(b"meta", (0, 0)))]
     if _SAYS_GAIN_MAP.search(meta) or b"tmap" in meta:
         yield _GAIN_MAP
     if _SAYS_DEPTH_MAP.search(meta):
         yield _DEPTH_MAP
     if b"mpvd" in found:
-        yield f"A video of {_size(len(found[b'mpvd']))} behind the photo (a motion photo) was not examined."
+        start, end = found[b"mpvd"]
+        yield f"A video of {_size(end - start)} behind the photo (a motion photo) was not examined."
     if b"moov" in found and kind == "HEIC":
         yield "A sequence of pictures or a video inside the file was not examined."
-
-
-def _walk(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(type, content) of the outermost boxes of a HEIC or AVIF that are of use here."""
-    at = 0
-    while at + 8 <= len(data):
-        size, head = int.from_bytes(data[at : at + 4], "big"), 8
-        if size == 1:
-            size, head = int.from_bytes(data[at + 8 : at + 16], "big"), 16
-        end = at + size if size else len(data)
-        if end < at + head:
-            return
-        if data[at + 4 : at + 8] in _CONTAINERS:
-            yield data[at + 4 : at + 8], data[at + head : end]
-        at = end
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -1,16 +1,10 @@
 """Read pictures: any source in, upright (H, W, 3) uint8 pixels out.
 
-What `read_photo` does to a picture, beyond decoding it:
-- It is turned upright, exactly once, as browsers turn it: see `orientation`.
-- Transparency is composited on white. This is the network's view only: `Photo.data` keeps the file as it was.
-- 16-bit grey keeps its high byte, as Pillow does for 16-bit colour. Where the file says that only 9 to 15 bits are used
-  and the values agree, those are scaled to the full range; where values only stay low, a note says so. Floats in files
-  carry no scale of their own: see `arrays.float_grey8`.
+- A picture is turned upright, exactly once, as browsers turn it: see `orientation`.
+- Transparency is composited on white, deep values become 8 bits: see `depth`. `Photo.data` keeps the file as it was.
 - Colour profiles are not applied. Of several frames or pages one is read, and `Photo.notes` says so.
 - CMYK JPEGs are read with Adobe's polarity (inverted), as every reader does.
-- Damaged pictures are refused, also where Pillow would fill the missing part with grey; damage beside the picture
-  (text, EXIF, profiles) is only told: see `damage`.
-- Raw photos are refused: what lies first in them is a small preview. See `containers.raw_photo`.
+- Damaged pictures and raw photos are refused: see `decode`.
 
 Everything here is thread-safe.
 """
@@ -29,11 +23,12 @@ from PIL import Image, TiffImagePlugin
 
 from declip.errors import DeclipError, ImageError
 from declip.files import local_path
-from declip.images import arrays, containers, pages
+from declip.images import arrays, pages
 from declip.images.arrays import from_image
-from declip.images.containers import Format
 from declip.images.decode import MORE_PIXELS, File, check_pixels, decode_file, format_of, load, open_header, seek
-from declip.images.orientation import given_orientation, orientation_of
+from declip.images.depth import depth_note
+from declip.images.orientation import orientation_in, orientation_of
+from declip.images.tiff import Tiff
 from declip.process import PerProcess
 from declip.results import Photo, PictureLike
 
@@ -42,24 +37,20 @@ __all__ = [
     "MAX_BYTES",
     "MAX_PIXELS",
     "count_pages",
+    "file_bytes",
     "name_of",
     "read_photo",
     "upright_size",
 ]
 
-
-# The largest sensors of phones have 200 million pixels.
-MAX_PIXELS = 250_000_000
+MAX_PIXELS = 250_000_000  # the largest sensors of phones have 200 million
 MAX_BYTES = 200_000_000
-
-
 _MORE_BYTES = "--max-megabytes or max_bytes raises the limit"
 
 # Lower-case suffixes that count as pictures in a folder. What a file is, its first bytes tell, not its name.
 EXTENSIONS = frozenset(
     {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 )
-
 
 # Loading a PIL image changes it, and a caller may hand the same one to several threads.
 _GIVEN = PerProcess(threading.Lock)
@@ -103,8 +94,7 @@ def read_photo(
         case bytes() | bytearray() | memoryview():
             data = bytes(source)
             name = f"<{len(data)} bytes>"
-            if len(data) > max_bytes:
-                raise ImageError(name, "too-large", f"at most {max_bytes} bytes are read ({_MORE_BYTES})")
+            _check_bytes(len(data), name, max_bytes)
             return _read_bytes(data, name, max_pixels, page)
         case Image.Image():
             return _read_pil(source, max_pixels, page)
@@ -127,7 +117,7 @@ def read_photo(
 
 
 def name_of(source: PictureLike) -> str:
-    """What messages call a picture that could not be read: its path, or its type."""
+    """Return what messages call a picture that could not be read: its path, or its type."""
     match source:
         case Photo():
             return source.name
@@ -137,20 +127,20 @@ def name_of(source: PictureLike) -> str:
 
 
 def count_pages(path: str | Path, *, max_bytes: int = MAX_BYTES) -> int:
-    """How many pictures a file holds that `read_photo` can be asked for; none of them is decoded. Raises ImageError."""
+    """Count the pictures of a file that `read_photo` can be asked for; none is decoded. Raises ImageError."""
     name = str(path)
     data = file_bytes(Path(path), name, max_bytes)
-    return _held(data, format_of(data, name), name, sys.maxsize).pages
+    file = File(data, format_of(data, name), name, sys.maxsize)
+    return pages.held(data, file.kind, open_header(file)).pages
 
 
-def _held(data: bytes, kind: Format, name: str, max_pixels: int) -> pages.Held:
-    end = len(data)
-    if kind == "JPEG":
-        end = next((at for marker, at, _ in containers.jpeg_segments(data) if marker == 0xD9), end)
-    return pages.held(data, kind, open_header(data, kind, name, max_pixels), end)
+def _check_bytes(size: int, name: str, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise ImageError(name, "too-large", f"at most {max_bytes} bytes are read ({_MORE_BYTES})")
 
 
 def file_bytes(path: Path, name: str, max_bytes: int) -> bytes:
+    """Return the bytes of a file of at most so many. name: of it, for the ImageError where it cannot be read."""
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -158,11 +148,8 @@ def file_bytes(path: Path, name: str, max_bytes: int) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise ImageError(name, "input", "is not a regular file; expected a picture file")
         if status.st_size > max_bytes:
-            raise ImageError(
-                name,
-                "too-large",
-                f"the file has {status.st_size} bytes; at most {max_bytes} are read ({_MORE_BYTES})",
-            )
+            sizes = f"the file has {status.st_size} bytes; at most {max_bytes} are read"
+            raise ImageError(name, "too-large", f"{sizes} ({_MORE_BYTES})")
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ImageError(name, "missing", "there is no such file") from error
@@ -173,7 +160,7 @@ def file_bytes(path: Path, name: str, max_bytes: int) -> bytes:
 
 
 def _read_stream(source: Any, max_pixels: int, max_bytes: int, page: int | None) -> Photo:
-    """Of a file that the caller opened, and closes."""
+    """Read a file that the caller opened, and closes."""
     name = getattr(source, "name", None)
     name = name if isinstance(name, str) else f"<{type(source).__name__}>"
     try:
@@ -184,8 +171,7 @@ def _read_stream(source: Any, max_pixels: int, max_bytes: int, page: int | None)
         raise ImageError(
             name, "input", f'reading gave {type(data).__name__}; expected bytes: open it as a binary file, with "rb"'
         )
-    if len(data) > max_bytes:
-        raise ImageError(name, "too-large", f"at most {max_bytes} bytes are read ({_MORE_BYTES})")
+    _check_bytes(len(data), name, max_bytes)
     if not data:
         raise ImageError(name, "corrupt", "there is nothing left to read in the open file: seek(0) goes to its start")
     return _read_bytes(bytes(data), name, max_pixels, page)
@@ -193,13 +179,13 @@ def _read_stream(source: Any, max_pixels: int, max_bytes: int, page: int | None)
 
 def _read_bytes(data: bytes, name: str, max_pixels: int, page: int | None) -> Photo:
     kind = format_of(data, name)
-    held = _held(data, kind, name, max_pixels)
+    held = pages.held(data, kind, open_header(File(data, kind, name, max_pixels)))
     page = _check_page(name, page, held.pages)
     frame = held.frames[page - 1]
     start, stop = held.parts[page - 1]
     data = part = data[start:stop]
-    if kind == "TIFF" and frame:
-        part, frame = containers.tiff_from(data, frame), 0
+    if frame and (tiff := Tiff.of(data)) is not None:
+        part, frame = tiff.from_picture(frame), 0
     pixels, orientation, notes = decode_file(File(part, kind, name, max_pixels, frame))
     return Photo(
         pixels=pixels,
@@ -213,7 +199,7 @@ def _read_bytes(data: bytes, name: str, max_pixels: int, page: int | None) -> Ph
 
 
 def _check_page(name: str, page: int | None, count: int) -> int:
-    """The page, from 1. Raises ImageError for one that there is not."""
+    """Return the page, from 1. Raise ImageError for one that there is not."""
     page = 1 if page is None else page
     if not 1 <= page <= count:
         there = f"there are {count} of them" if count > 1 else "there is 1"
@@ -225,17 +211,17 @@ def _read_pil(image: Image.Image, max_pixels: int, page: int | None) -> Photo:
     name = str(getattr(image, "filename", "")) or f"<PIL image, {image.mode} {image.height}×{image.width}>"
     with _GIVEN():
         there = image.tell()
-        held = pages.held(b"", "", image, 0)
+        held = pages.held(b"", "", image)
         held = held._replace(pages=max(held.pages, there + 1))  # where it is there is a picture
         page = _check_page(name, there + 1 if page is None else page, held.pages)
         try:
             seek(image, page - 1, name)
-            check_pixels(image, name, max_pixels)
+            check_pixels(image.height, image.width, name, max_pixels)
             _refuse_previews(image, name)
-            upright, orientation, highest = load(image, name, lambda: given_orientation(image))
+            upright, orientation, highest = load(image, name, lambda: orientation_in(image))
             if page - 1 != there:  # the image is about to be turned back
                 upright = upright.copy()
-            notes = held.notes_on(page) + arrays.depth_note(highest) + pages.transparency(image)
+            notes = held.notes_on(page) + depth_note(highest) + pages.transparency(image)
         finally:
             seek(image, there, name)
     return Photo(
@@ -244,7 +230,7 @@ def _read_pil(image: Image.Image, max_pixels: int, page: int | None) -> Photo:
 
 
 def _refuse_previews(image: Image.Image, name: str) -> None:
-    """Raise ImageError for the first picture of a TIFF that a raw photo begins with; as `containers.raw_photo`."""
+    """Raise ImageError for the first picture of a TIFF that a raw photo begins with; as `tiff.raw_photo`."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile) or image.tell() != 0:
         return
     tags: Any = image.tag_v2
@@ -262,12 +248,12 @@ def _read_array(array: NDArray[Any], name: str, max_pixels: int) -> Photo:
 
 
 def upright_size(path: Path, max_pixels: int) -> tuple[int, int]:
-    """(height, width) after orientation, from the header alone."""
+    """Return (height, width) after orientation, from the header alone."""
     name = str(path)
     data = file_bytes(path, name, MAX_BYTES)
-    kind = format_of(data, name)
-    image = open_header(data, kind, name, max_pixels)
-    check_pixels(image, name, max_pixels)
+    file = File(data, format_of(data, name), name, max_pixels)
+    image = open_header(file)
+    check_pixels(image.height, image.width, name, max_pixels)
     # Pillow gives a TIFF's size upright already, and libheif a HEIC's.
-    turned = orientation_of(data, kind, image) >= 5
+    turned = orientation_of(data, file.kind, image) >= 5
     return (image.width, image.height) if turned else (image.height, image.width)

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from declip.files import visible
-from declip.images import containers
+from declip.images.containers import boxes, jpeg_segments, kind_of, png_chunks, riff_chunks
+from declip.images.tiff import Tiff
 from declip.provenance.result import LONGEST, Statement, words
 
 __all__ = ["OTHER_SOURCE", "Marks", "find_marks", "last_part", "unsigned_statements"]
@@ -53,7 +54,7 @@ class Marks:
 
 def find_marks(data: bytes) -> Marks:
     """Find the blocks that say how the file was made. A damaged file gives what can be found, and no error."""
-    kind = containers.kind_of(data)
+    kind = kind_of(data)
     found = Marks(mime=f"image/{kind.lower()}" if kind else "")
     match kind:
         case "JPEG":
@@ -65,7 +66,7 @@ def find_marks(data: bytes) -> Marks:
         case "TIFF":
             _read_tiff(data, found)
         case "AVIF" | "HEIC":
-            found.manifest = any(data.startswith(_C2PA_BOX, at) for at in _uuid_boxes(data))
+            found.manifest = any(data.startswith(_C2PA_BOX, at) for name, at, _ in boxes(data) if name == b"uuid")
             found.xmp = _packet(data)
         case "GIF":
             found.manifest = b"C2PA_GIF" in data
@@ -75,7 +76,7 @@ def find_marks(data: bytes) -> Marks:
 
 def _read_jpeg(data: bytes, found: Marks) -> None:
     """Read the segments before the first scan; these blocks all come before it."""
-    for marker, _, segment in containers.jpeg_segments(data):
+    for marker, _, segment in jpeg_segments(data):
         if marker == 0xDA:
             return
         if marker == 0xE1 and segment.startswith(_XMP_HEADER) and len(found.xmp) < _XMP_BYTES:
@@ -87,7 +88,7 @@ def _read_jpeg(data: bytes, found: Marks) -> None:
 
 
 def _read_png(data: bytes, found: Marks) -> None:
-    for kind, start, end in containers.png_chunks(data):
+    for kind, start, end in png_chunks(data):
         match kind:
             case b"caBX":
                 found.manifest = True
@@ -119,42 +120,24 @@ def _png_text(kind: bytes, chunk: bytes) -> tuple[str, str]:
 
 
 def _read_webp(data: bytes, found: Marks) -> None:
-    at = 12
-    while at + 8 <= len(data):
-        kind, start = data[at : at + 4], at + 8
-        end = start + int.from_bytes(data[at + 4 : start], "little")
+    for kind, start, end in riff_chunks(data):
         match kind:
             case b"C2PA":
                 found.manifest = True
             case b"XMP ":
-                found.xmp = _text(data[start:end])
+                found.xmp = _text(data[start + 8 : end])
             case b"EXIF":
-                found.exif = data[start:end]
-        at = end + end % 2
+                found.exif = data[start + 8 : end]
 
 
 def _read_tiff(data: bytes, found: Marks) -> None:
-    layout = containers.tiff_layout(data)
-    assert layout is not None
-    entries = containers.tiff_directory(data, containers.first_offset(data, layout), layout).entries
+    tiff = Tiff.of(data)
+    assert tiff is not None
+    entries = tiff.first().entries
     found.manifest = _TIFF_C2PA in entries
     if (xmp := entries.get(_TIFF_XMP)) is not None:
-        start = int.from_bytes(xmp.value, "little" if layout.order == "<" else "big")
+        start = int.from_bytes(xmp.value, "little" if tiff.order == "<" else "big")
         found.xmp = _text(data[start : start + xmp.number])
-
-
-def _uuid_boxes(data: bytes) -> Iterator[int]:
-    """Yield where the content of each outermost box of type "uuid" begins, in an AVIF or HEIC file."""
-    at = 0
-    while at + 8 <= len(data):
-        length, head = int.from_bytes(data[at : at + 4], "big"), 8
-        if length == 1:
-            length, head = int.from_bytes(data[at + 8 : at + 16], "big"), 16
-        if data[at + 4 : at + 8] == b"uuid":
-            yield at + head
-        if length < head:  # 0 means: to the end of the file
-            return
-        at += length
 
 
 def _packet(data: bytes) -> str:
