@@ -46,7 +46,7 @@ class ImageError(DeclipError):
 
     @classmethod
     def out_of_memory(cls, image: str) -> ImageError:
-        """Of a picture that the memory does not hold: kind "too-large", its cause a MemoryError."""
+        """Return the error of a picture that the memory does not hold: kind "too-large", its cause a MemoryError."""
         error = cls(
             image,
             "too-large",
@@ -92,7 +92,7 @@ class MissingExtraError(DeclipError, ImportError):
 
     @classmethod
     def behind(cls, error: ModuleNotFoundError) -> MissingExtraError | None:
-        """The extra whose absence this failed import shows; None if the package belongs to no extra."""
+        """Return the extra whose absence this failed import shows; None if the package belongs to no extra."""
         package = (error.name or "").partition(".")[0]
         extra = _EXTRA_OF.get(package)
         return None if extra is None else cls(package, extra)

@@ -62,7 +62,7 @@ def _fail(error: Exception) -> int:
 
 
 def _argument(text: str) -> str:
-    """An argument, or the value in --option=value, as a path if it is a file: URI."""
+    """Return an argument, or the value in --option=value, as a path if it is a file: URI."""
     option, sign, value = text.partition("=")
     if sign and option.startswith("--"):
         return f"{option}={local_path(value)}"

@@ -63,7 +63,7 @@ def print_row(row: dict[str, Any], as_json: bool) -> bool:
 
 
 def with_bar(rows: Iterable[dict[str, Any]], total: int) -> Iterator[dict[str, Any]]:
-    """The rows, under a progress bar on stderr where that is a terminal and there are more than a few."""
+    """Yield the rows, under a progress bar on stderr where that is a terminal and there are more than a few."""
     if total < _MANY or not sys.stderr.isatty():
         yield from rows
         return

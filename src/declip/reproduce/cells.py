@@ -209,18 +209,18 @@ class Workbench:
         return mean, low, high
 
     def picture(self, test: Measurement, sample: Sample, name: str) -> float:
-        """A figure of one picture of a finished test: a number of images.csv, nan where there is none."""
+        """Return a figure of one picture of a finished test: a number of images.csv, nan where there is none."""
         with (self.folder(test) / "images.csv").open(encoding="utf-8", newline="") as stream:
             # By its place: the paths are those of the day when it was computed.
             row = list(csv.DictReader(stream))[test.samples.index(sample)]
         return float(row[name] or "nan")
 
     def protocols(self, tests: Iterable[Measurement]) -> list[dict[str, str]]:
-        """The protocol cards of finished tests."""
+        """Return the protocol cards of finished tests."""
         return [self.result(test)["protocol"] for test in tests]
 
     def maps(self, cell: Maps) -> list[NDArray[np.float32]]:
-        """The score maps of a finished cell, each (H, W) float32 in [0, 1], as its picture."""
+        """Return the score maps of a finished cell, each (H, W) float32 in [0, 1], as its picture."""
         return [read_scores(self.folder(cell) / f"{i}.png") for i in range(len(cell.samples))]
 
     def _compute(self, cell: Cell) -> dict[str, Any]:
@@ -273,7 +273,7 @@ class Workbench:
         return localizer if kind is None else _Perturbed(localizer, kind, level)
 
     def _localizer(self, cell: Training) -> Localizer:
-        """The trained model; the last one stays open, since its tests follow each other."""
+        """Return the trained model; the last one stays open, since its tests follow each other."""
         if self._opened is None or self._best(self._opened[0]) != self._best(cell):
             self._opened = (cell, load(self._best(cell)))
         return self._opened[1]
@@ -310,7 +310,7 @@ def _treatment(test: Measurement) -> str:
 
 
 def _steps(cell: Cell) -> list[Cell]:
-    """A cell behind all that it needs."""
+    """Return all cells that a cell needs, and the cell itself."""
     match cell:
         case Training():
             return [*(_steps(cell.start) if cell.start is not None else []), cell]
@@ -319,7 +319,7 @@ def _steps(cell: Cell) -> list[Cell]:
 
 
 def _fingerprint(sample: Sample) -> list[str]:
-    """What of a sample decides results: names matter to groups and logs, bytes to everything."""
+    """Return what of a sample decides results: names matter to groups and logs, bytes to everything."""
     mask = "" if sample.mask is None else _sha256(sample.mask)
     return [sample.image.name, _sha256(sample.image), mask, sample.fake_is, sample.label, sample.group]
 

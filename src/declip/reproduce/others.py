@@ -47,7 +47,7 @@ _ADAPT_EPOCHS, _ADAPT_RATE = 40, 3e-4
 
 
 def leave_one_out(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
-    """Three generators, together as many pictures as one has, → the unseen fourth; then adaptation to a few of its."""
+    """Train on three generators and test on the unseen fourth; then adapt the model to a few of its pictures."""
     decoder: DecoderKind = setup.decoder if setup.is_tiny else "conv-12"
     bases = {held: _on_others(setup, sources, held, decoder) for held in sources.names}
     tests: dict[tuple[str, int], Measurement] = {}
@@ -113,7 +113,7 @@ def leave_one_out(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
 
 
 def detection(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
-    """Whole pictures, real or fake: a model trained on masks against models trained on whole pictures."""
+    """Compare a model trained on masks with models trained on whole pictures, real or fake."""
     backbones = setup.single
     tests: dict[tuple[str, str, str], Measurement] = {}  # (model, tested on, trained on)
     for model, decoder, whole in (
@@ -183,7 +183,7 @@ def detection(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
 
 
 def autosplice(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
-    """Trained on one generator, tested on AutoSplice at three JPEG qualities; tiny: on its own test set, saved so."""
+    """Train on one generator, test on AutoSplice at three JPEG qualities; tiny: on its own test set, saved so."""
     trainings = {name: training_on(setup, sources, name, setup.fusion) for name in sources.names}
     tests: dict[tuple[int, str], Measurement] = {}
     for quality in _QUALITIES:
@@ -231,7 +231,7 @@ def autosplice(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
 
 
 def robustness(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
-    """IoU of one model on its own generator's test set after JPEG, WebP, blur, noise and resizing, by level."""
+    """Measure the IoU of a model on its own generator's test set after JPEG, WebP, blur, noise and resizing."""
     name = sources.names[0]
     training, samples = training_on(setup, sources, name, setup.fusion), tuple(sources.samples(name, "test"))
     plain = Measurement(training=training, name=name, samples=samples)
@@ -277,7 +277,7 @@ def robustness(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
 
 
 def _on_others(setup: Setup, sources: Sources, held: str, decoder: DecoderKind) -> Training:
-    """A training on all sources but one, with the number of pictures that a single one has."""
+    """Return a training on all sources but one, with the number of pictures that a single one has."""
     others = [name for name in sources.names if name != held]
 
     def mixed(split: Split) -> tuple[Sample, ...]:
@@ -295,7 +295,7 @@ def _on_others(setup: Setup, sources: Sources, held: str, decoder: DecoderKind) 
 
 
 def _on_pictures(setup: Setup, sources: Sources, name: str, backbones: Backbones, decoder: DecoderKind) -> Training:
-    """A training on whole pictures, fakes against as many reals."""
+    """Return a training on whole pictures, fakes against as many reals."""
     train, valid = (tuple(sources.samples(name, split, reals=True)) for split in _LEARNING)
     recipe = setup.config(backbones, decoder, pictures=len(train))
     model = dataclasses.replace(recipe.model, image_score="mean-logit")

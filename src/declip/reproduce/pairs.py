@@ -57,14 +57,14 @@ class Pairs:
         *,
         tiny_printed: str = "",
     ) -> Pairs:
-        """The cells; nothing is computed but missing data. tiny_printed: `printed` at tiny scale."""
+        """Return the cells; nothing is computed but missing data. tiny_printed: `printed` at tiny scale."""
         trainings = {name: training_on(setup, sources, name, backbones, decoder) for name in sources.names}
         model = model_name(backbones, decoder or setup.decoder)
         return cls.among(sources, trainings, model=model, printed=tiny_printed if setup.is_tiny else model)
 
     @classmethod
     def among(cls, sources: Sources, trainings: dict[str, Training], *, model: str, printed: str) -> Pairs:
-        """The same of trainings that are there, one per source."""
+        """Return the same for trainings that are there, one per source."""
         tests = {
             (row, column): Measurement(training=training, name=row, samples=tuple(sources.samples(row, "test")))
             for column, training in trainings.items()
@@ -78,7 +78,7 @@ class Pairs:
         return np.eye(len(self.names), dtype=bool)
 
     def values(self, bench: Workbench, figure: str = "iou") -> NDArray[np.float64]:
-        """(tested on, trained on), in [0, 1]."""
+        """Return a figure of each pair (tested on, trained on), in [0, 1]."""
         return np.array([[bench.figure(self.tests[r, c], figure)[0] for c in self.names] for r in self.names])
 
     def means(self, bench: Workbench, figure: str = "iou") -> tuple[float, float]:
@@ -87,7 +87,7 @@ class Pairs:
         return float(values[self.known].mean()), float(values[~self.known].mean())
 
     def entries(self, bench: Workbench) -> list[Entry]:
-        """The means beside the paper's."""
+        """Return the means beside the paper's."""
         return [
             Entry(row=row, column=self.model, value=value, paper=paper.find(self.printed, row))
             for row, value in zip((paper.ID, paper.OOD), self.means(bench), strict=True)
@@ -100,20 +100,20 @@ class Pairs:
         return Grid(title=title, rows=self.names, columns=self.names, values=values)
 
     def heat(self, bench: Workbench, title: str = "") -> plots.Matrix:
-        """The same as a figure's panel."""
+        """Return the IoU of all pairs as a panel of a figure."""
         return plots.Matrix(title=title or self.model, values=self.values(bench))
 
 
 def training_on(
     setup: Setup, sources: Sources, name: str, backbones: Backbones, decoder: DecoderKind | None = None
 ) -> Training:
-    """The training of a model on one source by the recipe of the scale."""
+    """Return the training of a model on one source by the recipe of the scale."""
     train, valid = (tuple(sources.samples(name, split)) for split in _LEARNING)
     return Training(name=name, config=setup.config(backbones, decoder, pictures=len(train)), train=train, valid=valid)
 
 
 def dolos(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
-    """The 4×4 matrix (Fig. 5) and the masks of its 16 pairs (Fig. 2)."""
+    """Compute the 4×4 matrix (Fig. 5) and show the masks of its 16 pairs (Fig. 2)."""
     pairs = Pairs.of(setup, sources, setup.fusion, tiny_printed=f"{paper.FUSION}, conv-20")
     shown = {name: typical(sources.samples(name, "test")) for name in pairs.names}
     maps = {
@@ -161,7 +161,7 @@ def dolos(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
 
 
 def layers(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
-    """IoU, ID and OOD, against the layer that a backbone is cut at (Fig. 3); each backbone for itself."""
+    """Compare the layers that a backbone is cut at by IoU, ID and OOD (Fig. 3); each backbone for itself."""
     grids: dict[str, dict[int, Pairs]] = {}
     for backbone in setup.fusion:
         # The layer that was asked for is always one of those shown.
@@ -198,7 +198,7 @@ def layers(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
 
 
 def decoders(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
-    """The five decoders on one backbone: IoU, and masks of each (Fig. 4)."""
+    """Compare the five decoders on one backbone: IoU, and masks of each (Fig. 4)."""
     printed = {kind: f"{paper.VIT}, {kind}" for kind in _DECODERS}
     # At tiny scale the shown decoder stands for the paper's of the same name; that has numbers for two of them.
     grids = {kind: Pairs.of(setup, sources, setup.single, kind, tiny_printed=printed[kind]) for kind in _DECODERS}
@@ -241,7 +241,7 @@ def decoders(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
 
 
 def backbones(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
-    """The matrix of each backbone and of their fusion (Fig. 5): do they complement each other?"""
+    """Compute the matrix of each backbone and of their fusion (Fig. 5): do they complement each other?"""
     printed = (paper.VIT, paper.RN50, paper.FUSION)
     grids = [
         Pairs.of(setup, sources, chosen, tiny_printed=f"{known}, conv-20")
@@ -264,7 +264,7 @@ def backbones(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
 
 
 def generators(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
-    """Which generator is the best to train on: the columns of the matrix of `dolos`, whose cells it shares."""
+    """Find the generator that is the best to train on: the columns of the matrix of `dolos`, whose cells it shares."""
     pairs = Pairs.of(setup, sources, setup.fusion, tiny_printed=f"{paper.FUSION}, conv-20")
     bench.run(list(pairs.tests.values()))
     values, known = pairs.values(bench), pairs.known
@@ -302,12 +302,12 @@ def generators(setup: Setup, sources: Sources, bench: Workbench) -> Outcome:
 
 
 def _best(bench: Workbench, found: Mapping[int, Pairs], place: int) -> int:
-    """The layer of the highest mean; place: 0 = ID, 1 = OOD."""
+    """Return the layer of the highest mean; place: 0 = ID, 1 = OOD."""
     return max(found, key=lambda layer: found[layer].means(bench)[place])
 
 
 def _order(means: dict[DecoderKind, tuple[float, float]], place: int) -> str:
-    """ "linear < conv-4 < …" by one of the means."""
+    """Return "linear < conv-4 < …", by one of the means."""
     ranked = sorted(means.items(), key=lambda item: item[1][place])
     return " < ".join(kind for kind, _ in ranked)
 
@@ -320,18 +320,18 @@ def _padded(names: Sequence[str], count: int) -> list[str]:
 
 
 def typical(samples: Sequence[Sample]) -> Sample:
-    """The sample of the median manipulated area: chosen without a look at any result."""
+    """Return the sample of the median manipulated area: chosen without a look at any result."""
     areas = [float(read_mask(sample).mean()) for sample in samples]
     return samples[int(np.argsort(areas, kind="stable")[len(areas) // 2])]
 
 
 def known_tiles(sample: Sample) -> list[plots.Tile]:
-    """The photo and its known mask."""
+    """Return the photo and its known mask."""
     return [plots.Tile(pixels=read_photo(sample.image).pixels), plots.Tile(pixels=read_mask(sample))]
 
 
 def map_tile(bench: Workbench, maps: Maps, test: Measurement, *, framed: bool = False) -> plots.Tile:
-    """A map with the IoU that this picture has in the test it is part of."""
+    """Return a map with the IoU that this picture has in the test it is part of."""
     (scores,), (sample,) = bench.maps(maps), maps.samples
     return plots.Tile(pixels=scores, caption=f"{100 * bench.picture(test, sample, 'iou'):.0f}", framed=framed)
 

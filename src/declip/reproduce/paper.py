@@ -81,7 +81,7 @@ def _means(model: str, kind: Kind, seen: float | None, unseen: float | None) -> 
 
 
 def _released(model: str, rows: dict[str, tuple[float, float, float, float]]) -> list[Number]:
-    """The released weights that were trained on LDM; IoU of the fusion is in the matrix already."""
+    """Return the numbers of the released weights that were trained on LDM; IoU of the fusion is in the matrix already."""
     figures = ("iou", "f1_best_oracle", "f1", "ap")
     return [
         Number(
@@ -144,6 +144,6 @@ NUMBERS: tuple[Number, ...] = (
 
 
 def find(model: str, row: str, column: str = "", figure: str = "iou") -> Number | None:
-    """The paper's number for this, if it has one."""
+    """Return the paper's number for this, if it has one."""
     wanted = (model, row, column, figure)
     return next((n for n in NUMBERS if (n.model, n.row, n.column, n.figure) == wanted), None)

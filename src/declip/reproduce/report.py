@@ -177,7 +177,7 @@ def _protocol(outcome: Outcome, common: Mapping[str, str], differing: Mapping[st
 
 
 def _cards(protocols: Sequence[Mapping[str, str]]) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """What all cards agree in, and of the other keys their values, each once."""
+    """Return what all cards agree in, and of the other keys their values, each once."""
     values = {key: list(dict.fromkeys(card.get(key, "") for card in protocols)) for card in protocols for key in card}
     common = {key: found[0] for key, found in values.items() if len(found) == 1}
     return common, {key: found for key, found in values.items() if len(found) > 1}

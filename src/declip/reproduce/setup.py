@@ -45,7 +45,7 @@ _TINY_RIVAL_STEPS: Mapping[Rival, int] = MappingProxyType({"patch-forensics": 60
 
 
 def parse_backbones(text: str) -> Backbones:
-    """NAME[.TAG][:LAYER], several joined by "+" = fusion. Layers may be left out where the paper (or mini) has one.
+    """Read NAME[.TAG][:LAYER], several joined by "+" = fusion. Layers may be left out where the paper (or mini) has one.
 
     Raises SpecError for a name without a known layer, a layer that is no number, or a timm model without weights.
     """
@@ -53,7 +53,7 @@ def parse_backbones(text: str) -> Backbones:
 
 
 def parse_layers(name: str | None, layers: Sequence[int]) -> Backbones:
-    """One backbone at several layers, or at the one that is known for it; none without a name.
+    """Return one backbone at several layers, or at the one that is known for it; none without a name.
 
     Raises SpecError as `parse_backbones`, and for layers of nothing.
     """
@@ -131,7 +131,7 @@ class Setup:
     def config(
         self, backbones: Backbones, decoder: DecoderKind | None = None, *, pictures: int | None = None
     ) -> TrainConfig:
-        """The recipe of this scale for a model. pictures: how many it learns from; None: enough."""
+        """Return the recipe of this scale for a model. pictures: how many it learns from; None: enough."""
         from declip.training import TrainConfig
 
         decoder = decoder or self.decoder
@@ -160,7 +160,7 @@ class Setup:
         )
 
     def rival_config(self, rival: Rival, *, pictures: int | None = None) -> TrainConfig:
-        """The recipe of this scale for a rival. pictures: manipulated ones that it learns from; None: enough."""
+        """Return the recipe of this scale for a rival. pictures: manipulated ones that it learns from; None: enough."""
         recipe = dataclasses.replace(rival_recipe(rival), seed=self.seed)
         if not self.is_tiny:
             return recipe
@@ -184,7 +184,7 @@ class Setup:
 
 
 def rival_recipe(rival: Rival) -> TrainConfig:
-    """The published recipe, as recipes/NAME.toml of this project has it, too."""
+    """Return the published recipe, as recipes/NAME.toml of this project has it, too."""
     from declip.training import TrainConfig
 
     check_choice(rival, Rival, "rival")

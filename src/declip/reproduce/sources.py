@@ -37,7 +37,7 @@ class Sources(Protocol):
         ...
 
     def samples(self, name: str, split: Split, *, reals: bool = False) -> list[Sample]:
-        """The manipulated samples of one generator and part; then, if asked for, as many real ones at most."""
+        """Return the manipulated samples of one generator and part; then, if asked for, as many real ones at most."""
         ...
 
     def describe(self) -> str:
