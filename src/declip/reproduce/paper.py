@@ -81,7 +81,7 @@ def _means(model: str, kind: Kind, seen: float | None, unseen: float | None) -> 
 
 
 def _released(model: str, rows: dict[str, tuple[float, float, float, float]]) -> list[Number]:
-    """Return the numbers of the released weights that were trained on LDM; IoU of the fusion is in the matrix already."""
+    """Return the released weights that were trained on LDM; IoU of the fusion is in the matrix already."""
     figures = ("iou", "f1_best_oracle", "f1", "ap")
     return [
         Number(

@@ -45,7 +45,7 @@ _TINY_RIVAL_STEPS: Mapping[Rival, int] = MappingProxyType({"patch-forensics": 60
 
 
 def parse_backbones(text: str) -> Backbones:
-    """Read NAME[.TAG][:LAYER], several joined by "+" = fusion. Layers may be left out where the paper (or mini) has one.
+    """Read NAME[.TAG][:LAYER], several joined by "+" = fusion. Layers may be left out where the paper has one.
 
     Raises SpecError for a name without a known layer, a layer that is no number, or a timm model without weights.
     """
