@@ -453,83 +453,12 @@ def _gain(card: Mapping[str, Any], sets: Sequence[str]) -> float:
 # Printing ----------------------------------------------------------------------------------------------------------
 
 
-def print_card(card: Mapping[str, Any], console: Console) -> None:
-    """One model's tables."""
-    at = card["threshold"]
-    console.rule(f"{card['model']} {card['sha256'][:12]}")
-    console.print(
-        f"mask from {at['used']:.3f} (from its {at['origin']}); the highest mean IoU on the choosing half is at "
-        f"{at['best']:.3f}; {card['failed']} manipulations did not succeed"
-    )
-    table = _table("photos/valid, reporting half")
-    for kind, figures in card["kinds"].items():
-        _add(table, kind, figures)
-    table.add_section()
-    _add(table, "mean over kinds", card["mean"])
-    for name, figures in card["saved"].items():
-        _add(table, f"… {name}", figures)
-    console.print(table)
-
-    table = Table("untouched", "photos", f"> {FLAGGED:.0%} flagged", "at the best IoU's", "mean area", "verdicts")
-    untouched_kinds = [
-        (f"photos/valid, {half}, {kind}", figures)
-        for half, kinds in card["untouched"].items()
-        for kind, figures in kinds.items()
-    ]
-    for name, figures in (*untouched_kinds, *card["originals"].items()):
-        shares = (figures["flagged"], figures["flagged_best"], figures["mean_area"])
-        counts = _counts(figures["verdicts"])
-        table.add_row(name, str(figures["pictures"]), *(f"{share:.1%}" for share in shares), counts)
-    console.print(table)
-
-    table = Table("threshold (choosing half)", *(f"{row['threshold']:.2f}" for row in card["choice"]))
-    table.add_row("mean IoU", *(f"{row['iou']:.3f}" for row in card["choice"]))
-    table.add_row("untouched flagged", *(f"{row['flagged']:.0%}" for row in card["choice"]))
-    console.print(table)
-
-    if card["forged"]:
-        table = _table("forged/dev: real manipulations")
-        for name, saved in card["forged"].items():
-            _add(table, name, saved["as they are"])
-            _add(table, "  … JPEG 90", saved["JPEG 90"])
-        console.print(table)
-
-    table = Table("goal", "wanted", "measured", "met")
+def print_goals(card: Mapping[str, Any], console: Console) -> None:
+    """Print what was wanted of a model and what it reaches; docs/models.md has the rest."""
+    table = Table("goal", "wanted", "measured", "met", title=f"{card['model']} {card['sha256'][:12]}")
     for row in goals(card):
         table.add_row(row["goal"], row["wanted"], f"{row['measured']:g}", "yes" if row["met"] else "no")
     console.print(table)
-    if timings := card.get("timings"):
-        console.print(
-            f"of the 12 megapixels' time the network takes {timings['large']['network_share']:.0%}; "
-            f"load of the machine before: {timings['load_before']} (times hold for an idle one only)"
-        )
-
-
-def _table(title: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    for column in ("", "pictures", "flag all", "AP", "IoU", "IoU at best", "verdicts"):
-        table.add_column(column, justify="left" if column in ("", "verdicts") else "right")
-    return table
-
-
-def _add(table: Table, name: str, figures: Mapping[str, Any]) -> None:
-    if figures["pictures"]:
-        table.add_row(
-            name,
-            str(figures["pictures"]),
-            f"{figures['prevalence']:.3f}",
-            *(_range(figures[key]) for key in ("ap", "iou")),
-            f"{figures['iou_best']['mean']:.3f}",
-            _counts(figures["verdicts"]),
-        )
-
-
-def _range(figure: Mapping[str, float]) -> str:
-    return f"{figure['mean']:.3f} ({figure['low']:.2f}–{figure['high']:.2f})"
-
-
-def _counts(verdicts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in verdicts.items())
 
 
 def print_comparison(cards: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -589,8 +518,7 @@ def main() -> None:
             card["timings"] = time_model(resolve.resolve(model), photos)
     # A table is never squeezed into a narrow pipe.
     console = Console(width=None if sys.stdout.isatty() else 150)
-    if len(cards) > 1:
-        print_comparison(cards, console)
+    print_comparison(cards, console)
     if arguments.json:
         arguments.json.write_text(json.dumps(cards, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     whole = kinds == KINDS and not (arguments.quick or arguments.no_forged or arguments.no_timings)
@@ -599,7 +527,7 @@ def main() -> None:
         if not arguments.model and left_out.exists():
             card["leave_one_out"] = json.loads(left_out.read_text(encoding="utf-8"))
     for card in cards:
-        print_card(card, console)
+        print_goals(card, console)
     if whole and not arguments.model and not arguments.no_write:
         chosen = _photos(arguments.data / "photos" / "valid", arguments.manipulated)
         cards[0]["robustness"] = draw(load("mini"), cards[0], chosen, arguments.data / "weights", ROOT / "docs/images")

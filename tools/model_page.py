@@ -40,7 +40,7 @@ PARTS = {"train": "training", "valid": "choosing and reporting", "calibrate": "v
 
 
 def page(record: Figures, attribution: Path) -> str:
-    """Return the whole page. record: what docs/models.json holds; attribution: the list of the training photos (CSV)."""
+    """Return the page. record: what docs/models.json holds; attribution: the list of the training photos (CSV)."""
     spec = ModelSpec.from_json(json.dumps(record["spec"]))
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     templates = jinja2.Environment(
