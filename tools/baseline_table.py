@@ -15,7 +15,7 @@ from pathlib import Path
 
 import declip
 from declip import baselines, datasets
-from declip.evaluation.evaluation import Figures, Summary
+from declip.evaluation import Figures, Summary
 from declip.results import Sample
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "baselines.md"

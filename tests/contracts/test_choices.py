@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from declip import batch
+from declip import batch, evaluation
 from declip.errors import SpecError
-from declip.evaluation import evaluation
 from declip.models import official
 from declip.reproduce import setup
 from declip.results import Sample

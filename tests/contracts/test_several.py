@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 import declip
-from declip import baselines, calibration, datasets, synthesis
+from declip import baselines, calibration, datasets, evaluation, synthesis
 from declip.datasets import audit
 from declip.errors import ImageError
-from declip.evaluation import evaluation
 from declip.images.dose import augment
 from declip.localize import outputs
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from declip import evaluation
 from declip.datasets import empty_masks, warn_of_empty_masks
-from declip.evaluation import evaluation
 from declip.localize.localizer import load
 from declip.results import Sample
 

@@ -752,6 +752,19 @@ def test_write_mask(tmp_path: Path) -> None:
 # ── masks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def test_masks_with_transparent_parts_are_refused(tmp_path: Path) -> None:
+    pixels = np.zeros((6, 8, 4), np.uint8)
+    pixels[..., :3], pixels[:3, :, 3] = 255, 255
+    path = tmp_path / "mask.png"
+    Image.fromarray(pixels).save(path)
+    with pytest.raises(ImageError, match="the mask has transparent parts; save it without") as caught:
+        read_mask(Sample(image=path, mask=path, label="fake"))
+    assert caught.value.kind == "input"
+    pixels[..., 3], pixels[3:, :, :3] = 255, 0
+    Image.fromarray(pixels).save(path)  # an alpha channel that hides nothing is none
+    assert np.array_equal(read_mask(Sample(image=path, mask=path, label="fake"))[:, 0], np.arange(6) < 3)
+
+
 def test_read_mask_resolves_polarity(tmp_path: Path) -> None:
     picture, path = tmp_path / "i.png", tmp_path / "m.png"
     values = np.array([[0, 127, 128, 255]], np.uint8)

@@ -1,15 +1,15 @@
-"""How well scores or a mask agree with the known mask, one picture at a time.
+"""Measure how well scores or a mask agree with the known mask, one picture at a time.
 
 Pure functions of NumPy and SciPy. Masks are bool, True = manipulated, or floats in [0, 1] (soft masks), which count as
-manipulated above 0.5. A value that is not defined is nan, never 0 or 1: leave it out of a mean, say how many. (Two
-functions follow others in this instead, and say so: `iou` the paper, `imdl_f1` the benchmark it is named after.)
+manipulated above 0.5. An undefined value is nan, never 0 or 1: leave it out of a mean, and say how many were. (Two
+functions follow others in this, and say so: `iou` the paper, `imdl_f1` the benchmark that it is named after.)
 
-The paper's: `iou`, `f1`, `best_f1`, `average_precision`; and `auc`. Other conventions that papers print under the same
-name "F1", each under a name of its own: `pixel_f1`, `imdl_f1`, `either_f1`, `best_either_f1`. For whole pictures, with
-one score and one label each: `average_precision`, `auc`, `best_accuracy`, `equal_error_rate`.
+The paper's: `iou`, `f1`, `best_f1`, `average_precision`; and `auc`. Two other figures that papers also call "F1":
+`pixel_f1` and `imdl_f1`. For whole pictures, with one score and one label each: `average_precision`, `auc`,
+`best_accuracy`, `equal_error_rate`.
 
-Where a function here takes scores and a threshold, those strictly above it count as flagged, as in the paper. `declip
-evaluate` hands on the mask of the result instead, whose scores are at or above the threshold.
+`f1` flags scores strictly above its threshold, as the paper does. `declip evaluate` uses the mask of the result
+instead, whose scores are at or above the threshold.
 """
 
 from __future__ import annotations
@@ -24,10 +24,8 @@ __all__ = [
     "auc",
     "average_precision",
     "best_accuracy",
-    "best_either_f1",
     "best_f1",
     "confusion",
-    "either_f1",
     "equal_error_rate",
     "f1",
     "imdl_f1",
@@ -41,7 +39,7 @@ DILATION = 11
 
 
 def iou(mask_pred: NDArray[np.bool_], mask: NDArray[Any]) -> float:
-    """Intersection over union, |A ∩ B| / |A ∪ B|, in [0, 1].
+    """Return the intersection over union, |A ∩ B| / |A ∪ B|, in [0, 1].
 
     mask_pred: bool; mask: bool or soft, of the same shape. Two empty masks agree: 1, as the paper counts them.
 
@@ -55,7 +53,7 @@ def iou(mask_pred: NDArray[np.bool_], mask: NDArray[Any]) -> float:
 
 
 def f1(scores: NDArray[np.floating[Any]], mask: NDArray[Any], threshold: float = 0.5) -> float:
-    """TruFor's F1 = 2 TP / (2 TP + FP + FN) of `scores > threshold`, in [0, 1].
+    """Return TruFor's F1 = 2 TP / (2 TP + FP + FN) of `scores > threshold`, in [0, 1].
 
     Positives are the mask eroded by 15×15, negatives what lies outside the mask dilated by 11×11; the band between does
     not count. scores: (H, W) floats; mask: (H, W) bool or soft. nan where the eroded mask is empty.
@@ -70,7 +68,7 @@ def f1(scores: NDArray[np.floating[Any]], mask: NDArray[Any], threshold: float =
 
 
 def best_f1(scores: NDArray[np.floating[Any]], mask: NDArray[Any]) -> float:
-    """The highest `f1` that any threshold reaches on this picture, in [0, 1].
+    """Return the highest `f1` that any threshold reaches on this picture, in [0, 1].
 
     An oracle: the threshold is chosen by looking at the known mask, so nobody can reach it on a new photo. Say so
     wherever it is printed. nan where the eroded mask is empty.
@@ -83,7 +81,7 @@ def best_f1(scores: NDArray[np.floating[Any]], mask: NDArray[Any]) -> float:
 
 
 def average_precision(scores: NDArray[np.floating[Any]], mask: NDArray[Any]) -> float:
-    """Area under the precision–recall curve, Σ (Rₙ − Rₙ₋₁) Pₙ over the distinct scores, in [0, 1].
+    """Return the area under the precision–recall curve, Σ (Rₙ − Rₙ₋₁) Pₙ over the distinct scores, in [0, 1].
 
     Exact, no binning; equal scores enter together, as in scikit-learn. scores: floats; mask: bool or soft, of the same
     shape. nan where the mask is empty.
@@ -98,10 +96,10 @@ def average_precision(scores: NDArray[np.floating[Any]], mask: NDArray[Any]) -> 
 
 
 def auc(scores: NDArray[np.floating[Any]], mask: NDArray[Any]) -> float:
-    """Area under the ROC curve: how often a manipulated pixel scores above an untouched one, in [0, 1]; ties half.
+    """Return the area under the ROC curve: how often manipulated pixels score above untouched ones, in [0, 1].
 
-    0.5 is chance, and a map or mask turned around gives 1 − AUC. Exact. scores: floats; mask: bool or soft, of the same
-    shape. nan where all or none is manipulated.
+    Ties count half. 0.5 is chance, and an inverted map or mask gives 1 − AUC. Exact. scores: floats; mask: bool or
+    soft, of the same shape. nan where all or none is manipulated.
     """
     known = _mask(mask)
     _check_scores(scores, known)
@@ -117,7 +115,7 @@ def auc(scores: NDArray[np.floating[Any]], mask: NDArray[Any]) -> float:
 
 
 def confusion(mask_pred: NDArray[np.bool_], mask: NDArray[Any]) -> tuple[int, int, int, int]:
-    """(true positives, false positives, false negatives, true negatives) over all pixels.
+    """Return (true positives, false positives, false negatives, true negatives) over all pixels.
 
     Summed over pictures they give pixel-pooled figures, in which a large picture counts for more than a small one.
     """
@@ -129,7 +127,7 @@ def confusion(mask_pred: NDArray[np.bool_], mask: NDArray[Any]) -> tuple[int, in
 
 
 def pixel_f1(mask_pred: NDArray[np.bool_], mask: NDArray[Any]) -> float:
-    """2 TP / (2 TP + FP + FN) over all pixels, no band left out around the border, in [0, 1].
+    """Return 2 TP / (2 TP + FP + FN) over all pixels, without leaving out a band around the border, in [0, 1].
 
     nan where the mask is empty.
     """
@@ -138,7 +136,7 @@ def pixel_f1(mask_pred: NDArray[np.bool_], mask: NDArray[Any]) -> float:
 
 
 def imdl_f1(mask_pred: NDArray[np.bool_], mask: NDArray[Any]) -> float:
-    """The pixel-level F1 of the benchmark IMDL-BenCo, in [0, 1]: `pixel_f1`, but 0 where the mask is empty.
+    """Return the pixel-level F1 of the benchmark IMDL-BenCo, in [0, 1]: `pixel_f1`, but 0 where the mask is empty.
 
     It is averaged over all pictures, so that every untouched one counts as a complete failure, whatever was flagged.
     """
@@ -146,34 +144,11 @@ def imdl_f1(mask_pred: NDArray[np.bool_], mask: NDArray[Any]) -> float:
     return 2 * true / (2 * true + false + missed) if true else 0.0
 
 
-def either_f1(scores: NDArray[np.floating[Any]], mask: NDArray[Any], threshold: float = 0.5) -> float:
-    """The higher `f1` of the flagged part and of all the rest, as TruFor's evaluation prints it, in [0, 1].
-
-    An oracle: which of the two is meant is chosen by looking at the known mask. nan where the eroded mask is empty.
-    """
-    positives, negatives = _trufor_classes(scores, mask)
-    total = np.count_nonzero(positives)
-    if not total:
-        return float("nan")
-    flagged = scores > threshold
-    true, false = np.count_nonzero(flagged & positives), np.count_nonzero(flagged & negatives)
-    missed, left = total - true, np.count_nonzero(negatives) - false
-    return max(2 * true / (true + false + total), 2 * missed / (missed + left + total))
-
-
-def best_either_f1(scores: NDArray[np.floating[Any]], mask: NDArray[Any]) -> float:
-    """The higher `best_f1` of the scores and of the scores turned around, as TruFor's evaluation prints it, in [0, 1].
-
-    An oracle twice over: threshold and direction are chosen by looking at the known mask.
-    """
-    return max(best_f1(scores, mask), best_f1(-scores, mask))
-
-
 # --- whole pictures -------------------------------------------------------------------------------------------------
 
 
 def best_accuracy(scores: NDArray[np.floating[Any]], labels: NDArray[np.bool_]) -> float:
-    """The highest share of right labels that any threshold on the scores reaches, in [0, 1].
+    """Return the highest share of right labels that any threshold on the scores reaches, in [0, 1].
 
     An oracle: the threshold is chosen by looking at the labels. scores: (N,) floats; labels: (N,) bool, True =
     manipulated. nan where N is 0.
@@ -183,7 +158,7 @@ def best_accuracy(scores: NDArray[np.floating[Any]], labels: NDArray[np.bool_]) 
 
 
 def equal_error_rate(scores: NDArray[np.floating[Any]], labels: NDArray[np.bool_]) -> float:
-    """The error rate at the threshold where misses and false alarms are equally frequent, in [0, 1].
+    """Return the error rate at the threshold where misses and false alarms are equally frequent, in [0, 1].
 
     Between two thresholds the ROC curve is taken as straight. scores: (N,) floats; labels: (N,) bool, True =
     manipulated. nan where all labels are the same.
@@ -204,8 +179,10 @@ def equal_error_rate(scores: NDArray[np.floating[Any]], labels: NDArray[np.bool_
 def _errors(
     scores: NDArray[np.floating[Any]], labels: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Misses and false alarms where everything from a threshold upwards is flagged: at each distinct score, rising,
-    and above them all."""
+    """Count misses and false alarms if everything from a threshold upwards is flagged.
+
+    The thresholds are the distinct scores, rising, and one above them all.
+    """
     _check_scores(scores, labels)
     positives, negatives = np.sort(scores[labels]), np.sort(scores[~labels])
     thresholds = np.unique(scores)
@@ -217,7 +194,7 @@ def _errors(
 def _counts(
     positives: NDArray[np.floating[Any]], negatives: NDArray[np.floating[Any]]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """True and false positives when everything from each distinct score of the positives upwards is flagged.
+    """Count true and false positives if everything from each distinct score of the positives upwards is flagged.
 
     From the lowest score (all positives found) to the highest. Thresholds between these only add false positives. Two
     plain sorts: a tenth of the time of one argsort over all pixels.

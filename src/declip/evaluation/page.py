@@ -1,4 +1,4 @@
-"""How an evaluation is shown: on the console and as one HTML file. Both from what summary.json holds.
+"""Show an evaluation on the console and as one HTML file, both from what summary.json holds.
 
 Warnings come first, the protocol card always. The page loads nothing from anywhere: its pictures are data URIs.
 """
@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Group
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Case", "page", "render"]
+from declip.evaluation.gallery import Case, CaseKind
 
-CaseKind = Literal["worst", "best", "false alarm"]
+__all__ = ["page", "render"]
 
 # What is shown per source.
 _SOURCE_FIGURES = ("iou", "f1", "ap", "auc", "false_alarm")
@@ -38,18 +37,8 @@ img { max-width: 256px; border: 1px solid #ccc; display: block; } figcaption { f
 """
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Case:
-    """A picture to look at. pictures: (what it shows, data URI), small; "photo" and "overlay" may be missing."""
-
-    kind: CaseKind
-    image: str
-    caption: str
-    pictures: tuple[tuple[str, str], ...]
-
-
 def render(data: Mapping[str, Any]) -> Group:
-    """Warnings, figures, figures per source and the protocol card, for a Rich console.
+    """Return warnings, figures, figures per source and the protocol card, for a Rich console.
 
     data: `Evaluation.to_dict()`, or a summary.json that was read.
     """
@@ -63,7 +52,7 @@ def render(data: Mapping[str, Any]) -> Group:
 
 
 def page(data: Mapping[str, Any], cases: Sequence[Case]) -> str:
-    """The same as HTML, with errors and cases. data: as for `render`."""
+    """Return the same as HTML, with errors and cases. data: as for `render`."""
     sections = [f'<p class="warning" role="alert">{html.escape(text)}</p>' for text in data["warnings"]]
     sections.append(_table("Figures", _HEADER, _figure_rows(data["overall"])))
     if len(data["sources"]) > 1:
@@ -139,5 +128,5 @@ def _case(case: Case) -> str:
 
 
 def _printable(text: str) -> str:
-    """Names may hold anything: control characters must not reach a terminal, nor lone surrogates an encoder."""
+    """Escape what a terminal or an encoder would trip over: names may hold anything."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

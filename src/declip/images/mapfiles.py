@@ -17,6 +17,7 @@ from PIL import Image
 
 from declip.errors import DatasetError, ImageError
 from declip.files import write_atomic
+from declip.images import pages
 from declip.images.arrays import from_image, strips
 from declip.images.damage import fault, tiff_fault
 from declip.images.decode import check_pixels, decoding, format_of, read_header
@@ -36,17 +37,21 @@ __all__ = [
 
 
 def read_mask(sample: Sample, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:
-    """The mask of a sample: (H, W) bool at the mask file's own size, True = manipulated, whatever the file's polarity.
+    """Return the mask of a sample: (H, W) bool at the mask file's own size, True = manipulated, for either polarity.
 
-    Values above half of the range count as white, and so do transparent pixels. A real sample without a mask file
-    gives all False at the size of its upright image. Raises ImageError for a file that cannot be read, DatasetError
-    for a fake without a mask.
+    Values above half of the range count as white. A real sample without a mask file gives all False at the size of its
+    upright image. Raises ImageError for a file that cannot be read or has transparent parts, since some tools make the
+    manipulated part transparent and others the rest, and DatasetError for a fake without a mask.
     """
     if sample.mask is None:
         if sample.label == "fake":
             raise DatasetError(f"{sample.image}: a fake sample without a mask; give it one, or label it real")
         return np.zeros(upright_size(sample.image, max_pixels), dtype=bool)
-    grey = from_image(Image.fromarray(read_photo(sample.mask, max_pixels=max_pixels).pixels).convert("L"))
+    photo = read_photo(sample.mask, max_pixels=max_pixels)
+    if pages.transparent_share(read_header(photo.data, photo.name)):
+        expected = "save it without transparency, in black and white, and say in fake_is which is manipulated"
+        raise ImageError(photo.name, "input", f"the mask has transparent parts; {expected}")
+    grey = from_image(Image.fromarray(photo.pixels).convert("L"))
     return np.asarray(grey > 127 if sample.fake_is == "white" else grey <= 127)
 
 

@@ -16,7 +16,7 @@ from PIL import Image, TiffImagePlugin
 
 from declip.images.containers import Format, boxes, gif_blocks, jpeg_segments, png_chunks
 
-__all__ = ["Held", "held", "transparency"]
+__all__ = ["Held", "held", "transparency", "transparent_share"]
 
 _UNITS = {"TIFF": "pages", "HEIC": "pictures", "JPEG": "pictures"}
 _GAIN_MAP = "A gain map for HDR screens was not examined."
@@ -106,15 +106,15 @@ def _count_frames(data: bytes, kind: str, image: Image.Image) -> tuple[int, Exce
 
 def transparency(image: Image.Image) -> tuple[str, ...]:
     """A sentence where parts of a decoded image are transparent, else nothing."""
-    share = _transparent_share(image)
+    share = transparent_share(image)
     if not share:
         return ()
     text = "all" if share == 1 else "less than 1 %" if share < 0.01 else f"{min(99, round(100 * share))} %"
     return (f"Transparent parts ({text} of the picture) were laid on white; what is hidden there was not examined.",)
 
 
-def _transparent_share(image: Image.Image) -> float:
-    """Share of the pixels that are not fully opaque, in [0, 1]."""
+def transparent_share(image: Image.Image) -> float:
+    """Return the share of the pixels that are not fully opaque, in [0, 1]."""
     key = image.info.get("transparency")
     if image.mode.startswith("I") and isinstance(key, int):
         return float(np.mean(np.asarray(image) == key))
