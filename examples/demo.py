@@ -20,7 +20,7 @@ import declip
 from declip.evaluation import metrics
 from declip.images.mapfiles import read_mask
 from declip.images.read import read_photo
-from declip.localize.outputs import SUFFIXES, Row, find_pictures, localize_files
+from declip.localize.folder import SUFFIXES, Row, find_pictures, localize_files
 from declip.results import Sample
 
 HERE = Path(__file__).resolve().parent

@@ -922,11 +922,11 @@ def test_without_torch_the_light_names_work_and_the_others_say_why() -> None:
 def test_ctrl_c_exits_130(tmp_path: Path) -> None:
     code = (
         "import time\n"
-        "from declip.cli import main as cli\nfrom declip.localize import outputs\n"
+        "from declip.cli import main as cli\nfrom declip.localize import folder\n"
         "def wait(paths):\n"
         "    print('ready', flush=True)\n"
         "    time.sleep(60)\n"
-        "outputs.find_pictures = wait\n"
+        "folder.find_pictures = wait\n"
         "cli.main()"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(declip.__file__).parents[1])}

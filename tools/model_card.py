@@ -77,8 +77,8 @@ from declip import baselines
 from declip.engines.engines import Wrapped
 from declip.evaluation import plots
 from declip.images.read import EXTENSIONS, read_photo
+from declip.localize.folder import localize_files
 from declip.localize.localizer import Localizer, load
-from declip.localize.outputs import localize_files
 from declip.models import resolve
 from declip.nn.model import build_network
 from declip.results import Engine, Predictor

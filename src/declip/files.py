@@ -15,13 +15,14 @@ import secrets
 import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from declip.errors import DeclipError
+from declip.process import threads
 
 __all__ = [
     "Skipped",
@@ -64,7 +65,7 @@ def write_atomic(path: str | Path, content: Content, *, new: bool = False, sync:
 
 
 def write_together(contents: Mapping[Path, Content], *, new: bool = False, sync: bool = True) -> None:
-    """Write several files as `write_atomic`, each in a thread of its own; none has its name before all are written."""
+    """Write several files as `write_atomic`, side by side in threads; none has its name before all are written."""
     with contextlib.ExitStack() as stack:
         partials = []
         for path in contents:
@@ -73,8 +74,8 @@ def write_together(contents: Mapping[Path, Content], *, new: bool = False, sync:
         if len(partials) == 1:
             _fill(partials[0], next(iter(contents.values())), sync)
         else:
-            with ThreadPoolExecutor(len(partials)) as pool:
-                jobs = [pool.submit(_fill, *each, sync) for each in zip(partials, contents.values(), strict=True)]
+            jobs = [threads().submit(_fill, *each, sync) for each in zip(partials, contents.values(), strict=True)]
+            wait(jobs)
             for job in jobs:
                 job.result()
         if new and (there := next(filter(os.path.lexists, contents), None)):

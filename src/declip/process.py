@@ -9,6 +9,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
@@ -16,7 +17,7 @@ from weakref import WeakSet
 
 from declip.errors import DeclipError
 
-__all__ = ["PerProcess", "check_process", "cores", "cpu_quota", "ending"]
+__all__ = ["PerProcess", "check_process", "cores", "cpu_quota", "ending", "threads"]
 
 T = TypeVar("T")
 
@@ -133,6 +134,10 @@ def _watch_forks() -> None:
 def _forked() -> None:
     for one in _ALL:
         one._forked()
+
+
+# The threads that all of a process shares, as many as cores, for short jobs. No job may wait for another one.
+threads = PerProcess(lambda: ThreadPoolExecutor(cores(), thread_name_prefix="declip"))
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import os
 import struct
 import zlib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from declip.batch import stores, worker
 from declip.batch.attempts import Attempts
 from declip.batch.job import Job, Model, open_job
 from declip.batch.rows import decode_mask
-from declip.batch.worker import Care, Weights, Worker, localize_part
+from declip.batch.worker import Suspects, Weights, Worker, localize_part
 from declip.images.read import read_photo
 from declip.localize.localizer import Localizer, load
 from declip.testing import SPEC, FakeEngine, brightness
@@ -202,14 +203,14 @@ def test_a_file_that_kills_becomes_a_row(tmp_path: Path) -> None:
     attempts = Attempts()
     for _ in range(3):
         before, alone, fatal = attempts.begin(0)
-        touch = (lambda places: attempts.touch(0, places)) if before else (lambda places: None)
+        suspects = Suspects(alone=frozenset(alone), fatal=frozenset(fatal), touch=partial(attempts.touch, 0))
         with pytest.raises(Killed):
-            care = Care(alone=frozenset(alone), fatal=frozenset(fatal), touch=touch)
-            localize_part(Localizer(FakeEngine(SPEC, deadly)), uris, "fake", care)
+            localize_part(Localizer(FakeEngine(SPEC, deadly)), uris, "fake", suspects if before else None)
     before, alone, fatal = attempts.begin(0)
     assert (before, fatal) == (3, [4]) and set(alone) == {0, 1, 2, 3, 5, 6, 7}
     engine = FakeEngine()
-    rows = localize_part(Localizer(engine), uris, "fake", Care(alone=frozenset(alone), fatal=frozenset(fatal)))
+    suspects = Suspects(alone=frozenset(alone), fatal=frozenset(fatal), touch=partial(attempts.touch, 0))
+    rows = localize_part(Localizer(engine), uris, "fake", suspects)
     assert engine.batches == [1] * 7 + [3]
     (lost,) = [row for row in rows if row["kind"]]
     assert (lost["image"], lost["kind"]) == (uris[4], "crash")

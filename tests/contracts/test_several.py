@@ -15,7 +15,7 @@ from declip import baselines, calibration, datasets, evaluation, synthesis
 from declip.datasets import audit
 from declip.errors import ImageError
 from declip.images.dose import augment
-from declip.localize import outputs
+from declip.localize import folder
 
 
 def mapped(one: Any) -> Iterator[Any]:
@@ -27,7 +27,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "evaluate(predictor, […])": lambda one: evaluation.evaluate(declip.load(), one),
     "photos=[…]": lambda one: calibration.measure(declip.load(), one),
     "samples=[…]": lambda one: calibration.measure(declip.load(), [Path("a.jpg")] * 20, samples=one),
-    "find_pictures([…])": outputs.find_pictures,
+    "find_pictures([…])": folder.find_pictures,
     "check([…])": audit.check,
     "write_manifest(path, […])": lambda one: datasets.write_manifest("samples.jsonl", one),
     "synthesize([…], …)": lambda one: synthesis.synthesize(one, "out", generators=["copy-move"], seed=0),

@@ -29,6 +29,7 @@ from declip.engines import engines
 from declip.errors import ImageError, SpecError, WeightsError
 from declip.images.read import read_photo
 from declip.images.tensors import resize_scores, to_input
+from declip.localize import pipeline
 from declip.localize.localizer import Localizer, load
 from declip.models import resolve
 from declip.models.catalog import MODELS
@@ -501,7 +502,9 @@ def test_limits_travel_with_the_localizer() -> None:
 
 def test_photos_seen_whole_are_read_and_finished_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each waits for another one that is read, or finished, at the same time."""
-    monkeypatch.setattr("declip.localize.localizer.cores", lambda: 2)
+    pool = ThreadPoolExecutor(4)
+    monkeypatch.setattr(pipeline, "cores", lambda: 2)
+    monkeypatch.setattr(pipeline, "threads", lambda: pool)
     readers, finishers = threading.Barrier(2), threading.Barrier(2)
     read, resize = read_photo, resize_scores
 
@@ -514,7 +517,7 @@ def test_photos_seen_whole_are_read_and_finished_side_by_side(monkeypatch: pytes
         return resize(*given, **named)
 
     monkeypatch.setattr("declip.localize.localizer.read_photo", read_together)
-    monkeypatch.setattr("declip.localize.localizer.resize_scores", resize_together)
+    monkeypatch.setattr("declip.localize.tiling.resize_scores", resize_together)
     pictures = [noise(30, 30 + i, i) for i in range(6)]
     found = list(Localizer(engine_of(constant(0.3), mode="whole")).map(pictures, batch_size=2))
     assert [result.scores.shape for result in found if isinstance(result, Localization)] == [

@@ -23,7 +23,7 @@ from declip.errors import SpecError
 from declip.images.mapfiles import mask_png, scores_png, write_mask, write_scores
 from declip.images.overlay import overlay, overlay_png
 from declip.images.read import read_photo
-from declip.localize import outputs
+from declip.localize import folder
 from declip.localize.localizer import Localizer
 from declip.report import metadata, wording
 from declip.serve import answers, schemas
@@ -63,8 +63,8 @@ def test_one_file_gives_the_row_of_the_command_line(client: TestClient, tmp_path
     assert response.status_code == 200
     (row,) = response.json()["results"]
     (tmp_path / "photo.png").write_bytes(data)
-    pairs = outputs.find_pictures([tmp_path / "photo.png"])[0]
-    (expected,) = outputs.localize_files(Localizer(FakeEngine()), pairs, tmp_path / "out")
+    pairs = folder.find_pictures([tmp_path / "photo.png"])[0]
+    (expected,) = folder.localize_files(Localizer(FakeEngine()), pairs, tmp_path / "out")
     expected = json.loads(json.dumps(expected)) | {"image": "photo.png", "seconds": row["seconds"]}
     assert list(row) == KEYS
     assert row == expected

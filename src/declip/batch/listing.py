@@ -23,7 +23,7 @@ from declip.batch import stores
 from declip.errors import DatasetError, DeclipError
 from declip.files import Skipped, decode, is_address, is_hidden
 from declip.images.read import EXTENSIONS
-from declip.localize.outputs import find_pictures, is_output
+from declip.localize.folder import find_pictures, is_output
 
 __all__ = ["Found", "find"]
 

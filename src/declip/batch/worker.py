@@ -1,6 +1,6 @@
 """A worker of a batch job: one engine, and one part after another.
 
-A part's files are read ahead by threads, decoded and localized in order, and its rows are written as one Parquet file.
+A part's files are fetched ahead by threads and go through `localize.pipeline`; its rows are one Parquet file.
 One bad file is a row with its error. Kinds are those of `ImageError`, and
 - "read": the file is there and cannot be read (no permission, a network that fails for good);
 - "crash": the process died each time that it came to this file (see `attempts`);
@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import logging
+import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,20 +30,16 @@ from declip.batch.job import Job, Model
 from declip.batch.rows import Row, encode_mask, to_parquet
 from declip.errors import DeclipError, ImageError, WeightsError
 from declip.files import printable
+from declip.localize.folder import error_row, failed_row
 from declip.localize.localizer import Localizer, load
-from declip.localize.outputs import error_row, outcomes
+from declip.localize.pipeline import Outcome, stream
 from declip.models.resolve import cache_dir, sha256_of
 from declip.results import Localization, Photo
 
-__all__ = ["Care", "Weights", "Worker", "localize_part"]
+__all__ = ["Suspects", "Weights", "Worker", "localize_part"]
 
-# Photos or tiles computed at once; decoded photos that wait together stay below this many pixels.
-_BATCH, _HELD_PIXELS = 8, 16_000_000
-# Files that are being read while others are computed.
-_AHEAD = 8
-_CRASH = ("crash", "the process that computed it died, several times")
-
-_log = logging.getLogger(__name__)
+# Photos or tiles computed at once, and files that are being fetched meanwhile.
+_BATCH, _FETCHED = 8, 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +51,7 @@ class Weights:
     reference: Any = None
 
     def local(self) -> Path:
-        """The file on this machine: where the driver has it, or fetched through Ray into the cache."""
+        """Return the file on this machine: where the driver has it, or fetched through Ray into the cache."""
         if self.reference is None or (self.path.is_file() and sha256_of(self.path) == self.sha256):
             return self.path
         import ray
@@ -66,7 +63,7 @@ class Weights:
 
 
 class Worker:
-    """What Ray keeps one of in each process: called with the numbers of parts, it computes and writes them.
+    """Compute and write parts, called with their numbers; Ray keeps one in each process.
 
     attempts: what earlier workers died of. threads, device: of the engine.
     """
@@ -90,8 +87,10 @@ class Worker:
             self._localizer = error
 
     def __call__(self, batch: dict[str, NDArray[np.int64]]) -> dict[str, list[Any]]:
-        """{"part": one number} → {"files": how many it has, "errors": how many of them failed, "failure": why the job
-        cannot go on, or ""}. Told and not raised: what Ray makes of an exception has lost its class."""
+        """Compute {"part": [number]}; return {"files": how many it has, "errors": how many failed, "failure": ""}.
+
+        Why the job cannot go on is told as "failure" and not raised: what Ray makes of an exception has lost its class.
+        """
         (part,) = batch["part"].tolist()
         try:
             files, errors = self._compute(part)
@@ -100,14 +99,15 @@ class Worker:
         return {"files": [files], "errors": [errors], "failure": [""]}
 
     def _compute(self, part: int) -> tuple[int, int]:
-        """Write a part; how many files it has, and how many of them failed."""
+        """Write a part; return how many files it has, and how many of them failed."""
         if isinstance(self._localizer, DeclipError):
             raise self._localizer
         before, alone, fatal = self._attempts.begin(part)
-        care = Care(alone=frozenset(alone), fatal=frozenset(fatal), touch=_nothing)
+        suspects = None
         if before:
-            care = dataclasses.replace(care, touch=lambda places: self._attempts.touch(part, places))
-        rows = localize_part(self._localizer, self._job.uris(part), self._job.model.name, care)
+            touch = partial(self._attempts.touch, part)
+            suspects = Suspects(alone=frozenset(alone), fatal=frozenset(fatal), touch=touch)
+        rows = localize_part(self._localizer, self._job.uris(part), self._job.model.name, suspects)
         unread = sum(row["kind"] == "read" for row in rows)
         if unread == len(rows) > 1:
             # Expired credentials or a store that is down: no property of the files, and not to be kept as one.
@@ -120,7 +120,7 @@ class Worker:
 
 
 def _open(model: Model, weights: Weights, threads: int, device: str | None, offline: bool) -> Localizer:
-    """The localizer of a job. Raises as `load`; WeightsError if the weights are others."""
+    """Open the localizer of a job. Raises as `load`; WeightsError if the weights are others."""
     loaded = load(
         weights.local(),
         threads=threads,
@@ -135,161 +135,135 @@ def _open(model: Model, weights: Weights, threads: int, device: str | None, offl
     return loaded.variant(mode=model.mode, threshold=model.threshold)
 
 
-def _nothing(places: Sequence[int]) -> None:
-    """What a first attempt says before it touches files."""
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Care:
-    """How careful a worker is: the places of files to compute alone and to leave out, and what it calls with those
-    that it is about to decode or compute."""
+class Suspects:
+    """What a part's workers died of before: see `attempts`.
+
+    alone: places of files to compute alone. fatal: places of files to leave out. touch: is called with the places that
+    are about to be read and computed, and with none when they are done.
+    """
 
     alone: frozenset[int] = frozenset()
     fatal: frozenset[int] = frozenset()
-    touch: Callable[[Sequence[int]], None] = _nothing
+    touch: Callable[[Sequence[int]], None]
 
 
 class _File(NamedTuple):
-    """A file that was looked at: its bytes, or why there are none."""
+    """A file that was fetched: its bytes, or why there are none."""
 
+    place: int
     uri: str
     data: bytes
-    failure: tuple[str, str] | None  # kind, message
+    failure: Row | None
     seconds: float
 
 
-class _Decoded(NamedTuple):
-    place: int
-    photo: Photo
-    seconds: float  # that reading and decoding took
+def localize_part(localizer: Localizer, uris: Sequence[str], model: str, suspects: Suspects | None = None) -> list[Row]:
+    """Return one row per file, in order. A file whose bytes were met before in this part is not computed again.
 
-
-def localize_part(localizer: Localizer, uris: Sequence[str], model: str, care: Care | None = None) -> list[Row]:
-    """One row per file, in order. A file whose bytes were met before in this part is not computed again."""
-    care = care or Care()
+    suspects: what an earlier worker may have died of; then one batch is read and computed after the other.
+    """
     rows: list[Row] = []
     firsts: dict[str, int] = {}
     twins: list[tuple[int, int]] = []
-    waiting: list[_Decoded] = []
-    for place, file in enumerate(_read_ahead(uris, localizer.max_bytes)):
-        row = _blank(file, model, localizer.sha256)
-        rows.append(row)
-        if file.failure or place in care.fatal:
-            row.update(_failed(file.uri, *(file.failure or _CRASH)))
-            continue
-        first = firsts.setdefault(row["content"], place)
-        if first != place:
-            twins.append((place, first))
-            continue
-        if place in care.alone:
-            _flush(localizer, waiting, rows, uris, care)
-        care.touch([place])
-        waiting += _decode(localizer, place, file, row)
-        pixels = sum(item.photo.size[0] * item.photo.size[1] for item in waiting)
-        if len(waiting) >= _BATCH or pixels >= _HELD_PIXELS or place in care.alone:
-            _flush(localizer, waiting, rows, uris, care)
-    _flush(localizer, waiting, rows, uris, care)
+
+    def files() -> Iterator[_File]:
+        for file in _fetched(uris, localizer.max_bytes):
+            row = _blank(file, model, localizer.sha256)
+            rows.append(row)
+            first = file.place if file.failure else firsts.setdefault(row["content"], file.place)
+            if file.failure:
+                row.update(file.failure)
+            elif suspects and file.place in suspects.fatal:
+                row.update(_failed(file.uri, "crash", "the process that computed it died, several times"))
+            elif first != file.place:
+                twins.append((file.place, first))
+            else:
+                yield file
+
+    def read(file: _File) -> Photo:
+        return dataclasses.replace(localizer.read(file.data), name=file.uri)
+
+    for outcome in _careful(localizer, files(), read, suspects) if suspects else _stream(localizer, files(), read):
+        rows[outcome.item.place].update(_row(outcome, rows[outcome.item.place]))
     for place, first in twins:
         rows[place] = _twin(rows[first], uris[first], uris[place], rows[place]["seconds"])
     return rows
 
 
-def _flush(localizer: Localizer, waiting: list[_Decoded], rows: list[Row], uris: Sequence[str], care: Care) -> None:
-    """Localize the photos that wait, into their rows."""
-    care.touch([item.place for item in waiting])
-    found = outcomes(localizer, [item.photo for item in waiting], _BATCH)
-    for item, outcome in zip(waiting, found, strict=True):
-        uri, row = uris[item.place], rows[item.place]
-        match outcome:
-            case Localization():
-                kept = {"image": row["image"], "model": row["model"], "seconds": outcome.seconds + item.seconds}
-                try:
-                    row.update({**outcome.to_dict(), "mask": encode_mask(outcome.mask), **kept})
-                except MemoryError:
-                    row.update(_failed(uri, *_too_large(uri)))
-            case ImageError():
-                row.update(_failed(uri, outcome.kind, outcome.message))
-            case _:
-                row.update(_unforeseen(uri, outcome))
-    waiting.clear()
-    care.touch([])
+def _stream(localizer: Localizer, files: Iterable[_File], read: Callable[[_File], Photo]) -> Iterator[Outcome[_File]]:
+    return stream(localizer, files, read, _BATCH, lambda file: file.uri)
 
 
-def _read_ahead(uris: Sequence[str], max_bytes: int) -> Iterator[_File]:
-    """The files in order, a few of them being read while others are computed."""
-    with ThreadPoolExecutor(_AHEAD) as pool:
-        reading: deque[Future[_File]] = deque()
-        for uri in uris:
-            reading.append(pool.submit(_read, uri, max_bytes))
-            if len(reading) > _AHEAD:
-                yield reading.popleft().result()
-        while reading:
-            yield reading.popleft().result()
+def _careful(
+    localizer: Localizer, files: Iterable[_File], read: Callable[[_File], Photo], suspects: Suspects
+) -> Iterator[Outcome[_File]]:
+    """Localize as `_stream`, but say before each batch what is in it; suspects are batches of their own."""
+    for alone, group in itertools.groupby(files, lambda file: file.place in suspects.alone):
+        while batch := list(itertools.islice(group, 1 if alone else _BATCH)):
+            suspects.touch([file.place for file in batch])
+            yield from _stream(localizer, batch, read)
+            suspects.touch([])
 
 
-def _read(uri: str, max_bytes: int) -> _File:
+def _fetched(uris: Sequence[str], max_bytes: int) -> Iterator[_File]:
+    """Yield the files in order; a few of them are being fetched while others are computed."""
+    with ThreadPoolExecutor(_FETCHED) as pool:
+        waiting: deque[Future[_File]] = deque()
+        for place, uri in enumerate(uris):
+            waiting.append(pool.submit(_fetch, place, uri, max_bytes))
+            if len(waiting) > _FETCHED:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _fetch(place: int, uri: str, max_bytes: int) -> _File:
     start = time.perf_counter()
     data, failure = b"", None
     try:
         data = stores.fetch(uri, max_bytes)
     except ImageError as error:
-        failure = (error.kind, error.message)
+        failure = _failed(uri, error.kind, error.message)
     except MemoryError:
-        failure = _too_large(uri)
+        failure = _failed(uri, "too-large", ImageError.out_of_memory(uri).message)
     except Exception as error:  # every store has its own
-        failure = ("read", f"cannot be read: {type(error).__name__}: {error}")
-    return _File(uri, data, failure, time.perf_counter() - start)
-
-
-def _decode(localizer: Localizer, place: int, file: _File, row: Row) -> list[_Decoded]:
-    """The photo; none if its row tells why."""
-    start = time.perf_counter()
-    try:
-        photo = dataclasses.replace(localizer.read(file.data), name=file.uri)
-    except ImageError as error:
-        row.update(_failed(file.uri, error.kind, error.message))
-    except MemoryError:
-        row.update(_failed(file.uri, *_too_large(file.uri)))
-    except Exception as error:
-        row.update(_unforeseen(file.uri, error))
-    else:
-        return [_Decoded(place, photo, file.seconds + time.perf_counter() - start)]
-    finally:
-        row["seconds"] = file.seconds + time.perf_counter() - start
-    return []
+        failure = _failed(uri, "read", f"cannot be read: {type(error).__name__}: {error}")
+    return _File(place, uri, data, failure, time.perf_counter() - start)
 
 
 def _blank(file: _File, model: str, sha256: str) -> Row:
-    """A row before anything was computed."""
-    known = file.failure is None
+    """Return a row before anything was computed."""
     return {
         "image": printable(file.uri),
         "model": model,
         "sha256": sha256,
         "seconds": file.seconds,
-        "bytes": len(file.data) if known else None,
-        "content": hashlib.sha256(file.data).hexdigest() if known else None,
+        "bytes": None if file.failure else len(file.data),
+        "content": None if file.failure else hashlib.sha256(file.data).hexdigest(),
         "error": None,
         "kind": None,
     }
 
 
+def _row(outcome: Outcome[_File], row: Row) -> Row:
+    """Return what an outcome adds to the row of its file."""
+    file, result = outcome.item, outcome.result
+    if isinstance(result, Localization):
+        try:
+            kept = {"image": row["image"], "model": row["model"], "seconds": result.seconds + file.seconds}
+            return {**result.to_dict(), "mask": encode_mask(result.mask), **kept}
+        except MemoryError as error:
+            result = error
+    failed = failed_row(file.uri, result)
+    return {key: printable(value) for key, value in failed.items()}
+
+
 def _twin(row: Row, first: str, uri: str, seconds: float) -> Row:
-    """The row of another file with the same bytes."""
+    """Return the row of another file with the same bytes."""
     error = None if row["error"] is None else printable(uri) + row["error"].removeprefix(printable(first))
     return {**row, "image": printable(uri), "error": error, "seconds": seconds}
 
 
 def _failed(uri: str, kind: str, message: str) -> Row:
     return error_row(printable(uri), kind, printable(f"{uri}: {message}"))
-
-
-def _too_large(uri: str) -> tuple[str, str]:
-    """(kind, message) of a file that the memory does not hold."""
-    error = ImageError.out_of_memory(uri)
-    return error.kind, error.message
-
-
-def _unforeseen(uri: str, error: Exception) -> Row:
-    _log.error("%s: unforeseen error", printable(uri), exc_info=error)
-    return _failed(uri, "internal", f"{type(error).__name__}: {error}")

@@ -48,8 +48,8 @@ def localize(
     force: Force = False,
 ) -> None:
     """Show where photos have been manipulated: scores, mask and overlay of each, at its own size."""
+    from declip.localize.folder import find_pictures, localize_files
     from declip.localize.localizer import load
-    from declip.localize.outputs import find_pictures, localize_files
 
     pairs, skipped = find_pictures(paths)
     localizer = load(

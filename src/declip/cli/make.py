@@ -78,9 +78,9 @@ def synthesize(
 ) -> None:
     """Make manipulated pictures with masks, and their untouched twins, from photos."""
     from declip import datasets, synthesis
-    from declip.localize import outputs
+    from declip.localize import folder
 
-    pictures = [pair.path for pair in outputs.find_pictures([photos])[0]]
+    pictures = [pair.path for pair in folder.find_pictures([photos])[0]]
     manifest = synthesis.synthesize(
         pictures,
         out,

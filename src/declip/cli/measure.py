@@ -113,7 +113,7 @@ def calibrate(
 ) -> None:
     """Set a model's verdicts by untouched photos of your own, and write it as a new file."""
     from declip import calibration, datasets
-    from declip.localize.outputs import find_pictures
+    from declip.localize.folder import find_pictures
 
     if split and not data:
         raise DeclipError("--split chooses among the samples of --data; add --data")
@@ -166,9 +166,9 @@ def reproduce(
     """Repeat an experiment of the paper: train, test, and show the numbers beside the paper's."""
 
     from declip import reproduce as experiments
-    from declip.localize import outputs
+    from declip.localize import folder
 
-    pictures = None if photos is None else [pair.path for pair in outputs.find_pictures([photos])[0]]
+    pictures = None if photos is None else [pair.path for pair in folder.find_pictures([photos])[0]]
     found = experiments.reproduce(
         experiment, out, scale=scale, data=data, photos=pictures, backbone=backbone, seed=seed
     )

@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 from declip.engines import Wrapped
 from declip.errors import ImageError, SpecError
 from declip.images.read import read_photo
-from declip.localize import outputs
+from declip.localize import folder
 from declip.localize.localizer import Localizer
+from declip.localize.pipeline import HELD_PIXELS, compute, read_one
 from declip.results import Engine, Localization, MaskRule, Photo
 from declip.serve.fields import Options
 from declip.serve.limits import Limits
@@ -39,8 +40,6 @@ from declip.spec import Mode
 
 __all__ = ["DroppedError", "Item", "Render", "Request", "Stoppable", "Workers", "modes_of"]
 
-# Decoded photos that wait for the network together stay below this many pixels.
-_HELD_PIXELS = 16_000_000
 # How long `stop` waits for a thread that is inside the network.
 _STOP_SECONDS = 10
 
@@ -238,7 +237,7 @@ class Workers:
         """Localize the one picture in tasks, and add to tasks those that are computed with it."""
         model, mode = key = tasks[0].key
         decoded = self._decode(tasks[0])
-        while mode == "whole" and len(decoded) < self._limits.batch_size and _pixels(decoded) < _HELD_PIXELS:
+        while mode == "whole" and len(decoded) < self._limits.batch_size and _pixels(decoded) < HELD_PIXELS:
             if (other := self._next(key)) is None:
                 break
             tasks.append(other)
@@ -249,12 +248,12 @@ class Workers:
         localizer = self._localizers[model].variant(engine=engine, mode=mode)
         engine.stop = lambda: all(item.task.request.dropped.is_set() for item in decoded)
         try:
-            results = outputs.outcomes(localizer, [item.photo for item in decoded], self._limits.batch_size)
-            for item, outcome in zip(decoded, results, strict=True):
-                if isinstance(outcome, Exception):
-                    self._fail(item.task, outcome)
+            batch = [read_one(localizer, item, lambda item: item.photo, lambda item: item.photo.name) for item in decoded]
+            for item, _, result in compute(localizer, batch, self._limits.batch_size):
+                if isinstance(result, Exception):
+                    self._fail(item.task, result)
                 else:
-                    self._finish(item, outcome)
+                    self._finish(item, result)
         finally:
             engine.stop = lambda: False
 
@@ -312,7 +311,7 @@ class Workers:
                 kind, message = "internal", "the service could not localize it; its log says why"
         self._monitor.pictures.labels(kind).inc()
         name = task.upload.name
-        task.future.set_result(Item(outputs.error_row(name, kind, f"{name}: {message}"), {}))
+        task.future.set_result(Item(folder.error_row(name, kind, f"{name}: {message}"), {}))
 
 
 def _pixels(decoded: Sequence[_Decoded]) -> int:

@@ -23,7 +23,7 @@ from starlette.requests import ClientDisconnect
 from declip import report
 from declip.errors import ImageError, SpecError
 from declip.images.read import read_photo
-from declip.localize import outputs
+from declip.localize import folder
 from declip.localize.localizer import Localizer
 from declip.report import metadata
 from declip.results import Photo
@@ -196,7 +196,7 @@ class Service:
                 raise busy from error
             if not isinstance(error, ImageError):
                 raise
-            row = outputs.error_row(picture, error.kind, f"{picture}: {error.message}")
+            row = folder.error_row(picture, error.kind, f"{picture}: {error.message}")
             raise ProblemError(status_of([error.kind]), row["error"], errors=[row]) from error
         finally:
             future.cancel()
