@@ -148,8 +148,9 @@ def trace() -> list[str]:
     Imports and the opening of the model come before; what threads do is in it. Comprehensions and properties of a line
     are left out with all that is entered again: a function counts where it is entered after another one.
     """
-    import declip
     from declip.localize.outputs import find_pictures, localize_files
+
+    import declip
 
     photo = ROOT / "examples" / "photos" / "astronaut-navier-stokes.jpg"
     localizer = declip.load()
