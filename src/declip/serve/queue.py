@@ -248,7 +248,9 @@ class Workers:
         localizer = self._localizers[model].variant(engine=engine, mode=mode)
         engine.stop = lambda: all(item.task.request.dropped.is_set() for item in decoded)
         try:
-            batch = [read_one(localizer, item, lambda item: item.photo, lambda item: item.photo.name) for item in decoded]
+            batch = [
+                read_one(localizer, item, lambda item: item.photo, lambda item: item.photo.name) for item in decoded
+            ]
             for item, _, result in compute(localizer, batch, self._limits.batch_size):
                 if isinstance(result, Exception):
                     self._fail(item.task, result)
