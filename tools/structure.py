@@ -148,9 +148,8 @@ def trace() -> list[str]:
     Imports and the opening of the model come before; what threads do is in it. Comprehensions and properties of a line
     are left out with all that is entered again: a function counts where it is entered after another one.
     """
-    from declip.localize.outputs import find_pictures, localize_files
-
     import declip
+    from declip.localize.folder import find_pictures, localize_files
 
     photo = ROOT / "examples" / "photos" / "astronaut-navier-stokes.jpg"
     localizer = declip.load()
