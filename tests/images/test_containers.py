@@ -116,7 +116,8 @@ def test_a_picture_is_turned_as_browsers_turn_it(place: str, orientation: int, t
     assert upright_size(path, MAX_PIXELS) == photo.size
     assert difference(to_stored(photo.pixels, photo.orientation), corners()) < 6
     found = metadata.read(photo)
-    assert found is not None and found.orientation == applied and found.size == (48, 96)
+    assert found is not None and found.orientation == applied
+    assert (found.stored_height, found.stored_width) == (48, 96)
 
 
 @pytest.mark.parametrize("place", ["jpeg-xmp", "png-xmp", "webp-exif", "webp-xmp", "avif-xmp", "png-exif-late"])

@@ -14,6 +14,7 @@ from declip import provenance
 from declip.errors import ImageError
 from declip.images.decode import read_header
 from declip.images.read import read_photo
+from declip.provenance import Field
 from declip.report import metadata
 from declip.results import Photo
 
@@ -66,7 +67,7 @@ def test_grey_and_other_formats() -> None:
     assert grey is not None and (grey.quality, grey.subsampling, len(grey.tables)) == (80, "", 1)
     for kind in ("PNG", "WEBP", "TIFF", "BMP", "GIF"):
         found = read(saved(kind))
-        assert (found.file_format, found.jpeg, found.size) == (kind, None, (16, 24))
+        assert (found.format, found.jpeg, found.stored_height) == (kind, None, 16)
 
 
 def test_exif_as_people_read_it() -> None:
@@ -86,8 +87,8 @@ def test_exif_as_people_read_it() -> None:
         "ExifVersion": "0232",
         "Orientation": "6",
     }
-    assert (found.size, photo.size, found.orientation) == ((16, 24), (24, 16), 6)
-    assert found.software == (metadata.Field("EXIF Software", "Editor 1.0"),)
+    assert (found.stored_height, found.stored_width, photo.size, found.orientation) == (16, 24, (24, 16), 6)
+    assert found.software == (Field("EXIF Software", "Editor 1.0"),)
 
 
 @pytest.mark.parametrize(
@@ -148,10 +149,10 @@ def test_software_in_xmp_and_comments() -> None:
     )
     found = read(saved(xmp=xmp, comment=b"CREATOR: gd-jpeg v1.0"))
     assert found.software == (
-        metadata.Field("JPEG comment", "CREATOR: gd-jpeg v1.0"),
-        metadata.Field("XMP CreatorTool", "Tool & Co"),
-        metadata.Field("XMP softwareAgent", "Agent 2"),
-        metadata.Field("XMP DigitalSourceType", "http://x/trainedAlgorithmicMedia"),
+        Field("JPEG comment", "CREATOR: gd-jpeg v1.0"),
+        Field("XMP CreatorTool", "Tool & Co"),
+        Field("XMP softwareAgent", "Agent 2"),
+        Field("XMP DigitalSourceType", "http://x/trainedAlgorithmicMedia"),
     )
     assert "the rest of XMP" in found.withheld and not found.has_position
 
@@ -161,11 +162,9 @@ def test_png_text() -> None:
     chunks.add_text("Software", "Editor 3")
     chunks.add_text("parameters", "a long prompt")
     found = read(saved("PNG", pnginfo=chunks))
-    assert found.software == (metadata.Field("PNG Software", "Editor 3"),)
+    assert found.software == (Field("PNG Software", "Editor 3"),)
     assert "PNG parameters (text)" in found.withheld and found.free_text == ()
-    assert (
-        metadata.Field("PNG parameters", "a long prompt") in read(saved("PNG", pnginfo=chunks), position=True).free_text
-    )
+    assert Field("PNG parameters", "a long prompt") in read(saved("PNG", pnginfo=chunks), position=True).free_text
 
 
 def test_a_text_chunk_that_unpacks_to_too_much_is_refused() -> None:

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from declip import serve
 from declip.images.overlay import AMBER, RED
 from declip.localize.localizer import Localizer
-from declip.report import report
+from declip.report import pictures
 from tests.serve.serving import FakeEngine, running
 
 STATIC = Path(serve.__file__).parent / "static"
@@ -138,5 +138,5 @@ def test_the_viewer_has_its_licence_and_is_in_the_notice() -> None:
 
 def test_colours_are_those_of_python() -> None:
     text = (STATIC / "map.js").read_text(encoding="utf-8")
-    assert constant(text, "heat") == [list(colour) for colour in report._COLOURS]
+    assert constant(text, "heat") == [list(colour) for colour in pictures.COLOURS]
     assert f"AMBER = {list(AMBER)};" in text and f"RED = {list(RED)};" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.resources
+import math
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -11,7 +12,20 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from declip.files import visible
 
-__all__ = ["LONGEST", "Field", "Generator", "Provenance", "Reason", "State", "Statement", "Words", "cut", "words"]
+__all__ = [
+    "LONGEST",
+    "Field",
+    "Generator",
+    "Provenance",
+    "Reason",
+    "State",
+    "Statement",
+    "Words",
+    "cut",
+    "quoted",
+    "to_plain",
+    "words",
+]
 
 LONGEST = 160  # characters of a value that are kept
 _NAME = 60  # characters of a name in a sentence
@@ -75,8 +89,8 @@ class Provenance:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it ready for JSON: strings, None, and lists of {code, text} and {name, value}."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {k: [part._asdict() for part in v] if isinstance(v, tuple) else v for k, v in values.items()}
+        facts: dict[str, Any] = to_plain(self)
+        return facts
 
 
 class Statement(NamedTuple):
@@ -134,6 +148,20 @@ def words() -> Words:
         edits=found["actions"]["edits"],
         texts={key: (row["holds"], row["by"]) for key, row in found["texts"].items()},
     )
+
+
+def to_plain(value: Any) -> Any:
+    """Return facts ready for JSON: dataclasses and named tuples as dicts, other tuples as lists, nan as None.
+
+    Fields that are left out of a dataclass's repr (pixels, scores, masks) are left out here, too.
+    """
+    if dataclasses.is_dataclass(value):
+        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.repr}
+    if isinstance(value, tuple):
+        names = getattr(value, "_fields", None)
+        parts = [to_plain(part) for part in value]
+        return dict(zip(names, parts, strict=True)) if names else parts
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def cut(text: str, length: int | None = None) -> str:

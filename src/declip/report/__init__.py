@@ -1,5 +1,5 @@
 """The report on one photo."""
 
-from declip.report.report import Change, Opinion, Report, Stability, Variant, examine
+from declip.report.examination import Change, Opinion, Report, Stability, Variant, examine
 
 __all__ = ["Change", "Opinion", "Report", "Stability", "Variant", "examine"]

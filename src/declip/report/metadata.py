@@ -1,12 +1,12 @@
-"""What a picture file says of itself: EXIF, software, JPEG tables, content credentials. For reading, never for scores.
+"""What a picture file says about itself: EXIF, software, JPEG tables, content credentials. It never affects scores.
 
-All of it can be written by anyone and is hostile until proven otherwise: values are cut at `LONGEST` characters, tags
-come from a list of those that are shown, and what cannot be parsed is said to be unreadable, not guessed. Strings are
-kept as they are in the file; whoever prints them escapes them.
+All of it can be written by anyone and may be hostile: values are cut at 160 characters, only tags from a list are
+shown, and what cannot be parsed is called unreadable. Strings are kept as they are in the file: whoever prints them
+must escape them.
 
-Where a photo was taken stays out unless it is asked for. A place can stand in EXIF's GPS tags, in XMP, maker notes,
-free text (descriptions, comments, text chunks) and content credentials, so of all of these only what is on a list is
-read, and free text is named with its length instead of shown.
+The place where a photo was taken stays out unless it is asked for. It can be in EXIF's GPS tags, in XMP, maker notes,
+free text (descriptions, comments, text chunks) and content credentials. Therefore only what is on a list is read from
+these, and free text is named with its length instead of shown.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ import dataclasses
 import hashlib
 import html
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin
 
 from declip import provenance
-from declip.errors import ImageError
 from declip.images.decode import read_header
 from declip.images.jpeg import libjpeg_tables
 from declip.images.orientation import to_upright
 from declip.images.read import read_photo
-from declip.provenance.result import LONGEST, Field, Provenance, cut
+from declip.provenance import Field, Provenance
+from declip.provenance.marks import find_marks
+from declip.provenance.result import LONGEST, cut, to_plain
 from declip.results import Photo
 
-__all__ = ["LONGEST", "Field", "JpegTables", "Metadata", "jpeg_quality", "read"]
+__all__ = ["JpegTables", "Metadata", "jpeg_quality", "read"]
 
-_MOST = 60  # entries of a list of names, of actions, of software
-_XMP_BYTES = 1 << 20
+_MOST = 60  # entries of a list of names or of software
 _THUMBNAIL_PIXELS = 1_000_000
 
-# Tags whose values are shown: who and what made the picture, when and how. Whatever is not here is named only.
+# Tags whose values are shown: who and what made the picture, when and how. Any other tag is only named.
 _SHOWN = (
     *("Make", "Model", "LensMake", "LensModel", "BodySerialNumber", "LensSerialNumber"),
     *("Software", "ProcessingSoftware", "HostComputer", "Artist", "Copyright"),
@@ -55,13 +55,12 @@ _FREE_TEXT = (
     *("DocumentName", "ImageHistory"),
 )
 _UNREADABLE = "EXIF (empty or unreadable)"
-# What leads to another block is not a fact of its own.
+# Tags that only point to another block.
 _POINTERS = ("ExifOffset", "GPSInfo", "ExifInteroperabilityOffset")
-_SOFTWARE_TAGS = ("Software", "ProcessingSoftware", "HostComputer")
-# Of XMP: what made or changed the picture, and what kind of picture its maker says it is.
-_XMP_NAMES = ("xmp:CreatorTool", "stEvt:softwareAgent", "Iptc4xmpExt:DigitalSourceType", "photoshop:Credit")
-_XMP = re.compile(rf"<({'|'.join(_XMP_NAMES)})>([^<]*)</|\b({'|'.join(_XMP_NAMES)})=(?:\"([^\"]*)\"|'([^']*)')")
-# Comments that programs write of themselves; any other comment is somebody's text.
+# From XMP: what made or changed the picture, and what kind of picture its maker says it is.
+_XMP_NAMES = "xmp:CreatorTool|stEvt:softwareAgent|Iptc4xmpExt:DigitalSourceType|photoshop:Credit"
+_XMP = re.compile(rf"<({_XMP_NAMES})>([^<]*)</|\b({_XMP_NAMES})=(?:\"([^\"]*)\"|'([^']*)')")
+# Comments that programs write about themselves; any other comment is somebody's text.
 _PROGRAM_COMMENTS = ("CREATOR: gd-jpeg", "Created with GIMP", "Lavc", "LEAD Technologies", "Intel(R) JPEG Library")
 
 
@@ -70,8 +69,8 @@ class JpegTables:
     """How a JPEG was saved the last time.
 
     tables: each (8, 8) steps as 64 whole numbers, row by row, in the order of their numbers in the file.
-    quality: of libjpeg's, 1-100, whose tables come nearest; distance: mean absolute difference of the steps to those,
-    0 = these very tables. subsampling: as "4:2:0"; "" where it is none of the usual.
+    quality: of libjpeg, 1-100, whose tables are nearest; distance: mean absolute difference of the steps to those,
+    0 = these very tables. subsampling: such as "4:2:0"; "" if it is not one of the usual ones.
     """
 
     tables: tuple[tuple[int, ...], ...]
@@ -83,124 +82,94 @@ class JpegTables:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Metadata:
-    """What a picture file says of itself.
+    """What a picture file says about itself.
 
-    file_format: as Pillow names it. size: (height, width) px as stored, before its orientation is applied. exif: tags
-    that are shown. withheld: names of what is there and not shown. has_position: a GPS position is in the file's EXIF
-    or XMP; position: its fields, empty unless they were asked for. free_text: descriptions and comments, empty unless
-    the position was asked for. thumbnail: (h, w, 3) uint8, upright, of the small picture that the file carries.
+    format: as Pillow names it. stored_height, stored_width: px, before the orientation is applied. exif: tags that are
+    shown. withheld: names of what is there and not shown. has_position: a GPS position is in the file's EXIF or XMP.
+    position: its fields, empty unless they were asked for. free_text: descriptions and comments, empty unless the
+    position was asked for. thumbnail: (h, w, 3) uint8, upright, the small picture that the file carries.
     """
 
-    file_format: str
-    file_bytes: int
+    format: str
+    bytes: int
     sha256: str
-    size: tuple[int, int]
+    stored_height: int
+    stored_width: int
     orientation: int
     exif: tuple[Field, ...]
+    software: tuple[Field, ...]
     withheld: tuple[str, ...]
     has_position: bool
     position: tuple[Field, ...]
     free_text: tuple[Field, ...]
-    software: tuple[Field, ...]
     jpeg: JpegTables | None
     thumbnail: NDArray[np.uint8] | None = dataclasses.field(repr=False, compare=False)
     credentials: Provenance
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON, by the keys of docs/report.md; of the thumbnail its size (height, width)."""
-        return {
-            "format": self.file_format,
-            "bytes": self.file_bytes,
-            "sha256": self.sha256,
-            "stored_height": self.size[0],
-            "stored_width": self.size[1],
-            "orientation": self.orientation,
-            "exif": _pairs(self.exif),
-            "software": _pairs(self.software),
-            "withheld": list(self.withheld),
-            "has_position": self.has_position,
-            "position": _pairs(self.position),
-            "free_text": _pairs(self.free_text),
-            "jpeg": None if self.jpeg is None else dataclasses.asdict(self.jpeg),
-            "thumbnail": None if self.thumbnail is None else list(self.thumbnail.shape[:2]),
-            "credentials": self.credentials.to_dict(),
-        }
-
-
-def _pairs(fields: tuple[Field, ...]) -> list[dict[str, str]]:
-    return [field._asdict() for field in fields]
+        """Return it ready for JSON; of the thumbnail, its size [height, width]."""
+        facts: dict[str, Any] = to_plain(self)
+        return facts | {"thumbnail": None if self.thumbnail is None else list(self.thumbnail.shape[:2])}
 
 
 def read(photo: Photo, *, position: bool = False) -> Metadata | None:
-    """The metadata of a photo's file; None where the photo did not come from a file.
+    """Read the metadata of a photo's file; None if the photo did not come from a file.
 
-    position: read the GPS position and free text, too. Raises ImageError as `read_photo` where the file is none.
+    position: read the GPS position and free text, too. Raises ImageError as `read_photo` if the file is no picture.
     """
     if not photo.data:
         return None
     opened = read_header(photo.data, photo.name)
-    tags, unreadable = _exif_tags(opened)
-    texts = _texts(opened)
-    xmp = _xmp(opened)
-    gps = [field for name, field in tags if name == "GPS"]
-    shown = {field.name: field for name, field in tags if name == "EXIF" and field.name in _SHOWN}
-    free = [field for name, field in tags if name == "EXIF" and field.name in _FREE_TEXT] + texts
-    others = [field.name for name, field in tags if name == "EXIF" and field.name not in (*_SHOWN, *_FREE_TEXT)]
+    tags, gps, unreadable = _exif_tags(opened)
+    texts = list(_texts(opened))
+    xmp = find_marks(photo.data).xmp
+    shown = {field.name: field for field in tags if field.name in _SHOWN}
+    free = [field for field in tags if field.name in _FREE_TEXT] + texts
     withheld = [] if position else [f"{field.name} (text)" for field in free]
-    withheld += [*unreadable, *others]
-    if gps and not position:
-        withheld.append("GPS position")
-    if xmp:
-        withheld.append("the rest of XMP")
+    withheld += unreadable + [field.name for field in tags if field.name not in (*_SHOWN, *_FREE_TEXT)]
+    withheld += ["GPS position"] * (bool(gps) and not position) + ["the rest of XMP"] * bool(xmp)
     return Metadata(
-        file_format=opened.format or "",
-        file_bytes=len(photo.data),
+        format=opened.format or "",
+        bytes=len(photo.data),
         sha256=hashlib.sha256(photo.data).hexdigest(),
-        size=(opened.height, opened.width),
+        stored_height=opened.height,
+        stored_width=opened.width,
         orientation=photo.orientation,
         exif=tuple(shown[name] for name in _SHOWN if name in shown),
         withheld=_at_most(withheld),
         has_position=bool(gps) or "GPSLatitude" in xmp,
         position=tuple(gps) if position else (),
         free_text=tuple(free[:_MOST]) if position else (),
-        software=_software(opened, shown, texts, xmp),
+        software=tuple(dict.fromkeys(_software(opened, shown, texts, xmp)))[:_MOST],
         jpeg=_jpeg_tables(opened),
         thumbnail=_thumbnail(opened, photo.orientation),
         credentials=provenance.read(photo),
     )
 
 
-# --- EXIF -----------------------------------------------------------------------------------------------------------
-
-
-def _exif_tags(opened: Image.Image) -> tuple[list[tuple[Literal["EXIF", "GPS"], Field]], list[str]]:
-    """(tags by the block they are in, the names of blocks that cannot be read)."""
-    found: list[tuple[Literal["EXIF", "GPS"], Field]] = []
+def _exif_tags(opened: Image.Image) -> tuple[list[Field], list[Field], list[str]]:
+    """Return (tags, those of the GPS block, the names of blocks that cannot be read)."""
     try:
         exif = opened.getexif()
-        blocks: list[tuple[Literal["EXIF", "GPS"], Mapping[int, Any]]] = [
-            ("EXIF", dict(exif)),
-            ("EXIF", exif.get_ifd(ExifTags.IFD.Exif)),
-            ("GPS", exif.get_ifd(ExifTags.IFD.GPSInfo)),
-        ]
+        own, sub, gps = dict(exif), exif.get_ifd(ExifTags.IFD.Exif), exif.get_ifd(ExifTags.IFD.GPSInfo)
     except Exception:  # a damaged block makes Pillow raise a dozen types; the pixels are not concerned
-        return [], [_UNREADABLE]
-    for block, tags in blocks:
-        for number, value in tags.items():
-            name = _tag_name(block, number)
-            if name not in _POINTERS:
-                found.append((block, Field(name, _value(name, value))))
-    # Of some damaged blocks Pillow gives no error but nothing.
-    return found, [_UNREADABLE] if not found and opened.info.get("exif") else []
+        return [], [], [_UNREADABLE]
+    tags = [*_fields(own, ExifTags.TAGS), *_fields(sub, ExifTags.TAGS)]
+    places = list(_fields(gps, ExifTags.GPSTAGS))
+    # Some damaged blocks give nothing, and no error.
+    empty = not tags and not places and opened.info.get("exif")
+    return tags, places, [_UNREADABLE] if empty else []
 
 
-def _tag_name(block: Literal["EXIF", "GPS"], number: int) -> str:
-    names = ExifTags.TAGS if block == "EXIF" else ExifTags.GPSTAGS
-    return names.get(number, f"tag {number:#06x}")
+def _fields(block: Mapping[int, Any], names: Mapping[int, str]) -> Iterator[Field]:
+    for number, value in block.items():
+        name = names.get(number, f"tag {number:#06x}")
+        if name not in _POINTERS:
+            yield Field(name, _value(name, value))
 
 
 def _value(name: str, value: object) -> str:
-    """A value as a reader expects it."""
+    """Return a value as a reader expects it."""
     match value:
         case bytes():
             if name in ("ExifVersion", "UserComment") or name.startswith("XP"):
@@ -213,31 +182,26 @@ def _value(name: str, value: object) -> str:
             return cut(", ".join(_value(name, part) for part in value[:16]), len(value))
         case int():
             return str(value)
-    number = _float(value)
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):  # no rational number, or one over 0
+        number = np.nan
     if not np.isfinite(number):
         return "undefined"
     if name == "ExposureTime" and 0 < number < 0.5:
         return f"1/{1 / number:.0f} s"
-    units = {"ExposureTime": " s", "FocalLength": " mm"}
-    return f"{'f/' if name == 'FNumber' else ''}{number:g}{units.get(name, '')}"
-
-
-def _float(value: Any) -> float:
-    """A rational of EXIF; nan where it is none, or one over 0."""
-    try:
-        return float(value)
-    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
-        return float("nan")
+    before, after = {"FNumber": ("f/", ""), "ExposureTime": ("", " s"), "FocalLength": ("", " mm")}.get(name, ("", ""))
+    return f"{before}{number:g}{after}"
 
 
 def _at_most(names: list[str]) -> tuple[str, ...]:
-    distinct = list(dict.fromkeys(cut(name, len(name)) for name in names))
+    distinct = list(dict.fromkeys(cut(name) for name in names))
     left = len(distinct) - _MOST
     return (*distinct[:_MOST], f"and {left} more") if left > 0 else tuple(distinct)
 
 
 def _thumbnail(opened: Image.Image, orientation: int) -> NDArray[np.uint8] | None:
-    """The small JPEG in the EXIF block; None where there is none that can be read."""
+    """Return the small JPEG in the EXIF block; None if there is none that can be read."""
     block = opened.info.get("exif")
     if not isinstance(block, bytes):
         return None
@@ -245,74 +209,51 @@ def _thumbnail(opened: Image.Image, orientation: int) -> NDArray[np.uint8] | Non
         first = opened.getexif().get_ifd(ExifTags.IFD.IFD1)
         start, length = int(first[ExifTags.Base.JpegIFOffset]), int(first[ExifTags.Base.JpegIFByteCount])
         small = read_photo(block.removeprefix(b"Exif\0\0")[start : start + length], max_pixels=_THUMBNAIL_PIXELS)
-    except ImageError:
-        return None
-    except Exception:  # as in _exif_tags; no such tags is one of the reasons
+    except Exception:  # as in _exif_tags; that there is no such tag is one of the reasons
         return None
     return np.ascontiguousarray(to_upright(small.pixels, orientation if small.orientation == 1 else 1))
 
 
-# --- software -------------------------------------------------------------------------------------------------------
-
-
-def _texts(opened: Image.Image) -> list[Field]:
-    """Free text outside of EXIF: the comment of a JPEG, the text chunks of a PNG."""
-    found = []
+def _texts(opened: Image.Image) -> Iterator[Field]:
+    """Yield the free text outside of EXIF: the comment of a JPEG, the text chunks of a PNG."""
     comment = opened.info.get("comment")
     if isinstance(comment, bytes | str):
         text = comment.decode("latin-1") if isinstance(comment, bytes) else comment
-        found.append(Field("comment", cut(text.strip("\0 "), len(text))))
+        yield Field("comment", cut(text.strip("\0 "), len(text)))
     if isinstance(opened, PngImagePlugin.PngImageFile):
         try:
             chunks = opened.text
         except Exception:  # as in _exif_tags
-            return [*found, Field("text chunks", "unreadable")]
-        found += [
-            Field(cut(f"PNG {name}", len(name)), cut(str(text), len(text)))
-            for name, text in chunks.items()
-            if not name.startswith("XML:")
-        ]
-    return found
+            yield Field("text chunks", "unreadable")
+            return
+        for name, text in chunks.items():
+            if not name.startswith("XML:"):
+                yield Field(cut(f"PNG {name}", len(name)), cut(str(text)))
 
 
-def _xmp(opened: Image.Image) -> str:
-    """The XMP packet; "" where there is none."""
-    packet = opened.info.get("xmp") or opened.info.get("XML:com.adobe.xmp") or b""
-    if isinstance(packet, bytes):
-        return packet[:_XMP_BYTES].decode("utf-8", "replace")
-    return packet[:_XMP_BYTES] if isinstance(packet, str) else ""
-
-
-def _software(opened: Image.Image, shown: Mapping[str, Field], texts: list[Field], xmp: str) -> tuple[Field, ...]:
-    """(where it stands, which software it names)."""
-    found = [Field(f"EXIF {name}", shown[name].value) for name in _SOFTWARE_TAGS if name in shown]
-    found += [Field("PNG Software", field.value) for field in texts if field.name == "PNG Software"]
+def _software(opened: Image.Image, shown: Mapping[str, Field], texts: list[Field], xmp: str) -> Iterator[Field]:
+    """Yield the place in the file and the software that it names."""
+    for name in ("Software", "ProcessingSoftware", "HostComputer"):
+        if name in shown:
+            yield Field(f"EXIF {name}", shown[name].value)
+    yield from (field for field in texts if field.name == "PNG Software")
     for field in texts:
         if field.name == "comment" and field.value.startswith(_PROGRAM_COMMENTS):
-            found.append(Field("JPEG comment", field.value))
-    # Not parsed as XML, whose parsers are a door of their own: only these names, each with a plain value.
+            yield Field("JPEG comment", field.value)
+    # Not parsed as XML, since parsers of XML can be attacked: only these names, each with a plain value.
     for match in _XMP.finditer(xmp):
         name = match[1] or match[3]
-        value = html.unescape(next(group for group in (match[2], match[4], match[5]) if group is not None)).strip()
-        if value:
-            found.append(Field(f"XMP {name.partition(':')[2]}", cut(value, len(value))))
-    if isinstance(opened, JpegImagePlugin.JpegImageFile):
-        markers = getattr(opened, "applist", [])
-        if any(name == "APP13" and body.startswith(b"Photoshop") for name, body in markers):
-            found.append(Field("JPEG APP13", "image resources in Photoshop's format"))
-    return tuple(dict.fromkeys(found))[:_MOST]
-
-
-# --- JPEG -----------------------------------------------------------------------------------------------------------
+        if value := html.unescape(match[2] or match[4] or match[5] or "").strip():
+            yield Field(f"XMP {name.partition(':')[2]}", cut(value))
+    markers = getattr(opened, "applist", []) if isinstance(opened, JpegImagePlugin.JpegImageFile) else []
+    if any(name == "APP13" and body.startswith(b"Photoshop") for name, body in markers):
+        yield Field("JPEG APP13", "image resources in Photoshop's format")
 
 
 def _jpeg_tables(opened: Image.Image) -> JpegTables | None:
-    if not isinstance(opened, JpegImagePlugin.JpegImageFile):
+    if not isinstance(opened, JpegImagePlugin.JpegImageFile) or not opened.quantization:
         return None
-    stored = opened.quantization
-    tables = tuple(tuple(int(step) for step in stored[number]) for number in sorted(stored))
-    if not tables:
-        return None
+    tables = tuple(tuple(int(step) for step in steps) for _, steps in sorted(opened.quantization.items()))
     quality, distance = jpeg_quality(tables)
     usual = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
     return JpegTables(
@@ -325,7 +266,7 @@ def _jpeg_tables(opened: Image.Image) -> JpegTables | None:
 
 
 def jpeg_quality(tables: tuple[tuple[int, ...], ...]) -> tuple[int, float]:
-    """(the quality, 1-100, at which libjpeg's tables come nearest, mean absolute difference of the steps).
+    """Return the quality, 1-100, with libjpeg's nearest tables, and the mean absolute difference of the steps.
 
     tables: 64 steps each, row by row, that of luma first; a difference of 0 means: these very tables.
     """

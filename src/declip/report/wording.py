@@ -1,13 +1,13 @@
-"""A verdict in plain words: what it means, what it does not mean, and what no model of this kind can see.
+"""Put a verdict into plain words: what it means, what it does not mean, and what no model of this kind can see.
 
-Written once, for the report and the page of the service. All of it is text, to be escaped by whoever shows it.
+It is written once, for the report and for the page of the service. All of it is text: whoever shows it escapes it.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from declip.results import Localization
 from declip.spec import SIZE_CLASSES, Calibration
@@ -15,20 +15,6 @@ from declip.spec import SIZE_CLASSES, Calibration
 __all__ = ["LIMITS", "NO_PROBABILITY", "Tone", "Wording", "explain", "percent", "rank_percent"]
 
 Tone: TypeAlias = Literal["manipulated", "inconclusive", "nothing", "none"]
-_TONES: dict[str | None, Tone] = {
-    "manipulated": "manipulated",
-    "inconclusive": "inconclusive",
-    "nothing found": "nothing",
-    "not examined": "none",
-    None: "none",
-}
-_TITLES = {
-    "manipulated": "Traces of manipulation were found",
-    "inconclusive": "Inconclusive: some traces, not enough to say",
-    "nothing found": "Nothing found",
-    "not examined": "Not examined",
-    None: "No verdict",
-}
 
 LIMITS = (
     "The model knows the manipulations it was trained on. Others, and other generators, may stay unseen.",
@@ -42,6 +28,65 @@ LIMITS = (
 NO_PROBABILITY = (
     "A score says how much a place looks like the manipulated ones that the model learnt from. It is no probability."
 )
+_UNSAID = (
+    "It says nothing of intent. Retouching, captions and what a phone puts together on its own leave traces, too.",
+    "It says nothing of content: whether the scene happened, or whether the whole picture was generated.",
+)
+
+
+class _Texts(NamedTuple):
+    """The words of a verdict. {among}, {stronger} and {rest} stand for the rate of false alarms in words."""
+
+    tone: Tone
+    title: str
+    meaning: tuple[str, ...]
+    caution: str = "It is no probability that this photo is manipulated:"
+    because: str = "that depends on how likely it was before, which no program knows."
+
+
+_TEXTS: dict[str | None, _Texts] = {
+    "manipulated": _Texts(
+        "manipulated",
+        "Traces of manipulation were found",
+        (
+            "In some part of the picture, noise, compression or sharpness differ from the rest in the way that the "
+            "model learnt from manipulated photos.",
+            "{among} this verdict.",
+            "Look at where the map points, and ask for the original file.",
+        ),
+    ),
+    "inconclusive": _Texts(
+        "inconclusive",
+        "Inconclusive: some traces, not enough to say",
+        (
+            "The traces are stronger than in most untouched photos.",
+            "{among} this verdict{stronger}.",
+            "Treat the map as a hint of where to look, and look for other evidence.",
+        ),
+    ),
+    "nothing found": _Texts(
+        "nothing",
+        "Nothing found",
+        (
+            "The model saw no trace that it would not often see in untouched photos, too.",
+            "{rest} or more of untouched photos end like this; so do many manipulated ones.",
+        ),
+        "It is no proof that the photo is genuine.",
+        "Many manipulations leave no trace that the model knows, and saving or scaling a photo removes others.",
+    ),
+    "not examined": _Texts(
+        "none",
+        "Not examined",
+        ("Nothing follows from this: the picture may be manipulated, or not.",),
+        "It is no finding of either kind.",
+        "The model is wrong about many such pictures; its map is not used.",
+    ),
+    None: _Texts(
+        "none",
+        "No verdict",
+        ("The score and the map are the model's, and there is no measured rate of false alarms for them.",),
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +94,7 @@ class Wording:
     """A result in words, for someone who has never heard of image forensics.
 
     summary: how strong the evidence is, compared with untouched photos, or why there is no verdict. flagged: what is in
-    the mask. meaning: what follows; caution and because: the first thing that does not follow, and why; unsaid: the
+    the mask. meaning: what follows. caution and because: the first thing that does not follow, and why. unsaid: the
     others.
     """
 
@@ -64,33 +109,33 @@ class Wording:
 
 
 def explain(result: Localization, calibration: Calibration | None) -> Wording:
-    """Put a result into words. calibration: the model's, whether the result follows it or not."""
-    caution, because = _caution(result)
+    """Put a result into words. calibration: that of the model, even if the result does not follow it."""
+    texts = _TEXTS[result.verdict]
+    rate = result.false_alarm_rate or 0.0
+    among = f"Of 1,000 untouched photos like those that it was compared with, on average at most {1000 * rate:.0f} get"
+    both = calibration is not None and len(calibration.steps(calibration.size_class(result.scores.size))) > 1
+    filled = {"among": among, "stronger": " or a stronger one" if both else "", "rest": percent(1 - rate)}
     return Wording(
-        tone=_TONES[result.verdict],
-        title=_TITLES[result.verdict],
+        tone=texts.tone,
+        title=texts.title,
         summary=_summary(result, calibration),
         flagged=_flagged(result),
-        meaning=_meaning(result, calibration),
-        caution=caution,
-        because=because,
-        unsaid=(
-            "It says nothing of intent. Retouching, captions and what a phone puts together on its own leave traces, "
-            "too.",
-            "It says nothing of content: whether the scene happened, or whether the whole picture was generated.",
-        ),
+        meaning=tuple(text.format(**filled) for text in texts.meaning),
+        caution=texts.caution,
+        because=texts.because,
+        unsaid=_UNSAID,
     )
 
 
 def percent(share: float) -> str:
-    """0.0123 → "1.23 %"; whole where it is, and never "0 %" for what is more."""
+    """Return 0.0123 as "1.23 %": without zeros at the end, and never "0 %" for what is more."""
     if 0 < share < 0.0001:
         return "< 0.01 %"
     return f"{100 * share:.2f}".rstrip("0").rstrip(".") + " %"
 
 
 def rank_percent(rank: float) -> str:
-    """0.9947 → "99.4 %": rounded down, so that it never says more than was measured."""
+    """Return 0.9947 as "99.4 %": rounded down, so that it never says more than was measured."""
     return f"{math.floor(1000 * rank + 1e-9) / 10:g} %"
 
 
@@ -100,9 +145,16 @@ def _summary(result: Localization, calibration: Calibration | None) -> str:
     if result.verdict is None:
         return f"The image score is {result.image_score:.3f}. {_no_verdict(result, calibration)}"
     assert calibration is not None and result.score is not None
+    if result.verdict == "nothing found" and result.score == 0:
+        return "No part of this photo stands out."
     size_class = calibration.size_class(result.scores.size)
-    said = f"The strongest part of this photo is stronger than anything in {rank_percent(result.score)} of untouched "
-    said += f"photos of its size ({SIZE_CLASSES[size_class]}), as far as the {_compared(calibration, size_class)} tell"
+    pictures, photos = len(calibration.untouched[size_class]), calibration.photos[size_class]
+    pieces = "" if pictures == photos else f" (with pieces of them {pictures} pictures)"
+    said = (
+        f"The strongest part of this photo is stronger than anything in {rank_percent(result.score)} of untouched "
+        f"photos of its size ({SIZE_CLASSES[size_class]}), as far as the {photos} that it was compared with{pieces} "
+        "tell"
+    )
     steps = calibration.steps(size_class)
     match result.verdict:
         case "manipulated":
@@ -111,16 +163,7 @@ def _summary(result: Localization, calibration: Calibration | None) -> str:
             return f"{said}; “manipulated” asks for {percent(1 - steps[0].rate)}."
         case "inconclusive":
             return f"{said}. With so few, no photo of this size is called “manipulated”."
-    if result.score == 0:
-        return "No part of this photo stands out."
     return f"{said}. A part is flagged from {percent(1 - steps[-1].rate)} on."
-
-
-def _compared(calibration: Calibration, size_class: int) -> str:
-    """Say how many pictures the photo was compared with."""
-    values, photos = len(calibration.untouched[size_class]), calibration.photos[size_class]
-    pieces = "" if values == photos else f" (with pieces of them {values} pictures)"
-    return f"{photos} that it was compared with{pieces}"
 
 
 def _no_verdict(result: Localization, calibration: Calibration | None) -> str:
@@ -138,66 +181,15 @@ def _no_verdict(result: Localization, calibration: Calibration | None) -> str:
     else:
         count = calibration.photos[calibration.size_class(result.scores.size)]
         why = f"The model was calibrated with too few untouched photos of this size for a verdict: {count}."
-    scope = (
-        "" if result.out_of_scope is None else f" {result.out_of_scope} The model is wrong about many such pictures."
-    )
-    return f"{why}{scope} The map can be looked at all the same."
+    if result.out_of_scope is not None:
+        why += f" {result.out_of_scope} The model is wrong about many such pictures."
+    return f"{why} The map can be looked at all the same."
 
 
 def _flagged(result: Localization) -> str:
-    regions, area = result.regions, result.area
-    if regions:
-        parts = f"{len(regions)} part{'s' if len(regions) > 1 else ''}"
-        return f"{percent(area)} of the picture is flagged, in {parts}."
-    if area > 0:
-        return f"{percent(area)} of the picture is flagged, in specks too small to be listed."
+    count, area = len(result.regions), percent(result.area)
+    if count:
+        return f"{area} of the picture is flagged, in {count} part{'s' if count > 1 else ''}."
+    if result.area > 0:
+        return f"{area} of the picture is flagged, in specks too small to be listed."
     return "No part of the picture is flagged."
-
-
-def _meaning(result: Localization, calibration: Calibration | None) -> tuple[str, ...]:
-    rate = result.false_alarm_rate or 0.0
-    among = f"Of 1,000 untouched photos like those that it was compared with, on average at most {1000 * rate:.0f} get"
-    match result.verdict:
-        case "manipulated":
-            return (
-                "In some part of the picture, noise, compression or sharpness differ from the rest in the way that the "
-                "model learnt from manipulated photos.",
-                f"{among} this verdict.",
-                "Look at where the map points, and ask for the original file.",
-            )
-        case "inconclusive":
-            return (
-                "The traces are stronger than in most untouched photos.",
-                f"{among} this verdict{' or a stronger one' if _has_both(result, calibration) else ''}.",
-                "Treat the map as a hint of where to look, and look for other evidence.",
-            )
-        case "nothing found":
-            return (
-                "The model saw no trace that it would not often see in untouched photos, too.",
-                f"{percent(1 - rate)} or more of untouched photos end like this; so do many manipulated ones.",
-            )
-        case "not examined":
-            return ("Nothing follows from this: the picture may be manipulated, or not.",)
-    return ("The score and the map are the model's, and there is no measured rate of false alarms for them.",)
-
-
-def _has_both(result: Localization, calibration: Calibration | None) -> bool:
-    """Whether a photo of this size can be called manipulated as well as inconclusive."""
-    return calibration is not None and len(calibration.steps(calibration.size_class(result.scores.size))) > 1
-
-
-def _caution(result: Localization) -> tuple[str, str]:
-    if result.verdict == "not examined":
-        return (
-            "It is no finding of either kind.",
-            "The model is wrong about many such pictures; its map is not used.",
-        )
-    if result.verdict == "nothing found":
-        return (
-            "It is no proof that the photo is genuine.",
-            "Many manipulations leave no trace that the model knows, and saving or scaling a photo removes others.",
-        )
-    return (
-        "It is no probability that this photo is manipulated:",
-        "that depends on how likely it was before, which no program knows.",
-    )
