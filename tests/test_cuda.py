@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from declip import training
 from declip.localize.localizer import load
 from declip.models import checkpoint
 from declip.nn.backbones import exact
 from declip.nn.model import build_network
 from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
-from declip.training import training
+from declip.training.state import State
 from tests.tiny import RESNET, VIT, randomise, save_tiny, tiled_spec, tiny_net, tiny_spec
 from tests.training.test_training import config_of, make_samples, rows_of
 
@@ -117,14 +118,14 @@ def test_training_learns_and_resumes(precision: str, views: int, tmp_path: Path)
 def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train, valid = make_samples(tmp_path / "train", 16, seed=1), make_samples(tmp_path / "valid", 6, seed=2)
     straight = training.train(config_of(), train=train, valid=valid, out=tmp_path / "straight")
-    saved = training._State.save
+    saved = State.save
 
-    def stop(self: training._State, path: Path) -> None:
+    def stop(self: State, path: Path) -> None:
         saved(self, path)
         if self.epoch == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training._State, "save", stop)
+    monkeypatch.setattr(State, "save", stop)
     with pytest.raises(KeyboardInterrupt):
         training.train(config_of(), train=train, valid=valid, out=tmp_path / "stopped")
     monkeypatch.undo()

@@ -22,14 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from declip import calibration
+from declip import calibration, training
 from declip.calibration import Retold
 from declip.engines.engines import open_engine
 from declip.localize.localizer import Localizer
 from declip.models import export
 from declip.spec import Calibration
 from declip.synthesis import family_of
-from declip.training import training
 
 sys.path.insert(0, str(Path(__file__).parent))
 import card_cases

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from declip import datasets
+from declip import datasets, training
 from declip.calibration import RATES, THRESHOLDS, Untouched, candidates, fit_threshold, with_pieces
 from declip.engines.engines import open_engine, with_spec
 from declip.errors import ImageError
@@ -33,7 +33,6 @@ from declip.results import Sample
 from declip.spec import SIZE_CLASSES, Calibration
 from declip.synthesis import synthesize
 from declip.synthesis.saving import Saving
-from declip.training import training
 
 sys.path.insert(0, str(Path(__file__).parent))
 import card_cases

@@ -14,15 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from declip import batch, datasets
+from declip import batch, datasets, training
 from declip.batch import features
 from declip.errors import DatasetError, SpecError
 from declip.nn.model import build
 from declip.results import Sample
 from declip.spec import BackboneSpec
-from declip.training import training
+from declip.training import TrainConfig
 from declip.training.features import CachedViews
-from declip.training.training import TrainConfig
 from declip.training.views import Views
 from tests.tiny import RESNET, VIT
 from tests.training.test_training import make_samples

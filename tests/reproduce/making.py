@@ -15,7 +15,7 @@ from scipy import ndimage
 from declip.models import checkpoint
 from declip.nn.model import DeclipNet, build_network
 from declip.results import Sample
-from declip.training.training import Run, TrainConfig
+from declip.training import Run, TrainConfig
 from tests.tiny import randomise
 
 

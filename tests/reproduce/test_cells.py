@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from declip import evaluate
+from declip import evaluate, training
 from declip.baselines import ErrorLevel, NoiseLevel
 from declip.errors import DatasetError, ImageError
 from declip.images.dose import perturb
@@ -23,8 +23,7 @@ from declip.localize.localizer import load
 from declip.reproduce.cells import Maps, Measurement, Training, Untrained, Workbench, _Perturbed
 from declip.results import Sample
 from declip.spec import DecoderSpec
-from declip.training import training
-from declip.training.training import TrainConfig
+from declip.training import TrainConfig
 from tests.reproduce.making import FakeTraining, make_photos
 from tests.tiny import RESIDUALS, tiny_spec
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from declip import evaluate
+from declip import evaluate, training
 from declip.baselines import BASELINES
 from declip.errors import DeclipError
 from declip.images.mapfiles import write_mask
@@ -26,8 +26,7 @@ from declip.reproduce import EXPERIMENTS, Experiment, cells, reproduce
 from declip.reproduce.setup import Setup
 from declip.reproduce.sources import Dolos, StandIns
 from declip.spec import DecoderSpec
-from declip.training import training
-from declip.training.training import TrainConfig
+from declip.training import TrainConfig
 from tests.reproduce.making import FakeTraining, make_photos
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

@@ -12,7 +12,7 @@ from declip.errors import SpecError
 from declip.reproduce import paper
 from declip.reproduce.setup import Rival, Setup, model_name, parse_backbones, parse_layers, rival_recipe
 from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
-from declip.training.training import TrainConfig
+from declip.training import TrainConfig
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 VIT = "vit_large_patch14_clip_quickgelu_224.openai"

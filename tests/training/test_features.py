@@ -19,7 +19,8 @@ from declip.images.mapfiles import write_mask
 from declip.results import Sample
 from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
 from declip.training import features
-from declip.training.features import CachedViews, Shelf
+from declip.training.features import CachedViews
+from declip.training.store import TensorStore
 from declip.training.views import Views
 from tests.tiny import RESIDUALS, RESNET, VIT, tiny_net, tiny_spec
 
@@ -196,8 +197,8 @@ def test_what_is_interrupted_goes_on(samples: list[Sample], tmp_path: Path, monk
 WRITER = """
 import sys, torch
 from pathlib import Path
-from declip.training.features import Shelf
-shelf = Shelf(Path(sys.argv[1]), {})
+from declip.training.store import TensorStore
+shelf = TensorStore(Path(sys.argv[1]), {})
 for turn in range(200):
     for key in ("aa1", "aa2"):
         shelf.write(key, {"map": torch.full((64, 16, 16), float(int(key[-1])), dtype=torch.float16)})
@@ -207,7 +208,7 @@ for turn in range(200):
 @pytest.mark.slow
 def test_readers_never_see_half_an_entry(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Two processes write the same entries again and again; a third reads them."""
-    shelf = Shelf(tmp_path / "shelf", {})
+    shelf = TensorStore(tmp_path / "shelf", {})
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "shelf")]) for _ in range(2)]
     seen = 0
     while any(writer.poll() is None for writer in writers):

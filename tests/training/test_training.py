@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from declip import datasets, synthesis
+from declip import datasets, synthesis, training
 from declip.errors import DatasetError, SpecError, TrainingError, WeightsError
 from declip.evaluation import metrics
 from declip.images.mapfiles import read_mask, write_mask
@@ -28,8 +28,10 @@ from declip.localize.localizer import load
 from declip.nn.model import build
 from declip.results import Sample
 from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
-from declip.training import training
-from declip.training.training import TrainConfig
+from declip.training.loop import Loop, Objective
+from declip.training.recipe import TrainConfig
+from declip.training.run import choose_samples, initialise
+from declip.training.state import State
 from tests.tiny import RESIDUALS, RESNET, tiny_spec
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -163,14 +165,13 @@ def test_without_bf16_a_training_is_in_fp32_and_the_log_says_so(
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "stopped_after"),
     [
-        {"ema": 0.9, "reals": 0.5, "views": 2, "augment": ("flip", "jpeg"), "weight_decay": 0.01, "select": "ap"},
-        {"schedule": "plateau", "patience": 1, "init_std": 0.02, "precision": "bf16"},
+        ({"ema": 0.9, "reals": 0.5, "views": 2, "augment": ("flip", "jpeg"), "weight_decay": 0.01, "select": "ap"}, 1),
+        ({"schedule": "plateau", "patience": 1, "init_std": 0.02, "precision": "bf16"}, 2),
     ],
     ids=["cosine", "plateau"],
 )
-@pytest.mark.parametrize("stopped_after", [1, 3])
 def test_a_resumed_run_equals_one_that_was_not_stopped(
     data: tuple[list[Sample], list[Sample]],
     tmp_path: Path,
@@ -179,9 +180,9 @@ def test_a_resumed_run_equals_one_that_was_not_stopped(
     stopped_after: int,
 ) -> None:
     train, valid = data[0][:12], data[1][:6]
-    config = config_of(epochs=4, **changes)
+    config = config_of(epochs=3, **changes)
     straight = training.train(config, train=train, valid=valid, out=tmp_path / "straight")
-    validate, epochs = training._Loop.validate, 0
+    validate, epochs = Loop.validate, 0
 
     def interrupted(*arguments: Any) -> tuple[float, float, float]:
         nonlocal epochs
@@ -191,7 +192,7 @@ def test_a_resumed_run_equals_one_that_was_not_stopped(
         return validate(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(training._Loop, "validate", interrupted)
+        patched.setattr(Loop, "validate", interrupted)
         with pytest.raises(KeyboardInterrupt):
             training.train(config, train=train, valid=valid, out=tmp_path / "stopped")
     assert len(rows_of(tmp_path / "stopped")) == stopped_after
@@ -248,20 +249,12 @@ def test_both_parts_need_manipulated_samples(data: tuple[list[Sample], list[Samp
             training.train(config_of(), **parts, out=tmp_path / "run")
 
 
-def test_masks_without_anything_manipulated_are_said(data: tuple[list[Sample], list[Sample]], tmp_path: Path) -> None:
-    empty = tmp_path / "empty.png"
-    write_mask(empty, np.zeros((64, 64), bool))
-    valid = [dataclasses.replace(sample, mask=empty) for sample in data[1] if sample.label == "fake"]
-    with pytest.raises(DatasetError, match=r"valid: all . fakes have a mask that marks nothing"):
-        training.train(config_of(epochs=1), train=data[0][:8], valid=valid, out=tmp_path / "run")
-
-
 # ── the schedule ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def plateau() -> Any:
     config = config_of(schedule="plateau", lr=1e-3, epochs=400)
-    return training._State(config, build(SPEC))
+    return State(config, build(SPEC))
 
 
 def test_the_paper_s_schedule_divides_the_rate_three_times_and_stops() -> None:
@@ -311,8 +304,8 @@ def test_black_maps_are_not_silent(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A model whose scores stay below 0.5 has an IoU of 0 in every epoch; the last learnt the most."""
-    measure = training._Loop._measure
-    monkeypatch.setattr(training._Loop, "_measure", lambda loop, z, t: measure(loop, z - z.max() - 1, t))
+    measure = Loop._measure
+    monkeypatch.setattr(Loop, "_measure", lambda loop, z, t: measure(loop, z - z.max() - 1, t))
     run = training.train(config_of(epochs=3), train=data[0], valid=data[1], out=tmp_path / "run")
     rows = rows_of(tmp_path / "run")
     assert [row["iou"] for row in rows] == [0.0] * 3
@@ -323,13 +316,13 @@ def test_black_maps_are_not_silent(
 def test_a_training_that_diverges_is_said(
     data: tuple[list[Sample], list[Sample]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training._Loop, "validate", lambda loop: (math.nan, math.nan, math.nan))
+    monkeypatch.setattr(Loop, "validate", lambda loop: (math.nan, math.nan, math.nan))
     with pytest.raises(DatasetError, match=r"in no epoch of .*run was validation iou a number: lower the rate"):
         training.train(config_of(epochs=1), train=data[0], valid=data[1], out=tmp_path / "run")
 
 
 def test_cosine_falls_from_the_rate_to_zero() -> None:
-    state = training._State(config_of(lr=0.4, epochs=4), build(SPEC))
+    state = State(config_of(lr=0.4, epochs=4), build(SPEC))
     assert state.rate() == pytest.approx(0.4)
     assert state.rate(0.5) == pytest.approx(0.2 * (1 + math.cos(math.pi / 8)))
     state.epoch = 2
@@ -341,7 +334,7 @@ def test_cosine_falls_from_the_rate_to_zero() -> None:
 
 def test_the_average_follows_the_weights_at_the_given_decay() -> None:
     net = build(SPEC)
-    state = training._State(config_of(ema=0.75), net)
+    state = State(config_of(ema=0.75), net)
     weight, mean = net.decoder.head.bias, state.averaged.head.bias  # type: ignore[union-attr]
     with torch.no_grad():
         weight.fill_(1.0)  # type: ignore[operator]
@@ -363,7 +356,7 @@ def test_the_paper_s_first_weights_batchnorm_included() -> None:
     torch.manual_seed(0)
     decoder = build(tiny_spec(decoder=DecoderSpec(kind="conv-12", widths=(64, 64, 64, 64)))).decoder
     biases = {k: v.clone() for k, v in decoder.named_parameters() if k.endswith("bias")}
-    training._initialise(decoder, 0.02)
+    initialise(decoder, 0.02)
     weights = {k: v.detach() for k, v in decoder.named_parameters() if k.endswith("weight")}
     assert len(weights) == 12 + 12 + 1
     norms = torch.cat([v for v in weights.values() if v.ndim == 1])
@@ -382,7 +375,7 @@ def test_real_samples_are_drawn_by_the_seed(tmp_path: Path) -> None:
     mixed = [sample for pair in zip(reals, fakes, strict=False) for sample in pair] + reals[10:]
 
     def drawn(seed: int, ratio: float) -> list[str]:
-        chosen = training._chosen(mixed, config_of(seed=seed, reals=ratio))
+        chosen = choose_samples(mixed, config_of(seed=seed, reals=ratio))
         assert [s for s in chosen if s.label == "fake"] == fakes
         return [s.image.name for s in chosen if s.label == "real"]
 
@@ -432,15 +425,17 @@ decoder = { kind = "linear" }
     [
         ("lr = ", [], r"recipe\.toml is no TOML"),
         (RECIPE, ["lr"], "--set lr: expected key=value"),
-        (RECIPE, ["lr=fast"], r"recipe\.toml: "),
-        (RECIPE, ["dampening=0.9"], r"recipe\.toml: .*unexpected keyword argument 'dampening'"),
-        (RECIPE, ["model.colour=1"], "does not fit this release of declip: .*'colour'"),
-        (RECIPE, ["lr=0"], "lr is 0; expected > 0"),
+        (RECIPE, ["lr=fast"], "lr is 'fast'; expected a number > 0"),
+        (RECIPE, ["batchsize=8"], r"recipe\.toml: unknown key 'batchsize'; did you mean 'batch_size'"),
+        (RECIPE, ["model.decoder.kinds=linear"], "unknown key 'model.decoder.kinds'; did you mean 'kind'"),
+        (RECIPE, ["dampening=0.9"], r"recipe\.toml: .*unknown key 'dampening'; known are"),
+        (RECIPE, ["model.colour=1"], r"recipe\.toml: unknown key 'model\.colour'; known are"),
+        (RECIPE, ["lr=0"], "lr is 0; expected a number > 0"),
         (RECIPE, ["epochs=2.5"], "epochs is 2.5; expected a whole number"),
         (RECIPE, ["schedule=onecycle"], "schedule is 'onecycle'; expected one of 'plateau', 'cosine', 'poly', 'step'"),
         (RECIPE, ['augment=["shear"]'], "augment is 'shear'; expected one of 'flip', 'blur', 'jitter', 'jpeg'"),
         (RECIPE, ["precision=fp8"], "precision is 'fp8'"),
-        (RECIPE, ["ema=1.0"], "expected 0 <= ema < 1"),
+        (RECIPE, ["ema=1.0"], r"ema is 1\.0; expected a number in \[0, 1\)"),
         (RECIPE, ["model.decoder.kind=conv-8"], "decoder kind is 'conv-8'"),
         ("lr = 1e-2", [], "a model needs at least one backbone"),
     ],
@@ -502,7 +497,7 @@ def command(recipe: Path, manifest: Path, out: Path, *more: str, processes: int 
 ENVIRONMENT = {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
 
 
-@pytest.mark.parametrize("step", [1, 6, 8])
+@pytest.mark.parametrize("step", [1, 8])
 def test_sigterm_saves_at_the_next_step(
     data: tuple[list[Sample], list[Sample]],
     tmp_path: Path,
@@ -511,9 +506,9 @@ def test_sigterm_saves_at_the_next_step(
     step: int,
 ) -> None:
     train, valid = data
-    config = config_of(epochs=3, batch_size=2, ema=0.9)
+    config = config_of(epochs=2, batch_size=2, ema=0.9)
     straight = training.train(config, train=train, valid=valid, out=tmp_path / "straight")
-    report, handler = training._Loop._report, signal.getsignal(signal.SIGTERM)
+    report, handler = Loop._report, signal.getsignal(signal.SIGTERM)
 
     def signalled(loop: Any, done: int) -> None:
         report(loop, done)
@@ -521,7 +516,7 @@ def test_sigterm_saves_at_the_next_step(
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patched:
-        patched.setattr(training._Loop, "_report", signalled)
+        patched.setattr(Loop, "_report", signalled)
         with pytest.raises(SystemExit) as stopped, caplog.at_level("INFO"):
             training.train(config, train=train, valid=valid, out=tmp_path / "stopped")
     assert stopped.value.code == 143
@@ -599,17 +594,28 @@ def test_runs_share_frozen_features(
     assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.safetensors")}
 
 
+def test_features_alone_are_computed_for_a_later_training(
+    data: tuple[list[Sample], list[Sample]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = {"train": data[0][:8], "valid": data[1][:4]}
+    assert training.fill_features(config_of(epochs=1), **parts, cache=tmp_path / "cache") == 4 + 2
+    assert capsys.readouterr().err.count("to compute") == 2
+    training.train(config_of(epochs=1), **parts, out=tmp_path / "run", cache=tmp_path / "cache")
+    assert "to compute" not in capsys.readouterr().err
+    with pytest.raises(SpecError, match="each epoch draws new views, and none are kept"):
+        training.fill_features(config_of(views=0), **parts, cache=tmp_path / "cache")
+
+
 def test_augmentation_turns_the_cache_off(
     data: tuple[list[Sample], list[Sample]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train, valid = data
-    config = config_of(augment=("flip", "noise"), augment_share=0.5)
+    config = config_of(epochs=2, augment=("flip", "noise"), augment_share=0.5)
     assert config.kept_views == 0
     run = training.train(config, train=train, valid=valid, out=tmp_path / "run", cache=tmp_path / "cache")
     said = capsys.readouterr().err
     assert "no features are kept: each epoch draws new views and runs the backbones" in said
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 2 * 6  # of validation alone
-    assert run.iou > 0.4
     again = training.train(config, train=train, valid=valid, out=tmp_path / "again", cache=tmp_path / "cache")
     assert run.best.read_bytes() == again.best.read_bytes()
 
@@ -650,7 +656,7 @@ def test_a_run_starts_from_another_decoder(data: tuple[list[Sample], list[Sample
 
 
 def test_patience_lasts_a_number_of_steps() -> None:
-    state = training._State(config_of(schedule="plateau", patience=2, patience_steps=20, epochs=400), build(SPEC))
+    state = State(config_of(schedule="plateau", patience=2, patience_steps=20, epochs=400), build(SPEC))
     phases = []
     while not state.finished:
         state.close_epoch(0.5, steps=4)
@@ -778,14 +784,14 @@ def test_a_training_that_diverges_later_keeps_its_last_good_epoch(
 ) -> None:
     parts = {name: make_samples(tmp_path / name, 8, seed) for seed, name in enumerate(("train", "valid"))}
     config = config_of(epochs=3)
-    forward, losses = training.Objective.forward, 0
+    forward, losses = Objective.forward, 0
 
-    def diverging(self: training.Objective, *given: Any) -> torch.Tensor:
+    def diverging(self: Objective, *given: Any) -> torch.Tensor:
         nonlocal losses
         losses += self.training
         return forward(self, *given) * (math.nan if losses == 4 else 1)
 
-    monkeypatch.setattr(training.Objective, "forward", diverging)
+    monkeypatch.setattr(Objective, "forward", diverging)
     with pytest.raises(TrainingError, match=r"diverged in epoch 2, step 2 of 2, .*: the loss is nan") as caught:
         training.train(config, **parts, out=tmp_path / "out", cache=tmp_path / "cache")
     out = tmp_path / "out"

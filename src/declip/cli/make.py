@@ -230,18 +230,27 @@ def _audited(
 def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="As in recipes/.")],
     data: Annotated[list[Path], typer.Option("--data", help="Manifest with the splits train and valid; repeatable.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the run.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the run.")] = None,
     changes: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")] = False,
     cache: Annotated[Path | None, typer.Option(help="Folder of frozen features, shared by runs.")] = None,
     start: Annotated[Path | None, typer.Option(help="A checkpoint whose decoder is the starting point.")] = None,
+    only_features: Annotated[
+        bool, typer.Option("--only-features", help="Compute the frozen features into the cache, and stop.")
+    ] = False,
 ) -> None:
     """Train a model as a recipe says."""
+    if out is None and not only_features:
+        raise typer.BadParameter("the folder of the run is missing: --out FOLDER")
     from declip import datasets, training
 
     config = training.TrainConfig.from_toml(recipe, changes or [])
     samples = [sample for manifest in data for sample in datasets.read_manifest(manifest)]
     parts = {split: [s for s in samples if s.split == split] for split in ("train", "valid")}
+    if out is None or only_features:
+        count = training.fill_features(config, train=parts["train"], valid=parts["valid"], cache=cache)
+        line(f"the features of {count} views are in the cache")
+        return
     run = training.train(
         config, train=parts["train"], valid=parts["valid"], out=out, resume=resume, cache=cache, start=start
     )

@@ -17,96 +17,34 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import logging
 import shutil
-import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import timm
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from declip._version import __version__
 from declip.errors import DatasetError, SpecError
-from declip.files import write_atomic
 from declip.nn.backbones import STATISTICS, Backbone, Features, exact, extract_layers, neighbours, probe
 from declip.nn.model import DeclipNet
 from declip.process import cores
 from declip.spec import ModelSpec, check_choice
+from declip.training.recipe import FeaturePrecision
+from declip.training.store import TensorStore
 from declip.training.views import Views
 
-__all__ = ["BATCH_SIZE", "CachedViews", "FeaturePrecision", "Shelf", "describe_layers"]
-
-FeaturePrecision = Literal["fp16", "fp32"]
+__all__ = ["BATCH_SIZE", "CachedViews", "describe_layers"]
 
 _DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 _MOST_THREADS = 8
 # Pictures that the backbones compute at once; another number moves features by roundings.
 BATCH_SIZE = 16
-
-_log = logging.getLogger(__name__)
-
-
-class Shelf:
-    """A folder of tensors by key: entries appear whole, carry a checksum, and may be written by several at once.
-
-    about: what is kept here, for people; written beside it.
-    """
-
-    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
-        self.folder = folder
-        self._checked: set[str] = set()
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "about.json").exists():
-            write_atomic(folder / "about.json", json.dumps(about, indent=1) + "\n")
-
-    def path(self, key: str) -> Path:
-        """Where the entry of a key is, or would be."""
-        return self.folder / key[:2] / f"{key}.safetensors"
-
-    def has(self, key: str, names: Sequence[str]) -> bool:
-        """Whether there is an entry with tensors of these names; their values are not looked at."""
-        try:
-            with safe_open(self.path(key), framework="pt") as file:
-                return set(names) <= set(file.keys())
-        except (SafetensorError, OSError):
-            return False
-
-    def read(self, key: str) -> dict[str, Tensor] | None:
-        """The tensors of a key, memory-mapped; None if there are none, or if they are damaged (which is logged).
-
-        The checksum is compared when a key is first read: an epoch later it would only take time.
-        """
-        path = self.path(key)
-        try:
-            with safe_open(path, framework="pt") as file:
-                checksum = (file.metadata() or {}).get("crc32")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        except FileNotFoundError:
-            return None
-        except (SafetensorError, OSError) as error:
-            _log.warning("%s is damaged and computed anew: %s", path, error)
-            return None
-        if key not in self._checked:
-            if checksum != _checksum(tensors):
-                _log.warning("%s is damaged and computed anew: its checksum is wrong", path)
-                return None
-            self._checked.add(key)
-        return tensors
-
-    def write(self, key: str, tensors: dict[str, Tensor]) -> None:
-        """Keep the tensors of a key."""
-        path = self.path(key)
-        about = {"crc32": _checksum(tensors)}
-        # What a power cut damages is computed anew: waiting for the disk would cost each of thousands of entries time.
-        write_atomic(path, lambda partial: save_file(tensors, partial, metadata=about), sync=False)
 
 
 class CachedViews:
@@ -136,12 +74,12 @@ class CachedViews:
         self.folder = folder
         self._dtype = _DTYPES[precision]
         self._shape = probe(list(net.backbones), spec.input_size)
-        self._shelves = []
+        self._stores = []
         for about in describe_layers(net, spec):
             about["precision"] = precision
             name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
-            self._shelves.append(Shelf(folder / f"{about['name']}-{about['layer']}-{name}", about))
-        self._targets = Shelf(folder / "targets", {"targets": "float16, of the views of samples"})
+            self._stores.append(TensorStore(folder / f"{about['name']}-{about['layer']}-{name}", about))
+        self._targets = TensorStore(folder / "targets", {"targets": "float16, of the views of samples"})
         self._output = spec.output_size
         self.keys = views.keys(count)
 
@@ -200,23 +138,23 @@ class CachedViews:
     def batch(self, items: Sequence[int], dtype: torch.dtype = torch.float32) -> tuple[Features, Tensor]:
         """Features of this dtype, and targets (N, T, T) or (N,) float32, of some items in their order, on the CPU."""
         rows = [self._read(int(i)) for i in items]
-        maps = tuple(_stack([layers[j]["map"] for layers, _ in rows], dtype) for j in range(len(self._shelves)))
+        maps = tuple(_stack([layers[j]["map"] for layers, _ in rows], dtype) for j in range(len(self._stores)))
         cls = _stack([layers[0]["cls"] for layers, _ in rows], dtype) if self._shape.has_cls else None
         return Features(maps, cls), _stack([target for _, target in rows], torch.float32)
 
     def _is_there(self, item: int) -> bool:
         content, target = self.keys[item]
         # Of several layers the class tokens are kept as well, since a single one may need its own; they do not.
-        there = all(shelf.has(content, ("map", "cls") if self._shape.has_cls else ("map",)) for shelf in self._shelves)
+        there = all(store.has(content, ("map", "cls") if self._shape.has_cls else ("map",)) for store in self._stores)
         return there and self._targets.has(target, ("target",))
 
     def _read(self, item: int) -> tuple[list[dict[str, Tensor]], Tensor]:
         content, about = self.keys[item]
-        layers = [shelf.read(content) for shelf in self._shelves]
+        layers = [store.read(content) for store in self._stores]
         target = self._targets.read(about)
         if target is None or None in layers:
             self._compute([item], [self._load(item)])
-            layers, target = [shelf.read(content) for shelf in self._shelves], self._targets.read(about)
+            layers, target = [store.read(content) for store in self._stores], self._targets.read(about)
         found = [layer for layer in layers if layer is not None]
         if len(found) < len(layers) or target is None:
             raise DatasetError(f"what was written into {self.folder} cannot be read back: is its disk damaged or full?")
@@ -232,14 +170,14 @@ class CachedViews:
         images = torch.stack([pixels for pixels, _ in loaded]).to(device).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode(), exact():
             layers = extract_layers(list(self.net.backbones), images)
-        for (wide, token), shelf in zip(layers, self._shelves, strict=True):
+        for (wide, token), store in zip(layers, self._stores, strict=True):
             maps = self._narrow(wide)
             tokens = None if token is None else self._narrow(token)
             for row, item in enumerate(items):
                 entry = {"map": maps[row].contiguous()}
                 if tokens is not None:
                     entry["cls"] = tokens[row].contiguous()
-                shelf.write(self.keys[item][0], entry)
+                store.write(self.keys[item][0], entry)
         for (_, target), item in zip(loaded, items, strict=True):
             self._targets.write(self.keys[item][1], {"target": target.to(torch.float16)})
 
@@ -278,13 +216,6 @@ def _digest(module: nn.Module, names: Sequence[str]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _checksum(tensors: dict[str, Tensor]) -> str:
-    value = 0
-    for name in sorted(tensors):
-        value = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, value)
-    return f"{value:08x}"
 
 
 def _stack(rows: Sequence[Tensor], dtype: torch.dtype) -> Tensor:

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from declip import training
 from declip.evaluation import metrics
 from declip.images.mapfiles import read_mask, write_mask
 from declip.images.read import read_photo
 from declip.localize.localizer import load
 from declip.results import Sample
 from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
-from declip.training import training
-from declip.training.training import TrainConfig
+from declip.training import TrainConfig
 from tests.tiny import RESNET, tiny_spec
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

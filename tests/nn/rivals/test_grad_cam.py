@@ -17,7 +17,7 @@ from declip.errors import SpecError, WeightsError
 from declip.nn.rivals.grad_cam import GradCam
 from declip.nn.rivals.net import build_rival
 from declip.spec import BackboneSpec, ModelSpec
-from declip.training.training import TrainConfig
+from declip.training import TrainConfig
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

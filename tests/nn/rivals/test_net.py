@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from declip import training
 from declip.errors import ExportError, SpecError, WeightsError
 from declip.images.mapfiles import read_mask, write_mask
 from declip.images.orientation import to_stored, to_upright
@@ -22,8 +23,7 @@ from declip.nn.model import build_network
 from declip.nn.rivals.net import RivalNet, build_rival
 from declip.results import Sample
 from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
-from declip.training import training
-from declip.training.training import TrainConfig
+from declip.training import TrainConfig
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
