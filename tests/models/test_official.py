@@ -89,7 +89,7 @@ def save_official(path: Path, tensors: dict[str, Tensor], layer: object = "layer
 
 @pytest.mark.parametrize(
     ("layer", "channels"),
-    [(1, 256), (2, 512), pytest.param(3, 1024, marks=pytest.mark.slow), pytest.param(4, 2048, marks=pytest.mark.slow)],
+    [(1, 256), *(pytest.param(k, 128 * 2**k, marks=pytest.mark.slow) for k in (2, 3, 4))],
 )
 def test_an_rn50_decoder_alone_is_converted(layer: int, channels: int, tmp_path: Path) -> None:
     tensors = conv4(channels, f"layer{layer}")

@@ -58,7 +58,9 @@ def network(name: str) -> tuple[nn.Module, ModelSpec, int]:
     return net, spec, folded
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize(
+    "name", ["resnet", "mini", *(pytest.param(n, marks=pytest.mark.slow) for n in ("vit", "quick"))]
+)
 def test_folding_changes_nothing_but_rounding(name: str) -> None:
     net, spec, folded = network(name)
     image = torch.from_numpy(probe.picture(spec))

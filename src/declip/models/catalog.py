@@ -180,7 +180,7 @@ MODELS: tuple[ModelCard, ...] = (
 
 
 def find(name: str) -> ModelCard:
-    """The card of this name. Raises WeightsError with the nearest names for an unknown one."""
+    """Return the card of this name. Raises WeightsError with the nearest names for an unknown one."""
     for card in MODELS:
         if card.name == name:
             return card

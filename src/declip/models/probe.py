@@ -1,7 +1,7 @@
-"""What a fast engine must prove when it is opened: a fixed picture and the answer of exact arithmetic to it.
+"""Check a fast engine when it is opened, by a fixed picture and the exact answer to it.
 
-Lower precision is chosen by machines and libraries in ways that no version number tells of. So a fast engine computes
-one picture first, and is refused where its answer is another than the exact one.
+Machines and libraries choose lower precision in ways that no version number shows. So a fast engine first computes one
+picture, and is refused if its answer is not close to the exact one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SIDE = 32
 
 
 def picture(spec: ModelSpec) -> NDArray[np.float32]:
-    """A model's input, (1, 3, S, S) normalised: smooth colours with noise, stronger noise in a disc in the middle."""
+    """Return an input, (1, 3, S, S) normalised: smooth colours with noise, stronger in a disc in the middle."""
     y, x = np.mgrid[0 : spec.input_size, 0 : spec.input_size].astype(np.float64)
     planes = []
     middle = (y - spec.input_size / 2) ** 2 + (x - spec.input_size / 2) ** 2 < (spec.input_size / 4) ** 2
@@ -40,12 +40,12 @@ def picture(spec: ModelSpec) -> NDArray[np.float32]:
 
 
 def pack(logits: NDArray[np.float32]) -> str:
-    """Logits (1, T, T) of the picture, as text: at most 32 × 32 of them, evenly spread, in float32."""
+    """Return logits (1, T, T) of the picture as text: at most 32 × 32 of them, evenly spread, in float32."""
     return base64.b64encode(_thin(logits).astype("<f4").tobytes()).decode()
 
 
 def unpack(text: str) -> NDArray[np.float32]:
-    """What `pack` was given, thinned: (n,) float32."""
+    """Return what `pack` was given, thinned: (n,) float32."""
     return np.frombuffer(base64.b64decode(text), "<f4").astype(np.float32)
 
 
@@ -67,7 +67,7 @@ def check(spec: ModelSpec, expected: NDArray[np.float32], found: NDArray[np.floa
 
 
 def distance(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
-    """The largest difference of logits on the probe; arguments as of `check`."""
+    """Return the largest difference of logits on the probe; arguments as of `check`."""
     return float(np.abs(_thin(found) - expected).max())
 
 

@@ -83,8 +83,8 @@ class Backbone(nn.Module):
             raise SpecError(f"timm cannot cut {self.name} at layers {self.layers}: {error}") from error
 
     def train(self, mode: bool = True) -> Backbone:
-        """Stays in eval whatever `mode` says: in train mode BatchNorm would move its statistics although nothing
-        is learnt (the official code's frozen RN50 drifts so)."""
+        """Stay in eval whatever `mode` says. In train mode BatchNorm would move its statistics although nothing is
+        learnt, as those of the official code's frozen RN50 do."""
         return super().train(False)
 
     def forward(self, images: Tensor) -> Features:
@@ -115,7 +115,7 @@ def exact() -> Iterator[None]:
 
 
 def neighbours(specs: Sequence[BackboneSpec]) -> list[list[BackboneSpec]]:
-    """Runs of specs that differ in their layer only; each becomes one module."""
+    """Return runs of specs that differ in their layer only; each becomes one module."""
     return [list(group) for _, group in groupby(specs, key=lambda s: (s.name, s.weights, s.sha256))]
 
 
@@ -151,7 +151,7 @@ def build_backbones(
 
 
 def probe(backbones: Sequence[nn.Module], input_size: int) -> FeatureShape:
-    """Sizes of the features of these backbones, without computing them (fake tensors)."""
+    """Return the sizes of the features of these backbones without computing them (fake tensors)."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     try:
@@ -177,7 +177,7 @@ def extract(backbones: Sequence[nn.Module], images: Tensor) -> Features:
 
 
 def extract_layers(backbones: Sequence[nn.Module], images: Tensor) -> list[tuple[Tensor, Tensor | None]]:
-    """As `extract`, but (map, class token) of each layer, so that each has all that it has alone."""
+    """Run all backbones on images; return (map, class token or None) of each layer, as each has them alone."""
     pairs: list[tuple[Tensor, Tensor | None]] = []
     for backbone in backbones:
         if isinstance(backbone, Backbone):
@@ -232,7 +232,7 @@ def _size_option(name: str, input_size: int) -> dict[str, Any]:
 
 
 def weights_file(name: str, weights: str, sha256: str | None, offline: bool) -> Path:
-    """The verified local file of a backbone's weights; downloads a timm tag from its hub on first use."""
+    """Return the verified local file of a backbone's weights. A timm tag is downloaded from its hub on first use."""
     if weights.startswith("package:"):
         path = _package_file(weights.removeprefix("package:"))
     elif Path(weights).suffix or Path(weights).is_file():
@@ -278,7 +278,7 @@ def _package_file(package: str) -> Path:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of a pickle opened with weights_only=True."""
+    """Return the tensors of a .safetensors file, or of a pickle opened with weights_only=True."""
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))

@@ -187,7 +187,7 @@ class Projection(nn.Module):
 
     @torch.no_grad()
     def _follow(self, x: Tensor, means: Tensor) -> None:
-        """The mean of the statistics of all batches so far."""
+        """Move the statistics to the mean over all batches so far."""
         within = x.float().var(dim=(2, 3), unbiased=False).mean(dim=0)
         between = means.var(dim=0, unbiased=False)
         self.batches += 1

@@ -1,4 +1,4 @@
-"""What backbones give and decoders take."""
+"""Features: the output of backbones and the input of decoders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Features(NamedTuple):
     cls: Tensor | None = None
 
     def fused(self) -> Tensor:
-        """All maps on the first one's grid (bilinear, as the paper's fusion), concatenated: (N, sum C_i, h_0, w_0)."""
+        """Resize all maps to the first one's grid (bilinear, as in the paper) and join them: (N, sum C_i, h_0, w_0)."""
         first, *others = self.maps
         size = first.shape[-2:]
         resized = [m if m.shape[-2:] == size else F.interpolate(m, size, mode="bilinear") for m in others]

@@ -34,7 +34,7 @@ class DeclipNet(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> DeclipNet:
-        """Backbones stay in eval: frozen means that BatchNorm statistics and dropout stand still, too."""
+        """Set the mode of the decoder. Backbones stay in eval: BatchNorm statistics must not move, nor dropout act."""
         super().train(mode)
         self.backbones.train(False)
         return self
@@ -44,16 +44,16 @@ class DeclipNet(nn.Module):
         return self.decode(self.features(image))
 
     def features(self, images: Tensor) -> Features:
-        """The frozen half: images (N, 3, S, S) → Features."""
+        """Run the frozen half: images (N, 3, S, S) → Features."""
         return extract(list(self.backbones), images)
 
     def decode(self, features: Features) -> Tensor:
-        """The learnt half: Features → logits (N, T, T)."""
+        """Run the learnt half: Features → logits (N, T, T)."""
         logits: Tensor = self.decoder(features)
         return logits
 
     def learnt_parameters(self) -> Iterator[nn.Parameter]:
-        """What training changes: the decoder's parameters."""
+        """Return what training changes: the parameters of the decoder."""
         return self.decoder.parameters()
 
 

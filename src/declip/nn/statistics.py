@@ -190,21 +190,21 @@ def _second(planes: Tensor, dim: int) -> Tensor:
 
 
 def _pooled(maps: Tensor, side: int) -> Tensor:
-    """The mean of side × side positions each: (N, C, h, w) → (N, C, h/side, w/side)."""
+    """Average side × side positions each: (N, C, h, w) → (N, C, h/side, w/side)."""
     n, channels, height, width = maps.shape
     rows = maps.reshape(n, channels, height // side, side, width).mean(dim=3)
     return rows.view(n, channels, height // side, width // side, side).mean(dim=4)
 
 
 def _around(maps: Tensor) -> Tensor:
-    """The mean over 3×3 positions, fewer at the border."""
+    """Average over 3×3 positions, fewer at the border."""
     channels, size = maps.shape[1], maps.shape[2:]
     sums = F.conv2d(maps, maps.new_ones(channels, 1, 3, 3), padding=1, groups=channels)
     return sums / F.conv2d(maps.new_ones(1, 1, *size), maps.new_ones(1, 1, 3, 3), padding=1)
 
 
 def _cosines() -> Tensor:
-    """The orthonormal basis of the 8×8 discrete cosine transform (type II), (64, 8, 8)."""
+    """Return the orthonormal basis of the 8×8 discrete cosine transform (type II), (64, 8, 8)."""
     k, x = torch.arange(8.0).view(8, 1), torch.arange(8.0)
     line = torch.cos(math.pi * k * (2 * x + 1) / 16) * 0.5
     line[0] /= math.sqrt(2)

@@ -87,17 +87,17 @@ class CachedViews:
         return len(self.keys)
 
     def missing(self) -> list[int]:
-        """Items of which something is not on disk."""
+        """Return the items of which something is not on disk."""
         return [i for i in range(len(self)) if not self._is_there(i)]
 
     def bytes_per_item(self) -> int:
-        """Size of one item's entries on disk, about."""
+        """Return about how many bytes the entries of one item take on disk."""
         values = sum(c * g * g for c, g in zip(self._shape.channels, self._shape.grids, strict=True))
         target = self._output**2 if self.views.target == "mask" else 1
         return values * self._dtype.itemsize + 2 * target
 
     def of(self, views: Views) -> CachedViews:
-        """The same cache, with the same network, of other views of the same model."""
+        """Return the same cache, with the same network, for other views of the same model."""
         other = copy.copy(self)
         other.views = views
         other.keys = views.keys(self.count)
@@ -136,7 +136,7 @@ class CachedViews:
                 bar.advance(task, len(chosen))
 
     def batch(self, items: Sequence[int], dtype: torch.dtype = torch.float32) -> tuple[Features, Tensor]:
-        """Features of this dtype, and targets (N, T, T) or (N,) float32, of some items in their order, on the CPU."""
+        """Return features of this dtype, and targets (N, T, T) or (N,) float32, of items in their order, on the CPU."""
         rows = [self._read(int(i)) for i in items]
         maps = tuple(_stack([layers[j]["map"] for layers, _ in rows], dtype) for j in range(len(self._stores)))
         cls = _stack([layers[0]["cls"] for layers, _ in rows], dtype) if self._shape.has_cls else None
@@ -189,7 +189,7 @@ class CachedViews:
 
 
 def describe_layers(net: DeclipNet, spec: ModelSpec) -> list[dict[str, Any]]:
-    """What decides the features of each layer of a spec, beside the input: the identities of the cache's folders.
+    """Return what decides the features of each layer of a spec beside the input: the identity of its folder.
 
     The digest is over the tensors up to the layer, so that a network cut further behind has the same entries.
     """
@@ -219,7 +219,7 @@ def _digest(module: nn.Module, names: Sequence[str]) -> str:
 
 
 def _stack(rows: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """Rows on one another, of this dtype; maps channels-last, as convolutions on the CPU like them."""
+    """Stack rows in this dtype; maps become channels-last, which convolutions on the CPU compute faster."""
     shape = (len(rows), *rows[0].shape)
     layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
     out = torch.empty(shape, dtype=dtype, memory_format=layout)

@@ -66,17 +66,17 @@ class Views:
         self._digests: dict[Path, str] = {}
 
     def __len__(self) -> int:
-        """How many samples."""
+        """Return how many samples there are."""
         return len(self.samples)
 
     def part(self, start: int, stop: int) -> Views:
-        """The same views of the samples from `start` to before `stop`; what is known of their files is shared."""
+        """Return the same views of samples[start:stop]; digests of files are shared."""
         other = copy.copy(self)
         other.samples = self.samples[start:stop]
         return other
 
     def load(self, position: int, view: int = 0) -> tuple[Inputs, NDArray[np.float32]]:
-        """View `view` of a sample: (inputs, target).
+        """Return view `view` of a sample: (inputs, target).
 
         Inputs are {"image": (3, S, S) float32 normalised}; for CAT-Net {"coefficients": (S, S), "table": (8, 8)} of the
         file, too, as float32, on the grid in which they are stored. The target is (T, T) float32 in [0, 1], the mask
@@ -115,11 +115,11 @@ class Views:
         return {"image": to_input(pixels, spec)} | inputs, target
 
     def content(self, position: int, view: int = 0) -> str:
-        """A digest of all that decides the input of a view: the file's bytes and what is done to them."""
+        """Return a digest of all that decides the input of a view: the file's bytes and what is done to them."""
         return _hash(self._description(position, view))
 
     def target_content(self, position: int, view: int = 0) -> str:
-        """A digest of all that decides the target of a view, beside what decides its input."""
+        """Return a digest of all that decides the target of a view, and its input."""
         sample = self.samples[position]
         about: dict[str, Any] = {"input": self._description(position, view), "target": self.target}
         if self.target == "image" or sample.mask is None:
@@ -129,7 +129,7 @@ class Views:
         return _hash(about | {"size": self.spec.output_size})
 
     def keys(self, count: int) -> list[tuple[str, str]]:
-        """(content, target content) of `count` views of each sample, the first view of all samples first."""
+        """Return (content, target content) of `count` views of each sample, the first view of all samples first."""
         pairs = [(position, view) for view in range(count) for position in range(len(self))]
         with ThreadPoolExecutor(min(_MOST_THREADS, cores())) as pool:  # hashing files lets other threads run
             return list(pool.map(lambda pair: (self.content(*pair), self.target_content(*pair)), pairs))
@@ -161,7 +161,7 @@ class Views:
 
 
 def _crop(arrays: Sequence[NDArray[Any]], size: int, rng: np.random.Generator) -> list[NDArray[Any]]:
-    """The same random native crop, size × size, of arrays (H, W, …); a smaller one is padded by reflection first, as
+    """Cut the same random crop, size × size, out of arrays (H, W, …). Smaller ones are padded by reflection first, as
     the localizer does.
 
     Corners are multiples of 8, as the localizer's are: JPEG's grid keeps its phase.

@@ -79,7 +79,7 @@ class Exchange(nn.Module):
         )
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Maps (N, widths[i], h/2^i, w/2^i) → maps of the same shapes."""
+        """Exchange between maps (N, widths[i], h/2^i, w/2^i); the shapes stay."""
         maps = [branch(m) for branch, m in zip(self.branches, maps, strict=True)]
         fused = []
         for own, row in zip(maps, self.fuse_layers, strict=True):
@@ -91,7 +91,7 @@ class Exchange(nn.Module):
 
 
 def _bring(widths: Sequence[int], source: int, target: int) -> nn.Module:
-    """The layers from one branch to another's channels; down also to its size, up only resized afterwards."""
+    """Return the layers from one branch to another's channels. Down, they also give its size; up, a resize follows."""
     if source == target:
         return nn.Identity()
     if source > target:
@@ -163,7 +163,7 @@ def resize(x: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
 
 
 def initialise(net: nn.Module) -> None:
-    """As HRNet starts: normal weights by the number of outputs; BatchNorm follows slowly, with momentum 0.01.
+    """Initialise as HRNet does: normal weights by the number of outputs; BatchNorm follows slowly, with momentum 0.01.
 
     Convolutions with a bias keep torch's own start: few of them have a BatchNorm behind them to tame the sum of their
     inputs, and a head of one or two outputs would begin with logits in the hundreds.

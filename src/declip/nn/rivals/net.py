@@ -1,4 +1,4 @@
-"""A rival behind the contract of every model: named inputs → one map of logits; and the loss it is trained by.
+"""A rival with the interface of every model: named inputs → one map of logits; and the loss it is trained by.
 
 Of two classes the logit is the difference, manipulated minus untouched: its sigmoid is their softmax.
 """
@@ -49,8 +49,11 @@ class RivalNet(nn.Module):
     def loss(
         self, targets: Tensor, image: Tensor, coefficients: Tensor | None = None, table: Tensor | None = None
     ) -> Tensor:
-        """The rival's own loss. targets: (N, T, T) in [0, 1]; or (N,), of whole pictures: Grad-CAM always, and Patch
-        Forensics, of which every patch then has its picture's label."""
+        """Return the rival's own loss.
+
+        targets: (N, T, T) in [0, 1], or (N,) of whole pictures: always for Grad-CAM, and possible for Patch Forensics,
+        of which every patch then has its picture's label.
+        """
         match self.network:
             case PatchForensics():
                 logits = self(image)

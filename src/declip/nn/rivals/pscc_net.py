@@ -25,7 +25,7 @@ REDUCTIONS = (4, 2, 2, 1)  # of the four scales, finest first: the finest has to
 
 
 class PsccOutput(NamedTuple):
-    """What PSCC-Net says of a batch.
+    """The output of PSCC-Net for a batch.
 
     masks: logits (N, 1, S/2^i, S/2^i) of the four masks, finest first. image: logits (N, 2): untouched, manipulated.
     """
@@ -65,7 +65,7 @@ class PsccNet(nn.Module):
         return PsccOutput(tuple(reversed(masks)), self.detection(scales))
 
     def scales(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """The encoder's maps (N, C_i, H/2^i, W/2^i) → (N, C_i, S/2^i, S/2^i)."""
+        """Resize the encoder's maps: (N, C_i, H/2^i, W/2^i) → (N, C_i, S/2^i, S/2^i)."""
         sides = [self.size >> i for i in range(len(features))]
         return [resize(m, (side, side), align_corners=True) for m, side in zip(features, sides, strict=True)]
 

@@ -16,7 +16,7 @@ XCEPTION = "legacy_xception"
 
 
 def imagenet_tensors(path: Path | None = None) -> dict[str, Tensor]:
-    """The state dict of timm's whole Xception, a classifier of ImageNet.
+    """Return the state dict of timm's whole Xception, a classifier of ImageNet.
 
     path: its weights (.pth or .safetensors); None lets timm download them. Raises WeightsError where they cannot be
     had, or do not fit the whole of that network.
