@@ -13,7 +13,7 @@ from PIL import Image
 from declip.errors import ImageError
 from declip.images import arrays
 from declip.images.read import read_photo
-from tests.images.test_image import encode, scene
+from tests.images.pictures import encode, scene
 
 RGBA = np.dstack([scene(20, 30), np.full((20, 30), 255, np.uint8)])
 # Name → the same picture in another shape or type.

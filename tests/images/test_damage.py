@@ -3,21 +3,18 @@
 import io
 import struct
 import warnings
-import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from declip.errors import ImageError
-from declip.images import mapfiles, repair
-from declip.images.mapfiles import read_scores
+from declip.images import repair
 from declip.images.read import read_photo
 from declip.report import metadata
-from tests.images.test_image import encode, scene, textured
+from tests.images.pictures import chunk, encode, scene, textured
 
 JUNK = bytes(np.random.default_rng(0).integers(0, 256, 300, dtype=np.uint8))
 
@@ -28,10 +25,6 @@ def pillows_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def png(*chunks: bytes, late: bool = False) -> bytes:
@@ -60,8 +53,9 @@ TOO_LONG = {
 }
 
 
-@pytest.mark.parametrize("late", [False, True])
-@pytest.mark.parametrize("name", TOO_LONG)
+@pytest.mark.parametrize(
+    ("name", "late"), [(name, late) for late, name in zip((True, False) * 3, TOO_LONG, strict=False)]
+)
 def test_text_that_is_too_long_leaves_a_png_readable(name: str, late: bool) -> None:
     text = chunk(b"tEXt", b"Software\0a program")
     data = png(text, TOO_LONG[name], late=late)
@@ -77,11 +71,10 @@ def test_much_text_leaves_a_png_readable(monkeypatch: pytest.MonkeyPatch) -> Non
     assert_read(png(*texts), scene(), "(zTXt) is too long")
 
 
-@pytest.mark.parametrize("late", [False, True])
-@pytest.mark.parametrize("body", [b"", b"\0", b"k\0", b"k\0\1\2\3", JUNK[:8], JUNK[:31], JUNK])
 @pytest.mark.parametrize(
-    "kind", ["pHYs", "gAMA", "cHRM", "sRGB", "eXIf", "iCCP", "zTXt", "iTXt", "tEXt", "acTL", "abCd"]
+    ("body", "late"), [(b"", False), (b"k\0", True), (b"k\0\1\2\3", False), (JUNK[:31], True), (JUNK, False)]
 )
+@pytest.mark.parametrize("kind", ["pHYs", "gAMA", "eXIf", "iCCP", "zTXt", "iTXt", "tEXt", "acTL", "abCd"])
 def test_a_damaged_side_chunk_leaves_a_png_readable(kind: str, body: bytes, late: bool) -> None:
     data = png(chunk(kind.encode(), body), late=late)
     assert np.array_equal(read_photo(data).pixels, scene())
@@ -144,7 +137,7 @@ HEADS = (
 HEADS += (b"Photoshop 3.0\0", b"Photoshop 3.0\x008BIM")
 
 
-@pytest.mark.parametrize("number", [*range(0xE0, 0xF0), 0xFE])
+@pytest.mark.parametrize("number", [0xE0, 0xE1, 0xE2, 0xED, 0xEE, 0xFE])
 def test_damaged_segments_leave_a_jpeg_readable(number: int) -> None:
     plain = encode(scene(), "JPEG", quality=90)
     expected = read_photo(plain).pixels
@@ -199,34 +192,24 @@ def test_a_jpeg_without_its_end_marker_is_read_if_every_pixel_came(name: str) ->
 def test_a_jpeg_without_its_last_pixels_is_corrupt(name: str) -> None:
     whole = SAVED[name]()
     # One byte less may still hold all bits but those that fill it up.
-    for lacking in (4, 5, 6, 8, 12, 20, 50, 300):
+    for lacking in (4, 5, 12, 300):
         for rest in (b"", bytes(9000), b"\xff"):
             with pytest.raises(ImageError, match=r"truncated or damaged") as error:
                 read_photo(whole[:-lacking] + rest)
             assert error.value.kind == "corrupt", (lacking, rest)
 
 
-def test_what_follows_a_jpeg_is_told() -> None:
-    plain = encode(scene(), "JPEG")
-    expected = read_photo(plain).pixels
-    photo = read_photo(plain + b"more than a picture" + bytes(9))
-    assert np.array_equal(photo.pixels, expected)
-    assert photo.notes == ("19 bytes behind the end of the picture were not examined.",)
-    assert read_photo(plain + bytes(99)).notes == ()
-
-
 # ── TIFF, WebP, GIF, AVIF and HEIC ──────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
-def test_damaged_side_tags_leave_a_tiff_readable(compression: str | None) -> None:
-    plain = encode(scene(30, 40), "TIFF", compression=compression)
+def test_damaged_side_tags_leave_a_tiff_readable() -> None:
+    plain = encode(scene(30, 40), "TIFF")
     at = struct.unpack("<I", plain[4:8])[0]
     count = struct.unpack("<H", plain[at : at + 2])[0]
     own = [plain[at + 2 + 12 * i : at + 14 + 12 * i] for i in range(count)]
     told = 0
-    for tag in (270, 282, 296, 700, 34665, 34675):
-        for kind in (2, 3, 5, 12, 13, 77):
+    for tag in (270, 282, 34665):
+        for kind in (2, 3, 5, 77):
             for number, value in ((1, 5), (1000, 8), (4_000_000_000, 8), (1, 4_000_000_000), (0, 0)):
                 entries = [e for e in own if struct.unpack("<H", e[:2])[0] != tag]
                 entries.append(struct.pack("<HHII", tag, kind, number, value))
@@ -267,7 +250,7 @@ def test_damaged_exif_leaves_an_avif_or_heic_readable(kind: str) -> None:
     data = encode(scene(), kind, quality=90, exif=exif.tobytes())
     expected = read_photo(data).pixels
     at = max(data.rfind(b"MM\0*"), data.rfind(b"II*\0"))
-    for position in range(at, at + 24):
+    for position in range(at, at + 24, 3):
         hurt = bytearray(data)
         hurt[position] ^= 0xA5
         assert np.array_equal(read_photo(bytes(hurt)).pixels, expected), position - at
@@ -287,62 +270,3 @@ def test_nothing_is_taken_out_of_a_picture_alone() -> None:
     ):
         bare = repair.bare(data, kind)  # type: ignore[arg-type]
         assert bare is not None and np.array_equal(read_photo(bare).pixels, read_photo(data).pixels)
-
-
-# ── maps of other methods ───────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_scores_of_other_methods(tmp_path: Path) -> None:
-    scores = np.linspace(0, 1, 600, dtype=np.float32).reshape(20, 30)
-    np.savez(tmp_path / "trufor.npz", map=scores, conf=scores * 0, score=0.9, imgsize=(20, 30))
-    np.savez_compressed(tmp_path / "packed.npz", map=scores[None].astype(np.float64))
-    Image.fromarray(scores).save(tmp_path / "float.tif")
-    Image.fromarray(scores).save(tmp_path / "float.tiff", compression="tiff_lzw")
-    for name in ("trufor.npz", "packed.npz", "float.tif", "float.tiff"):
-        read = read_scores(tmp_path / name)
-        assert read.dtype == np.float32 and np.array_equal(read, scores), name
-        assert read.flags.writeable
-    deep = np.rint(scores * 65535).astype(np.uint16)
-    Image.fromarray(deep).save(tmp_path / "deep.tif")
-    Image.fromarray((deep >> 8).astype(np.uint8)).save(tmp_path / "eight.tif")
-    assert np.abs(read_scores(tmp_path / "deep.tif") - scores).max() < 1e-5
-    assert np.abs(read_scores(tmp_path / "eight.tif") - scores).max() < 1 / 200
-
-
-def test_scores_of_other_methods_that_are_none(tmp_path: Path) -> None:
-    scores = np.full((4, 6), 0.5, np.float32)
-    np.savez(tmp_path / "keys.npz", conf=scores, heat=scores)
-    np.savez(tmp_path / "logits.npz", map=scores * 9)
-    np.savez(tmp_path / "objects.npz", map=np.array([{}], dtype=object))
-    Image.fromarray(scores * 9).save(tmp_path / "logits.tif")
-    Image.fromarray(scene()).save(tmp_path / "colour.tif")
-    (tmp_path / "no.npz").write_bytes(b"PK no archive")
-    with (
-        zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive,
-        archive.open("map.npy", "w") as f,
-    ):
-        for _ in range(40):
-            f.write(bytes(1 << 20))
-    for name, kind, words in (
-        ("keys.npz", "input", r"holds the arrays \['conf', 'heat'\]; expected scores under the name \"map\""),
-        ("logits.npz", "input", "values from 4.5 to 4.5; expected scores in"),
-        ("objects.npz", "corrupt", "cannot be read as one array"),
-        ("logits.tif", "input", "values from 4.5 to 4.5; expected scores in"),
-        ("colour.tif", "format", "a TIFF of mode RGB; expected grey of 8 or 16 bits or of floats"),
-        ("no.npz", "corrupt", "this .npz cannot be read"),
-        ("bomb.npz", "corrupt", "cannot be read as one array"),
-    ):
-        with pytest.raises(ImageError, match=words) as error:
-            read_scores(tmp_path / name)
-        assert error.value.kind == kind, name
-
-
-def test_the_size_of_an_archived_map_is_checked_before_it_is_unpacked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    np.savez_compressed(tmp_path / "a.npz", map=np.zeros((300, 300), np.float32))
-    monkeypatch.setattr(mapfiles, "MAX_PIXELS", 10_000)
-    monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("unpacked"))
-    with pytest.raises(ImageError, match="larger than 10000 values") as error:
-        read_scores(tmp_path / "a.npz")
-    assert error.value.kind == "too-large"

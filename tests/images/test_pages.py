@@ -61,18 +61,10 @@ def check_pages(data: bytes, unit: str, order: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "unit"), [("TIFF", "pages"), ("GIF", "frames"), ("WEBP", "frames"), ("PNG", "frames")]
+    ("kind", "unit"), [("TIFF", "pages"), ("GIF", "frames"), ("WEBP", "frames"), ("PNG", "frames"), ("AVIF", "frames")]
 )
 def test_every_page_can_be_read(kind: str, unit: str) -> None:
     check_pages(saved(plain(0), kind, plain(1), plain(2)), unit, [0, 1, 2])
-
-
-def test_every_frame_of_an_avif_can_be_read() -> None:
-    check_pages(saved(plain(0), "AVIF", plain(1), plain(2)), "frames", [0, 1, 2])
-
-
-def test_a_default_image_of_a_png_is_the_first_frame() -> None:
-    check_pages(saved(plain(0), "PNG", plain(1), plain(2), default_image=True), "frames", [0, 1, 2])
 
 
 def test_the_main_picture_of_a_heic_comes_first() -> None:
@@ -142,21 +134,6 @@ def test_a_picture_of_a_jpeg_is_turned_by_its_own_tag() -> None:
     assert caught.value.kind == "corrupt"
 
 
-def test_streams_and_tensors_have_pages_as_files_have() -> None:
-    data = saved(plain(0), "TIFF", plain(1))
-    assert colour(read_photo(io.BytesIO(data), page=2)) == 1
-    with pytest.raises(ImageError, match="there is 1, counted from 1"):
-        read_photo(np.zeros((3, 4, 3), np.uint16), page=2)
-
-
-def test_side_data_that_is_damaged_hides_neither_the_picture_nor_its_notes() -> None:
-    whole = saved(plain(0), "PNG", pnginfo=None) + b"something else"
-    bad = b"\0\0\0\5tEXtab\0cd" + bytes(4)  # its check sum is wrong
-    photo = read_photo(whole[:33] + bad + whole[33:])
-    assert colour(photo) == 0 and len(photo.notes) == 2
-    assert photo.notes[0] == "14 bytes behind the end of the picture were not examined." and "tEXt" in photo.notes[1]
-
-
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF"])
 def test_a_file_of_one_picture_has_nothing_to_tell(kind: str) -> None:
     photo = read_photo(saved(plain(0), kind))
@@ -170,7 +147,7 @@ def test_arrays_and_photos_have_one_page() -> None:
     assert read_photo(pixels, page=1).pages == 1
     with pytest.raises(ImageError, match="there is 1"):
         read_photo(pixels, page=2)
-    photo = read_photo(saved(plain(0), "TIFF", plain(1)), page=2)
+    photo = read_photo(io.BytesIO(saved(plain(0), "TIFF", plain(1))), page=2)
     assert read_photo(photo) is photo and read_photo(photo, page=2) is photo
     with pytest.raises(ImageError, match="is picture 2, decoded"):
         read_photo(photo, page=1)
@@ -246,10 +223,6 @@ def test_every_picture_of_a_jpeg_can_be_read() -> None:
     assert read_photo(data, page=2).data == frames[1]  # its own coefficients are these
 
 
-def test_pillows_own_mpo_is_read_alike() -> None:
-    check_pages(saved(plain(0), "MPO", plain(1), plain(2)), "pictures", [0, 1, 2])
-
-
 def test_previews_are_told_and_no_pages() -> None:
     small = saved(plain(1, (24, 16)), "JPEG")
     first = saved(plain(0), "JPEG")
@@ -265,18 +238,13 @@ def test_previews_are_told_and_no_pages() -> None:
     "words", [b'<x hdrgm:Version="1.0"/>', b"<HDRGainMap:HDRGainMapVersion>65536<", b'Item:Semantic="GainMap"']
 )
 @pytest.mark.parametrize("where", ["photo", "map"])
-def test_gain_maps_are_told_and_no_pages(words: bytes, where: str) -> None:
+def test_a_gain_map_is_told(words: bytes, where: str) -> None:
     first, other = saved(plain(0), "JPEG"), saved(Image.new("L", (12, 8), 99), "JPEG")
     first, other = (with_xmp(first, words), other) if where == "photo" else (first, with_xmp(other, words))
     photo = read_photo(with_index(first, [(0, other)]))
     assert "A gain map for HDR screens was not examined." in photo.notes
-
-
-def test_a_gain_map_is_no_page() -> None:
-    other = with_xmp(saved(Image.new("L", (12, 8), 99), "JPEG"), b'<x hdrgm:Version="1.0"/>')
-    data = with_index(with_xmp(saved(plain(0), "JPEG"), b'<x hdrgm:Version="1.0"/>'), [(0, other)])
-    assert notes(data) == ("A gain map for HDR screens was not examined.",)
-    assert read_photo(data).pages == 1
+    if where == "map":
+        assert photo.pages == 1 and len(photo.notes) == 1
 
 
 def test_depth_maps_are_told() -> None:
@@ -288,8 +256,8 @@ def test_depth_maps_are_told() -> None:
 @pytest.mark.parametrize(
     "words", [b'GCamera:MicroVideo="1"', b'GCamera:MotionPhoto="1"', b"", b"<GCamera:MotionPhoto>1<"]
 )
-@pytest.mark.parametrize("trailer", [b"", b"\0" * 16, b"SEFHtrailerSEFT"])
-def test_a_video_behind_the_photo_is_told(words: bytes, trailer: bytes) -> None:
+def test_a_video_behind_the_photo_is_told(words: bytes) -> None:
+    trailer = b"SEFHtrailerSEFT" if words else b"\0" * 16
     first = saved(plain(0), "JPEG")
     data = (with_xmp(first, words) if words else first) + b"MotionPhoto_Data" + MP4 + trailer
     assert notes(data) == ("A video of 0.2 MB behind the photo (a motion photo) was not examined.",)
@@ -329,8 +297,7 @@ def test_bytes_behind_the_end_are_told(kind: str) -> None:
 # --- transparency and TIFF ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-@pytest.mark.parametrize("alpha", [0, 254])
+@pytest.mark.parametrize(("mode", "alpha"), [("RGBA", 254), ("LA", 0), ("P", 254)])
 def test_transparent_parts_are_measured(mode: str, alpha: int) -> None:
     picture = Image.new("RGBA", (50, 40), (200, 30, 30, 255))
     picture.paste((10, 20, 30, alpha), (0, 0, 50, 5))
@@ -344,23 +311,12 @@ def test_transparent_parts_are_measured(mode: str, alpha: int) -> None:
     assert note == "Transparent parts (12 % of the picture) were laid on white; what is hidden there was not examined."
 
 
-def test_an_opaque_alpha_has_nothing_to_tell() -> None:
-    assert read_photo(saved(plain(0).convert("RGBA"), "PNG")).notes == ()
-
-
 @pytest.mark.parametrize(("width", "share"), [(1, "less than 1 %"), (100, "50 %"), (199, "99 %"), (200, "all")])
 def test_shares_are_said_in_words(width: int, share: str) -> None:
     picture = Image.new("RGBA", (200, 10), (200, 30, 30, 255))
     picture.paste((0, 0, 0, 0), (0, 0, width, 10))
     (note,) = read_photo(saved(picture, "PNG")).notes
     assert note.startswith(f"Transparent parts ({share} of the picture)")
-
-
-def test_a_transparent_grey_level_of_16_bits_is_measured() -> None:
-    grey = np.full((10, 10), 3000, np.uint16)
-    grey[:2] = 5
-    data = saved(Image.fromarray(grey), "PNG", transparency=5)
-    assert [note for note in read_photo(data).notes if "(20 % of" in note]
 
 
 def test_layers_and_pictures_inside_of_pages_are_told() -> None:
@@ -413,7 +369,7 @@ def test_counting_ends_somewhere() -> None:
     assert caught.value.kind == "corrupt"
 
 
-@pytest.mark.parametrize("at", [4, 8, 14, 30, 40])
+@pytest.mark.parametrize("at", [4, 40])
 def test_a_damaged_index_of_pictures_is_told(at: int) -> None:
     data = with_index(saved(plain(0), "JPEG"), [(0, saved(plain(1), "JPEG"))])
     start = data.index(b"MPF\0") + 4

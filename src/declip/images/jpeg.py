@@ -1,6 +1,6 @@
-"""JPEG's own numbers: the quantised luma coefficients of a file and their table, as stored and not recomputed.
+"""Read the quantised luma coefficients of a JPEG and their table, as the file stores them.
 
-What a network for traces of compression reads (CAT-Net), and statistics of double compression.
+Networks for traces of compression (CAT-Net) and statistics of double compression need them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class JpegCoefficients:
     orientation: int
 
     def plane(self, height: int, width: int) -> NDArray[np.float32]:
-        """The coefficients as float32, (height, width), zeros below and to the right of what there is."""
+        """Return the coefficients as (height, width) float32, cut, or filled with zeros below and to the right."""
         h, w = self.coefficients.shape
         padded = np.zeros((max(h, height), max(w, width)), np.float32)
         padded[:h, :w] = self.coefficients
@@ -99,7 +99,7 @@ def libjpeg_tables() -> NDArray[np.int64]:
 
 
 def _decode(data: bytes, name: str) -> tuple[NDArray[np.int16], NDArray[np.int32]] | None:
-    """(coefficients, table) of the luma; None where the file has none."""
+    """Return (coefficients, table) of the luma; None where the file has none."""
     try:
         import jpeglib
     except ModuleNotFoundError as error:

@@ -56,9 +56,9 @@ def read_mask(sample: Sample, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.boo
 
 
 def scores16(scores: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """(H, W) scores in [0, 1] → (H, W) uint16, 65535 = 1.0: what is kept of them, to 1/131070.
+    """Round (H, W) scores in [0, 1] to (H, W) uint16, 65535 = 1.0, which keeps them to 1/131070.
 
-    Raises ValueError for what is no map of scores.
+    Raises ValueError for another shape and for values outside [0, 1].
     """
     if scores.ndim != 2 or 0 in scores.shape:
         raise ValueError(f"scores have shape {scores.shape}; expected (H, W), H and W > 0")
@@ -72,7 +72,7 @@ def scores16(scores: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 def scores_png(scores: NDArray[np.float32]) -> bytes:
-    """(H, W) scores in [0, 1] as the bytes of a 16-bit grey PNG, 65535 = 1.0."""
+    """Return (H, W) scores in [0, 1] as the bytes of a 16-bit grey PNG, 65535 = 1.0."""
     return encode_png(scores16(scores))
 
 
@@ -155,7 +155,7 @@ def _score_array(array: NDArray[Any], name: str) -> NDArray[np.float32]:
 
 
 def mask_png(mask: NDArray[np.bool_]) -> bytes:
-    """A (H, W) bool mask as the bytes of an 8-bit grey PNG, 255 = manipulated."""
+    """Return a (H, W) bool mask as the bytes of an 8-bit grey PNG, 255 = manipulated."""
     if mask.ndim != 2 or 0 in mask.shape or mask.dtype != np.bool_:
         raise ValueError(f"the mask is {mask.dtype} {mask.shape}; expected bool (H, W), H and W > 0")
     return encode_png(mask.view(np.uint8) * np.uint8(255))

@@ -22,7 +22,7 @@ AMBER, RED = (255, 190, 40), (235, 10, 50)
 
 
 def overlay(picture: PictureLike, result: Localization, *, opacity: float = 0.5) -> Image.Image:
-    """The photo, a little paler, with its suspicious parts tinted and the mask outlined: an RGB image of its own size.
+    """Draw the photo a little paler, with its suspicious parts tinted and the mask outlined: an RGB image of its size.
 
     Scores are shown as they are, never stretched to their own range: the tint sets in at 60 % of the threshold, turns
     from amber to red, and reaches `opacity` (in [0, 1]) at a score of 1. Where a calibration decides what is in the
@@ -63,12 +63,12 @@ def overlay(picture: PictureLike, result: Localization, *, opacity: float = 0.5)
 
 
 def overlay_png(picture: PictureLike, result: Localization) -> bytes:
-    """`overlay` as a PNG file."""
+    """Return the overlay as the bytes of a PNG file."""
     return encode_png(np.asarray(overlay(picture, result)))
 
 
 class _Tint(NamedTuple):
-    """Of each score × 255: the colour (a flat palette), and the opacity × 255."""
+    """For each score × 255: the colour (a flat palette), and the opacity × 255."""
 
     colours: list[int]
     alphas: list[int]

@@ -1,4 +1,4 @@
-"""What a picture file holds beside the one picture that is examined: further pages and frames, videos, gain maps.
+"""Find what a picture file holds beside the picture that is examined: further pages and frames, videos, gain maps.
 
 `held` looks at a file's bytes and its opened, not yet decoded image; `transparency` at a decoded one. Both only count
 and name: nothing of what they find is decoded here. Order of the pictures: the one that viewers show is the first.
@@ -47,7 +47,7 @@ class Held(NamedTuple):
     unit: str
 
     def notes_on(self, page: int) -> tuple[str, ...]:
-        """The sentences, the first one on which of the pictures was examined. page: from 1."""
+        """Return the sentences for a page (from 1); the first one says which of the pictures was examined."""
         if self.pages == 1:
             return self.notes
         which = "the first one" if page == 1 else f"number {page}"
@@ -84,7 +84,7 @@ def held(data: bytes, kind: Format | Literal[""], image: Image.Image) -> Held:
 
 
 def _count_frames(data: bytes, kind: str, image: Image.Image) -> tuple[int, Exception | None]:
-    """(How many frames can be found, what is wrong with the next one); beyond _MOST they are not counted."""
+    """Return how many frames can be found, and what is wrong with the next one; beyond _MOST they are not counted."""
     count = 1
     try:
         if kind == "GIF":
@@ -105,7 +105,7 @@ def _count_frames(data: bytes, kind: str, image: Image.Image) -> tuple[int, Exce
 
 
 def transparency(image: Image.Image) -> tuple[str, ...]:
-    """A sentence where parts of a decoded image are transparent, else nothing."""
+    """Return a sentence where parts of a decoded image are transparent, else nothing."""
     share = transparent_share(image)
     if not share:
         return ()
@@ -129,7 +129,7 @@ def transparent_share(image: Image.Image) -> float:
 
 
 def _jpeg(data: bytes, image: Image.Image) -> tuple[tuple[tuple[int, int], ...], tuple[str, ...]]:
-    """(Where its pictures begin and end, the notes on everything else)."""
+    """Return where the pictures of a JPEG begin and end, and the notes on everything else."""
     parts = [(0, len(data))]
     notes = []
     listed, lost = _listed(data, image)
@@ -167,8 +167,11 @@ def _jpeg(data: bytes, image: Image.Image) -> tuple[tuple[tuple[int, int], ...],
 
 
 def _listed(data: bytes, image: Image.Image) -> tuple[list[tuple[int, int, str]], int]:
-    """The further pictures that a JPEG's index (MPF) lists: (start, end, "picture" or "preview"), and how many of
-    them are not there."""
+    """Find the further pictures that a JPEG's index (MPF) lists.
+
+    Returns:
+        Of each its start, its end and "picture" or "preview"; and how many of them are not in the file.
+    """
     find: Any = getattr(image, "_getmp", None)
     try:
         index = find() if find else None
@@ -188,7 +191,7 @@ def _listed(data: bytes, image: Image.Image) -> tuple[list[tuple[int, int, str]]
 
 
 def _unclaimed(data: bytes, start: int, claimed: list[tuple[int, int]]) -> Iterator[bytes]:
-    """The bytes from start on that are in none of the ranges."""
+    """Yield the bytes from start on that are in none of the ranges."""
     for begin, end in sorted(claimed):
         if begin > start:
             yield data[start:begin]
@@ -197,7 +200,7 @@ def _unclaimed(data: bytes, start: int, claimed: list[tuple[int, int]]) -> Itera
 
 
 def _behind(piece: bytes) -> list[str]:
-    """A sentence on bytes that follow the end of a picture; nothing for padding."""
+    """Return a sentence on bytes that follow the end of a picture; nothing for padding."""
     if not piece.strip(_PADDING):
         return []
     if video := _VIDEO.search(piece):

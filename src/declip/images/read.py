@@ -77,7 +77,7 @@ def read_photo(
 
     Raises ImageError; `kind` is "missing" (no such file, or unreadable), "format" (not a picture, or one declip does
     not read, as raw photos), "corrupt" (empty, or the picture is truncated or damaged), "too-large", or "input" (not
-    something that can be a picture, or a page that there is not).
+    something that can be a picture, or a page that does not exist).
     """
     match source:
         case Photo():
@@ -199,7 +199,7 @@ def _read_bytes(data: bytes, name: str, max_pixels: int, page: int | None) -> Ph
 
 
 def _check_page(name: str, page: int | None, count: int) -> int:
-    """Return the page, from 1. Raise ImageError for one that there is not."""
+    """Return the page, from 1. Raise ImageError where there is none of that number."""
     page = 1 if page is None else page
     if not 1 <= page <= count:
         there = f"there are {count} of them" if count > 1 else "there is 1"

@@ -77,7 +77,7 @@ def _inflated_length(kind: bytes, body: memoryview) -> int | None:
             return len(text)
         rest = rest[1:2] + text
     if rest[:1] != b"\0":
-        return None  # coded in a way that there is not
+        return None  # an unknown way of compression
     try:
         return len(zlib.decompressobj().decompress(rest[1:], PngImagePlugin.MAX_TEXT_CHUNK + 1))
     except zlib.error:
@@ -103,7 +103,7 @@ def _cut_out(data: bytes, parts: list[_Part]) -> bytes | None:
 
 
 def bare(data: bytes, kind: Format) -> bytes | None:
-    """Return the file without what is no part of its picture; None where nothing can be taken out.
+    """Return the file without what does not belong to its picture; None where nothing can be taken out.
 
     It is for a second try when a decoder fails, perhaps over what is not the picture. Where the picture itself is
     damaged, the second try fails as the first did.

@@ -1,4 +1,4 @@
-"""Tell what is no photograph, before a model that knows photographs alone gives it a score.
+"""Tell what is not a photograph, before a model that knows only photographs gives it a score.
 
 A detector of manipulated photographs calls many screenshots, plots and pages of text manipulated: sharp, noiseless
 edges are what it looks for. `why_not` says of a picture why it should not be examined. It looks at a few hundred blocks
@@ -116,21 +116,21 @@ def measure(pixels: NDArray[np.uint8]) -> Measures:
 
 
 def _one_colour(pixels: NDArray[np.uint8]) -> bool:
-    """Of (..., 3). One axis after another: numpy is ten times as fast so."""
+    """Return whether (..., 3) pixels are of one colour. One axis after another: numpy is ten times as fast so."""
     rows = pixels.reshape(-1, pixels.shape[-2], 3)
     darkest, brightest = rows.min(0).min(0), rows.max(0).max(0)
     return bool(np.all(brightest - darkest <= _ONE_COLOUR))
 
 
 def _starts(size: int, block: int, count: int) -> NDArray[np.intp]:
-    """Where blocks begin: spread evenly, and on multiples of 8 as the blocks of a JPEG do."""
+    """Return where blocks begin: spread evenly, and on multiples of 8 as the blocks of a JPEG do."""
     if count == 1:
         return np.array([(size - block) // 2 // 8 * 8])
     return np.unique(np.linspace(0, size - block, count).astype(np.intp) // 8 * 8)
 
 
 def _blocks(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(N, 32, 64, 3): all of a small picture, an even sample of a large one."""
+    """Cut out (N, 32, 64, 3) blocks: all of a small picture, an even sample of a large one."""
     height, width = pixels.shape[:2]
     rows, columns = height // _HEIGHT, width // _WIDTH
     too_many = max(1.0, (rows * columns / _MOST) ** 0.5)
@@ -140,7 +140,7 @@ def _blocks(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _cells(blocks: NDArray[np.int16], side: int) -> NDArray[np.int16]:
-    """(N, 32, 64) → (cells, side · side)."""
+    """Divide (N, 32, 64) blocks into (cells, side · side)."""
     tall, wide = _HEIGHT // side, _WIDTH // side
     return blocks.reshape(-1, tall, side, wide, side).transpose(0, 1, 3, 2, 4).reshape(-1, side * side)
 
@@ -167,7 +167,7 @@ def _measure(blocks: NDArray[np.uint8]) -> Measures:
 
 
 def _structure(luma: _Luma) -> tuple[float, float, float]:
-    """The share of cells with structure, how many of them are drawn, and how steep they are."""
+    """Return the share of cells with structure, how many of them are drawn, and how steep they are."""
     across = np.abs(np.diff(luma, axis=2, append=luma[:, :, -2:-1]))
     down = np.abs(np.diff(luma, axis=1, append=luma[:, -2:-1, :]))
     cells = _cells(luma, 16)
@@ -184,7 +184,7 @@ def _structure(luma: _Luma) -> tuple[float, float, float]:
 
 
 def _ground(luma: _Luma) -> tuple[float, int]:
-    """Of the pairs of neighbours with strokes, the share whose bright ground has one level; and how many pairs."""
+    """Return the share of pairs of cells with strokes whose bright ground has one level, and how many there are."""
     halves = _cells(luma, 32)
     strokes = np.ptp(halves, axis=1).reshape(-1, 2).max(1) >= 60
     pairs = int(np.count_nonzero(strokes))

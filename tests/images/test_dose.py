@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 
 from declip.errors import DeclipError, ImageError
 from declip.images import dose
@@ -36,6 +35,16 @@ def change(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> float:
     return float(np.abs(before.astype(float) - after).mean())
 
 
+def test_blur_is_a_gaussian_on_five_pixels() -> None:
+    dot = np.zeros((9, 9, 3), np.uint8)
+    dot[4, 4] = 255
+    line = np.exp(-(np.arange(-2, 3) ** 2) / (2 * 0.8**2))
+    expected = np.zeros((9, 9))
+    expected[2:7, 2:7] = 255 * np.outer(line, line) / line.sum() ** 2
+    assert np.abs(perturb(dot, "blur", 0.8) - expected[..., None]).max() <= 0.51
+
+
+@pytest.mark.slow  # torchvision takes long to import
 @pytest.mark.parametrize("sigma", [0.4, 0.8, 1.3, 2.0])
 def test_blur_is_torchvisions(photo: NDArray[np.uint8], sigma: float) -> None:
     torch = pytest.importorskip("torch")
@@ -54,20 +63,6 @@ def test_jpeg_is_pillows_round_trip(photo: NDArray[np.uint8], quality: int) -> N
     assert np.array_equal(perturb(photo, "jpeg", quality), np.asarray(Image.open(buffer)))
 
 
-def test_jpeg_halves_the_chroma(photo: NDArray[np.uint8]) -> None:
-    """At quality 100 little but the chroma is lost: its fine detail is gone, that of the brightness is not."""
-
-    def detail(pixels: NDArray[np.uint8], channel: int) -> float:
-        plane = np.asarray(Image.fromarray(pixels).convert("YCbCr"), dtype=float)[..., channel]
-        return float((plane - ndimage.uniform_filter(plane, 3)).std())
-
-    coloured = photo.copy()
-    coloured[..., 2] = rng().integers(0, 256, coloured.shape[:2])
-    saved = perturb(coloured, "jpeg", 100)
-    assert detail(saved, 1) < 0.5 * detail(coloured, 1)
-    assert detail(saved, 0) > 0.8 * detail(coloured, 0)
-
-
 @pytest.mark.parametrize("quality", [1, 80, 100])
 def test_webp_is_pillows_round_trip(photo: NDArray[np.uint8], quality: int) -> None:
     buffer = io.BytesIO()
@@ -81,13 +76,6 @@ def test_noise_has_its_sigma() -> None:
     assert abs(noise.std() - 5) < 0.1 and abs(noise.mean()) < 0.1
     channels = np.corrcoef(noise.reshape(-1, 3).T)
     assert np.abs(channels[np.triu_indices(3, 1)]).max() < 0.02
-
-
-def test_noise_is_clipped_not_wrapped() -> None:
-    black = np.zeros((50, 50, 3), dtype=np.uint8)
-    assert perturb(black, "noise", 8.0, rng()).max() < 60
-    white = np.full((50, 50, 3), 255, dtype=np.uint8)
-    assert perturb(white, "noise", 8.0, rng()).min() > 195
 
 
 def test_resize_halves_what_a_pixel_holds() -> None:
@@ -106,8 +94,8 @@ def test_resize_halves_what_a_pixel_holds() -> None:
 @pytest.mark.parametrize(
     ("kind", "levels"),
     [
-        ("jpeg", (100, 95, 85, 70, 50, 30, 10, 1)),
-        ("webp", (100, 90, 75, 50, 30, 10, 1)),
+        ("jpeg", (100, 85, 50, 1)),
+        ("webp", (100, 75, 30, 1)),
         ("blur", (0, 0.4, 0.7, 1, 1.5, 2, 4, 10)),
         ("noise", (0, 0.5, 1, 2, 5, 10, 40, 128)),
         ("resize", (1, 0.9, 0.75, 0.5, 0.3, 0.1)),
@@ -133,11 +121,11 @@ def test_size_type_and_input_are_kept(photo: NDArray[np.uint8], kind: Perturbati
 
 
 @pytest.mark.parametrize("kind", LEVELS)
-@pytest.mark.parametrize("size", [(1, 1), (1, 7), (3, 2)])
-def test_tiny_pictures(kind: Perturbation, size: tuple[int, int]) -> None:
-    tiny = rng().integers(0, 256, (*size, 3), dtype=np.uint8)
-    for level in LEVELS[kind]:
-        assert perturb(tiny, kind, level, rng()).shape == tiny.shape
+def test_tiny_pictures(kind: Perturbation) -> None:
+    for size in ((1, 1), (1, 7), (3, 2)):
+        tiny = rng().integers(0, 256, (*size, 3), dtype=np.uint8)
+        for level in LEVELS[kind]:
+            assert perturb(tiny, kind, level, rng()).shape == tiny.shape
 
 
 @pytest.mark.parametrize(
@@ -200,7 +188,19 @@ class Drawn:
         return self.turn if size is None else np.array(self.factors)
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (1, 3, 0, 2)])
+def test_jitter_of_known_draws() -> None:
+    red = np.full((4, 4, 3), (100, 50, 50), np.uint8)
+    for factors, turn, expected in (
+        ((0.7, 1.0, 1.0), 0.0, [70, 35, 35]),
+        ((1.0, 1.0, 0.0), 0.0, [65, 65, 65]),  # its luma
+        ((1.0, 1.0, 1.0), 1 / 3, [50, 100, 50]),
+    ):
+        known: Any = Drawn((0, 1, 2, 3), factors, turn)
+        assert np.abs(jitter(red, known)[0, 0].astype(int) - expected).max() <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", [(3, 2, 1, 0), (1, 3, 0, 2)])
 @pytest.mark.parametrize("values", [(0.7, 1.3, 0.8, 0.3), (1.2, 0.75, 1.25, -0.27)])
 def test_jitter_is_torchvisions(
     photo: NDArray[np.uint8], order: tuple[int, ...], values: tuple[float, float, float, float]
@@ -246,12 +246,6 @@ def test_augment_is_reproducible_and_ordered(photo: NDArray[np.uint8]) -> None:
     assert first.shape == photo.shape and np.array_equal(photo, before)
 
 
-@pytest.mark.parametrize("kind", get_args(Augmentation))
-def test_augment_does_each_kind(photo: NDArray[np.uint8], kind: Augmentation) -> None:
-    changes = [change(photo, augment(photo, (kind,), rng(seed))) for seed in range(6)]
-    assert min(changes) > 0.02 and len(set(changes)) == 6
-
-
 def test_augment_levels(photo: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, list[float]] = {}
 
@@ -261,7 +255,7 @@ def test_augment_levels(photo: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(dose, "perturb", record)
     generator = rng()
-    for _ in range(1000):
+    for _ in range(400):
         augment(photo, ("blur", "jpeg", "webp", "resize", "noise"), generator)
     assert list(seen) == ["blur", "jpeg", "webp", "resize", "noise"]
     for kind, (low, high) in {

@@ -1,13 +1,11 @@
-"""Pictures in, network inputs, scores out: every format, damage, limits, parity with torch, and the overlay."""
+"""Pictures are read: every format, sources of every kind, limits, and what is cut off or damaged."""
 
 import io
-import json
 import os
 import re
 import struct
 import sys
 import threading
-import time
 import warnings
 import zlib
 from collections.abc import Callable
@@ -16,87 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFilter, PngImagePlugin
+from PIL import Image, PngImagePlugin
 
-from declip.errors import DatasetError, ImageError
+from declip.errors import ImageError
 from declip.images import arrays, decode
 from declip.images.mapfiles import read_mask, read_scores, write_mask, write_scores
-from declip.images.overlay import RED, overlay, overlay_png
+from declip.images.overlay import overlay
 from declip.images.read import MAX_BYTES, read_photo
-from declip.images.tensors import normalise, resize_scores, to_input, to_scores
-from declip.results import Localization, MaskRule, Sample
-from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
-
-GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
-SPEC = ModelSpec(
-    backbones=(BackboneSpec(name="vit_large_patch14_clip_quickgelu_224", layer=20),), decoder=DecoderSpec(kind="conv-4")
-)
-
-
-def scene(height: int = 120, width: int = 160) -> np.ndarray:
-    """A smooth coloured picture with an edge in it and no symmetry: (height, width, 3) uint8."""
-    y, x = np.mgrid[:height, :width]
-    red = 255 * x / max(1, width - 1)
-    green = 255 * y / max(1, height - 1)
-    blue = np.where(x + 2 * y < width, 40, 210)
-    return np.stack([red, green, blue], axis=2).astype(np.uint8)
-
-
-def textured(height: int = 120, width: int = 160) -> np.ndarray:
-    """`scene` with grain, so that compressed files have a body to be cut."""
-    noise = np.random.default_rng(0).integers(-20, 21, (height, width, 1))
-    return np.clip(scene(height, width) + noise, 0, 255).astype(np.uint8)
-
-
-def encode(picture: np.ndarray | Image.Image, kind: str, **options: object) -> bytes:
-    if isinstance(picture, np.ndarray):
-        picture = Image.fromarray(picture)
-    if kind == "HEIF":
-        pytest.importorskip("pillow_heif").register_heif_opener()
-    stream = io.BytesIO()
-    picture.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def difference(a: np.ndarray, b: np.ndarray) -> float:
-    assert a.shape == b.shape
-    return float(np.abs(a.astype(int) - b.astype(int)).mean())
-
-
-def result_of(scores: np.ndarray, threshold: float = 0.5) -> Localization:
-    return Localization(
-        name="p", scores=scores, rule=MaskRule(threshold=threshold), image_score=0.5, model="m", sha256="0"
-    )
-
-
-def png_of(height: int, width: int, depth: int, colour: int, rows: bytes, *extra: tuple[bytes, bytes]) -> bytes:
-    """A PNG from unfiltered rows of packed samples: kinds Pillow does not write."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    line = len(rows) // height
-    lines = b"".join(b"\0" + rows[i * line : (i + 1) * line] for i in range(height))
-    chunks = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*c) for c in chunks)
-
-
-def tiff_of(body: bytes, tags: dict[int, tuple[int, ...]], order: str = "<") -> bytes:
-    """An uncompressed TIFF of one strip: kinds Pillow does not write. tags: SHORTs, without strip offset and length."""
-    entries = {273: (8,), 279: (len(body),), 259: (1,), **tags}
-    at = 8 + len(body) + 2 + 12 * len(entries) + 4
-    table, late = b"", b""
-    for tag, values in sorted(entries.items()):
-        kind, code = (4, "I") if tag in (273, 279) else (3, "H")
-        packed = struct.pack(f"{order}{len(values)}{code}", *values)
-        if len(packed) > 4:
-            late, packed = late + packed, struct.pack(f"{order}I", at + len(late))
-        table += struct.pack(f"{order}HHI", tag, kind, len(values)) + packed.ljust(4, b"\0")
-    magic = b"II*\0" if order == "<" else b"MM\0*"
-    ifd = struct.pack(f"{order}H", len(entries)) + table + struct.pack(f"{order}I", 0)
-    return magic + struct.pack(f"{order}I", 8 + len(body)) + body + ifd + late
-
+from declip.images.tensors import resize_scores
+from declip.results import Sample
+from tests.images.pictures import difference, encode, png_of, result_of, scene, textured, tiff_of
 
 # ── formats ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -254,21 +181,11 @@ def test_cmyk_without_adobes_marker_reads_the_same() -> None:
     assert np.array_equal(read_photo(without).pixels, read_photo(data).pixels)
 
 
-@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
-def test_the_first_frame_counts(kind: str) -> None:
-    frames = [Image.new("RGB", (20, 10), colour) for colour in ("red", "lime", "blue")]
-    options = {"lossless": True} if kind == "WEBP" else {}
-    data = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
-    assert read_photo(data).pixels[5, 5].tolist() == [255, 0, 0]
-
-
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
 def test_extreme_sizes(size: tuple[int, int], tmp_path: Path) -> None:
     pixels = np.full((*size, 3), (200, 30, 60), np.uint8)
     for kind in ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF"):
         assert difference(read_photo(encode(pixels, kind)).pixels, pixels) < 3
-    tensor = to_input(pixels, SPEC)
-    assert tensor.shape == (3, 224, 224) and np.ptp(tensor[0]) == 0
     scores = resize_scores(np.full((256, 256), 0.75, np.float32), size)
     assert scores.shape == size and np.allclose(scores, 0.75)
     drawn = overlay(pixels, result_of(scores))
@@ -294,8 +211,16 @@ STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "TIFF-deflate", "JPEG", "AVIF"])
+@pytest.mark.parametrize(
+    ("kind", "orientation"),
+    [
+        ("PNG", 5),
+        ("JPEG", 8),
+        ("AVIF", 7),
+        ("TIFF-deflate", 6),
+        *(("TIFF", orientation) for orientation in range(1, 9)),
+    ],
+)
 def test_orientation_is_applied_once(kind: str, orientation: int, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x112] = orientation
@@ -314,12 +239,6 @@ def test_orientation_is_applied_once(kind: str, orientation: int, tmp_path: Path
     assert np.array_equal(given.pixels, photo.pixels) and np.array_equal(again.pixels, photo.pixels)
     assert given.orientation == orientation
     assert np.array_equal(read_mask(Sample(image=path, label="real")), np.zeros((30, 50), dtype=bool))
-
-
-def test_a_broken_exif_block_leaves_the_picture_readable() -> None:
-    data = encode(scene(), "JPEG", exif=b"Exif\0\0nothing of the kind", dpi=(72, 72))
-    photo = read_photo(data)
-    assert photo.orientation == 1 and photo.size == (120, 160)
 
 
 def test_an_image_turned_by_the_caller_is_not_turned_again() -> None:
@@ -371,16 +290,10 @@ def test_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
         None,
         3.5,
         [1, 2],
-        np.full((4, 4, 3), 255, np.float32),
-        np.full((4, 4, 3), -0.5),
         np.full((4, 4, 3), np.nan),
         np.zeros((5, 4, 2), np.uint8),
-        np.zeros((4, 4, 3), bool),
         np.zeros((4, 4, 3), np.int64),
-        np.zeros((4, 4, 3), complex),
-        np.zeros((3, 4, 3), np.uint8),
         np.zeros((3, 4, 4), np.uint8),
-        np.zeros((3, 4, 4, 3), np.uint8),
         np.zeros((0, 4, 3), np.uint8),
         np.zeros((2, 8, 9), np.uint8),
         np.zeros(9, np.uint8),
@@ -455,11 +368,9 @@ def test_the_byte_limit_is_checked_before_reading(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF"])
-@pytest.mark.parametrize("limit", [160 * 120 - 1, 1000])
-def test_pillows_own_limit_stays_out_of_it(kind: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pillows_own_limit_stays_out_of_it(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Above it Pillow warns, above its double it fails; it is lower than ours and global.
-    if kind == "WEBP":  # whose plugin looks at the double while it opens
-        limit = max(limit, 10_000)
+    limit = 10_000 if kind == "WEBP" else 1000  # its plugin looks at the double while it opens
     data = encode(scene(), kind)
     expected = read_photo(data).pixels
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
@@ -500,7 +411,7 @@ def test_a_truncated_file_is_corrupt(name: str, tmp_path: Path) -> None:
     data = DAMAGED[name]()
     assert read_photo(data).size == (120, 160)
     path = tmp_path / "cut.jpg"
-    for share in (0.02, 0.2, 0.5, 0.8, 0.95, 0.999):
+    for share in (0.02, 0.5, 0.999):
         path.write_bytes(data[: max(20, int(len(data) * share))])
         with pytest.raises(ImageError, match=r"truncated|damaged") as error:
             read_photo(path)
@@ -511,17 +422,11 @@ def test_a_truncated_file_is_corrupt(name: str, tmp_path: Path) -> None:
 def test_a_jpeg_that_was_cut_and_closed_is_corrupt(name: str) -> None:
     # Pillow reads these without a word: rows of grey, or a coarse picture.
     data = DAMAGED[name]()
-    for share in (0.3, 0.5, 0.7, 0.9, 0.97):
+    for share in (0.3, 0.97):
         cut = data[: int(len(data) * share)] + b"\xff\xd9"
         with pytest.raises(ImageError, match=r"truncated or damaged") as error:
             read_photo(cut)
         assert error.value.kind == "corrupt", share
-
-
-def test_pillow_really_reads_a_closed_half() -> None:
-    data = DAMAGED["jpeg"]()
-    with Image.open(io.BytesIO(data[: len(data) // 2] + b"\xff\xd9")) as half:
-        assert half.convert("RGB").getpixel((159, 119)) == (128, 128, 128)
 
 
 def test_a_progressive_jpeg_cut_between_its_scans_is_corrupt() -> None:
@@ -533,9 +438,7 @@ def test_a_progressive_jpeg_cut_between_its_scans_is_corrupt() -> None:
             read_photo(data[:start] + b"\xff\xd9")
 
 
-@pytest.mark.parametrize(
-    "name", ["jpeg", "jpeg-progressive", "jpeg-grey", "png", "webp", "webp-lossless", "avif", "heic"]
-)
+@pytest.mark.parametrize("name", ["jpeg-progressive", "jpeg-grey", "png", "webp", "webp-lossless", "avif", "heic"])
 def test_a_download_whose_rest_is_zeros_is_corrupt(name: str) -> None:
     large = textured(300, 400)
     kind, _, variant = name.partition("-")
@@ -580,13 +483,6 @@ def test_grey_pictures_that_are_whole_are_not_suspected() -> None:
         assert read_photo(encode(cornered, "JPEG", quality=quality)).size == (120, 160)
 
 
-def test_what_follows_the_end_of_a_jpeg_does_not_matter() -> None:
-    data = encode(textured(), "JPEG")
-    expected = read_photo(data).pixels
-    for rest in (b"\0" * 5000, b"\xff\xd8\xff and a second picture", b"\xff"):
-        assert np.array_equal(read_photo(data + rest).pixels, expected)
-
-
 def test_damage_anywhere_is_an_image_error_or_a_picture() -> None:
     rng = np.random.default_rng(0)
     with warnings.catch_warnings():
@@ -595,7 +491,7 @@ def test_damage_anywhere_is_an_image_error_or_a_picture() -> None:
             if name == "heic" and "pillow_heif" not in sys.modules:
                 continue
             data = np.frombuffer(make(), np.uint8)
-            for _ in range(12):
+            for _ in range(6):
                 hurt = data.copy()
                 hurt[rng.integers(0, min(len(hurt), 400), 3)] = rng.integers(0, 256, 3)
                 try:
@@ -638,267 +534,6 @@ def test_a_pil_image_keeps_its_mode_and_pixels() -> None:
     given = Image.fromarray(scene()).convert("RGBA")
     read_photo(given)
     assert given.mode == "RGBA" and np.array_equal(np.asarray(given)[:, :, :3], scene())
-
-
-# ── the network's view ──────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_normalise_has_the_bits_of_torch() -> None:
-    torch = pytest.importorskip("torch")
-    values = np.arange(256, dtype=np.uint8)
-    pixels = np.stack([values, values[::-1], np.roll(values, 99)], axis=1)[None]
-    tensor = torch.from_numpy(pixels).permute(2, 0, 1).to(torch.float32).div(255)
-    mean, std = torch.tensor(SPEC.mean), torch.tensor(SPEC.std)
-    expected = tensor.sub_(mean[:, None, None]).div_(std[:, None, None]).numpy()
-    ours = normalise(pixels, SPEC)
-    assert ours.dtype == np.float32 and ours.flags.c_contiguous and np.array_equal(ours, expected)
-
-
-def test_to_input_squashes_as_torchvision_does() -> None:
-    transforms = pytest.importorskip("torchvision.transforms")
-    pixels = textured(90, 311)
-    steps = [transforms.Resize((224, 224)), transforms.ToTensor(), transforms.Normalize(SPEC.mean, SPEC.std)]
-    expected = transforms.Compose(steps)(Image.fromarray(pixels)).numpy()
-    assert np.array_equal(to_input(pixels, SPEC), expected)
-
-
-@pytest.mark.skipif(not GOLDEN.exists(), reason="the shared golden values are not here")
-@pytest.mark.parametrize("name", ["astronaut.png", "chelsea.png", "rocket.jpg"])
-def test_golden_inputs_and_scores(name: str) -> None:
-    skimage = pytest.importorskip("skimage")
-    photo = read_photo(Path(skimage.__file__).parent / "data" / name)
-    golden = np.load(GOLDEN / "photos_golden.npz")
-    key = name if f"{name}|input" in golden else Path(name).stem
-    expected = golden[f"{key}|input"]
-    assert np.abs(to_input(photo.pixels, SPEC)[:, ::16, ::16] - expected).max() <= 1e-4
-    facts = json.loads((GOLDEN / "photos_golden.json").read_text())
-    size = facts[key]["size"] if isinstance(facts, dict) else next(f["size"] for f in facts if key in f.values())
-    assert photo.size == tuple(size)
-
-
-# ── scores ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_to_scores_is_a_safe_sigmoid() -> None:
-    logits = np.array([[-1e30, -1000, -50, -1, 0, 1, 50, 1000, 1e30]], dtype=np.float32)
-    before = logits.copy()
-    for temperature in (1.0, 0.5, 3.0):
-        scores = to_scores(logits, temperature)
-        expected = 1 / (1 + np.exp(-np.clip(logits.astype(np.float64) / temperature, -700, 700)))
-        assert scores.dtype == np.float32 and scores.shape == (1, 9)
-        assert np.abs(scores - expected).max() < 1e-7
-    assert np.array_equal(logits, before)
-
-
-@pytest.mark.parametrize("size", [(512, 300), (100, 1000), (31, 17), (256, 256)])
-def test_resize_scores_is_torchs_bilinear(size: tuple[int, int]) -> None:
-    torch = pytest.importorskip("torch")
-    scores = np.random.default_rng(0).random((256, 256), dtype=np.float32)
-    tensor = torch.from_numpy(scores)[None, None]
-    expected = torch.nn.functional.interpolate(tensor, size, mode="bilinear", align_corners=False, antialias=True)
-    ours = resize_scores(scores, size)
-    assert ours.shape == size and ours.dtype == np.float32 and ours.flags.writeable
-    assert np.abs(ours - expected[0, 0].numpy()).max() < 2e-5
-
-
-def test_resize_scores_stays_in_range() -> None:
-    scores = np.zeros((9, 9), np.float32)
-    scores[4:] = 1
-    resized = resize_scores(scores, (1000, 700))
-    assert resized.min() == 0 and resized.max() == 1
-    strided = np.arange(64, dtype=np.float32).reshape(8, 8)[::2, ::2] / 64
-    assert np.allclose(resize_scores(strided, (4, 4)), strided, atol=1e-6)
-
-
-def test_scores_survive_their_file(tmp_path: Path) -> None:
-    scores = np.random.default_rng(0).random((70, 50), dtype=np.float32)
-    scores[0, :3] = 0, 1, 0.5
-    before = scores.copy()
-    write_scores(tmp_path / "a.scores.png", scores)
-    back = read_scores(tmp_path / "a.scores.png")
-    assert back.dtype == np.float32 and back.shape == (70, 50)
-    assert np.abs(back - scores).max() <= 1 / 131070 + 1e-7
-    assert back[0, :2].tolist() == [0, 1] and np.array_equal(scores, before)
-    with Image.open(tmp_path / "a.scores.png") as opened:
-        assert opened.mode == "I;16" and opened.size == (50, 70) and opened.getpixel((1, 0)) == 65535
-    Image.fromarray(np.array([[0, 51, 255]], np.uint8)).save(tmp_path / "eight.png")
-    assert read_scores(tmp_path / "eight.png")[0].tolist() == pytest.approx([0, 0.2, 1])
-
-
-def test_scores_that_are_not_scores_are_refused(tmp_path: Path) -> None:
-    for wrong in (np.full((3, 3), 1.01), np.full((3, 3), np.nan), np.full((3, 3), -0.01)):
-        with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
-            write_scores(tmp_path / "s.png", wrong.astype(np.float32))
-    with pytest.raises(ValueError, match=r"expected \(H, W\)"):
-        write_scores(tmp_path / "s.png", np.zeros((1, 3, 3), np.float32))
-    with pytest.raises(ValueError, match="expected bool"):
-        write_mask(tmp_path / "m.png", np.zeros((3, 3), np.uint8))  # type: ignore[arg-type]
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "s.jpg").write_bytes(encode(scene(), "JPEG"))
-    with pytest.raises(ImageError, match="not a PNG"):
-        read_scores(tmp_path / "s.jpg")
-    (tmp_path / "rgb.png").write_bytes(encode(scene(), "PNG"))
-    with pytest.raises(ImageError, match="expected grey"):
-        read_scores(tmp_path / "rgb.png")
-
-
-def test_write_mask(tmp_path: Path) -> None:
-    mask = scene()[:, :, 0] > 100
-    write_mask(tmp_path / "m.png", mask)
-    with Image.open(tmp_path / "m.png") as opened:
-        assert opened.mode == "L" and np.array_equal(np.asarray(opened), np.where(mask, 255, 0))
-
-
-# ── masks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_masks_with_transparent_parts_are_refused(tmp_path: Path) -> None:
-    pixels = np.zeros((6, 8, 4), np.uint8)
-    pixels[..., :3], pixels[:3, :, 3] = 255, 255
-    path = tmp_path / "mask.png"
-    Image.fromarray(pixels).save(path)
-    with pytest.raises(ImageError, match="the mask has transparent parts; save it without") as caught:
-        read_mask(Sample(image=path, mask=path, label="fake"))
-    assert caught.value.kind == "input"
-    pixels[..., 3], pixels[3:, :, :3] = 255, 0
-    Image.fromarray(pixels).save(path)  # an alpha channel that hides nothing is none
-    assert np.array_equal(read_mask(Sample(image=path, mask=path, label="fake"))[:, 0], np.arange(6) < 3)
-
-
-def test_read_mask_resolves_polarity(tmp_path: Path) -> None:
-    picture, path = tmp_path / "i.png", tmp_path / "m.png"
-    values = np.array([[0, 127, 128, 255]], np.uint8)
-    white = np.array([[False, False, True, True]])
-    palette = Image.fromarray(values).convert("P")
-    sources: list[np.ndarray | Image.Image] = [
-        values,
-        np.repeat(values[:, :, None], 3, axis=2),
-        palette,
-        values.astype(np.uint16) * 257,
-        Image.fromarray(values).convert("RGBA"),
-    ]
-    for source in sources:
-        path.write_bytes(encode(source, "PNG"))
-        assert np.array_equal(read_mask(Sample(image=picture, mask=path, label="fake")), white)
-        black = read_mask(Sample(image=picture, mask=path, label="fake", fake_is="black"))
-        assert np.array_equal(black, ~white) and black.dtype == np.bool_
-    path.write_bytes(encode(Image.fromarray(values > 0), "PNG"))
-    assert read_mask(Sample(image=picture, mask=path, label="fake")).tolist() == [[False, True, True, True]]
-
-
-def test_read_mask_without_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "real.jpg"
-    path.write_bytes(encode(scene(), "JPEG"))
-    mask = read_mask(Sample(image=path, label="real"))
-    assert mask.shape == (120, 160) and mask.dtype == np.bool_ and not mask.any()
-    with pytest.raises(DatasetError, match="a fake sample without a mask"):
-        read_mask(Sample(image=path, label="fake"))
-    with pytest.raises(ImageError, match="there is no such file"):
-        read_mask(Sample(image=path, mask=tmp_path / "absent.png", label="fake"))
-
-
-# ── overlay ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def drawn(pixels: np.ndarray, scores: np.ndarray, threshold: float = 0.5, **options: float) -> np.ndarray:
-    return np.asarray(overlay(pixels, result_of(scores, threshold), **options)).astype(int)
-
-
-def test_a_clean_photo_does_not_light_up() -> None:
-    grey = np.repeat(textured()[:, :, :1], 3, axis=2)
-    noise = np.random.default_rng(0).random((120, 160), dtype=np.float32)
-    for threshold in (0.5, 0.1):
-        # Everything below 60 % of the threshold leaves a grey photo as it is, however the scores vary among themselves.
-        assert np.array_equal(drawn(grey, noise * np.float32(0.59 * threshold), threshold), grey)
-    colours = drawn(textured(), np.zeros((120, 160), np.float32))
-    assert np.array_equal(colours, drawn(textured(), noise * np.float32(0.29)))
-
-
-def test_the_tint_follows_the_scores() -> None:
-    grey = np.full((100, 100, 3), 120, np.uint8)
-    redness = []
-    for score in (0.0, 0.4, 0.6, 0.8, 1.0):
-        # All of one score: no border, so no outline.
-        pixel = drawn(grey, np.full((100, 100), score, np.float32))[50, 50]
-        redness.append(pixel[0] - pixel[2])
-    assert redness[0] == 0 and redness == sorted(set(redness))
-    full = drawn(grey, np.ones((100, 100), np.float32), opacity=1.0)[50, 50]
-    assert full.tolist() == list(RED)
-    assert np.array_equal(drawn(grey, np.ones((100, 100), np.float32), opacity=0.0), grey)
-
-
-@pytest.mark.parametrize("size", [(200, 300), (2800, 2800)])
-def test_the_mask_has_a_thin_white_outline(size: tuple[int, int]) -> None:
-    grey = np.full((*size, 3), 120, np.uint8)
-    scores = np.zeros(size, np.float32)
-    half = size[0] // 2
-    scores[:half] = 0.9
-    column = drawn(grey, scores)[:, size[1] // 2]
-    # White on both sides of the border, heavier on a larger photo, and cased in black.
-    assert column[half - 1 : half + 1].min() > 200
-    assert np.count_nonzero(column.min(axis=1) > 200) == (2 if size == (200, 300) else 4)
-    assert column[half : half + 6, 1].min() < 80
-    far = 2 * int((size[0] * size[1]) ** 0.5 / 600) + 4
-    assert np.array_equal(column[half + far :], np.full((size[0] - half - far, 3), 120))
-    assert np.ptp(column[: half - far], axis=0).max() == 0
-
-
-def test_strips_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
-    y, x = np.mgrid[:240, :160]
-    scores = np.exp(-(((y - 110) / 60.0) ** 2) - ((x - 80) / 40.0) ** 2).astype(np.float32)
-    whole = drawn(textured(240, 160), scores)
-    monkeypatch.setattr(arrays, "STRIP", 160 * 7)
-    assert np.array_equal(drawn(textured(240, 160), scores), whole)
-
-
-def test_overlay_takes_what_read_takes(tmp_path: Path) -> None:
-    path = tmp_path / "p.png"
-    path.write_bytes(encode(textured(), "PNG"))
-    scores = np.zeros((120, 160), np.float32)
-    scores[30:60, 30:90] = 1
-    expected = drawn(textured(), scores)
-    for source in (path, path.read_bytes(), Image.fromarray(textured()), read_photo(path)):
-        assert np.array_equal(np.asarray(overlay(source, result_of(scores))), expected)
-    with pytest.raises(ImageError, match=r"\(120, 160\) pixels \(height, width\), the result \(160, 120\)"):
-        overlay(path, result_of(scores.T))
-    with pytest.raises(ValueError, match=r"opacity is 1.5; expected in \[0, 1\]"):
-        overlay(path, result_of(scores), opacity=1.5)
-
-
-def test_thresholds_at_both_ends() -> None:
-    scores = np.linspace(0, 1, 120 * 160, dtype=np.float32).reshape(120, 160)
-    for threshold in (0.0, 1.0):
-        assert drawn(textured(), scores, threshold).shape == (120, 160, 3)
-
-
-@pytest.mark.slow
-def test_twelve_megapixels_are_drawn_and_written_quickly(tmp_path: Path) -> None:
-    pixels = np.asarray(Image.fromarray(scene()).resize((4000, 3000)).filter(ImageFilter.DETAIL))
-    y, x = np.mgrid[:750, :1000]
-    small = np.exp(-(((y - 300) / 120) ** 2) - ((x - 500) / 150) ** 2).astype(np.float32)
-    scores = resize_scores(small, (3000, 4000))
-    limits = {
-        lambda: overlay(pixels, result_of(scores)): 0.6,
-        lambda: write_scores(tmp_path / "s.png", scores): 1.0,
-        lambda: write_mask(tmp_path / "m.png", scores > 0.5): 0.5,
-    }
-    for work, seconds in limits.items():
-        times = []
-        for _ in range(3):
-            start = time.thread_time()  # CPU time: other processes do not count
-            work()
-            times.append(time.thread_time() - start)
-        assert min(times) < seconds
-
-
-def test_an_overlay_s_file_is_the_overlay() -> None:
-    photo = np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8)
-    scores = np.tile(np.linspace(0, 1, 53, dtype=np.float32), (37, 1))
-    result = Localization(name="a", scores=scores, rule=MaskRule(threshold=0.5), image_score=0.5, model="m", sha256="0")
-    found = Image.open(io.BytesIO(overlay_png(photo, result)))
-    found.load()
-    assert (found.format, found.mode, found.size) == ("PNG", "RGB", (53, 37))
-    np.testing.assert_array_equal(np.asarray(found), np.asarray(overlay(photo, result)))
 
 
 def test_an_address_of_this_machine_is_its_file(tmp_path: Path) -> None:
