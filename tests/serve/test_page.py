@@ -6,9 +6,7 @@ import base64
 import dataclasses
 import io
 import json
-import os
 import re
-import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -124,7 +122,7 @@ def test_the_threshold_gives_what_python_counts(visit: Visit) -> None:
     expected = result(FORGED)
     visit.give(FORGED)
     visit.done()
-    for threshold in (0.0, 0.001, 0.1234, 0.5, 0.8, 0.987, 1.0):
+    for threshold in (0.0, 0.1234, 0.987, 1.0):
         visit.set_threshold(threshold)
         assert area(visit) == flagged(expected, round(threshold, 3)), threshold
     visit.page.fill("#threshold-value", "0.42")
@@ -172,7 +170,7 @@ def test_faint_parts_are_left_out_until_the_threshold_is_moved(browser: Any) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.8, 0.99])
+@pytest.mark.parametrize("threshold", [0.3, 0.99])
 def test_regions_are_those_of_python(visit: Visit, threshold: float) -> None:
     scores = scores16(result(FORGED).scores).astype(np.float32) / np.float32(65535)
     expected = Localization(
@@ -392,15 +390,10 @@ def heic(orientation: int) -> bytes:
 
 # Files that decoders turn, each in its way, or not at all; some are square, so that their shape tells nothing.
 TURNED = {
-    "plain.png": lambda: saved_as(bright(), "PNG"),
     "xmp-3.jpg": lambda: saved_as(bright((96, 96)), "JPEG", quality=95, xmp=XMP % 3),
     "xmp-6.jpg": lambda: saved_as(bright((64, 96)), "JPEG", quality=95, xmp=XMP % 6),
-    "xmp-2.png": lambda: saved_as(bright(), "PNG", xmp=XMP % 2),
     "exif-3.webp": lambda: saved_as(bright((96, 96)), "WEBP", lossless=True, exif=turning(3)),
-    "exif-6.jpg": lambda: saved_as(bright((64, 96)), "JPEG", quality=95, exif=turning(6)),
-    "mirrored-2.jpg": lambda: saved_as(bright((96, 96)), "JPEG", quality=95, exif=turning(2)),
     "mirrored-7.jpg": lambda: saved_as(bright((96, 96)), "JPEG", quality=95, exif=turning(7)),
-    "exif-8.png": lambda: saved_as(bright((64, 96)), "PNG", exif=turning(8)),
     "exif-5.avif": lambda: saved_as(bright((96, 96)), "AVIF", quality=95, exif=turning(5)),
     "tag-6.tif": lambda: saved_as(bright((64, 96)), "TIFF", exif=turning(6)),
     "exif-4.heic": lambda: heic(4),
@@ -519,12 +512,6 @@ def test_a_token_is_asked_for_and_kept_in_memory_only(browser: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_service_without_a_token_shows_no_field_for_one(visit: Visit) -> None:
-    visit.page.wait_for_selector("#mode option", state="attached")
-    assert visit.page.is_hidden("#token") and visit.page.is_hidden("#trouble")
-
-
-@pytest.mark.slow
 def test_it_comes_again_where_the_service_is_busy(browser: Any) -> None:
     engine = FakeEngine()
     served = on_a_port(Localizer(engine), serve.Limits(requests=1))
@@ -637,7 +624,7 @@ def test_axe_finds_nothing_serious(browser: Any, url: str, scheme: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [320, 400, 700, 1000])
+@pytest.mark.parametrize("width", [320, 700])
 def test_no_width_scrolls_sideways(browser: Any, url: str, width: int) -> None:
     with visiting(browser, url) as visit:
         visit.page.set_viewport_size({"width": width, "height": 800})
@@ -657,88 +644,3 @@ def test_no_width_scrolls_sideways(browser: Any, url: str, width: int) -> None:
         visit.page.click("#photos .photo >> nth=1")
         visit.done()
         assert not scrolls()
-
-
-# --- weight and speed -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_all_that_is_loaded_weighs_little(browser: Any, url: str) -> None:
-    with visiting(browser, url) as visit:
-        sizes: dict[str, int] = {}
-        visit.page.on("response", lambda response: sizes.__setitem__(response.url, len(response.body())))
-        visit.page.reload()
-        visit.page.wait_for_selector("#mode option", state="attached")
-        visit.give(("a.png", picture()))
-        visit.done()
-        sizes = {
-            path: size for path, size in sizes.items() if "/v1/localize" not in path and not path.startswith("blob:")
-        }
-        assert any(path.endswith("regions.js") for path in sizes) and any(
-            path.endswith("openseadragon.min.js") for path in sizes
-        )
-        print(f"\n{len(sizes)} files, {sum(sizes.values()):,} bytes")
-        assert sum(sizes.values()) <= 1_500_000
-
-
-@pytest.mark.slow
-def test_it_is_ready_within_a_second(browser: Any, url: str) -> None:
-    """The best of some tries: what is measured is the page, not what else runs beside."""
-    tries = []
-    for _ in range(5):
-        with visiting(browser, url) as visit:
-            tries.append(visit.page.evaluate("performance.getEntriesByName('ready')[0].startTime") / 1000)
-    print(f"\nready after {', '.join(f'{seconds:.2f}' for seconds in tries)} s")
-    assert min(tries) < 1
-
-
-@pytest.mark.slow
-def test_the_threshold_of_a_large_photo_is_moved_fluently(browser: Any) -> None:
-    """30 frames a second on 12 megapixels, where each frame has a new threshold and has it drawn."""
-    rng = np.random.default_rng(0)
-    small = rng.integers(0, 255, (75, 100, 3)).astype(np.uint8)
-    large = np.asarray(Image.fromarray(small).resize((4000, 3000), Image.Resampling.BICUBIC))
-    with on_a_port(Localizer(FakeEngine())) as url, visiting(browser, url) as visit:
-        visit.give(("large.jpg", saved_as(large, "JPEG", quality=80)))
-        visit.done()
-        metrics = visit.context.new_cdp_session(visit.page)
-        metrics.send("Performance.enable", {"timeDomain": "threadTicks"})
-
-        def busy() -> float:
-            """Processor seconds of the page's own thread until now."""
-            values = metrics.send("Performance.getMetrics")["metrics"]
-            return float(next(row["value"] for row in values if row["name"] == "TaskDuration"))
-
-        rates, costs, areas = [], [], 0
-        for _ in range(5):
-            time.sleep(0.5)
-            before = busy()
-            frames, seconds, texts = visit.page.evaluate(DRAG)
-            rates.append(frames / seconds)
-            costs.append((busy() - before) / frames)
-            areas = max(areas, texts)
-        assert areas > 10  # it was counted anew
-        shown = ", ".join(f"{rate:.0f}" for rate in rates)
-        print(f"\n12 megapixels: {shown} frames a second; {1000 * min(costs):.1f} ms of processor time per frame")
-        assert min(costs) <= 1 / 30
-        # Where other programs take the processors, this tells of them and not of the page.
-        if os.getloadavg()[0] < (os.cpu_count() or 1):
-            assert max(rates) >= 30
-
-
-DRAG = """async () => {
-  const slider = document.querySelector("#threshold");
-  const texts = new Set();
-  const frame = () => new Promise(requestAnimationFrame);
-  await frame();
-  const start = performance.now();
-  let frames = 0;
-  while (performance.now() - start < 2000) {
-    slider.value = String(0.02 + 0.96 * ((frames * 0.0137) % 1));
-    slider.dispatchEvent(new Event("input", {bubbles: true}));
-    await frame();
-    texts.add(document.querySelector("#area-pixels").textContent);
-    frames++;
-  }
-  return [frames, (performance.now() - start) / 1000, texts.size];
-}"""

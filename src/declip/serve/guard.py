@@ -1,7 +1,7 @@
-"""What every request passes and every answer carries: whose pages may ask, security headers, counting and logging, HEAD
-as GET without a body, no 500 as text.
+"""The middleware around all paths: whose pages may ask, security headers, counting and logging, HEAD as GET without a
+body, and unforeseen errors as problem JSON.
 
-Plain ASGI: nothing is buffered, and the client's leaving stays visible to what is inside.
+It is plain ASGI: nothing is buffered, and the app inside still sees when a client leaves.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -40,10 +40,10 @@ HEADERS = {
 # A client that takes none of its answer for so long is cut off: the answer is held in memory.
 _STALL_SECONDS = 60
 _PIECE = 1 << 18
-# Where in the scope a handler leaves what ends when its answer has been sent.
+# The key of the scope under which handlers find the ExitStack that is closed when their answer has been sent.
 STACK = "declip.stack"
 
-# Of a path, and of an address that a proxy tells, in the log of requests.
+# The longest path or address in the log of requests.
 _PATH_LENGTH = 200
 
 _log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ _access = logging.getLogger(ACCESS)
 
 
 class _StalledError(Exception):
-    """The client does not read."""
+    """Raised when a client does not take its answer."""
 
 
 class Guard:
@@ -65,7 +65,7 @@ class Guard:
         self._paths = frozenset(paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI has it."""
+        """Handle one ASGI scope."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -115,13 +115,13 @@ class Guard:
                     _access.info("%s", _line(given, status, seconds))
 
     def _objection(self, method: str, headers: Headers) -> ProblemError | None:
-        """Why a request is not even looked at.
+        """Return why a request is refused at once; None if it is not.
 
-        A web page anywhere can make its visitor's browser call this machine: under a name of the page's own that it
-        points here (DNS rebinding), or by posting a form. The names, and the browser's word on where it comes from,
-        tell such calls apart.
+        Any web page can make its visitor's browser call this machine: under a name of its own that it points here (DNS
+        rebinding), or by posting a form. The Host header, and what the browser says of where a request comes from, show
+        such calls.
         """
-        host = _host(f"//{headers.get('host', '')}")
+        host = _split(f"//{headers.get('host', '')}").hostname or ""
         if self._hosts is not None and host not in self._hosts:
             return ProblemError(
                 400, f"the service is not known as {host!r}; `declip serve --allow-host NAME` lets it be"
@@ -132,7 +132,7 @@ class Guard:
 
 
 def _line(scope: Scope, status: int, seconds: float) -> str:
-    """One line on a request. As JSON in ASCII: what a client sends can neither begin a line nor reach a terminal."""
+    """Return one line on a request. It is JSON in ASCII, so no client can begin a line or reach a terminal."""
     client = scope.get("client")
     return json.dumps(
         {
@@ -147,7 +147,7 @@ def _line(scope: Scope, status: int, seconds: float) -> str:
 
 
 def _pieces(message: Message) -> Iterator[Message]:
-    """A large body in pieces: a server waits for its client between two messages only."""
+    """Yield a large body in pieces: a server waits for its client only between two messages."""
     body = message.get("body", b"")
     for at in range(0, len(body) - _PIECE, _PIECE):
         yield {"type": "http.response.body", "body": body[at : at + _PIECE], "more_body": True}
@@ -156,24 +156,18 @@ def _pieces(message: Message) -> Iterator[Message]:
 
 
 def _is_own(headers: Headers) -> bool:
-    """Not from a page of another site, as far as a browser says. Programs say nothing of the kind."""
+    """Return whether a request is not from a page of another site, as far as a browser says. Programs say nothing."""
     site = headers.get("sec-fetch-site")
     if site is not None:
         return site in ("same-origin", "none")
     # Of browsers that do not send it, or not to this address.
     origin = headers.get("origin")
-    return origin is None or _netloc(origin) == headers.get("host", "").lower()
+    return origin is None or _split(origin).netloc.lower() == headers.get("host", "").lower()
 
 
-def _netloc(url: str) -> str:
+def _split(url: str) -> SplitResult:
+    """Take an address apart; what is none has no parts."""
     try:
-        return urlsplit(url).netloc.lower()
+        return urlsplit(url)
     except ValueError:
-        return ""
-
-
-def _host(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:
-        return ""
+        return urlsplit("")

@@ -1,4 +1,4 @@
-"""What the service counts, for Prometheus. Each app has a registry of its own."""
+"""What the service counts for Prometheus. Each app has a registry of its own."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Monitor:
         )
 
     def watch(self, name: str, what: str, value: Callable[[], float]) -> None:
-        """Show what value() gives when asked."""
+        """Add a metric whose value is read when it is asked for."""
         Gauge(f"declip_{name}", what, registry=self.registry).set_function(value)
 
     def text(self) -> bytes:
-        """In Prometheus' text format 0.0.4."""
+        """Return all metrics in Prometheus' text format 0.0.4."""
         return generate_latest(self.registry)

@@ -29,7 +29,7 @@ from declip.errors import ImageError, SpecError
 from declip.images.read import read_photo
 from declip.localize import folder
 from declip.localize.localizer import Localizer
-from declip.localize.pipeline import HELD_PIXELS, compute, read_one
+from declip.localize.pipeline import HELD_PIXELS, Reading, compute, read_one
 from declip.results import Engine, Localization, MaskRule, Photo
 from declip.serve.fields import Options
 from declip.serve.limits import Limits
@@ -38,7 +38,7 @@ from declip.serve.problems import ProblemError, out_of_memory
 from declip.serve.upload import Upload
 from declip.spec import Mode
 
-__all__ = ["DroppedError", "Item", "Render", "Request", "Stoppable", "Workers", "modes_of"]
+__all__ = ["DroppedError", "Item", "Render", "Request", "Stoppable", "Workers"]
 
 # How long `stop` waits for a thread that is inside the network.
 _STOP_SECONDS = 10
@@ -86,12 +86,6 @@ class _Task(NamedTuple):
         return self.request.options.model, self.request.options.mode
 
 
-class _Decoded(NamedTuple):
-    task: _Task
-    photo: Photo
-    seconds: float  # that reading took
-
-
 class DroppedError(Exception):
     """Raised inside the network's loop when nobody waits for its result."""
 
@@ -110,23 +104,11 @@ class Stoppable(Wrapped):
         return super().logits(inputs)
 
 
-def modes_of(localizer: Localizer) -> tuple[Mode, ...]:
-    """Return the modes that a localizer's model can run in, its own first."""
-    other: Mode = "whole" if localizer.mode == "tiled" else "tiled"
-    if localizer.spec.traits.reads_coefficients:  # its coefficients are of the photo's own grid
-        return (localizer.mode,)
-    try:
-        Localizer(localizer.engine, mode=other)
-    except SpecError:
-        return (localizer.mode,)
-    return localizer.mode, other
-
-
 class Workers:
     """Threads that localize requests; `submit` and `drop` may be called from any thread.
 
     localizers: by the names of their models. archive: called with every photo and its result before it is answered;
-    raises OSError where it cannot be written.
+    raises ImageError where it cannot be written.
     """
 
     def __init__(
@@ -236,64 +218,45 @@ class Workers:
     def _localize(self, tasks: list[_Task], engine: Stoppable) -> None:
         """Localize the one picture in tasks, and add to tasks those that are computed with it."""
         model, mode = key = tasks[0].key
-        decoded = self._decode(tasks[0])
-        while mode == "whole" and len(decoded) < self._limits.batch_size and _pixels(decoded) < HELD_PIXELS:
-            if (other := self._next(key)) is None:
-                break
-            tasks.append(other)
-            decoded += self._decode(other)
-        if not decoded:
-            return
-        self._monitor.batch.observe(len(decoded))
         localizer = self._localizers[model].variant(engine=engine, mode=mode)
-        engine.stop = lambda: all(item.task.request.dropped.is_set() for item in decoded)
+        batch: list[Reading[_Task]] = []
+        task: _Task | None = tasks[0]
+        while task is not None:
+            batch.append(read_one(localizer, task, self._read, lambda task: task.upload.name))
+            full = len(batch) == self._limits.batch_size or sum(one.pixels for one in batch) >= HELD_PIXELS
+            task = None if mode == "tiled" or full else self._next(key)
+            tasks += [task] if task else []
+        if readable := sum(reading.photo is not None for reading in batch):
+            self._monitor.batch.observe(readable)
+        engine.stop = lambda: all(task.request.dropped.is_set() for task in tasks)
         try:
-            batch = [
-                read_one(localizer, item, lambda item: item.photo, lambda item: item.photo.name) for item in decoded
-            ]
-            for item, _, result in compute(localizer, batch, self._limits.batch_size):
+            for task, photo, result in compute(localizer, batch, self._limits.batch_size):
                 if isinstance(result, Exception):
-                    self._fail(item.task, result)
-                else:
-                    self._finish(item, result)
+                    self._fail(task, result)
+                elif photo is not None:
+                    self._finish(task, photo, result)
         finally:
             engine.stop = lambda: False
 
-    def _decode(self, task: _Task) -> list[_Decoded]:
-        """Decode a picture; where that fails the list is empty, and the picture is answered."""
-        start = time.perf_counter()
-        try:
-            photo = read_photo(task.upload.data, max_pixels=self._limits.pixels, max_bytes=self._limits.request_bytes)
-        except Exception as error:
-            self._fail(task, error)
-            return []
-        return [_Decoded(task, dataclasses.replace(photo, name=task.upload.name), time.perf_counter() - start)]
+    def _read(self, task: _Task) -> Photo:
+        photo = read_photo(task.upload.data, max_pixels=self._limits.pixels, max_bytes=self._limits.request_bytes)
+        return dataclasses.replace(photo, name=task.upload.name)
 
-    def _finish(self, item: _Decoded, found: Localization) -> None:
-        request = item.task.request
-        threshold = request.options.threshold
-        rule = found.rule if threshold is None else MaskRule(threshold=threshold)
-        result = dataclasses.replace(found, rule=rule, seconds=found.seconds + item.seconds)
+    def _finish(self, task: _Task, photo: Photo, result: Localization) -> None:
+        threshold = task.request.options.threshold
+        if threshold is not None:
+            result = dataclasses.replace(result, rule=MaskRule(threshold=threshold))
         try:
-            if request.dropped.is_set():
+            if task.request.dropped.is_set():
                 raise DroppedError
             if self._archive is not None:
-                self._keep(item.photo, result)
-            done = request.render(item.photo, result)
+                self._archive(photo, result)
+            done = task.request.render(photo, result)
         except Exception as error:
-            self._fail(item.task, error)
+            self._fail(task, error)
         else:
             self._monitor.pictures.labels("localized").inc()
-            item.task.future.set_result(done)
-
-    def _keep(self, photo: Photo, result: Localization) -> None:
-        assert self._archive is not None
-        try:
-            self._archive(photo, result)
-        except OSError as error:
-            _log.error("cannot keep a picture", exc_info=error)
-            message = f"the service cannot keep this picture: {error.strerror or error}"
-            raise ImageError(photo.name, "write", message) from error
+            task.future.set_result(done)
 
     def _fail(self, task: _Task, error: Exception) -> None:
         """Answer a picture that has no result: by its row, or, where all of the request fails with it, by the error."""
@@ -314,7 +277,3 @@ class Workers:
         self._monitor.pictures.labels(kind).inc()
         name = task.upload.name
         task.future.set_result(Item(folder.error_row(name, kind, f"{name}: {message}"), {}))
-
-
-def _pixels(decoded: Sequence[_Decoded]) -> int:
-    return sum(item.photo.size[0] * item.photo.size[1] for item in decoded)

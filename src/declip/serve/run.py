@@ -1,4 +1,4 @@
-"""`serve`: the service on a socket, until it is told to stop."""
+"""`serve`: run the service on a socket until it is told to stop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["LOOPBACK", "serve"]
 # Names of this machine that only it can use.
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
-# Beside the service's own drain: for answers that are being sent.
+# Beside the drain of the service: time to send its answers.
 _SENDING_SECONDS = 3
 
 _log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def _check_proxy(proxy: str) -> None:
 
 @contextlib.contextmanager
 def _logging(wanted: bool) -> Iterator[None]:
-    """Write the log of requests to stderr, or nowhere."""
+    """Write the log of requests to stderr while inside, or nowhere."""
     logger = logging.getLogger(ACCESS)
     handler = logging.StreamHandler() if wanted else logging.NullHandler()
     before = logger.level, logger.propagate
@@ -108,14 +108,14 @@ def _logging(wanted: bool) -> Iterator[None]:
 
 
 class _Server(uvicorn.Server):
-    """Tells the service when it is to stop, which uvicorn would do only after the last connection is closed."""
+    """A server that tells the service at once when to stop; uvicorn does so after the last connection is closed."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """As uvicorn's, for a first signal; a second SIGINT waits for nothing."""
+        """Stop as uvicorn does; a second SIGINT waits for nothing."""
         if not self.should_exit:
             self._service.stop_soon()
         super().handle_exit(sig, frame)

@@ -34,6 +34,7 @@ from declip.serve.limits import Budget, Claim, Gate, Limits
 from declip.serve.monitor import Monitor
 from declip.serve.problems import ProblemError, out_of_memory, status_of
 from declip.serve.upload import Form, Upload, read_form
+from declip.spec import Mode
 
 __all__ = ["Service"]
 
@@ -61,7 +62,7 @@ class Service:
             raise SpecError("there is no model to serve; give at least one Localizer")
         if token is not None and not token:
             raise SpecError("the token is empty; give one of random characters, or None for no token")
-        self.modes = {name: queue.modes_of(localizer) for name, localizer in self.localizers.items()}
+        self.modes = {name: _modes_of(localizer) for name, localizer in self.localizers.items()}
         self.limits = limits
         self.token = token
         self.monitor = Monitor()
@@ -227,3 +228,15 @@ async def _left(request: Request) -> None:
     """Return when the client is gone; its body has been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def _modes_of(localizer: Localizer) -> tuple[Mode, ...]:
+    """Return the modes that a localizer's model can run in, its own first."""
+    other: Mode = "whole" if localizer.mode == "tiled" else "tiled"
+    if localizer.spec.traits.reads_coefficients:  # its coefficients are of the photo's own grid
+        return (localizer.mode,)
+    try:
+        Localizer(localizer.engine, mode=other)
+    except SpecError:
+        return (localizer.mode,)
+    return localizer.mode, other
