@@ -31,6 +31,7 @@ __all__ = [
     "Photo",
     "Predictor",
     "Region",
+    "ResultRow",
     "Sample",
     "Verdict",
     "check_several",
@@ -305,32 +306,68 @@ class Localization:
         """Share of the photo inside the mask, in [0, 1]."""
         return float(np.mean(self.mask))
 
-    def to_dict(self) -> dict[str, Any]:
-        """The keys of the command line, the service and the report."""
+    @property
+    def row(self) -> ResultRow:
+        """What the command line, the service, the report and batch jobs tell of it."""
         height, width = self.scores.shape
-        return {
-            "image": self.name,
-            "width": width,
-            "height": height,
-            "verdict": self.verdict,
-            "score": self.score,
-            "false_alarm_rate": self.false_alarm_rate,
-            "untouched": self.untouched,
-            "not_examined": self.not_examined,
-            "area": self.area,
-            "regions": [dataclasses.asdict(region) for region in self.regions],
-            "threshold": self.threshold,
-            "image_score": self.image_score,
-            "provenance": None if self.provenance is None else dict(self.provenance),
-            "notes": list(self.said),
-            "pages": self.pages,
-            "page": self.page,
-            "model": self.model,
-            "sha256": self.sha256,
-            "mode": self.mode,
-            "precision": self.precision,
-            "seconds": self.seconds,
-        }
+        return ResultRow(
+            image=self.name,
+            width=width,
+            height=height,
+            verdict=self.verdict,
+            score=self.score,
+            false_alarm_rate=self.false_alarm_rate,
+            untouched=self.untouched,
+            not_examined=self.not_examined,
+            area=self.area,
+            regions=list(self.regions),
+            threshold=self.threshold,
+            image_score=self.image_score,
+            provenance=None if self.provenance is None else dict(self.provenance),
+            notes=list(self.said),
+            pages=self.pages,
+            page=self.page,
+            model=self.model,
+            sha256=self.sha256,
+            mode=self.mode,
+            precision=self.precision,
+            seconds=self.seconds,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as a dictionary: the keys of `ResultRow`."""
+        return dataclasses.asdict(self.row)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResultRow:
+    """One result as JSON, Parquet and OpenAPI have it: the one list of its keys, in their order.
+
+    width, height: of the upright photo, px. area: share of the photo inside the mask. All other fields are those of
+    `Localization` that have their name.
+    """
+
+    image: str
+    width: int
+    height: int
+    verdict: Verdict | None
+    score: float | None
+    false_alarm_rate: float | None
+    untouched: int | None
+    not_examined: str | None
+    area: float
+    regions: list[Region]
+    threshold: float
+    image_score: float
+    provenance: dict[str, Any] | None
+    notes: list[str]
+    pages: int
+    page: int
+    model: str
+    sha256: str
+    mode: Mode
+    precision: Precision
+    seconds: float
 
 
 def check_several(items: Iterable[Any], call: str) -> None:

@@ -1,4 +1,4 @@
-"""A row of the Parquet output, one per file: the keys of `Localization.to_dict()`, the mask, hashes, and the error.
+"""A row of the Parquet output, one per file: the fields of `ResultRow`, the mask, hashes, and the error.
 
     image, width, height, verdict, score, false_alarm_rate, untouched, not_examined, area, regions, threshold,
     image_score, provenance, notes, pages, page, model, sha256, mode, precision, seconds, bytes, content, mask, error,
@@ -11,13 +11,15 @@ odd places are manipulated pixels; they add up to height × width. These are COC
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
 from declip.errors import DeclipError
+from declip.results import ResultRow
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["Row", "decode_mask", "encode_mask", "schema", "to_parquet"]
 
 Row: TypeAlias = dict[str, Any]
+
+# Columns that also a file that failed has.
+_ALWAYS = ("image", "model", "sha256", "seconds")
 
 
 def encode_mask(mask: NDArray[np.bool_]) -> NDArray[np.uint32]:
@@ -63,18 +68,12 @@ def to_parquet(rows: list[Row]) -> bytes:
 
 
 def schema() -> pa.Schema:
-    """Names and types of the columns. A file that failed has `error` and `kind`, and no values of a result."""
+    """Return names and types of the columns: those of `ResultRow`, and of what a job adds.
+
+    A file that failed has `error` and `kind`, and no values of a result.
+    """
     import pyarrow as pa
 
-    region = pa.struct(
-        [
-            ("bbox", pa.list_(pa.int32())),
-            ("area", pa.float64()),
-            ("score", pa.float64()),
-            ("rank", pa.float64()),
-            ("verdict", pa.string()),
-        ]
-    )
     reasons = pa.list_(pa.struct([("code", pa.string()), ("text", pa.string())]))
     provenance = pa.struct(
         [
@@ -84,33 +83,25 @@ def schema() -> pa.Schema:
             ("fields", pa.list_(pa.struct([("name", pa.string()), ("value", pa.string())]))),
         ]
     )
-    return pa.schema(
-        [
-            pa.field("image", pa.string(), nullable=False),
-            ("width", pa.int32()),
-            ("height", pa.int32()),
-            ("verdict", pa.string()),
-            ("score", pa.float64()),
-            ("false_alarm_rate", pa.float64()),
-            ("untouched", pa.int32()),
-            ("not_examined", pa.string()),
-            ("area", pa.float64()),
-            ("regions", pa.list_(region)),
-            ("threshold", pa.float64()),
-            ("image_score", pa.float64()),
-            ("provenance", provenance),
-            ("notes", pa.list_(pa.string())),
-            ("pages", pa.int32()),
-            ("page", pa.int32()),
-            pa.field("model", pa.string(), nullable=False),
-            pa.field("sha256", pa.string(), nullable=False),
-            ("mode", pa.string()),
-            ("precision", pa.string()),
-            pa.field("seconds", pa.float64(), nullable=False),
-            ("bytes", pa.int64()),
-            ("content", pa.string()),
-            ("mask", pa.list_(pa.uint32())),
-            ("error", pa.string()),
-            ("kind", pa.string()),
-        ]
-    )
+    columns = {
+        name: provenance if name == "provenance" else _arrow_type(hint)
+        for name, hint in get_type_hints(ResultRow).items()
+    }
+    columns |= {"bytes": pa.int64(), "content": pa.string(), "mask": pa.list_(pa.uint32())}
+    columns |= {"error": pa.string(), "kind": pa.string()}
+    return pa.schema([pa.field(name, kind, nullable=name not in _ALWAYS) for name, kind in columns.items()])
+
+
+def _arrow_type(hint: Any) -> pa.DataType:
+    """Return the Arrow type of a field: of "X | None" that of X."""
+    import pyarrow as pa
+
+    plain = {str: pa.string(), int: pa.int32(), float: pa.float64()}
+    if hint in plain:
+        return plain[hint]
+    if dataclasses.is_dataclass(hint):
+        return pa.struct([(name, _arrow_type(field)) for name, field in get_type_hints(hint).items()])
+    origin, first = get_origin(hint), get_args(hint)[0]
+    if origin is Literal:
+        return pa.string()
+    return pa.list_(_arrow_type(first)) if origin in (list, tuple) else _arrow_type(first)
