@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -66,20 +66,31 @@ def test_every_mask_fits_its_photo_and_is_no_more_than_a_part_of_it() -> None:
     assert not masks
 
 
-def test_the_demo_runs_twice_and_draws_its_sheet(bright: Path, tmp_path: Path) -> None:
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> object:
+    """Run the demo in this process; return what it exits with."""
+    monkeypatch.setattr(sys, "argv", ["demo.py", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(EXAMPLES / "demo.py"), run_name="__main__")
+    return stopped.value.code
+
+
+def test_the_demo_runs_over_earlier_maps_and_draws_its_sheet(
+    bright: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     out, sheet_file = tmp_path / "out", tmp_path / "docs" / "sheet.png"
-    command = [sys.executable, EXAMPLES / "demo.py", "--model", bright, "--out", out, "--sheet", sheet_file]
-    for _ in range(2):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-    assert all(photo.name in done.stdout for photo in PHOTOS)
+    out.mkdir()
+    earlier = out / f"{PHOTOS[0].name}.mask.png"
+    earlier.write_bytes(b"of an earlier run")
+    assert run(monkeypatch, "--model", bright, "--out", out, "--sheet", sheet_file) == 0
+    assert earlier.read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert all(photo.name in printed for photo in PHOTOS)
     assert len(list(out.iterdir())) == 3 * len(PHOTOS)
     sheet = np.asarray(Image.open(sheet_file).convert("RGB"))
     assert sheet.shape[1] > 1200 and (sheet[0, 0] == 255).all()
     assert sheet_file.stat().st_size < 400_000
 
 
-def test_without_a_model_the_demo_says_so(tmp_path: Path) -> None:
-    command = [sys.executable, EXAMPLES / "demo.py", "--model", "none.onnx", "--out", tmp_path / "out"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and "none.onnx" in done.stderr and "Traceback" not in done.stderr
+def test_without_a_model_the_demo_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = run(monkeypatch, "--model", "none.onnx", "--out", tmp_path / "out")
+    assert isinstance(said, str) and said.startswith("demo: ") and "none.onnx" in said
