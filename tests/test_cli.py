@@ -530,7 +530,7 @@ def test_an_existing_file_is_not_overwritten(
     assert kept.read_text() == "mine"
 
 
-def test_synthesize_passes_its_settings_on(
+def test_synthesize_passes_its_recipe_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from declip import datasets, synthesis
@@ -541,40 +541,25 @@ def test_synthesize_passes_its_settings_on(
     seen: dict[str, Any] = {}
     left_out = 0
 
-    def synthesize(photos: Any, out: Path, **settings: Any) -> Path:
-        seen.update(settings, photos=photos, out=out)
-        fakes = len(photos) * settings["per_photo"] - left_out
+    def synthesize(photos: Any, recipe: synthesis.Recipe, out: Path, **settings: Any) -> Path:
+        seen.update(settings, photos=photos, recipe=recipe)
+        fakes = len(photos) * recipe.per_photo - left_out
         samples = [Sample(image=out / "f.png", mask=out / "m.png", label="fake")] * fakes
         datasets.write_manifest(out / "samples.jsonl", [*samples, Sample(image=out / "r.png", label="real")])
         return out / "samples.jsonl"
 
     monkeypatch.setattr(synthesis, "synthesize", synthesize)
-    options = ("--generators", "telea,splice", "--seed", 3, "--per-photo", 2, "--size", 256, "--workers", 2)
-    assert call(monkeypatch, "synthesize", tmp_path / "photos", "--out", tmp_path / "data", *options) == 0
+    verb = ("synthesize", tmp_path / "photos", "--out", tmp_path / "data")
+    options = ("--generators", "telea,splice-hard", "--seed", 3, "--set", "per_photo=2", "--workers", 2)
+    assert call(monkeypatch, *verb, *options) == 0
     assert capfd.readouterr().out == f"{tmp_path / 'data' / 'samples.jsonl'}\n"
     assert seen["photos"] == [tmp_path / "photos" / "1.png", tmp_path / "photos" / "b" / "2.png"]
-    assert (seen["generators"], seen["masks"]) == (["telea", "splice"], ["random", "object"])
-    assert (seen["seed"], seen["size"], seen["per_photo"], seen["workers"]) == (3, 256, 2, 2)
-    assert (seen["jpeg_share"], seen["webp_share"], seen["resize_share"], seen["social_share"]) == (0.5, 0, 0, 0)
-    assert (seen["models"], seen["layout"], seen["fully_regenerated"]) == ({}, "manifest", False)
-    options = ("--masks", "face", "--weights", "lama=a=b.pt", "--weights", "ldm=o/n", "--steps", 9, "--device", "cuda")
-    more = ("--fully-regenerated", "--autoencoder", "o/vae", "--layout", "dolos", "--webp", 0.2, "--social", 0.1)
-    last = ("--jpeg", 0.4, "--resize", 0.3, "--social-side", 300, "--resize-range", 0.7, 1.5)
-    last += ("--noise", 0.05, "--screenshot", 0.06, "--before", 0.7, "--donor", 0.8)
-    assert call(monkeypatch, "synthesize", tmp_path / "photos", "--out", tmp_path / "data", *options, *more, *last) == 0
-    assert seen["models"] == {"lama": "a=b.pt", "ldm": "o/n"} and seen["masks"] == ["face"]
-    assert (seen["steps"], seen["device"], seen["fully_regenerated"]) == (9, "cuda", True)
-    assert (seen["autoencoder"], seen["layout"]) == ("o/vae", "dolos")
-    assert (seen["jpeg_share"], seen["webp_share"], seen["resize_share"]) == (0.4, 0.2, 0.3)
-    assert (seen["social_share"], seen["social_side"]) == (0.1, 300)
-    assert (seen["resize_range"], seen["noise_share"], seen["screenshot_share"]) == ((0.7, 1.5), 0.05, 0.06)
-    assert (seen["before_share"], seen["donor_share"]) == (0.7, 0.8)
-    capfd.readouterr()
+    assert seen["recipe"] == synthesis.Recipe(generators=("telea", "splice-hard"), seed=3, per_photo=2)
+    assert seen["workers"] == 2
     left_out = 1
-    assert call(monkeypatch, "synthesize", tmp_path / "photos", "--out", tmp_path / "data") == 1
-    assert capfd.readouterr().out == f"{tmp_path / 'data' / 'samples.jsonl'}\n"
-    assert call(monkeypatch, "synthesize", tmp_path / "photos", "--out", tmp_path / "data", "--weights", "lama") == 2
-    assert capfd.readouterr().err == "declip: got lama; expected NAME=SOURCE\n"
+    assert call(monkeypatch, *verb, "--recipe", "fresh") == 1
+    assert call(monkeypatch, *verb, "--set", "sise=3") == 2
+    assert "a recipe has no setting sise; did you mean size?" in capfd.readouterr().err
 
 
 # --- index ----------------------------------------------------------------------------------------------------------

@@ -22,7 +22,8 @@ from declip.images.encode import encode_jpeg
 from declip.images.mapfiles import read_mask
 from declip.images.read import read_photo
 from declip.results import Localization, Predictor, Sample
-from declip.synthesis import forge
+from declip.synthesis import Recipe, forge
+from declip.synthesis.networks import Networks
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -112,6 +113,7 @@ def forgeries(photos: Sequence[Path], kinds: Sequence[str], autoencoder: Path) -
 
     A splice's donor is another photo of the same half. Exactly half of each kind's results are re-saved as JPEG.
     """
+    recipe = Recipe(networks=Networks(autoencoder=autoencoder))
     for number, path in enumerate(photos):
         half = half_of(path.name)
         others = [other for other in photos if other != path and half_of(other.name) == half]
@@ -126,7 +128,7 @@ def forgeries(photos: Sequence[Path], kinds: Sequence[str], autoencoder: Path) -
                     continue
                 donor = _crop(read_photo(others[int(rng.integers(len(others)))]).pixels, rng)
             try:
-                forged, mask = forge(crop, kind, rng, donor, autoencoder=autoencoder)
+                forged, mask = forge(crop, kind, rng, donor, recipe)
             except DatasetError:
                 yield None
                 continue

@@ -116,7 +116,7 @@ def eye_regenerated(autoencoder: Path) -> tuple[Pixels, Mask]:
     """The cat's face around its left eye, sent through a latent generator's autoencoder."""
     pixels = _read("chelsea")
     mask = _ellipse(pixels, (115, 60, 265, 190))
-    return neural.regenerate_local(pixels, mask, np.random.default_rng(0), neural.load(autoencoder))
+    return neural.regenerate_local(neural.load(autoencoder), pixels, mask, np.random.default_rng(0))
 
 
 def flower_pasted() -> tuple[Pixels, Mask]:

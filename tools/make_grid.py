@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from declip.images.read import read_photo
-from declip.synthesis import forge
+from declip.synthesis import Recipe, forge
+from declip.synthesis.networks import Networks
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -84,7 +85,9 @@ def manipulated(generator: str, autoencoder: Path) -> tuple[Pixels, Pixels, Mask
     pixels = crop(photo)
     donor = crop(giver) if giver else None
     rng = np.random.default_rng(seed)
-    return pixels, *forge(pixels, generator, rng, donor, masks=[kind], autoencoder=autoencoder)
+    return pixels, *forge(
+        pixels, generator, rng, donor, Recipe(masks=(kind,), networks=Networks(autoencoder=autoencoder))
+    )
 
 
 def crop(photo: str) -> Pixels:

@@ -16,7 +16,7 @@ import logging
 import math
 import random
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,8 +31,9 @@ from declip.localize.localizer import Localizer
 from declip.models import checkpoint, export
 from declip.results import Sample
 from declip.spec import SIZE_CLASSES, Calibration
-from declip.synthesis import synthesize
-from declip.synthesis.saving import Saving
+from declip.synthesis import Recipe, synthesize
+from declip.synthesis.history import Saving
+from declip.synthesis.networks import Networks
 
 sys.path.insert(0, str(Path(__file__).parent))
 import card_cases
@@ -45,57 +46,59 @@ HISTORY = ROOT / "docs/mini-training.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One data set to synthesize: from which photos, with what."""
+    """One data set to synthesize.
+
+    photos: folder of the photos. recipe: what is made of them. smallest: px of a photo, height · width; smaller photos
+    are left out.
+    """
 
     photos: Literal["train", "valid"]
-    generators: tuple[str, ...] = ("all-classical", "regenerate-local")
-    seed: int
-    per_photo: int = 14
-    masks: tuple[str, ...] = ("random", "object")
-    saving: Saving = field(default_factory=Saving)
-    before_share: float = 0.25
-    donor_share: float = 0.0
-    smallest: int = 0  # px of a photo, height · width: smaller ones are left out
+    recipe: Recipe
+    smallest: int = 0
 
 
+PLAIN = Recipe(generators=("all-classical", "regenerate-local"), seed=1, size=384, per_photo=14)
 # What most doubtful pictures have behind them: photo and donor were JPEG files before, and the net has resized them,
 # captured them from screens and saved them again.
-TRAVELLED = Part(
-    photos="train",
+TRAVELLED = dataclasses.replace(
+    PLAIN,
     seed=11,
     per_photo=2,
     masks=("random", "object", "grabcut", "face"),
     saving=Saving(
-        jpeg_share=0.6,
+        jpeg=0.6,
         jpeg_quality=(60, 100),
-        webp_share=0.08,
-        resize_share=0.2,
+        webp=0.08,
+        resize=0.2,
         resize_range=(0.5, 1.5),
-        noise_share=0.1,
-        screenshot_share=0.06,
-        social_share=0.1,
+        noise=0.1,
+        screenshot=0.06,
+        social=0.1,
         social_side=2000,
+        before=0.7,
+        donor=0.7,
     ),
-    before_share=0.7,
-    donor_share=0.7,
 )
-
+# More of the two kinds whose traces are faint, and milder compression, which hides them first.
+FAINT = dataclasses.replace(
+    PLAIN,
+    generators=("regenerate-local", "patchmatch"),
+    seed=3,
+    per_photo=4,
+    saving=Saving(jpeg=0.3, jpeg_quality=(75, 95)),
+)
+# Three quarters of the photos are of 299 px, soon seen; a crop of a large one is a picture of its own.
+LARGE = dataclasses.replace(PLAIN, seed=4, per_photo=42, saving=Saving(jpeg_quality=(70, 98)))
 
 PARTS = {
-    "train": Part(photos="train", seed=1),
-    # More of the two kinds whose traces are faint, and milder compression, which hides them first.
-    "faint": Part(
-        photos="train",
-        generators=("regenerate-local", "patchmatch"),
-        seed=3,
-        per_photo=4,
-        saving=Saving(jpeg_share=0.3, jpeg_quality=(75, 95)),
+    "train": Part(photos="train", recipe=PLAIN),
+    "faint": Part(photos="train", recipe=FAINT),
+    "large": Part(photos="train", recipe=LARGE, smallest=300_000),
+    "travelled": Part(photos="train", recipe=TRAVELLED),
+    "travelled-large": Part(
+        photos="train", recipe=dataclasses.replace(TRAVELLED, seed=14, per_photo=14), smallest=300_000
     ),
-    # Three quarters of the photos are of 299 px, soon seen; a crop of a large one is a picture of its own.
-    "large": Part(photos="train", seed=4, per_photo=42, saving=Saving(jpeg_quality=(70, 98)), smallest=300_000),
-    "travelled": TRAVELLED,
-    "travelled-large": dataclasses.replace(TRAVELLED, seed=14, per_photo=14, smallest=300_000),
-    "valid": Part(photos="valid", seed=2),
+    "valid": Part(photos="valid", recipe=dataclasses.replace(PLAIN, seed=2, split="valid")),
 }
 
 
@@ -176,22 +179,8 @@ def make_data(data: Path, out: Path, part: Part) -> list[Sample]:
     # In another order than by source, so that an interrupted data set is a fair part of the whole.
     random.Random(0).shuffle(photos)
     photos = [path for path in photos if math.prod(Image.open(path).size) >= part.smallest]
-    manifest = synthesize(
-        photos,
-        out,
-        generators=part.generators,
-        seed=part.seed,
-        size=384,
-        per_photo=part.per_photo,
-        workers=2,
-        autoencoder=data / "weights",
-        masks=part.masks,
-        before_share=part.before_share,
-        donor_share=part.donor_share,
-        split=part.photos,
-        progress=sys.stderr.isatty(),
-        **dataclasses.asdict(part.saving),
-    )
+    recipe = dataclasses.replace(part.recipe, networks=Networks(autoencoder=data / "weights"))
+    manifest = synthesize(photos, recipe, out, workers=2, progress=sys.stderr.isatty())
     return datasets.read_manifest(manifest)
 
 

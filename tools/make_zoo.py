@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import time
 from pathlib import Path
 
 import cv2
@@ -19,84 +18,66 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from declip.files import write_atomic
 from declip.images.read import EXTENSIONS, read_photo
 from declip.synthesis import zoo
 from declip.synthesis.sources import allot
 
 ROOT = Path(__file__).resolve().parents[1]
-LEARNT = range(28)
-UNSEEN = range(28, 35)
+NUMBERS = range(35)
+FIRST_UNSEEN = 28
 CROPS = 4096
 SIDE = 96  # px
 STEPS = {4: 2000, 8: 3000, 16: 5000}  # by stride: the more a network has to leave out, the longer it learns
-
-log = logging.getLogger("make_zoo")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data")
     parser.add_argument("--out", type=Path, default=ROOT / "data/third/zoo")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--numbers", type=int, nargs="*", default=[*LEARNT, *UNSEEN], help="which architectures")
     arguments = parser.parse_args()
     logging.basicConfig(level="INFO", format="%(asctime)s %(message)s")
-    torch.set_num_threads(arguments.threads)
-    make(arguments.data / "photos/train", arguments.out, arguments.numbers)
+    make(arguments.data / "photos/train", arguments.out)
 
 
-def make(photos: Path, out: Path, numbers: list[int]) -> None:
-    """Train the architectures that are not there yet."""
-    missing = [number for number in numbers if not path_of(out, number).exists()]
-    if not missing:
-        return
-    crops = crop_bank(photos, out / "crops.npy")
-    for number in missing:
-        began = time.monotonic()
-        plan = zoo.draw_architecture(number)
-        net, about = zoo.fit(plan, crops, steps=STEPS[plan.stride])
-        zoo.save(net, about, path_of(out, number))
-        log.info("%s: %.1f dB, %.1f min", plan, about.psnr, (time.monotonic() - began) / 60)
-
-
-def path_of(out: Path, number: int) -> Path:
-    return out / ("unseen" if number in UNSEEN else "train") / f"{number:03d}.json"
+def make(photos: Path, out: Path) -> None:
+    """Train the architectures that are not there yet, on one thread."""
+    torch.set_num_threads(1)
+    for number in NUMBERS:
+        path = out / ("train" if number < FIRST_UNSEEN else "unseen") / f"{number:03d}.json"
+        if not path.exists():
+            plan = zoo.draw_architecture(number)
+            net, about = zoo.fit(plan, crop_bank(photos, out / "crops.bin"), steps=STEPS[plan.stride])
+            zoo.save(net, about, path)
+            logging.info("%s: %.1f dB", plan, about.psnr)
 
 
 def crop_bank(photos: Path, path: Path, count: int = CROPS) -> NDArray[np.uint8]:
     """Return (count, SIDE, SIDE, 3) uint8 crops of the photos, a half of them at half size or less; kept in a file."""
-    if path.exists():
-        return np.load(path)
-    rng = np.random.default_rng(0)
-    places = allot([file for file in photos.iterdir() if file.suffix.lower() in EXTENSIONS], count)
-    crops = np.empty((count, SIDE, SIDE, 3), np.uint8)
-    order = sorted(range(count), key=lambda index: places[index])  # each photo is read once
-    photo, pixels = None, np.empty(0, np.uint8)
-    for index in order:
-        if places[index] != photo:
-            photo = places[index]
-            pixels = read_photo(photo).pixels
-        crops[index] = crop(pixels, rng)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".tmp.npy")
-    np.save(partial, crops)
-    partial.replace(path)
-    return crops
+    if not path.exists():
+        rng = np.random.default_rng(0)
+        places = sorted(allot([file for file in photos.iterdir() if file.suffix.lower() in EXTENSIONS], count))
+        crops = np.empty((count, SIDE, SIDE, 3), np.uint8)
+        for index, photo in enumerate(places):
+            if index == 0 or photo != places[index - 1]:  # each photo is read once
+                pixels = read_photo(photo).pixels
+            crops[index] = crop(pixels, rng)
+        rng.shuffle(crops)
+        write_atomic(path, lambda partial: partial.write_bytes(crops.tobytes()))
+    return np.fromfile(path, np.uint8).reshape(-1, SIDE, SIDE, 3)
 
 
 def crop(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Return a random square of the photo, brought to SIDE px."""
+    """Return a random square of the photo, brought to SIDE px: of that size, or of twice to eight times as much."""
     shortest = min(pixels.shape[:2])
     largest = min(shortest, SIDE * 8)
-    side = (
-        SIDE
-        if rng.random() < 0.5
-        else round(float(np.exp(rng.uniform(np.log(min(2 * SIDE, largest)), np.log(largest)))))
-    )
+    side = SIDE
+    if rng.random() >= 0.5:
+        side = round(float(np.exp(rng.uniform(np.log(min(2 * SIDE, largest)), np.log(largest)))))
     side = min(side, shortest)
     y, x = (int(rng.integers(length - side + 1)) for length in pixels.shape[:2])
-    part = pixels[y : y + side, x : x + side]
-    return np.asarray(cv2.resize(part, (SIDE, SIDE), interpolation=cv2.INTER_AREA if side > SIDE else cv2.INTER_CUBIC))
+    method = cv2.INTER_AREA if side > SIDE else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(pixels[y : y + side, x : x + side], (SIDE, SIDE), interpolation=method))
 
 
 if __name__ == "__main__":

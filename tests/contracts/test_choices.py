@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from declip import batch, evaluation
@@ -15,7 +14,7 @@ from declip.models import official
 from declip.reproduce import setup
 from declip.results import Sample
 from declip.spec import Calibration, ModelSpec, check_choice
-from declip.synthesis import classical, saving
+from declip.synthesis import steps
 from declip.training import views
 from tests.tiny import tiny_spec
 
@@ -28,11 +27,11 @@ CALLS: dict[str, Callable[[], Any]] = {
     "target is 'foo'; expected one of 'mask', 'image'": lambda: views.Views([], tiny_spec(), target="foo"),  # type: ignore[arg-type]
     "scale is 'foo'; expected one of 'full', 'tiny'": lambda: setup.Setup(scale="foo"),  # type: ignore[arg-type]
     "rival is 'foo'; expected one of 'patch-forensics'": lambda: setup.rival_recipe("foo"),  # type: ignore[arg-type]
-    "format is 'foo'; expected one of 'png', 'jpeg', 'webp'": lambda: saving.Encoding(format="foo"),  # type: ignore[arg-type]
-    "chroma is 'foo'; expected one of '4:4:4', '4:2:0'": lambda: classical.encode_jpeg(
-        np.zeros((8, 8, 3), np.uint8),
-        90,
-        "foo",  # type: ignore[arg-type]
+    "format is 'foo'; expected one of 'png', 'jpeg', 'webp'": lambda: steps.Encoding(format="foo"),  # type: ignore[arg-type]
+    "chroma is 'foo'; expected one of '4:4:4', '4:2:0'": lambda: steps.Encoding(
+        format="jpeg",
+        quality=90,
+        chroma="foo",  # type: ignore[arg-type]
     ),
     "tower is 'foo'; expected one of 'vit', 'rn50', 'fusion'": lambda: official.convert(
         Path("a.pth"),

@@ -30,9 +30,9 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "find_pictures([…])": folder.find_pictures,
     "check([…])": audit.check,
     "write_manifest(path, […])": lambda one: datasets.write_manifest("samples.jsonl", one),
-    "synthesize([…], …)": lambda one: synthesis.synthesize(one, "out", generators=["copy-move"], seed=0),
-    "generators=[…]": lambda one: synthesis.synthesize(["a.jpg"], "out", generators=one, seed=0),
-    "masks=[…]": lambda one: synthesis.synthesize(["a.jpg"], "out", generators=["copy-move"], masks=one, seed=0),
+    "synthesize([…], …)": lambda one: synthesis.synthesize(one, synthesis.Recipe(), "out"),
+    "generators=[…]": lambda one: synthesis.Recipe(generators=one),
+    "masks=[…]": lambda one: synthesis.Recipe(masks=one),
     "augment(pixels, […], rng)": lambda one: augment(np.zeros((9, 9, 3), np.uint8), one, np.random.default_rng(0)),
 }
 

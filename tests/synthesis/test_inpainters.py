@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from skimage import data
 
 from declip.datasets import read_manifest
 from declip.errors import DatasetError, WeightsError
 from declip.images.mapfiles import read_mask
 from declip.images.read import read_photo
-from declip.synthesis import forge, synthesize
-from declip.synthesis.inpainters import INPAINTERS, fingerprint, load
+from declip.synthesis import Recipe, forge, synthesize
+from declip.synthesis.history import Saving
+from declip.synthesis.inpainters import INPAINTERS, load
+from declip.synthesis.networks import Networks, fingerprint
+from declip.synthesis.steps import Mask, Pixels
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
-
-Pixels = NDArray[np.uint8]
-Mask = NDArray[np.bool_]
 
 
 class _Half(torch.nn.Module):
@@ -124,10 +124,14 @@ def _block(height: int = 61, width: int = 75) -> Mask:
     return mask
 
 
+def _recipe(*, steps: int | None = None, fully_regenerated: bool = False, **weights: Path) -> Recipe:
+    return Recipe(networks=Networks(weights=weights, steps=steps, fully_regenerated=fully_regenerated))
+
+
 def test_the_catalogue() -> None:
     assert list(INPAINTERS) == ["lama", "pluralistic", "torchscript", "repaint", "ldm", "sd-inpaint"]
     for name, card in INPAINTERS.items():
-        assert card.name == name and card.licence and "torch" in card.needs
+        assert card.licence and name
         assert (card.source == "") == (card.format == "torchscript")
     assert [name for name, card in INPAINTERS.items() if card.whole] == ["ldm"]
 
@@ -151,7 +155,7 @@ def test_what_the_hole_hides_is_not_shown(tmp_path: Path) -> None:
 
 def test_forge_pastes_into_the_picture(lama: Path) -> None:
     pixels = _cat(96, 128)
-    result, mask = forge(pixels, "lama", np.random.default_rng(0), models={"lama": lama})
+    result, mask = forge(pixels, "lama", np.random.default_rng(0), recipe=_recipe(lama=lama))
     assert np.array_equal(result[~mask], pixels[~mask])
     assert np.abs(result[mask].astype(int) - 128).max() <= 1
 
@@ -205,7 +209,7 @@ def test_repaint_with_a_unet_alone_and_with_learnt_variance(tmp_path: Path) -> N
 
 def test_repaint_with_everything_at_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As older repositories have it, on the hub too."""
-    from declip.synthesis import inpainters, neural
+    from declip.synthesis import neural, painting
 
     torch.manual_seed(0)
     _unet().save_pretrained(tmp_path)
@@ -221,7 +225,7 @@ def test_repaint_with_everything_at_the_root(tmp_path: Path, monkeypatch: pytest
         return "network"
 
     monkeypatch.setattr(neural, "from_diffusers", from_diffusers)
-    assert inpainters._unet_of("somebody/ddpm") == ("network", "") and asked == ["unet", ""]
+    assert painting._unet_of("somebody/ddpm") == ("network", "") and asked == ["unet", ""]
 
 
 def test_repaint_goes_back_and_forth(ddpm: Path) -> None:
@@ -248,6 +252,8 @@ def test_latent_repaint_passes_the_whole_picture(autoencoder: str, ldm: Path, tm
         _unet().save_pretrained(folder / "unet")
         _kl().save_pretrained(folder / "vae")
         diffusers.DDIMScheduler().save_pretrained(folder / "scheduler")
+    from declip.synthesis import neural
+
     pixels, mask = _cat(), _block()
     paint = load("ldm", str(folder), steps=3)
     result = paint(pixels, mask, np.random.default_rng(0))
@@ -256,14 +262,13 @@ def test_latent_repaint_passes_the_whole_picture(autoencoder: str, ldm: Path, tm
     # Without a hole, it is the round trip through the autoencoder and nothing else.
     pixels = _cat(60, 76)
     nothing = paint(pixels, np.zeros((60, 76), dtype=bool), np.random.default_rng(0))
-    trip = paint.autoencoder.regenerate(pixels)  # type: ignore[attr-defined]
+    trip = neural.round_trip(paint.autoencoder, pixels)  # type: ignore[attr-defined]
     assert np.abs(nothing.astype(int) - trip).max() <= 1
     forged, drawn = forge(
         np.ascontiguousarray(data.chelsea()[60:156, 100:228]),
         "ldm",
         np.random.default_rng(0),
-        models={"ldm": folder},
-        steps=3,
+        recipe=_recipe(ldm=folder, steps=3),
     )
     assert 0 < drawn.mean() < 0.5 and forged.shape == (96, 128, 3)
 
@@ -355,11 +360,12 @@ def test_sd_inpaint(tmp_path: Path) -> None:
     assert result.shape == pixels.shape and result.dtype == np.uint8
     assert (result != pixels).any(axis=2).mean() > 0.9
     assert np.array_equal(result, paint(pixels, mask, np.random.default_rng(0)))
-    models = {"sd-inpaint": tmp_path / "sd"}
+    recipe = _recipe(**{"sd-inpaint": tmp_path / "sd"}, steps=2)
+    regenerated = _recipe(**{"sd-inpaint": tmp_path / "sd"}, steps=2, fully_regenerated=True)
     large = np.ascontiguousarray(data.chelsea()[60:156, 100:228])
-    pasted, drawn = forge(large, "sd-inpaint", np.random.default_rng(0), models=models, steps=2)
+    pasted, drawn = forge(large, "sd-inpaint", np.random.default_rng(0), recipe=recipe)
     assert np.array_equal(pasted[~drawn], large[~drawn])
-    whole, same = forge(large, "sd-inpaint", np.random.default_rng(0), models=models, steps=2, fully_regenerated=True)
+    whole, same = forge(large, "sd-inpaint", np.random.default_rng(0), recipe=regenerated)
     assert np.array_equal(drawn, same) and np.array_equal(whole[drawn], pasted[drawn])
     assert (whole[~drawn] != large[~drawn]).any(axis=1).mean() > 0.9
 
@@ -375,23 +381,48 @@ def test_fingerprints(lama: Path, ddpm: Path, tmp_path: Path) -> None:
     assert fingerprint(tmp_path) != before
 
 
-def test_a_data_set_of_learnt_in_painters(lama: Path, ddpm: Path, tmp_path: Path) -> None:
-    from PIL import Image
-
-    Image.fromarray(data.chelsea()[:150, 100:260]).save(tmp_path / "cat.png")
-    settings = {"generators": ["lama", "repaint"], "seed": 1, "size": 64, "per_photo": 4, "jpeg_share": 0.0}
-    models = {"lama": lama, "repaint": ddpm}
-    manifest = synthesize([tmp_path / "cat.png"], tmp_path / "out", models=models, steps=2, **settings)  # type: ignore[arg-type]
+def test_a_data_set_of_learnt_in_painters(lama: Path, ddpm: Path, photos: list[Path], tmp_path: Path) -> None:
+    recipe = dataclasses.replace(
+        _recipe(lama=lama, repaint=ddpm, steps=2),
+        generators=("lama", "repaint"),
+        size=64,
+        per_photo=4,
+        saving=Saving(jpeg=0.0),
+    )
+    manifest = synthesize(photos[:1], recipe, tmp_path)
     samples = read_manifest(manifest)
     assert [fake.source for fake in samples[::2]] == ["lama", "repaint"] * 2
     for fake, real in zip(samples[::2], samples[1::2], strict=True):
         mask = read_mask(fake)
         assert np.array_equal(read_photo(fake.image).pixels[~mask], read_photo(real.image).pixels[~mask])
-    recorded = json.loads((tmp_path / "out" / "synthesis.json").read_text())
-    assert recorded["models"] == {"lama": fingerprint(lama), "repaint": fingerprint(ddpm)}
-    assert recorded["steps"] == 2 and "device" not in recorded and "fully_regenerated" not in recorded
-    before = manifest.read_bytes()
-    synthesize([tmp_path / "cat.png"], tmp_path / "out", models=models, steps=2, **settings)  # type: ignore[arg-type]
-    assert manifest.read_bytes() == before
-    with pytest.raises(DatasetError, match=r"other settings \(.*steps"):
-        synthesize([tmp_path / "cat.png"], tmp_path / "out", models=models, steps=3, **settings)  # type: ignore[arg-type]
+    recorded = json.loads((tmp_path / "synthesis.json").read_text())["networks"]
+    assert recorded == {
+        "autoencoder": None,
+        "weights": {"lama": fingerprint(lama), "repaint": fingerprint(ddpm)},
+        "steps": 2,
+        "device": "cpu",
+        "fully_regenerated": False,
+    }
+    with pytest.raises(DatasetError, match=r"other settings \(networks\)"):
+        synthesize(
+            photos[:1], dataclasses.replace(recipe, networks=dataclasses.replace(recipe.networks, steps=3)), tmp_path
+        )
+
+
+def test_fully_regenerated(lama: Path, taef2_folder: Path, photos: list[Path], tmp_path: Path) -> None:
+    """The whole picture has passed the autoencoder; the mask is still that of what was painted."""
+    from declip.synthesis import neural
+
+    networks = Networks(autoencoder=taef2_folder, fully_regenerated=True)
+    recipe = Recipe(generators=("telea",), size=64, saving=Saving(jpeg=0.0), networks=networks)
+    pixels = _cat(96, 128)
+    plain, mask = forge(pixels, "telea", np.random.default_rng(2))
+    whole, same = forge(pixels, "telea", np.random.default_rng(2), recipe=recipe)
+    assert np.array_equal(mask, same)
+    assert np.array_equal(whole, neural.round_trip(neural.load(taef2_folder), plain))
+    assert (whole[~mask] != pixels[~mask]).any(axis=1).mean() > 0.9
+    fake, twin = (
+        json.loads(line)["provenance"] for line in synthesize(photos[:1], recipe, tmp_path).read_text().split("\n")[:2]
+    )
+    assert fake["fully_regenerated"] and "fully_regenerated" not in twin
+    assert 0 < fake["area"] < 0.5

@@ -12,6 +12,8 @@ import torch
 from declip.errors import WeightsError
 from declip.synthesis import neural, zoo
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 CROPS = np.stack(
     [
         np.stack(np.meshgrid(np.arange(32) * 4 + shift, np.arange(32) * 7, [9 * shift]), -1)[:, :, 0] % 256
@@ -40,7 +42,7 @@ def plan_fields(plan: zoo.Architecture) -> dict[str, object]:
 @pytest.mark.parametrize("number", range(7))
 def test_every_way_of_enlarging_keeps_the_size(number: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8)
-    made = small(number).regenerate(pixels)
+    made = neural.round_trip(small(number), pixels)
     assert made.shape == pixels.shape
     assert made.dtype == np.uint8
 
@@ -48,10 +50,10 @@ def test_every_way_of_enlarging_keeps_the_size(number: int) -> None:
 def test_training_is_repeatable_and_learns() -> None:
     plan = zoo.draw_architecture(2)
     assert plan.stride == 4
-    nets, fits = zip(*(zoo.fit(plan, CROPS, steps=30, size=16, batch=2) for _ in range(2)), strict=True)
+    nets, fits = zip(*(zoo.fit(plan, CROPS, steps=12, size=16, batch=2) for _ in range(2)), strict=True)
     assert fits[0] == fits[1]
     assert all(torch.equal(a, b) for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True))
-    assert fits[0].psnr > zoo.fit(plan, CROPS, steps=1, size=16, batch=2)[1].psnr + 1
+    assert fits[0].psnr > zoo.fit(plan, CROPS, steps=1, size=16, batch=2)[1].psnr + 0.3
 
 
 def test_a_saved_network_comes_back(tmp_path: Path) -> None:
@@ -60,7 +62,7 @@ def test_a_saved_network_comes_back(tmp_path: Path) -> None:
     (found,) = zoo.open_zoo(tmp_path)
     pixels = CROPS[3]
     assert found.plan == net.plan
-    assert np.array_equal(found.regenerate(pixels), net.regenerate(pixels))
+    assert np.array_equal(neural.round_trip(found, pixels), neural.round_trip(net, pixels))
     assert json.loads((tmp_path / "005.json").read_text())["fit"] == {"steps": 3, "psnr": 20.5}
 
 
@@ -79,7 +81,7 @@ def test_local_regeneration_changes_the_mask_alone() -> None:
     pixels = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
     mask = np.zeros((64, 64), bool)
     mask[20:40, 10:50] = True
-    made, same = neural.regenerate_local(pixels, mask, rng, small(3))
+    made, same = neural.regenerate_local(small(3), pixels, mask, rng)
     assert same is mask
     assert np.array_equal(made[~mask], pixels[~mask])
     assert (made[mask] != pixels[mask]).any(axis=1).mean() > 0.9

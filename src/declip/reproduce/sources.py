@@ -119,17 +119,17 @@ class StandIns:
 
     def _make(self, name: str, split: Split) -> list[Sample]:
         from declip import synthesis
+        from declip.synthesis.history import Saving
 
-        manifest = synthesis.synthesize(
-            self.photos[split],
-            self.out / name / split,
-            generators=[name],
+        recipe = synthesis.Recipe(
+            generators=(name,),
             seed=self.seed * 3 + ("train", "valid", "test").index(split),
             size=_SIDE,
             per_photo=_VARIANTS if split == "train" else 1,
-            jpeg_share=0.0,
+            saving=Saving(jpeg=0.0),
             split=split,
         )
+        manifest = synthesis.synthesize(self.photos[split], recipe, self.out / name / split)
         samples = datasets.read_manifest(manifest)
         # Fakes first, as in Dolos.
         return sorted(samples, key=lambda sample: (sample.label != "fake", str(sample.image)))

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from declip.errors import DatasetError, MissingExtraError
+from declip.synthesis.steps import Mask, Pixels
 
 try:
     import cv2
@@ -25,8 +27,10 @@ except ImportError as error:
 
 __all__ = [
     "AREA",
+    "MASKS",
     "SMALLEST_SIDE",
     "Box",
+    "MaskKind",
     "face_mask",
     "find_faces",
     "grabcut_mask",
@@ -36,6 +40,9 @@ __all__ = [
     "snap",
 ]
 
+MaskKind = Literal["random", "object", "grabcut", "face", "salient", "beside"]
+
+MASKS: tuple[MaskKind, ...] = get_args(MaskKind)
 AREA = (0.01, 0.4)
 SMALLEST_SIDE = 32  # px; below it a share of 1 % is no region any more
 
@@ -46,8 +53,6 @@ _FACE_SIDE = 320  # and faces on one of this side,
 _SMALLEST_FACE = 32  # px, where this is the smallest side of a face: about 1 % of the picture
 _SLACK = 1.2  # a drawn shape may miss the wanted range by this factor
 
-Mask = NDArray[np.bool_]
-Pixels = NDArray[np.uint8]
 Box = tuple[int, int, int, int]  # [x0, y0, x1, y1) px, half-open
 
 # What is manipulated of a face: centre (x, y) and half axes (x, y) of an ellipse, as shares of the detector's box.

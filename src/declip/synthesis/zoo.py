@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -30,11 +30,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from declip.errors import WeightsError
-from declip.synthesis.neural import round_trip
+from declip.files import write_together
 
 __all__ = ["Architecture", "Fit", "ZooAutoencoder", "draw_architecture", "fit", "load", "open_zoo", "save"]
 
-Pixels = NDArray[np.uint8]
 Enlargement = Literal["nearest", "bilinear", "shuffle", "transposed-2", "transposed-3", "transposed-4", "transposed-5"]
 Norm = Literal["none", "batch", "group"]
 Activation = Literal["relu", "leaky", "silu", "gelu", "elu"]
@@ -44,7 +43,8 @@ Loss = Literal["l1", "l2", "l1-gradient", "l2-gradient"]
 ENLARGEMENTS: tuple[Enlargement, ...] = get_args(Enlargement)
 _SEED = 21
 _WIDEST = 64
-_WARM_UP = 50  # steps over which the learning rate rises
+_RATE = 3e-3
+_WARM_UP = 50  # steps over which the learning rate rises; then it falls along half a cosine
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,10 +154,6 @@ class ZooAutoencoder(nn.Module):
         coarse = F.interpolate(colours, scale_factor=float(self.stride), mode="bilinear")  # (N, 3, H, W)
         return cast(Tensor, coarse + self.decoder(latents) / 4)
 
-    def regenerate(self, pixels: Pixels) -> Pixels:
-        """(H, W, 3) uint8 → the same picture after the round trip; odd sizes are padded by reflection meanwhile."""
-        return round_trip(pixels, self.stride, self)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fit:
@@ -182,8 +178,10 @@ def fit(
     rng = np.random.default_rng((_SEED, plan.number, 1))
     torch.manual_seed(plan.number)
     net = ZooAutoencoder(plan).train()
-    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
+    optimizer = torch.optim.Adam(net.parameters(), lr=_RATE, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, _RATE, total_steps=steps, pct_start=min(0.3, _WARM_UP / steps), cycle_momentum=False
+    )
     for images in _batches(crops[:-32], rng, steps, size, batch):
         loss = _loss(net(images), images, plan.loss)
         optimizer.zero_grad()
@@ -201,13 +199,14 @@ def fit(
 
 def save(net: ZooAutoencoder, about: Fit, path: Path) -> None:
     """Write PATH.safetensors and PATH.json beside it, the latter last: where it is, both are whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    weights, partial = path.with_suffix(".safetensors"), path.with_suffix(".tmp")
-    save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, partial)
-    partial.replace(weights)
+    tensors = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
     record = {"architecture": dataclasses.asdict(net.plan), "fit": dataclasses.asdict(about)}
-    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path.with_suffix(".json"))
+    write_together(
+        {
+            path.with_suffix(".safetensors"): lambda partial: save_file(tensors, partial),
+            path.with_suffix(".json"): json.dumps(record, indent=1) + "\n",
+        }
+    )
 
 
 def load(path: Path) -> ZooAutoencoder:
@@ -242,7 +241,7 @@ def open_zoo(folder: str | Path) -> tuple[ZooAutoencoder, ...]:
 
 
 def _before(width: int, plan: Architecture) -> list[nn.Module]:
-    """The normalisation and activation in front of a convolution."""
+    """Return the normalisation and activation in front of a convolution."""
     match plan.norm:
         case "none":
             return [_activation(plan)]
@@ -253,18 +252,21 @@ def _before(width: int, plan: Architecture) -> list[nn.Module]:
 
 
 def _activation(plan: Architecture) -> nn.Module:
-    kinds: dict[Activation, Callable[[], nn.Module]] = {
-        "relu": nn.ReLU,
-        "leaky": lambda: nn.LeakyReLU(0.2),
-        "silu": nn.SiLU,
-        "gelu": nn.GELU,
-        "elu": nn.ELU,
-    }
-    return kinds[plan.activation]()
+    match plan.activation:
+        case "relu":
+            return nn.ReLU()
+        case "leaky":
+            return nn.LeakyReLU(0.2)
+        case "silu":
+            return nn.SiLU()
+        case "gelu":
+            return nn.GELU()
+        case "elu":
+            return nn.ELU()
 
 
 def _doubling(inputs: int, outputs: int, plan: Architecture) -> nn.Module:
-    """(N, inputs, h, w) → (N, outputs, 2 h, 2 w)."""
+    """Make a layer (N, inputs, h, w) → (N, outputs, 2 h, 2 w)."""
     match plan.enlargement:
         case "nearest":
             return nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(inputs, outputs, 3, padding=1))
@@ -273,14 +275,10 @@ def _doubling(inputs: int, outputs: int, plan: Architecture) -> nn.Module:
             return nn.Sequential(enlarge, nn.Conv2d(inputs, outputs, 3, padding=1))
         case "shuffle":
             return nn.Sequential(nn.Conv2d(inputs, 4 * outputs, 3, padding=1), nn.PixelShuffle(2))
-        case "transposed-2":
-            return nn.ConvTranspose2d(inputs, outputs, 2, stride=2)
-        case "transposed-3":
-            return nn.ConvTranspose2d(inputs, outputs, 3, stride=2, padding=1, output_padding=1)
-        case "transposed-4":
-            return nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
-        case "transposed-5":
-            return nn.ConvTranspose2d(inputs, outputs, 5, stride=2, padding=2, output_padding=1)
+        case _:
+            kernel = int(plan.enlargement[-1])
+            padding = (kernel - 1) // 2
+            return nn.ConvTranspose2d(inputs, outputs, kernel, 2, padding, output_padding=2 * padding + 2 - kernel)
 
 
 def _loss(made: Tensor, wanted: Tensor, kind: Loss) -> Tensor:
@@ -290,12 +288,6 @@ def _loss(made: Tensor, wanted: Tensor, kind: Loss) -> Tensor:
         for dim in (2, 3):
             loss = loss + base(made.diff(dim=dim), wanted.diff(dim=dim))
     return loss
-
-
-def _rate(step: int, steps: int) -> float:
-    """The learning rate's factor: rising, then along half a cosine to 1 %."""
-    rise = min(1.0, (step + 1) / _WARM_UP)
-    return rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
 
 
 def _batches(crops: NDArray[np.uint8], rng: np.random.Generator, steps: int, size: int, batch: int) -> Iterator[Tensor]:
@@ -310,6 +302,6 @@ def _batches(crops: NDArray[np.uint8], rng: np.random.Generator, steps: int, siz
 
 
 def _to_tensor(pictures: NDArray[Any]) -> Tensor:
-    """(N, H, W, 3) uint8 → (N, 3, H, W) float32 in [0, 1]."""
+    """Turn (N, H, W, 3) uint8 into (N, 3, H, W) float32 in [0, 1]."""
     images = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)  # keeps channels last
     return images.float() / 255
