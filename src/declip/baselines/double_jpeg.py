@@ -83,7 +83,7 @@ _LEAST_GAIN = 0.1  # nats per block; photos that were saved once stay below
 def _clipped(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.bool_]:
     """Return the blocks with clipped pixels, (H8, W8) bool on the stored picture's grid. pixels: (H, W, 3), upright."""
     at_an_end = ((pixels <= _CLIPPED[0]) | (pixels >= _CLIPPED[1])).any(axis=2).astype(np.float32)
-    return np.asarray(blocks_of(to_stored(at_an_end, orientation)).mean(axis=2) > _CLIPPED_SHARE)
+    return np.asarray(blocks_of(to_stored(np.asarray(at_an_end), orientation)).mean(axis=2) > _CLIPPED_SHARE)
 
 
 def _saved_once(quantised: NDArray[np.int16], table: NDArray[np.int32], usable: NDArray[np.bool_]) -> Floats:
