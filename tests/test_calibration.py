@@ -20,9 +20,9 @@ import declip
 from declip import calibration, testing
 from declip.engines.engines import open_engine, with_spec
 from declip.errors import DatasetError, DeclipError, SpecError, WeightsError
+from declip.files import sha256_of
 from declip.images.mapfiles import read_mask, write_mask
 from declip.localize.localizer import Localizer
-from declip.models.resolve import sha256_of
 from declip.regions import find_parts
 from declip.results import Localization, Photo, Sample
 from declip.spec import Calibration

@@ -22,9 +22,9 @@ from rich.console import Console
 from rich.progress import track
 from scipy import optimize, special
 
-from declip import datasets
 from declip.engines import Wrapped, check_target, open_engine, with_spec
 from declip.errors import DatasetError, ImageError
+from declip.images.empty import empty_masks, warn_of_empty_masks
 from declip.images.mapfiles import read_mask
 from declip.images.read import MAX_BYTES, MAX_PIXELS
 from declip.images.tensors import resize_scores
@@ -157,7 +157,7 @@ def measure(
     _check_enough(len(distinct), max(rates))
     temperature, threshold = localizer.spec.temperature, MaskRule.of(localizer.spec).threshold
     fakes = [sample for sample in samples or () if sample.label == "fake"]
-    datasets.warn_of_empty_masks(datasets.empty_masks(fakes), len(fakes))
+    warn_of_empty_masks(empty_masks(fakes), len(fakes))
     used: list[Sample] = []
     tried: tuple[float, ...] = (threshold,)
     if samples is not None:

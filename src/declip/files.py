@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 from urllib.parse import unquote_to_bytes
 
-from declip.errors import DeclipError
+from declip.errors import DeclipError, WeightsError
 from declip.process import threads
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "local_path",
     "printable",
     "read_text",
+    "sha256_of",
     "temporary",
     "visible",
     "walk",
@@ -164,6 +166,15 @@ def decode(data: bytes, *, names: bool = False) -> str:
 def read_text(path: str | Path) -> str:
     """The text of a file, as `decode`, its line breaks as "\\n". Raises OSError, UnicodeDecodeError."""
     return decode(Path(path).read_bytes()).replace("\r\n", "\n")
+
+
+def sha256_of(path: str | Path) -> str:
+    """Return the file's sha256 as 64 lower-case hex digits. Raises WeightsError if it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {error.strerror}") from error
 
 
 # --- addresses ------------------------------------------------------------------------------------------------------

@@ -33,8 +33,8 @@ from declip.engines.engines import (
     with_spec,
 )
 from declip.errors import DeclipError, SpecError, WeightsError
+from declip.files import sha256_of
 from declip.models import checkpoint, probe
-from declip.models.resolve import sha256_of
 from declip.nn import devices
 from declip.spec import PROBE_KEY, SPEC_KEY, Calibration
 from tests.tiny import tiled_spec

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from declip.errors import WeightsError
+from declip.files import sha256_of
 from declip.models import checkpoint
-from declip.models.resolve import sha256_of
 from declip.nn.statistics import ResidualStatistics
 from declip.spec import SPEC_KEY, BackboneSpec, Calibration, DecoderSpec, ModelSpec
 from tests.tiny import RESIDUALS, RESNET, VIT, randomise, save_tiny, tiled_spec, tiny_net, tiny_spec

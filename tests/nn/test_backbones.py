@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from declip.errors import SpecError, WeightsError
-from declip.models.resolve import sha256_of
+from declip.files import sha256_of
 from declip.nn import backbones as module
 from declip.nn.backbones import Backbone, Features, build_backbones, extract, load_pretrained, probe
 from declip.nn.statistics import ResidualStatistics

@@ -29,11 +29,11 @@ from declip.batch.attempts import Attempts
 from declip.batch.job import Job, Model
 from declip.batch.rows import Row, encode_mask, to_parquet
 from declip.errors import DeclipError, ImageError, WeightsError
-from declip.files import printable
+from declip.files import printable, sha256_of
 from declip.localize.folder import error_row, failed_row
 from declip.localize.localizer import Localizer, load
 from declip.localize.pipeline import Outcome, stream
-from declip.models.resolve import cache_dir, sha256_of
+from declip.models.resolve import cache_dir
 from declip.results import Localization, Photo
 
 __all__ = ["Suspects", "Weights", "Worker", "localize_part"]

@@ -1,6 +1,5 @@
 """Load data sets as lists of samples: from published layouts, from the manifest, from the Hugging Face hub."""
 
-from declip.datasets.empty import empty_masks, warn_of_empty_masks
 from declip.datasets.hub import hugging_face
 from declip.datasets.index import LAYOUTS, check_options, load_layout
 from declip.datasets.layouts import autosplice, coco_sd, dolos, folder, imdl
@@ -12,7 +11,6 @@ __all__ = [
     "check_options",
     "coco_sd",
     "dolos",
-    "empty_masks",
     "folder",
     "format_line",
     "hugging_face",
@@ -21,6 +19,5 @@ __all__ = [
     "parse_line",
     "read_manifest",
     "read_records",
-    "warn_of_empty_masks",
     "write_manifest",
 ]

@@ -28,9 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declip.errors import DeclipError, MissingExtraError, SpecError, WeightsError
-from declip.files import write_atomic
+from declip.files import sha256_of, write_atomic
 from declip.models import catalog, probe, resolve
-from declip.models.resolve import sha256_of
 from declip.process import PerProcess, check_process, cores, cpu_quota
 from declip.results import Engine
 from declip.spec import PROBE_KEY, SPEC_KEY, ModelSpec, Precision, check_choice

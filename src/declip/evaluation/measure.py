@@ -20,7 +20,6 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from declip import datasets
 from declip.errors import DatasetError, ImageError
 from declip.evaluation import metrics
 from declip.evaluation.evaluation import Evaluation
@@ -28,6 +27,7 @@ from declip.evaluation.figures import FLAGGED, Row
 from declip.evaluation.gallery import Gallery, Masks
 from declip.evaluation.protocol import Asked, describe, find_warnings
 from declip.evaluation.summary import summarise
+from declip.images.empty import warn_of_empty_masks
 from declip.images.mapfiles import read_mask
 from declip.images.read import MAX_PIXELS
 from declip.images.tensors import resize_scores
@@ -90,7 +90,7 @@ def evaluate(
     names = sorted({row.source for row in good})
     sources = {name: summarise([row for row in good if row.source == name], resamples, seed) for name in names}
     empty = [sample for sample, row in zip(samples, rows, strict=True) if row.label == "fake" and row.manipulated == 0]
-    warned = datasets.warn_of_empty_masks(empty, overall.fakes)
+    warned = warn_of_empty_masks(empty, overall.fakes)
     asked = Asked(threshold=threshold, score_threshold=score_threshold, resamples=resamples, seed=seed)
     return Evaluation(
         title=title,

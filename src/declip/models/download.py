@@ -7,7 +7,6 @@ download. A later difference is an error, never a silent replacement.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import re
@@ -21,22 +20,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from declip.errors import WeightsError
-from declip.files import read_text, write_atomic
+from declip.files import read_text, sha256_of, write_atomic
 from declip.models.catalog import ModelCard
 
-__all__ = ["download", "sha256_of", "verify"]
+__all__ = ["download", "verify"]
 
 _log = logging.getLogger(__name__)
 _CHUNK = 1 << 20
-
-
-def sha256_of(path: str | Path) -> str:
-    """Return the file's sha256 as 64 lower-case hex digits. Raises WeightsError if it cannot be read."""
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise WeightsError(f"cannot read {path}: {error.strerror}") from error
 
 
 def download(card: ModelCard, folder: Path, *, attempts: int = 4, timeout: float = 30.0, pause: float = 0.5) -> Path:

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from declip.errors import MissingExtraError, WeightsError
-from declip.files import local_path
+from declip.files import local_path, sha256_of
 from declip.models import catalog
 from declip.models.catalog import ModelCard
-from declip.models.download import download, sha256_of, verify
+from declip.models.download import download, verify
 
-__all__ = ["PackagedFile", "cache_dir", "cached", "embedded_path", "is_fetched", "resolve", "sha256_of"]
+__all__ = ["PackagedFile", "cache_dir", "cached", "embedded_path", "is_fetched", "resolve"]
 
 _SUFFIXES = (".onnx", ".safetensors", ".pth", ".pt")
 

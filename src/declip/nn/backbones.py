@@ -21,7 +21,7 @@ from timm.models import is_model_pretrained
 from torch import Tensor, nn
 
 from declip.errors import SpecError, WeightsError
-from declip.models.resolve import sha256_of
+from declip.files import sha256_of
 from declip.nn.exported import read_dinov2
 from declip.nn.maps import Features, FeatureShape
 from declip.nn.statistics import BlockStatistics, Pixels, QuantizationStatistics, ResidualStatistics

@@ -29,12 +29,11 @@ from declip import evaluation
 from declip._version import __version__
 from declip.baselines import BASELINES
 from declip.errors import DatasetError, ImageError, WeightsError
-from declip.files import encode, write_atomic
+from declip.files import encode, sha256_of, write_atomic
 from declip.images.dose import Perturbation, perturb
 from declip.images.mapfiles import read_scores, write_scores
 from declip.images.read import read_photo
 from declip.localize.localizer import Localizer, load
-from declip.models.resolve import sha256_of
 from declip.reproduce.setup import model_name
 from declip.results import Localization, PictureLike, Predictor, Sample
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from declip.errors import DatasetError, MissingExtraError
-from declip.models.resolve import sha256_of
+from declip.files import sha256_of
 from declip.synthesis import inpainters, upscalers
 from declip.synthesis.editing import Apply
 from declip.synthesis.steps import Pixels

@@ -26,8 +26,9 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch import nn
 
-from declip import datasets
 from declip.errors import DatasetError, SpecError
+from declip.files import sha256_of
+from declip.images.empty import empty_masks, warn_of_empty_masks
 from declip.models import checkpoint, resolve
 from declip.nn.model import DeclipNet, Network, build_network
 from declip.nn.rivals.net import RivalNet
@@ -88,7 +89,7 @@ def train(
     # Of all pictures and masks of a part, in their order.
     digests = {name: hashlib.sha256(json.dumps(v.keys(1)).encode()).hexdigest() for name, v in parts.items()}
     if start is not None:
-        digests["start"] = resolve.sha256_of(start)
+        digests["start"] = sha256_of(start)
     if accelerator.is_main_process:
         claim(config, digests, out, resume)
     accelerator.wait_for_everyone()
@@ -252,8 +253,8 @@ def _check_masks(parts: Mapping[str, Views]) -> None:
     """Warn of fakes whose mask marks nothing. Raise DatasetError where a part has no others."""
     for name, views in parts.items():
         fakes = [sample for sample in views.samples if sample.label == "fake"]
-        empty = datasets.empty_masks(fakes)
-        warned = datasets.warn_of_empty_masks(empty, len(fakes))
+        empty = empty_masks(fakes)
+        warned = warn_of_empty_masks(empty, len(fakes))
         if warned and len(empty) == len(fakes):
             raise DatasetError(f"{name}: {warned}")
 

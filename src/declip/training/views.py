@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declip.errors import DatasetError, WeightsError
+from declip.files import sha256_of
 from declip.images import jpeg
 from declip.images.dose import Augmentation, augment
 from declip.images.mapfiles import read_mask
 from declip.images.orientation import to_stored
 from declip.images.read import read_photo
 from declip.images.tensors import resize_scores, squash, to_input
-from declip.models.resolve import sha256_of
 from declip.process import cores
 from declip.results import Sample
 from declip.spec import ModelSpec, Target, check_choice
