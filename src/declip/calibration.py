@@ -322,7 +322,7 @@ def fit_temperature(
     pixels: int = 20_000,
     seed: int = 0,
 ) -> float:
-    """The temperature at which scores are closest to how often pixels are manipulated.
+    """Return the temperature at which scores are closest to how often pixels are manipulated.
 
     fakes: (scores (H, W) in [0, 1], mask (H, W) bool) of manipulated pictures. used: the temperature of these scores.
     Minimises the mean over pictures of the mean binary cross-entropy of sigmoid(logits / temperature), on at most
@@ -390,7 +390,7 @@ def _rank(rate: float, photos: int) -> int:
 
 
 def _distinct(paths: Iterable[Path]) -> list[Path]:
-    """The paths without those whose bytes are there already. What cannot be read stays: the localizer says why."""
+    """Return the paths without repeated bytes. What cannot be read stays: the localizer says why."""
     first: dict[str, Path] = {}
     for path in paths:
         try:
@@ -439,7 +439,7 @@ class Retold(Wrapped):
 
 
 def _at(localizer: Localizer, temperature: float) -> Localizer:
-    """The same localizer, its scores made at another temperature."""
+    """Return the same localizer, its scores made at another temperature."""
     calibration = dataclasses.replace(localizer.spec.calibration or Calibration(), temperature=temperature)
     return localizer.variant(
         engine=Retold(localizer.engine, dataclasses.replace(localizer.spec, calibration=calibration))

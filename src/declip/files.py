@@ -89,7 +89,7 @@ def write_together(contents: Mapping[Path, Content], *, new: bool = False, sync:
 
 @contextlib.contextmanager
 def temporary(folder: Path, suffix: str = "") -> Iterator[Path]:
-    """A name in folder for a file that gets its own later, and an empty file there; what is left of it is removed.
+    """Yield a name in folder for a file that gets its own later; what is left of it is removed.
 
     The name is hidden, so that no walk takes it for a picture, and says what it is if a killed process leaves it:
     ".declip-" + 16 hex digits + ".part" + suffix, however long the final name is.
@@ -138,13 +138,15 @@ def _linked(partial: Path, path: Path) -> bool:
 
 
 def encode(text: str) -> bytes:
-    """The text as UTF-8. A lone surrogate, which a name that is no text has, becomes its escape "\\udce9": in JSON the
-    same character."""
+    """Return the text as UTF-8.
+
+    A lone surrogate, which a name that is no text has, becomes its escape "\\udce9": in JSON the same character.
+    """
     return text.encode("utf-8", "backslashreplace")
 
 
 def printable(text: str) -> str:
-    """The text with its lone surrogates escaped, as `encode` writes them."""
+    """Return the text with its lone surrogates escaped, as `encode` writes them."""
     return encode(text).decode("utf-8")
 
 
@@ -154,7 +156,7 @@ def visible(text: str) -> str:
 
 
 def decode(data: bytes, *, names: bool = False) -> str:
-    """A text that people or their tools wrote: UTF-8, or UTF-16 if it begins with a byte order mark, which is dropped.
+    """Read a text that people or their tools wrote: UTF-8, or UTF-16 if it begins with a byte order mark.
 
     names: it lists names of files, which need not be text: bytes that are no UTF-8 become lone surrogates.
     Raises UnicodeDecodeError.
@@ -164,7 +166,7 @@ def decode(data: bytes, *, names: bool = False) -> str:
 
 
 def read_text(path: str | Path) -> str:
-    """The text of a file, as `decode`, its line breaks as "\\n". Raises OSError, UnicodeDecodeError."""
+    """Return the text of a file, as `decode`, its line breaks as "\\n". Raises OSError, UnicodeDecodeError."""
     return decode(Path(path).read_bytes()).replace("\r\n", "\n")
 
 
@@ -187,7 +189,7 @@ def is_address(text: str) -> bool:
 
 
 def local_path(text: str) -> str:
-    """The path that a file: URI means ("file:///my%20photos" → "/my photos"); any other text as it is.
+    """Return the path that a file: URI means ("file:///my%20photos" → "/my photos"); any other text as it is.
 
     Raises DeclipError for a URI of another machine than this one.
     """

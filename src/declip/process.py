@@ -43,7 +43,7 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
 
 
 def _groups(root: Path) -> Iterator[Path]:
-    """The folders of the groups that this process is in, each with those around it as far as they are mounted."""
+    """Yield the folders of this process' groups, each with those around it as far as they are mounted."""
     own: dict[str, PurePosixPath] = {}  # version → path of the group
     for line in _lines(root / "proc/self/cgroup"):
         number, controllers, path = [*line.split(":", 2), "", ""][:3]
@@ -66,7 +66,7 @@ def _groups(root: Path) -> Iterator[Path]:
 
 
 def _limit(folder: Path) -> float | None:
-    """The limit of one group, in CPUs."""
+    """Return the limit of one group, in CPUs."""
     first = next(iter(_lines(folder / "cpu.max")), "").split()
     if not first:
         first = [*_lines(folder / "cpu.cfs_quota_us")[:1], *_lines(folder / "cpu.cfs_period_us")[:1]]
@@ -85,7 +85,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _plain(field: str) -> str:
-    """A path of mountinfo, in which a space is \\040."""
+    """Return a path of mountinfo, in which a space is \\040."""
     return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), field)
 
 

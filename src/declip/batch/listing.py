@@ -42,7 +42,7 @@ class Found(NamedTuple):
 
 
 def find(source: str) -> Found:
-    """The pictures that source stands for.
+    """Return the pictures that source stands for.
 
     Raises DatasetError for a list that cannot be read (the message names the line), ImageError of kind "missing" for a
     path that does not exist, DeclipError if there is no picture or the protocol is unknown.
@@ -64,7 +64,7 @@ def find(source: str) -> Found:
 
 
 def _walk(source: str) -> Found:
-    """The pictures below a URI, by the rule of `files.walk` (stores of objects have no links)."""
+    """Return the pictures below a URI, by the rule of `files.walk` (stores of objects have no links)."""
     system, path = stores.locate(source)
     listed = sorted(system.find(path))
     below = len(path.rstrip("/"))
@@ -76,7 +76,7 @@ def _walk(source: str) -> Found:
 
 
 def _entries(source: str) -> Iterable[str]:
-    """What a list names, in its order."""
+    """Return what a list names, in its order."""
     data = stores.fetch(source, _LIST_BYTES)
     if source.lower().endswith(".parquet"):
         return _column(data, source)
@@ -131,7 +131,7 @@ def _column(data: bytes, source: str) -> list[str]:
 
 
 def _resolve(entry: str, source: str) -> str:
-    """An entry of the list at source, absolute: a relative one lies beside its list."""
+    """Return an entry of the list at source as an absolute one: a relative one lies beside its list."""
     if is_address(entry):
         return stores.absolute(entry)
     if stores.protocol(source) == "file":

@@ -41,7 +41,7 @@ def encode_mask(mask: NDArray[np.bool_]) -> NDArray[np.uint32]:
 
 
 def decode_mask(row: Mapping[str, Any]) -> NDArray[np.bool_]:
-    """The mask of a row of the Parquet output, (H, W) bool, True = manipulated, of the upright photo's own size.
+    """Return the mask of a row of the Parquet output, (H, W) bool, True = manipulated, of the upright photo's own size.
 
     row: anything with the keys "mask", "height" and "width": a dict, or a row of a pandas data frame.
     Raises DeclipError for a file that failed, which has no mask, and for counts that do not fit the size.
@@ -57,7 +57,7 @@ def decode_mask(row: Mapping[str, Any]) -> NDArray[np.bool_]:
 
 
 def to_parquet(rows: list[Row]) -> bytes:
-    """The rows as the bytes of one Parquet file, in their order. What a row lacks is null."""
+    """Return the rows as the bytes of one Parquet file, in their order. What a row lacks is null."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -30,7 +30,7 @@ def protocol(uri: str) -> str:
 
 
 def absolute(uri: str) -> str:
-    """A path of this machine, or a file: URI, as an absolute path; any other URI as it is."""
+    """Return a path of this machine, or a file: URI, as an absolute path; any other URI as it is."""
     return str(Path(local_path(uri)).absolute()) if protocol(uri) == "file" else uri
 
 
@@ -40,7 +40,7 @@ def join(folder: str, name: str) -> str:
 
 
 def locate(uri: str) -> tuple[AbstractFileSystem, str]:
-    """(the file system, the path in it). Raises DeclipError for a protocol that fsspec or this installation lacks."""
+    """Return (the file system, the path in it). Raises DeclipError for a protocol that is not installed."""
     import fsspec
 
     kind = protocol(uri)
@@ -56,7 +56,7 @@ def locate(uri: str) -> tuple[AbstractFileSystem, str]:
 
 
 def fetch(uri: str, max_bytes: int) -> bytes:
-    """The bytes of a file.
+    """Return the bytes of a file.
 
     Raises ImageError of kind "missing", "input" (a folder, a pipe) or "too-large"; whatever the store raises where a
     file is there and cannot be read.
@@ -86,7 +86,7 @@ def exists(uri: str) -> bool:
 
 
 def names(folder: str) -> list[str]:
-    """The names of what lies directly in a folder; empty if there is none. Nothing remembered: other machines write."""
+    """Return the names of what lies directly in a folder; read anew each time, since other machines write."""
     system, path = locate(folder)
     system.invalidate_cache()
     try:
@@ -96,7 +96,7 @@ def names(folder: str) -> list[str]:
 
 
 def check_writable(folder: str) -> None:
-    """Raises DeclipError for what `write` does not write to."""
+    """Raise DeclipError for what `write` does not write to."""
     if protocol(folder) not in ("file", *_OBJECT_STORES):
         raise DeclipError(
             f"got {folder}; expected a folder of this machine, or one of s3://, gs://, abfs://, memory://"

@@ -31,7 +31,7 @@ app = typer.Typer(
 )
 for verb in (
     *(look.localize, look.report, make.batch, measure.evaluate, measure.calibrate, look.models, make.synthesize),
-    *(make.convert, make.export, make.index, make.train, make.features, measure.reproduce, look.serve),
+    *(make.convert, make.export, make.index, make.train, measure.reproduce, look.serve),
 ):
     app.command()(verb)
 

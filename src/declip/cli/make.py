@@ -27,7 +27,7 @@ from declip.errors import DeclipError
 if TYPE_CHECKING:
     from declip.results import Sample
 
-__all__ = ["batch", "convert", "export", "features", "index", "synthesize", "train"]
+__all__ = ["batch", "convert", "export", "index", "synthesize", "train"]
 
 
 def synthesize(
@@ -191,37 +191,6 @@ def train(
         config, train=parts["train"], valid=parts["valid"], out=out, resume=resume, cache=cache, start=start
     )
     line(str(run.best))
-
-
-def features(
-    manifests: Annotated[list[Path], typer.Argument(metavar="SAMPLES.jsonl…", help="Manifests of samples.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of frozen features: --cache of train.")],
-    backbone: Annotated[str | None, typer.Option(metavar="NAME", help="Of timm, with its tag.")] = None,
-    layers: Annotated[list[int] | None, typer.Option("--layer", min=0, help="Repeatable; one pass for all.")] = None,
-    recipe: Annotated[Path | None, typer.Option(help="What it trains on; else every sample, as the paper.")] = None,
-    changes: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Of the recipe.")] = None,
-    address: Annotated[str | None, typer.Option(help="Of a Ray cluster; else workers of this machine.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes, at most.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of each; by default all cores are used.")] = None,
-    device: Annotated[Literal["cpu", "cuda"] | None, typer.Option(help="cuda takes one GPU for each worker.")] = None,
-) -> None:
-    """Compute frozen features by several workers, once for any number of trainings."""
-    from declip import batch
-    from declip.reproduce.setup import parse_layers
-
-    config = batch.recipe_for(parse_layers(backbone, layers or []), recipe, changes or [])
-    filled = batch.fill_cache(
-        manifests,
-        out,
-        config=config,
-        every=recipe is None,
-        address=address,
-        workers=workers,
-        threads=threads,
-        device=device,
-        progress=sys.stderr.isatty(),
-    )
-    line(str(filled))
 
 
 def convert(

@@ -52,5 +52,6 @@ def millions(number: float) -> int:
 
 
 def check_free(out: Path, force: bool) -> None:
+    """Raise DeclipError if there is a file or folder of this name and it is not to be overwritten."""
     if out.exists() and not force:
         raise DeclipError(f"{out} exists; --force overwrites it")

@@ -30,10 +30,12 @@ def console() -> Console:
 
 
 def line(text: str) -> None:
+    """Print a line of results to stdout."""
     print(_printable(text), flush=True)
 
 
 def note(text: str) -> None:
+    """Print a line for people to stderr."""
     print(f"declip: {_printable(text)}", file=sys.stderr, flush=True)
 
 

@@ -74,7 +74,7 @@ def hugging_face(
 
 
 def _undecoded(rows: hf.Dataset | hf.IterableDataset, columns: Sequence[str]) -> Iterable[dict[str, Any]]:
-    """The rows, where a picture is not decoded but {"bytes": …, "path": …}: either may be None."""
+    """Yield the rows, where a picture is not decoded but {"bytes": …, "path": …}: either may be None."""
     try:
         import datasets as hf
     except ModuleNotFoundError as error:
@@ -111,7 +111,7 @@ def _keep(cell: dict[str, Any] | None, target: Path) -> Path | None:
 
 
 def _fetch(path: str) -> bytes:
-    """The bytes of a picture's file. What a data set holds in an archive or elsewhere has an address, as
+    """Return the bytes of a picture's file. What a data set holds in an archive or elsewhere has an address, as
     "zip://a.jpg::/data.zip" or "hf://…", which fsspec opens as `datasets` does."""
     if not is_address(path):
         return Path(path).read_bytes()

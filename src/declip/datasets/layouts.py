@@ -146,7 +146,7 @@ def folder(
     split: str = "",
     source: str = "",
 ) -> list[Sample]:
-    r"""A folder of pictures, with its sub-folders: manipulated ones with masks, or, without masks, real ones.
+    r"""Read a folder of pictures, with its sub-folders: manipulated ones with masks, or, without masks, real ones.
 
     masks: folder of the masks, with the same sub-folders. It may lie in `images`, or be the same folder: what is the
         mask of another picture is no picture then.
@@ -208,7 +208,7 @@ def imdl(path: str | Path, *, root: str | Path | None = None, split: str = "") -
 
 
 def _pictures(top: Path) -> list[Path]:
-    """The pictures below a folder, sorted; at least one."""
+    """Return the pictures below a folder, sorted; at least one."""
     if not top.is_dir():
         raise DatasetError(f"{top}: there is no such folder; is the root right, and the layout?")
     found = walk(top)
@@ -224,7 +224,7 @@ def _pictures(top: Path) -> list[Path]:
 
 
 def _parts(split: str | None, *folders: Path | None) -> list[str]:
-    """The splits to load: the one asked for, or those that any of the folders has."""
+    """Return the splits to load: the one asked for, or those that any of the folders has."""
     if split is not None:
         if split not in _SPLITS:
             raise DatasetError(f"split is {split!r}; expected one of {', '.join(_SPLITS)}, or None for all")
@@ -270,7 +270,7 @@ def _reals(top: Path, parts: Sequence[str], *, source: str, prefix: str) -> list
 
 
 def _photo_of(path: Path) -> str:
-    """The ID of ID-k.* and of ID.*"""
+    """Return the ID of ID-k.* and of ID.*"""
     return re.sub(r"-\d+$", "", path.stem)
 
 
@@ -347,7 +347,7 @@ def _imdl_json(path: Path, base: Path, split: str) -> list[Sample]:
 
 
 def _imdl_records(path: Path) -> list[tuple[str, str]]:
-    """The (image, mask or "Negative") that a JSON file lists."""
+    """Return the (image, mask or "Negative") that a JSON file lists."""
     try:
         records = json.loads(read_text(path))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:

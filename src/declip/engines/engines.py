@@ -104,7 +104,7 @@ class _Pool:
     def run(
         self, run: Callable[[Mapping[str, NDArray[Any]]], NDArray[np.float32]], inputs: Mapping[str, NDArray[Any]]
     ) -> NDArray[np.float32]:
-        """The logits of a batch, from those of its pictures."""
+        """Compute the logits of a batch from those of its pictures."""
         singles = [{name: rows[i : i + 1] for name, rows in inputs.items()} for i in range(len(inputs["image"]))]
         # Going through threads costs a single one more than it gains.
         found = map(run, singles) if min(self.count, len(singles)) == 1 else self._threads().map(run, singles)
@@ -192,7 +192,7 @@ class OnnxEngine(_Opened):
 
 
 def _onnx_session(path: Path, content: bytes, threads: int, device: str | None) -> Any:
-    """An ONNX Runtime session, on the GPU `device` or else on the CPU, whose operators share `threads` threads.
+    """Open an ONNX Runtime session, on the GPU `device` or else on the CPU, whose operators share `threads` threads.
 
     Raises WeightsError for a bad file, SpecError where the session is not on that device.
     """
@@ -296,7 +296,7 @@ class OpenVinoEngine(_Opened):
 
 
 def _openvino_requests(path: Path, content: bytes, side: int | None, config: dict[str, Any]) -> SimpleQueue[Any]:
-    """The requests of a model compiled for this process, one for each stream. side: of its inputs, one at a time, px;
+    """Compile a model for this process; return its requests, one per stream. side: of its inputs, one at a time, px;
     None = as the file has them. Raises WeightsError for a bad file."""
     import openvino
 
@@ -315,7 +315,7 @@ def _openvino_requests(path: Path, content: bytes, side: int | None, config: dic
 
 
 def in_torch_thread(job: Callable[[], T]) -> T:
-    """What a job on torch returns or raises; all of a process are done one after the other by the same thread.
+    """Return or raise what a job on torch does; all of a process are done one after the other by the same thread.
 
     OpenMP keeps a team of threads for each thread that computes. Once the teams together have more threads than there
     are cores, those of GNU's library soon fall asleep where they wait for the next operator (`GOMP_SPINCOUNT` in its
@@ -463,7 +463,7 @@ def _need_torch() -> None:
 
 
 def _converted(path: Path) -> Path:
-    """An official .pth of the cache as .safetensors beside it, converted once."""
+    """Return an official .pth of the cache as the .safetensors beside it, converted once."""
     out = path.with_suffix(".safetensors")
     if not out.exists():
         try:
@@ -492,7 +492,7 @@ def _open_again(
     precision: Precision,
     offline: bool,
 ) -> Engine:
-    """The engine that was pickled, in this process. Raises as `open_engine`, WeightsError if the weights are others."""
+    """Open the pickled engine in this process. Raises as `open_engine`, WeightsError if the weights are others."""
     path = model_file(source, offline=offline)
     engine = open_engine(path, threads=threads, device=device, precision=precision, offline=offline)
     if engine.sha256 != sha256:

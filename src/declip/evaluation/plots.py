@@ -155,7 +155,7 @@ def curves(panels: Sequence[Panel], *, y_label: str = "IoU, %") -> Figure:
 def gallery(
     tiles: Sequence[Sequence[Tile]], rows: Sequence[str], columns: Sequence[str], *, gap: int = 0, note: str = ""
 ) -> Figure:
-    """A grid of pictures with names on its left and top. gap: columns before a wider space. note: one line below."""
+    """Draw a grid of pictures with names left and above. gap: columns before a wider space. note: one line below."""
     ratios = [1.0] * len(columns)
     if gap:
         ratios.insert(gap, 0.08)

@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 def empty_masks(samples: Iterable[Sample]) -> list[Sample]:
-    """The fakes among samples whose mask marks nothing, in order.
+    """Return the fakes among samples whose mask marks nothing, in order.
 
     Reads every mask. Those that cannot be read are not among them: whoever needs them says why.
     """
@@ -56,7 +56,7 @@ def _is_empty(sample: Sample) -> bool:
 
 
 def _told(sample: Sample) -> str:
-    """The mask's file and the value in it that is nearest to being manipulated, as stored and as it is read."""
+    """Tell a mask's file and the value in it nearest to being manipulated, as stored and as it is read."""
     assert sample.mask is not None
     opened = read_header(sample.mask.read_bytes(), str(sample.mask))
     stored = np.asarray(opened)  # of a palette its indices

@@ -72,7 +72,7 @@ class _Page(NamedTuple):
         return str(self.path) if self.number is None else f"{self.path}#{self.number}"
 
     def outputs(self, out: Path) -> list[Path]:
-        """The files that are written for it."""
+        """Return the files that are written for it."""
         return [out / self.name.with_name(self.name.name + suffix) for suffix in SUFFIXES]
 
 

@@ -103,7 +103,7 @@ class Localizer:
             )
 
     def _rule(self, threshold: float | None) -> MaskRule:
-        """What decides on mask and verdict."""
+        """Return what decides on mask and verdict."""
         rule, calibration = MaskRule.of(self.spec), self.spec.calibration
         if threshold is not None:
             return MaskRule(threshold=threshold)

@@ -20,7 +20,7 @@ from declip.spec import STATISTICS, BackboneSpec, DecoderKind, DecoderSpec, Mode
 if TYPE_CHECKING:
     from declip.training import TrainConfig
 
-__all__ = ["Rival", "Scale", "Setup", "model_name", "parse_backbones", "parse_layers", "rival_recipe"]
+__all__ = ["Rival", "Scale", "Setup", "model_name", "parse_backbones", "rival_recipe"]
 
 Scale = Literal["full", "tiny"]
 Rival = Literal["patch-forensics", "pscc-net", "cat-net"]
@@ -50,18 +50,6 @@ def parse_backbones(text: str) -> Backbones:
     Raises SpecError for a name without a known layer, a layer that is no number, or a timm model without weights.
     """
     return tuple(_parse(part) for part in text.split("+"))
-
-
-def parse_layers(name: str | None, layers: Sequence[int]) -> Backbones:
-    """Return one backbone at several layers, or at the one that is known for it; none without a name.
-
-    Raises SpecError as `parse_backbones`, and for layers of nothing.
-    """
-    if name is None:
-        if layers:
-            raise SpecError(f"--layer {layers[0]}: of which --backbone?")
-        return ()
-    return tuple(_parse(f"{name}:{layer}") for layer in sorted(set(layers))) or (_parse(name),)
 
 
 def _parse(text: str) -> BackboneSpec:

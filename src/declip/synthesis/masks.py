@@ -90,7 +90,7 @@ def random_mask(size: tuple[int, int], rng: np.random.Generator, area: tuple[flo
 
 
 def object_mask(pixels: Pixels, rng: np.random.Generator, area: tuple[float, float] = AREA) -> Mask:
-    """A region that follows the edges of the picture: neighbouring superpixels of like colour, grown from a seed.
+    """Draw a region that follows the edges of the picture: neighbouring superpixels of like colour, grown from a seed.
 
     Args:
         pixels: (H, W, 3) uint8 RGB.
@@ -116,7 +116,7 @@ def object_mask(pixels: Pixels, rng: np.random.Generator, area: tuple[float, flo
 
 
 def grabcut_mask(pixels: Pixels, rng: np.random.Generator, area: tuple[float, float] = AREA) -> Mask:
-    """What stands out inside a random box: foreground by GrabCut (Rother et al. 2004), to be cut out as an object is.
+    """Find what stands out inside a random box: foreground by GrabCut (Rother et al. 2004).
 
     Args:
         pixels: (H, W, 3) uint8 RGB.
@@ -181,7 +181,7 @@ def find_faces(pixels: Pixels) -> list[Box]:
 def face_mask(
     faces: Sequence[Box], size: tuple[int, int], rng: np.random.Generator, area: tuple[float, float] = AREA
 ) -> Mask | None:
-    """A face or a part of one: an ellipse around all of it, the eyes, one eye, the nose or the mouth.
+    """Find a face or a part of one: an ellipse around all of it, the eyes, one eye, the nose or the mouth.
 
     Args:
         faces: boxes as `find_faces` returns them.
@@ -226,7 +226,7 @@ def snap(mask: Mask, pixels: Pixels, rng: np.random.Generator) -> Mask:
 
 
 def largest_part(mask: Mask) -> Mask:
-    """The largest 8-connected part of a mask that is not empty; (H, W) bool."""
+    """Return the largest 8-connected part of a mask that is not empty; (H, W) bool."""
     labels, count = ndimage.label(mask, structure=np.ones((3, 3), dtype=bool))
     if count <= 1:
         return mask
@@ -250,7 +250,7 @@ def _fits(mask: Mask, area: tuple[float, float]) -> bool:
 
 
 def _disc(size: tuple[int, int], area: tuple[float, float]) -> Mask:
-    """An ellipse in the middle, of the middle area: the way out when nothing drawn fits."""
+    """Draw an ellipse in the middle, of the middle area: the way out when nothing drawn fits."""
     share = np.sqrt(area[0] * area[1])
     rows, columns = np.ogrid[: size[0], : size[1]]
     y = (rows + 0.5) / size[0] - 0.5
@@ -278,7 +278,7 @@ def _strokes(size: tuple[int, int], share: float, rng: np.random.Generator) -> P
 
 
 def _polygon(size: tuple[int, int], share: float, rng: np.random.Generator) -> Pixels:
-    """A star-shaped outline of 4-12 corners, straight or rounded."""
+    """Draw a star-shaped outline of 4-12 corners, straight or rounded."""
     canvas = np.zeros(size, dtype=np.uint8)
     corners = int(rng.integers(4, 13))
     angles = np.sort((np.arange(corners) + rng.uniform(-0.35, 0.35, corners)) * 2 * np.pi / corners)
@@ -314,7 +314,7 @@ def _point(xy: NDArray[np.float64]) -> tuple[int, int]:
 
 
 def _centre(size: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float64]:
-    """A random (x, y) that keeps away from the borders a little."""
+    """Return a random (x, y) that keeps away from the borders a little."""
     return np.asarray(rng.uniform(0.15, 0.85, 2) * (size[1], size[0]))
 
 
@@ -382,7 +382,7 @@ def _grow(labels: NDArray[np.int64], colours: NDArray[np.float64], target: float
 
 
 def _smooth(mask: Mask, size: tuple[int, int]) -> Mask:
-    """A small mask at full size with a smooth outline: its largest part, without holes."""
+    """Return a small mask at full size with a smooth outline: its largest part, without holes."""
     full = cv2.resize(mask.astype(np.float32), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
     outline = np.asarray(cv2.GaussianBlur(full, (0, 0), max(1.0, max(size) / 150))) > 0.5
     return np.asarray(ndimage.binary_fill_holes(largest_part(outline)), dtype=bool)

@@ -14,7 +14,6 @@ resumed, what is damaged is computed again. Nothing is ever deleted; a folder th
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import shutil
@@ -95,13 +94,6 @@ class CachedViews:
         values = sum(c * g * g for c, g in zip(self._shape.channels, self._shape.grids, strict=True))
         target = self._output**2 if self.views.target == "mask" else 1
         return values * self._dtype.itemsize + 2 * target
-
-    def of(self, views: Views) -> CachedViews:
-        """Return the same cache, with the same network, for other views of the same model."""
-        other = copy.copy(self)
-        other.views = views
-        other.keys = views.keys(self.count)
-        return other
 
     def announce(self, items: Sequence[int]) -> None:
         """Say how much filling in items will write; raises DatasetError if the disk has less room."""
