@@ -20,18 +20,16 @@ SPLICE_OBJECT = "splice-object"
 _LOCAL = Generator(family="regeneration")
 _GLOBAL = Generator(family="regeneration", place="everywhere")
 
-GENERATORS: Mapping[str, Generator] = MappingProxyType(
-    {
-        **classical.GENERATORS,
-        SPLICE_OBJECT: Generator(family="splice", apply=splices.splice_object, needs_donor=True, place="donor"),
-        "regenerate-local": _LOCAL,
-        "regenerate-global": _GLOBAL,
-        "zoo-local": _LOCAL,
-        "zoo-global": _GLOBAL,
-        **{name: Generator(family="regeneration", max_pixels=largest_mask(name)) for name in UPSCALERS},
-        **dict.fromkeys(INPAINTERS, Generator(family="in-painting")),
-    }
-)
+GENERATORS: dict[str, Generator] = {
+    **classical.GENERATORS,
+    SPLICE_OBJECT: Generator(family="splice", apply=splices.splice_object, needs_donor=True, place="donor"),
+    "regenerate-local": _LOCAL,
+    "regenerate-global": _GLOBAL,
+    "zoo-local": _LOCAL,
+    "zoo-global": _GLOBAL,
+    **{name: Generator(family="regeneration", max_pixels=largest_mask(name)) for name in UPSCALERS},
+    **dict.fromkeys(INPAINTERS, Generator(family="in-painting")),
+}
 ALL_GENERATORS: tuple[str, ...] = tuple(GENERATORS)
 # Short names for several generators.
 SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
