@@ -70,7 +70,7 @@ def test_extras_exist_and_install_what_is_missing() -> None:
         "c2pa": "c2pa-python",
         "python_multipart": "python-multipart",
         "prometheus_client": "prometheus-client",
-        "ray": "ray[data,serve]",
+        "ray": "ray[data]",
     }
     for module, extra in errors._EXTRA_OF.items():
         wanted = packages.get(module, module)

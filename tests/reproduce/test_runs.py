@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -292,9 +292,9 @@ def test_what_is_missing_is_said(tmp_path: Path, options: dict[str, Any], told: 
 
 
 def test_the_experiments_are_those_of_the_command() -> None:
-    from declip.cli import main as cli
+    from declip.cli import measure
 
-    assert tuple(cli.Experiment) == EXPERIMENTS == tuple(FIGURES)
+    assert get_args(measure.Experiment) == EXPERIMENTS == tuple(FIGURES)
 
 
 # --- the command, killed ---------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ def test_weights_that_cannot_be_fetched_are_named(monkeypatch: pytest.MonkeyPatc
     def refuse(*_: object, **__: object) -> None:
         raise OSError("no network")
 
+    net = PatchForensics(1)
     monkeypatch.setattr(timm, "create_model", lambda *a, **k: refuse() if k["pretrained"] else None)
-    net = PatchForensics.__new__(PatchForensics)
     with pytest.raises(WeightsError, match="pass its path"):
-        PatchForensics.load_imagenet(net)
+        net.load_imagenet()
