@@ -9,6 +9,8 @@ ARGS ?=
 # Compiling every module of every package takes longer than installing them; instead, each is compiled when it is first
 # imported, for which Python must be allowed to write.
 export PYTHONDONTWRITEBYTECODE :=
+# One process for each core, and one thread in each; the tests of a module stay together.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadscope
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable
 
 .PHONY: help demo test test-slow check structure mini model-card examples readme bench clean
@@ -17,7 +19,7 @@ help:
 	@echo "make demo        localize the example photos; installs the light core only"
 	@echo "make test        the default tests; installs all extras (torch among them)"
 	@echo "make test-slow   the other tests"
-	@echo "make check       format, lint, types, structure"
+	@echo "make check       format, lint, types, layers, structure"
 	@echo "make structure   print the figures of the code's structure"
 	@echo "make mini        synthesize, train, calibrate and export the embedded model (ARGS=\"--data FOLDER\")"
 	@echo "make model-card  measure the embedded model: the numbers of docs/models.md (ARGS=\"--data FOLDER\")"
@@ -30,16 +32,17 @@ demo: $(VENV)/.core
 	$(BIN)/python examples/demo.py $(ARGS)
 
 test: $(VENV)/.all
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 test-slow: $(VENV)/.all
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(PYTEST) -m slow $(ARGS)
 
 check: $(VENV)/.all
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell src tools bench examples docs README.md CONTRIBUTING.md CHANGELOG.md
 	$(BIN)/python tools/structure.py --check
 
 structure: $(VENV)/.all
