@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from declip.errors import ImageError, SpecError
-from declip.regions import find_parts
-from declip.results import Localization, MaskRule, Photo, Sample, check_several
+from declip.regions import MaskRule, find_parts
+from declip.results import Localization, Photo, Sample, check_several
 from declip.spec import BackboneSpec, Calibration, DecoderSpec, ModelSpec, Step
 
 VIT = BackboneSpec(name="vit_large_patch14_clip_quickgelu_224.openai", layer=20)

@@ -29,11 +29,11 @@ from .localize.localizer import Localizer as Localizer
 from .localize.localizer import load as load
 from .models.catalog import MODELS as MODELS
 from .models.catalog import ModelCard as ModelCard
+from .regions import Region as Region
 from .results import Engine as Engine
 from .results import Localization as Localization
 from .results import Photo as Photo
 from .results import Predictor as Predictor
-from .results import Region as Region
 from .results import Sample as Sample
 from .spec import BackboneSpec as BackboneSpec
 from .spec import Calibration as Calibration

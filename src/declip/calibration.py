@@ -29,8 +29,8 @@ from declip.images.mapfiles import read_mask
 from declip.images.read import MAX_BYTES, MAX_PIXELS
 from declip.images.tensors import resize_scores
 from declip.localize.localizer import Localizer, model_file
-from declip.regions import find_parts
-from declip.results import Engine, MaskRule, Photo, Sample, check_several
+from declip.regions import MaskRule, find_parts
+from declip.results import Engine, Photo, Sample, check_several
 from declip.spec import SIZE_CLASSES, Calibration, Mode, ModelSpec, Precision
 
 __all__ = [

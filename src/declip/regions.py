@@ -1,4 +1,4 @@
-"""The connected parts of a map of scores, and how strong the evidence of each is.
+"""The connected parts of a map of scores, how strong the evidence of each is, and which of them are flagged.
 
 Everything that is said of a photo rests on its parts: which of them are in the mask, and what the verdict is. The
 evidence of a part is how far the logits of its scores lie above that of the threshold, on average, times the square
@@ -8,14 +8,20 @@ compared (docs/models.md) none told forged from untouched photos clearly better.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, special
 
-__all__ = ["MOST", "SMALLEST", "Part", "Parts", "find_parts"]
+from declip.errors import SpecError
+from declip.spec import Calibration, Found, ModelSpec
 
+__all__ = ["MOST", "SMALLEST", "Decision", "MaskRule", "Part", "Parts", "Region", "Verdict", "find_parts"]
+
+Verdict = Literal["manipulated", "inconclusive", "nothing found", "not examined"]
 # Smaller parts than this share of the photo are specks, which no list and no verdict takes into account.
 SMALLEST = 1e-4
 # More parts than this are not listed.
@@ -87,3 +93,97 @@ def find_parts(scores: NDArray[np.float32], threshold: float) -> Parts:
 def _logit(scores: Any) -> Any:
     """Return logits within what a float32 score can carry."""
     return np.clip(special.logit(scores), -_LARGEST_LOGIT, _LARGEST_LOGIT)
+
+
+# Of 1 - rate, which no binary fraction is.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskRule:
+    """What of a map is in the mask.
+
+    threshold: on scores, in [0, 1]. calibration: None = all scores at or above the threshold are in the mask, and there
+    is no verdict; the same goes for photos of a size that it has too few untouched ones of. Otherwise those connected
+    parts of such scores are in the mask that are stronger than nearly all untouched photos of this size have, and the
+    verdict is that of the strongest one.
+    """
+
+    threshold: float
+    calibration: Calibration | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise SpecError(f"threshold is {self.threshold}; expected in [0, 1], as scores are")
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> MaskRule:
+        """Return a model's own rule, for photos that are localized as its calibration was made."""
+        if spec.calibration is None:
+            return cls(threshold=spec.threshold)
+        return cls(threshold=spec.calibration.threshold, calibration=spec.calibration)
+
+    def decide(self, scores: NDArray[np.float32]) -> Decision:
+        """Apply the rule to a map, (H, W) float32 in [0, 1]."""
+        parts = find_parts(scores, self.threshold)
+        size_class = Calibration.size_class(scores.size)
+        calibration = self.calibration
+        steps = () if calibration is None else calibration.steps(size_class)
+        if calibration is None or not steps:
+            largest = sorted(parts.found, key=lambda part: -part.share)[:MOST]
+            return Decision(mask=parts.labels > 0, regions=tuple(map(_region, largest)))
+        strongest = parts.found[0].evidence if parts.found else 0.0
+        chosen: list[tuple[Part, Region]] = []
+        for part in parts.found[:MOST]:
+            rank = calibration.rank(part.evidence, size_class)
+            step = next((step for step in steps if rank >= 1 - step.rate - _ROUNDING), None)
+            if step is not None:
+                region = _region(part)
+                chosen.append((part, dataclasses.replace(region, rank=rank, verdict=step.word)))
+        word: Verdict = chosen[0][1].verdict or "nothing found" if chosen else "nothing found"
+        return Decision(
+            mask=parts.mask(tuple(part for part, _ in chosen)),
+            regions=tuple(region for _, region in chosen),
+            verdict=word,
+            rank=calibration.rank(strongest, size_class),
+            false_alarm_rate=next((step.rate for step in steps if step.word == word), steps[-1].rate),
+            untouched=calibration.photos[size_class],
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Decision:
+    """What a rule makes of a map: mask and verdict are one thing.
+
+    mask: (H, W) bool. regions: its parts; all of them where there is a verdict, else the 50 largest of at least 0.01 %.
+    verdict: None without a calibration for such a photo. rank: of the strongest part, in [0, 1). false_alarm_rate: the
+    share of untouched photos that get this verdict or a stronger one; of "nothing found", that get one at all.
+    untouched: with how many untouched photos this one was compared.
+    """
+
+    mask: NDArray[np.bool_] = field(repr=False)
+    regions: tuple[Region, ...] = ()
+    verdict: Verdict | None = None
+    rank: float | None = None
+    false_alarm_rate: float | None = None
+    untouched: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Region:
+    """An 8-connected part of a mask.
+
+    bbox: (x0, y0, x1, y1) px, half-open. area: share of the photo, in [0, 1]. score: mean of its scores. rank: the
+    share of untouched photos of this size whose strongest part is weaker. verdict: what that rank stands for; both None
+    where the photo has no verdict.
+    """
+
+    bbox: tuple[int, int, int, int]
+    area: float
+    score: float
+    rank: float | None = None
+    verdict: Found | None = None
+
+
+def _region(part: Part) -> Region:
+    return Region(bbox=part.bbox, area=part.share, score=part.score)

@@ -14,7 +14,8 @@ from hypothesis.extra import numpy as arrays
 
 from declip.batch.rows import Row, decode_mask, encode_mask, schema, to_parquet
 from declip.errors import DeclipError
-from declip.results import Localization, MaskRule
+from declip.regions import MaskRule
+from declip.results import Localization
 
 
 def row(mask: np.ndarray) -> Row:

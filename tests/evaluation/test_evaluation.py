@@ -25,7 +25,8 @@ from declip.evaluation import FILES, Evaluation, Figures, Maps, Row, check_free,
 from declip.evaluation.summary import summarise
 from declip.images.mapfiles import read_mask, write_mask, write_scores
 from declip.localize.localizer import Localizer
-from declip.results import Localization, MaskRule, Sample
+from declip.regions import MaskRule
+from declip.results import Localization, Sample
 from declip.testing import SPEC, FakeEngine
 from tests.evaluation.test_metrics import EMPTY, GOLDEN, golden_pair
 from tests.fakes import calibration

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from declip.results import Localization, MaskRule
+from declip.regions import MaskRule
+from declip.results import Localization
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:

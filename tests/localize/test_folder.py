@@ -18,7 +18,8 @@ from declip.localize import folder, pipeline
 from declip.localize.folder import Pair, find_pictures, localize_files
 from declip.localize.localizer import Localizer
 from declip.localize.tiling import TiledPhoto, WholePhoto
-from declip.results import Localization, MaskRule, Photo
+from declip.regions import MaskRule
+from declip.results import Localization, Photo
 from declip.testing import Compute, FakeEngine, brightness
 
 

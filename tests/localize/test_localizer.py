@@ -34,7 +34,8 @@ from declip.localize.localizer import Localizer, load
 from declip.models import resolve
 from declip.models.catalog import MODELS
 from declip.nn import devices
-from declip.results import Localization, MaskRule, Photo
+from declip.regions import MaskRule
+from declip.results import Localization, Photo
 from declip.spec import Calibration
 from declip.testing import Compute, FakeEngine
 

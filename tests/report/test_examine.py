@@ -19,9 +19,10 @@ from declip.evaluation import metrics
 from declip.images import dose
 from declip.images.tensors import resize_scores
 from declip.localize.localizer import Localizer
+from declip.regions import MaskRule
 from declip.report import Report
 from declip.report import examination as module
-from declip.results import MaskRule, Photo
+from declip.results import Photo
 from tests.report.conftest import DATE, localizer_of, pixels
 
 

@@ -7,8 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from declip.regions import MaskRule
 from declip.report import wording
-from declip.results import Localization, MaskRule
+from declip.results import Localization
 from declip.spec import Calibration
 
 CALIBRATION = Calibration(

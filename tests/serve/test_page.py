@@ -21,8 +21,9 @@ from declip import serve
 from declip.images.mapfiles import scores16
 from declip.images.read import read_photo
 from declip.localize.localizer import Localizer
+from declip.regions import MaskRule
 from declip.report import wording
-from declip.results import Localization, MaskRule
+from declip.results import Localization
 from tests.serve import browsing
 from tests.serve.browsing import Visit, pixels, visiting
 from tests.serve.serving import FakeEngine, on_a_port, picture

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from declip.results import Localization, MaskRule
+from declip.regions import MaskRule
+from declip.results import Localization
 
 pytest.importorskip("cv2", reason="measuring needs declip[synthesis]")
 pytest.importorskip("matplotlib", reason="drawing needs declip[torch]")

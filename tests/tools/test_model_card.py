@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from declip.results import Localization, MaskRule
+from declip.regions import MaskRule
+from declip.results import Localization
 from declip.spec import BackboneSpec
 from tests.tiny import tiled_spec
 

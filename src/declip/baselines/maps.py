@@ -19,7 +19,8 @@ from declip.errors import ImageError, SpecError
 from declip.images.encode import encode_jpeg
 from declip.images.read import name_of, read_photo
 from declip.process import cores
-from declip.results import Localization, MaskRule, Photo, PictureLike, check_several
+from declip.regions import MaskRule
+from declip.results import Localization, Photo, PictureLike, check_several
 
 __all__ = ["Baseline", "ErrorLevel", "JpegGhost", "NoiseLevel"]
 

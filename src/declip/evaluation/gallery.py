@@ -18,7 +18,8 @@ from declip.evaluation.protocol import number
 from declip.images.overlay import overlay
 from declip.images.read import MAX_PIXELS, read_photo
 from declip.images.tensors import resize_scores
-from declip.results import Localization, MaskRule, Photo, Sample
+from declip.regions import MaskRule
+from declip.results import Localization, Photo, Sample
 
 __all__ = ["Case", "CaseKind", "Gallery", "Masks"]
 

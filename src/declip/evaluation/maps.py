@@ -11,7 +11,8 @@ import numpy as np
 from declip.errors import DatasetError, ImageError
 from declip.images.mapfiles import read_scores
 from declip.images.read import name_of
-from declip.results import Localization, MaskRule, PictureLike, Polarity, check_several
+from declip.regions import MaskRule
+from declip.results import Localization, PictureLike, Polarity, check_several
 from declip.spec import check_choice
 
 __all__ = ["Maps"]

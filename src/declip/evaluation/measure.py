@@ -31,7 +31,8 @@ from declip.images.empty import warn_of_empty_masks
 from declip.images.mapfiles import read_mask
 from declip.images.read import MAX_PIXELS
 from declip.images.tensors import resize_scores
-from declip.results import Localization, MaskRule, Predictor, Sample, check_several
+from declip.regions import MaskRule
+from declip.results import Localization, Predictor, Sample, check_several
 
 __all__ = ["evaluate"]
 

@@ -18,7 +18,8 @@ from declip.images.read import MAX_BYTES, MAX_PIXELS, name_of, read_photo
 from declip.images.tensors import to_scores
 from declip.localize.pipeline import compute, read_one, stream
 from declip.localize.tiling import TiledPhoto, WholePhoto
-from declip.results import Engine, Localization, MaskRule, Photo, PictureLike, check_several
+from declip.regions import MaskRule
+from declip.results import Engine, Localization, Photo, PictureLike, check_several
 from declip.spec import Mode, ModelSpec, Precision, check_choice
 
 __all__ = ["Localizer", "load", "model_file"]

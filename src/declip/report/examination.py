@@ -32,9 +32,10 @@ from declip.images.read import read_photo
 from declip.images.tensors import resize_scores
 from declip.localize.localizer import Localizer
 from declip.provenance.result import to_plain
+from declip.regions import Verdict
 from declip.report import metadata, page
 from declip.report.pictures import Box
-from declip.results import Localization, Photo, PictureLike, Verdict
+from declip.results import Localization, Photo, PictureLike
 
 __all__ = ["Change", "Opinion", "Report", "Stability", "Variant", "examine"]
 

@@ -14,7 +14,8 @@ from scipy import ndimage
 from declip.images.encode import encode_jpeg
 from declip.images.overlay import overlay
 from declip.images.tensors import resize_scores
-from declip.results import Localization, MaskRule, Photo, Region
+from declip.regions import MaskRule, Region
+from declip.results import Localization, Photo
 
 __all__ = ["Box", "around", "colour_legend", "crop_uri", "fit", "jpeg_uri", "map_uri", "overlay_legend"]
 

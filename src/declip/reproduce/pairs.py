@@ -10,14 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declip.evaluation import plots
-from declip.images.mapfiles import read_mask
-from declip.images.read import read_photo
 from declip.reproduce import paper
 from declip.reproduce.cells import Maps, Measurement, Training, Workbench
 from declip.reproduce.report import Entry, Grid, Outcome
 from declip.reproduce.setup import Backbones, Setup, model_name
 from declip.reproduce.sources import Sources, Split
-from declip.results import Sample
+from declip.reproduce.tiles import known_tiles, map_tile, typical
 from declip.spec import DecoderKind
 
 __all__ = ["Pairs", "backbones", "decoders", "dolos", "generators", "layers"]
@@ -314,26 +312,6 @@ def _order(means: dict[DecoderKind, tuple[float, float]], place: int) -> str:
 
 def _padded(names: Sequence[str], count: int) -> list[str]:
     return [*names, *[""] * count][:count]
-
-
-# --- what the figures show ------------------------------------------------------------------------------------------
-
-
-def typical(samples: Sequence[Sample]) -> Sample:
-    """Return the sample of the median manipulated area: chosen without a look at any result."""
-    areas = [float(read_mask(sample).mean()) for sample in samples]
-    return samples[int(np.argsort(areas, kind="stable")[len(areas) // 2])]
-
-
-def known_tiles(sample: Sample) -> list[plots.Tile]:
-    """Return the photo and its known mask."""
-    return [plots.Tile(pixels=read_photo(sample.image).pixels), plots.Tile(pixels=read_mask(sample))]
-
-
-def map_tile(bench: Workbench, maps: Maps, test: Measurement, *, framed: bool = False) -> plots.Tile:
-    """Return a map with the IoU that this picture has in the test it is part of."""
-    (scores,), (sample,) = bench.maps(maps), maps.samples
-    return plots.Tile(pixels=scores, caption=f"{100 * bench.picture(test, sample, 'iou'):.0f}", framed=framed)
 
 
 def _entry(bench: Workbench, test: Measurement, row: str, column: str, figure: str, printed: str) -> Entry:

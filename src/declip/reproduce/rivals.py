@@ -11,10 +11,11 @@ from declip.baselines import BASELINES
 from declip.evaluation import plots
 from declip.reproduce import paper
 from declip.reproduce.cells import Maps, Measurement, Training, Untrained, Workbench
-from declip.reproduce.pairs import Pairs, known_tiles, map_tile, typical
+from declip.reproduce.pairs import Pairs
 from declip.reproduce.report import Entry, Grid, Outcome
 from declip.reproduce.setup import Rival, Setup
 from declip.reproduce.sources import Sources
+from declip.reproduce.tiles import known_tiles, map_tile, typical
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
 from declip.errors import DeclipError
-from declip.reproduce import others, pairs, report, rivals
+from declip.reproduce import others, pairs, pictures, report, rivals
 from declip.reproduce.cells import Workbench
 from declip.reproduce.report import Outcome
 from declip.reproduce.setup import Scale, Setup, parse_backbones
@@ -28,6 +28,18 @@ Experiment = Literal[
     "rivals",
 ]
 EXPERIMENTS: tuple[Experiment, ...] = get_args(Experiment)
+_RUNS: Mapping[str, Callable[[Setup, Sources, Workbench], Outcome]] = {
+    "dolos": pairs.dolos,
+    "layers": pairs.layers,
+    "decoders": pairs.decoders,
+    "backbones": pairs.backbones,
+    "generators": pairs.generators,
+    "detection": pictures.detection,
+    "autosplice": others.autosplice,
+    "robustness": others.robustness,
+    "leave-one-out": others.leave_one_out,
+    "rivals": rivals.rivals,
+}
 
 
 def reproduce(
@@ -53,30 +65,9 @@ def reproduce(
     out = Path(out)
     setup = Setup(scale=scale, given=None if backbone is None else parse_backbones(backbone), seed=seed)
     sources = _sources(setup, data, photos, out)
-    bench = Workbench(out)
-    match experiment:
-        case "dolos":
-            outcome = pairs.dolos(setup, sources, bench)
-        case "layers":
-            outcome = pairs.layers(setup, sources, bench)
-        case "decoders":
-            outcome = pairs.decoders(setup, sources, bench)
-        case "backbones":
-            outcome = pairs.backbones(setup, sources, bench)
-        case "generators":
-            outcome = pairs.generators(setup, sources, bench)
-        case "detection":
-            outcome = others.detection(setup, sources, bench)
-        case "autosplice":
-            outcome = others.autosplice(setup, sources, bench)
-        case "robustness":
-            outcome = others.robustness(setup, sources, bench)
-        case "leave-one-out":
-            outcome = others.leave_one_out(setup, sources, bench)
-        case "rivals":
-            outcome = rivals.rivals(setup, sources, bench)
-        case _:
-            raise DeclipError(f"there is no experiment {experiment!r}; expected one of {', '.join(EXPERIMENTS)}")
+    if experiment not in _RUNS:
+        raise DeclipError(f"there is no experiment {experiment!r}; expected one of {', '.join(EXPERIMENTS)}")
+    outcome = _RUNS[experiment](setup, sources, Workbench(out))
     report.write(outcome, out / experiment)
     return outcome
 

@@ -30,7 +30,8 @@ from declip.images.read import read_photo
 from declip.localize import folder
 from declip.localize.localizer import Localizer
 from declip.localize.pipeline import HELD_PIXELS, Reading, compute, read_one
-from declip.results import Engine, Localization, MaskRule, Photo
+from declip.regions import MaskRule
+from declip.results import Engine, Localization, Photo
 from declip.serve.fields import Options
 from declip.serve.limits import Limits
 from declip.serve.monitor import Monitor

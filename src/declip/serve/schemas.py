@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from declip import provenance
+from declip.regions import Verdict
 from declip.report.wording import Tone
-from declip.results import Verdict
 from declip.spec import Found, Mode, Precision
 
 __all__ = [
