@@ -18,11 +18,12 @@ from scipy import special
 
 import declip
 from declip import calibration, testing
-from declip.engines.engines import open_engine, with_spec
+from declip.engines import open_engine
 from declip.errors import DatasetError, DeclipError, SpecError, WeightsError
 from declip.files import sha256_of
 from declip.images.mapfiles import read_mask, write_mask
 from declip.localize.localizer import Localizer
+from declip.models.respec import with_spec
 from declip.regions import find_parts
 from declip.results import Localization, Photo, Sample
 from declip.spec import Calibration

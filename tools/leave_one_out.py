@@ -24,7 +24,7 @@ import numpy as np
 
 from declip import calibration, training
 from declip.calibration import Retold
-from declip.engines.engines import open_engine
+from declip.engines import open_engine
 from declip.localize.localizer import Localizer
 from declip.models import export
 from declip.spec import Calibration

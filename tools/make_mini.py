@@ -24,11 +24,12 @@ from PIL import Image
 
 from declip import datasets, training
 from declip.calibration import RATES, THRESHOLDS, Untouched, candidates, fit_threshold, with_pieces
-from declip.engines.engines import open_engine, with_spec
+from declip.engines import open_engine
 from declip.errors import ImageError
 from declip.images.read import EXTENSIONS
 from declip.localize.localizer import Localizer
 from declip.models import checkpoint, export
+from declip.models.respec import with_spec
 from declip.results import Sample
 from declip.spec import SIZE_CLASSES, Calibration
 from declip.synthesis import Recipe, synthesize

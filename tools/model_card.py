@@ -74,7 +74,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import declip
 from declip import baselines
-from declip.engines.engines import Wrapped
+from declip.engines import Wrapped
 from declip.evaluation import plots
 from declip.images.read import EXTENSIONS, read_photo
 from declip.localize.folder import localize_files

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from declip.engines.engines import Wrapped, open_engine
+from declip.engines import Wrapped, open_engine
 from declip.evaluation import metrics
 from declip.images.read import read_photo
 from declip.localize.localizer import Localizer

@@ -18,16 +18,12 @@ from typing import Any
 import lazy_loader
 
 from declip._version import __version__  # noqa: F401 (listed in the stub)
-from declip.errors import MissingExtraError
+from declip.errors import naming_extras
 
 # __init__.pyi lists what there is, for this and for type checkers.
 _find, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:
-    try:
+    with naming_extras():
         return _find(name)
-    except ModuleNotFoundError as error:
-        if missing := MissingExtraError.behind(error):
-            raise missing from error
-        raise

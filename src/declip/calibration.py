@@ -22,13 +22,14 @@ from rich.console import Console
 from rich.progress import track
 from scipy import optimize, special
 
-from declip.engines import Wrapped, check_target, open_engine, with_spec
+from declip.engines import Wrapped, open_engine
 from declip.errors import DatasetError, ImageError
 from declip.images.empty import empty_masks, warn_of_empty_masks
 from declip.images.mapfiles import read_mask
 from declip.images.read import MAX_BYTES, MAX_PIXELS
 from declip.images.tensors import resize_scores
 from declip.localize.localizer import Localizer, model_file
+from declip.models.respec import check_target, with_spec
 from declip.regions import MaskRule, find_parts
 from declip.results import Engine, Photo, Sample, check_several
 from declip.spec import SIZE_CLASSES, Calibration, Mode, ModelSpec, Precision

@@ -14,6 +14,9 @@ Each message says what came, what was expected, and what to do.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 __all__ = [
     "DatasetError",
     "DeclipError",
@@ -23,6 +26,7 @@ __all__ = [
     "SpecError",
     "TrainingError",
     "WeightsError",
+    "naming_extras",
 ]
 
 
@@ -113,3 +117,14 @@ _EXTRA_OF = {
     **dict.fromkeys(("fastapi", "uvicorn", "python_multipart", "prometheus_client"), "serve"),
     **dict.fromkeys(("ray", "pyarrow", "fsspec"), "ray"),
 }
+
+
+@contextlib.contextmanager
+def naming_extras() -> Iterator[None]:
+    """Turn a failed import inside the `with` into MissingExtraError, where the package belongs to an extra."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if missing := MissingExtraError.behind(error):
+            raise missing from error
+        raise

@@ -14,21 +14,24 @@ import declip
 from declip import errors
 
 ROOT = Path(__file__).resolve().parents[2]
-CLASSES = [getattr(errors, name) for name in errors.__all__]
+NAMES = [name for name in errors.__all__ if name[0].isupper()]
+CLASSES = [getattr(errors, name) for name in NAMES]
 
 
 def test_the_drawing_is_the_tree() -> None:
     lines = (errors.__doc__ or "").splitlines()
     drawn = [line.split()[1] for line in lines if line.startswith(("├── ", "└── "))]
     assert "DeclipError" in lines
-    assert sorted(["DeclipError", *drawn]) == errors.__all__
+    assert sorted(["DeclipError", *drawn]) == NAMES
     assert all(getattr(errors, name).__mro__[1] is errors.DeclipError for name in drawn)
 
 
 def test_all_errors_are_public() -> None:
-    defined = [name for name, value in vars(errors).items() if inspect.isclass(value)]
-    assert sorted(defined) == errors.__all__
-    assert set(errors.__all__) <= set(declip.__all__)
+    defined = [
+        name for name, value in vars(errors).items() if inspect.isclass(value) and value.__module__ == errors.__name__
+    ]
+    assert sorted(defined) == NAMES
+    assert set(NAMES) <= set(declip.__all__)
     assert issubclass(errors.MissingExtraError, ImportError)
 
 

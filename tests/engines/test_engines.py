@@ -22,19 +22,14 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
-from declip.engines import engines
-from declip.engines.engines import (
-    OnnxEngine,
-    OpenVinoEngine,
-    TorchEngine,
-    check_target,
-    in_torch_thread,
-    open_engine,
-    with_spec,
-)
+from declip.engines import base, onnx_engine, open_engine, torch_engine
+from declip.engines.onnx_engine import OnnxEngine
+from declip.engines.openvino_engine import OpenVinoEngine
+from declip.engines.torch_engine import TorchEngine, in_torch_thread
 from declip.errors import DeclipError, SpecError, WeightsError
 from declip.files import sha256_of
 from declip.models import checkpoint, probe
+from declip.models.respec import check_target, with_spec
 from declip.nn import devices
 from declip.spec import PROBE_KEY, SPEC_KEY, Calibration
 from tests.tiny import tiled_spec
@@ -140,7 +135,7 @@ def test_a_fork_computes_as_well(tiny_model: tuple[Path, Path]) -> None:
     code = """
 import os, sys
 import numpy as np
-from declip.engines.engines import open_engine
+from declip.engines import open_engine
 engine = open_engine(sys.argv[1], threads=2)
 inputs = {"image": np.ones((2, 3, 64, 64), np.float32)}
 expected = engine.logits(inputs)
@@ -388,7 +383,7 @@ def test_openvino_sends_nothing_home(tiny_model: tuple[Path, Path]) -> None:
     code = (
         "import socket, sys\n"
         "socket.socket.connect = lambda *a: sys.exit('connected')\n"
-        "from declip.engines.engines import open_engine\n"
+        "from declip.engines import open_engine\n"
         f"open_engine({str(tiny_model[1])!r}, precision='fast')\n"
         "print(sys.modules['openvino_telemetry'])\n"
     )
@@ -415,7 +410,8 @@ def test_without_openvino_the_line_to_install_it_is_named(tiny_model: tuple[Path
 FORKED = """
 import os, signal, sys
 import numpy as np
-from declip.engines import engines
+from declip import engines
+from declip.engines import base
 
 def status_of_fork(job):
     child = os.fork()
@@ -436,7 +432,7 @@ def forked(code: str, *arguments: Path | str) -> str:
 
 ENGINE_IN_A_FORK = """
 if sys.argv[2] == "large":
-    engines.SMALL = 0
+    base.SMALL = 0
 engine = engines.open_engine(sys.argv[1], threads=2, precision=sys.argv[3])
 inputs = {"image": np.random.default_rng(0).standard_normal((5, 3, 64, 64), dtype=np.float32)}
 expected = engine.logits(inputs)
@@ -616,8 +612,8 @@ def test_large_networks_get_the_process_own_cores(
     """ONNX Runtime itself would count the machine's."""
     runtime = FakeRuntime(["CPUExecutionProvider"], ["CPUExecutionProvider"])
     monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
-    monkeypatch.setattr(engines, "cores", lambda: 3)
-    monkeypatch.setattr(engines, "SMALL", 0)
+    monkeypatch.setattr(onnx_engine, "cores", lambda: 3)
+    monkeypatch.setattr(base, "SMALL", 0)
     open_engine(tiny_model[1])
     assert runtime.options.intra_op_num_threads == 3
     open_engine(tiny_model[1], threads=2)
@@ -628,11 +624,11 @@ def test_torch_has_no_more_threads_than_the_quota(
     tiny_model: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = torch.get_num_threads()
-    monkeypatch.setattr(engines, "cores", lambda: 1)
+    monkeypatch.setattr(torch_engine, "cores", lambda: 1)
     try:
         for quota, expected in ((None, 3), (1.0, 1)):
             torch.set_num_threads(3)
-            monkeypatch.setattr(engines, "cpu_quota", lambda quota=quota: quota)
+            monkeypatch.setattr(torch_engine, "cpu_quota", lambda quota=quota: quota)
             open_engine(tiny_model[0])
             assert torch.get_num_threads() == expected
         open_engine(tiny_model[0], threads=2)  # who asks for it gets it

@@ -25,13 +25,12 @@ from PIL import Image
 
 import declip
 from declip import testing
-from declip.engines import engines
 from declip.errors import ImageError, SpecError, WeightsError
 from declip.images.read import read_photo
 from declip.images.tensors import resize_scores, to_input
 from declip.localize import pipeline
 from declip.localize.localizer import Localizer, load
-from declip.models import resolve
+from declip.models import resolve, respec
 from declip.models.catalog import MODELS
 from declip.nn import devices
 from declip.regions import MaskRule
@@ -812,7 +811,7 @@ def test_fast_keeps_the_verdict_where_it_computes_exactly(
     # Whatever reaches a threshold this low is more than untouched photos have.
     calibration = Calibration(threshold=1e-6, untouched=((0.0,) * 100, (), ()), photos=(100, 0, 0), mode="tiled")
     spec = dataclasses.replace(load(source).spec, calibration=calibration)
-    path = engines.with_spec(source, spec, tmp_path / f"tiny{source.suffix}")
+    path = respec.with_spec(source, spec, tmp_path / f"tiny{source.suffix}")
     exact, fast = (load(path, precision=precision) for precision in ("exact", "fast"))
     assert (exact.precision, fast.precision) == ("exact", "exact")
     ours, theirs = exact(waves(70, 80)), fast(waves(70, 80))
@@ -826,5 +825,5 @@ def test_bf16_has_no_verdict_of_an_exact_calibration(
     monkeypatch.setattr(devices, "has_bf16", lambda device: True)
     calibration = Calibration(threshold=1e-6, untouched=((0.0,) * 100, (), ()), photos=(100, 0, 0), mode="tiled")
     spec = dataclasses.replace(load(tiny_model[0]).spec, calibration=calibration)
-    fast = load(engines.with_spec(tiny_model[0], spec, tmp_path / "tiny.safetensors"), precision="fast")
+    fast = load(respec.with_spec(tiny_model[0], spec, tmp_path / "tiny.safetensors"), precision="fast")
     assert fast.precision == "fast" and fast(waves(70, 80)).verdict is None

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from declip.engines.engines import OnnxEngine
+from declip.engines.onnx_engine import OnnxEngine
 from declip.errors import SpecError
 from declip.localize.photo_statistics import PhotoStatistics, split
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from declip.engines.engines import OnnxEngine
+from declip.engines.onnx_engine import OnnxEngine
 from declip.errors import ExportError, WeightsError
 from declip.models import checkpoint, export
 from declip.spec import BackboneSpec, DecoderSpec

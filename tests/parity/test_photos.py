@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from declip.engines.engines import TorchEngine
+from declip.engines.torch_engine import TorchEngine
 from declip.images.read import read_photo
 from declip.images.tensors import to_input, to_scores
 from declip.localize.localizer import Localizer

@@ -23,7 +23,7 @@ from declip.batch import local_ray
 from declip.batch.attempts import Attempts, RemoteAttempts, Starts
 from declip.batch.job import Job, Model, open_job
 from declip.batch.worker import Weights, Worker
-from declip.errors import DeclipError, MissingExtraError, SpecError
+from declip.errors import DeclipError, SpecError, naming_extras
 from declip.images.read import MAX_BYTES, MAX_PIXELS
 from declip.localize.localizer import Localizer, load, model_file
 from declip.process import cores
@@ -200,14 +200,10 @@ class Pool:
 def need_extra(address: str | None) -> None:
     """Import what the extra `ray` brings. Raises MissingExtraError without it."""
     local_ray.prepare(here=address is None)
-    try:
+    with naming_extras():
         import fsspec  # noqa: F401
         import pyarrow  # noqa: F401
         import ray.data  # noqa: F401
-    except ModuleNotFoundError as error:
-        if missing := MissingExtraError.behind(error):
-            raise missing from error
-        raise
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from declip.errors import MissingExtraError
+from declip.errors import naming_extras
 
 __all__ = ["is_closed", "prepare", "running"]
 
@@ -34,12 +34,8 @@ def prepare(*, here: bool) -> None:
             )
         # As it is on other systems by default: all of it listens on 127.0.0.1, nothing on the network.
         os.environ[_CLUSTER] = "0"
-    try:
+    with naming_extras():
         import ray  # noqa: F401
-    except ModuleNotFoundError as error:
-        if missing := MissingExtraError.behind(error):
-            raise missing from error
-        raise
 
 
 def is_closed() -> bool:

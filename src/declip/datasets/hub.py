@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from declip.errors import DatasetError, MissingExtraError
+from declip.errors import DatasetError, naming_extras
 from declip.files import is_address, local_path, write_atomic
 from declip.images.read import EXTENSIONS
 from declip.results import Polarity, Sample
@@ -75,12 +75,8 @@ def hugging_face(
 
 def _undecoded(rows: hf.Dataset | hf.IterableDataset, columns: Sequence[str]) -> Iterable[dict[str, Any]]:
     """Yield the rows, where a picture is not decoded but {"bytes": …, "path": …}: either may be None."""
-    try:
+    with naming_extras():
         import datasets as hf
-    except ModuleNotFoundError as error:
-        if missing := MissingExtraError.behind(error):
-            raise missing from error
-        raise
     if not isinstance(rows, hf.Dataset | hf.IterableDataset):
         raise DatasetError(f"got a {type(rows).__name__}; expected one split: a datasets.Dataset or IterableDataset")
     kinds = rows.features or {}  # a stream may not know them before it is read

@@ -1,27 +1,13 @@
-"""Engines: what computes logits, by ONNX Runtime, OpenVINO or torch."""
+"""Engines: normalised pictures → logits, by ONNX Runtime (the light core), OpenVINO or torch.
 
-from declip.engines.engines import (
-    OnnxEngine,
-    OpenVinoEngine,
-    TorchEngine,
-    Wrapped,
-    check_target,
-    cores,
-    in_torch_thread,
-    model_file,
-    open_engine,
-    with_spec,
-)
+`open_engine` picks by the file's suffix and the precision. All are thread-safe. The exact ones compute in fp32 and give
+the same numbers (export is checked to 1e-4); the fast ones are as exact as their proof says (`declip.models.probe`).
 
-__all__ = [
-    "OnnxEngine",
-    "OpenVinoEngine",
-    "TorchEngine",
-    "Wrapped",
-    "check_target",
-    "cores",
-    "in_torch_thread",
-    "model_file",
-    "open_engine",
-    "with_spec",
-]
+An engine works on in a fork of its process, and travels to other processes (pickle) as the file it was opened from:
+what holds threads is made anew there. On a GPU a fork cannot go on, and is told so.
+"""
+
+from declip.engines.base import Wrapped
+from declip.engines.opening import model_file, open_engine
+
+__all__ = ["Wrapped", "model_file", "open_engine"]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import JpegImagePlugin
 
-from declip.errors import ImageError, MissingExtraError
+from declip.errors import ImageError, naming_extras
 from declip.images.encode import encode_jpeg
 from declip.images.read import read_photo
 from declip.process import PerProcess
@@ -100,12 +100,8 @@ def libjpeg_tables() -> NDArray[np.int64]:
 
 def _decode(data: bytes, name: str) -> tuple[NDArray[np.int16], NDArray[np.int32]] | None:
     """Return (coefficients, table) of the luma; None where the file has none."""
-    try:
+    with naming_extras():
         import jpeglib
-    except ModuleNotFoundError as error:
-        if missing := MissingExtraError.behind(error):
-            raise missing from error
-        raise
     with tempfile.TemporaryDirectory() as folder:  # jpeglib reads files only
         path = Path(folder) / "photo.jpg"
         path.write_bytes(data)

@@ -15,7 +15,7 @@ from declip.datasets.audit.duplicates import duplicates, label_conflicts, split_
 from declip.datasets.audit.facts import alone, inspect
 from declip.datasets.audit.polarity import by_shape, by_twin, compare, find_twins
 from declip.datasets.audit.report import Report, Severity
-from declip.errors import MissingExtraError
+from declip.errors import naming_extras
 from declip.results import Sample, check_several
 
 __all__ = ["broken", "check"]
@@ -92,11 +92,7 @@ def _stream(
 
 def _require_extra() -> None:
     """Raise MissingExtraError if the extra `data` is not installed."""
-    try:
+    with naming_extras():
         import imagehash
         import sklearn
-    except ModuleNotFoundError as error:
-        if missing := MissingExtraError.behind(error):
-            raise missing from error
-        raise
     del imagehash, sklearn

@@ -1,0 +1,90 @@
+"""The description of a model in its weight file: read it, and write a file anew with another one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from declip.errors import DeclipError, SpecError, WeightsError, naming_extras
+from declip.files import write_atomic
+from declip.spec import SPEC_KEY, ModelSpec
+
+__all__ = ["check_target", "onnx_bytes", "same_bytes", "spec_of", "with_spec"]
+
+
+def with_spec(path: str | Path, spec: ModelSpec, out: str | Path, *, force: bool = False) -> Path:
+    """Write a weight file anew with another ModelSpec; every tensor stays as it is, and no network is built.
+
+    path: a .onnx or .safetensors. out: of the same suffix, not there yet unless force; it appears whole or not at all.
+    Returns out. Raises as `check_target`, WeightsError for a bad file, MissingExtraError where .safetensors needs
+    torch and it is absent.
+    """
+    path, out = Path(path), Path(out)
+    check_target(path, out, force=force)
+    if path.suffix.lower() == ".onnx":
+        return _onnx_with_spec(path, spec, out)
+    with naming_extras():
+        from declip.models import checkpoint
+    return checkpoint.with_spec(path, spec, out)
+
+
+def check_target(path: str | Path, out: str | Path, *, force: bool = False) -> None:
+    """Whether `with_spec` can write out from path: to be asked before hours of computing.
+
+    Raises WeightsError for a path that is neither .onnx nor .safetensors, or an out of another suffix; DeclipError if
+    out exists, unless force.
+    """
+    path, out = Path(path), Path(out)
+    if path.suffix.lower() not in (".onnx", ".safetensors"):
+        raise WeightsError(f"{path}: expected a .onnx or .safetensors file")
+    if out.suffix.lower() != path.suffix.lower():
+        raise WeightsError(
+            f"{out} cannot hold the weights of {path}: expected a name that ends in {path.suffix.lower()} "
+            "(`declip export` turns .safetensors into .onnx)"
+        )
+    if out.is_dir():
+        raise DeclipError(f"{out} is a folder; expected a file to write")
+    if out.exists() and not force:
+        raise DeclipError(f"{out} exists; --force (force=True) overwrites it")
+
+
+def _onnx_with_spec(path: Path, spec: ModelSpec, out: Path) -> Path:
+    import onnx
+
+    content = onnx_bytes(path)
+    try:
+        model = onnx.load_model_from_string(content)
+    except Exception as error:  # protobuf's own, of a package that declip does not name
+        raise WeightsError(f"{path} cannot be read as ONNX: {error}") from error
+    entry = next((entry for entry in model.metadata_props if entry.key == SPEC_KEY), None)
+    if entry is None:
+        raise WeightsError(f"{path} has no declip model description; make it with `declip export`")
+    entry.value = spec.to_json()
+    write_atomic(out, model.SerializeToString())
+    return out
+
+
+def onnx_bytes(path: Path) -> bytes:
+    """Read an ONNX file. Raises WeightsError if there is none."""
+    if not path.is_file():
+        raise WeightsError(f"no ONNX file at {path}")
+    return path.read_bytes()
+
+
+def same_bytes(path: Path, sha256: str) -> bytes:
+    """Those of a file that was opened before. Raises WeightsError if it is another one by now."""
+    content = onnx_bytes(path)
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise WeightsError(f"{path} was replaced since it was opened; load it anew")
+    return content
+
+
+def spec_of(path: Path, metadata: Mapping[str, str]) -> ModelSpec:
+    """Return the description in an ONNX file's metadata. Raises WeightsError if it is missing or wrong."""
+    if SPEC_KEY not in metadata:
+        raise WeightsError(f"{path} has no declip model description; make it with `declip export`")
+    try:
+        return ModelSpec.from_json(metadata[SPEC_KEY])
+    except SpecError as error:
+        raise WeightsError(f"{path}: {error}") from error
