@@ -29,12 +29,12 @@ __all__ = ["localize", "models", "report", "serve"]
 
 
 def localize(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Pictures, and folders of pictures.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Pictures to examine, and folders of pictures.")],
     out: Annotated[
-        Path, typer.Option("--out", help="Folder for the maps, named by the paths below what all PATHs have in common.")
+        Path, typer.Option("--out", help="Folder to write the maps to; they keep the names of the pictures.")
     ],
     model: Model = "mini",
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON per image.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON for each picture.")] = False,
     tile: Tile = None,
     threshold: Threshold = None,
     precision: Precise = "exact",
@@ -42,12 +42,15 @@ def localize(
     max_megapixels: MaxPixels = 250,
     max_megabytes: MaxBytes = 200,
     pages: Annotated[
-        Literal["first", "all"], typer.Option(help="Of the pictures in a file that holds several.")
+        Literal["first", "all"], typer.Option(help="Examine the first picture of a file that holds several, or all.")
     ] = "first",
     offline: Offline = False,
     force: Force = False,
 ) -> None:
-    """Show where photos have been manipulated: scores, mask and overlay of each, at its own size."""
+    """Show where photos have been manipulated: scores, mask and overlay of each, at its own size.
+
+    Example: declip localize photo.jpg folder/ --out maps
+    """
     from declip.localize.folder import find_pictures, localize_files
     from declip.localize.localizer import load
 
@@ -69,11 +72,13 @@ def localize(
 
 
 def report(
-    photo: Annotated[Path, typer.Argument(metavar="IMAGE", help="One picture.")],
-    out: Annotated[Path, typer.Option("--out", help="The page to write, .html.")],
+    photo: Annotated[Path, typer.Argument(metavar="IMAGE", help="The picture to examine.")],
+    out: Annotated[Path, typer.Option("--out", help="The page to write, a .html file.")],
     model: Model = "mini",
     as_json: Annotated[bool, typer.Option("--json", help="Print the facts of the page as one line of JSON.")] = False,
-    gps: Annotated[bool, typer.Option("--gps", help="Tell where the photo was taken, and show free text.")] = False,
+    gps: Annotated[
+        bool, typer.Option("--gps", help="Show where the photo was taken, and free text from the file.")
+    ] = False,
     tile: Tile = None,
     threshold: Threshold = None,
     max_megapixels: MaxPixels = 250,
@@ -81,7 +86,10 @@ def report(
     offline: Offline = False,
     force: Force = False,
 ) -> None:
-    """Write a page on one photo, to be filed: verdict, map, stability, second opinions, metadata, limits."""
+    """Write a page on one photo, to be filed: verdict, map, stability, second opinions, metadata, limits.
+
+    Example: declip report photo.jpg --out report.html
+    """
     check_free(out, force)
     from datetime import UTC, datetime
 
@@ -110,46 +118,57 @@ def report(
 def serve(
     models: Annotated[
         list[str] | None,
-        typer.Option("--model", help="As for localize; repeatable, the first is the default. [default: mini]"),
+        typer.Option(
+            "--model", help="A model to serve, as for localize; repeatable, the first is the default. [default: mini]"
+        ),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of this machine.")
+        str, typer.Option(help="Address to listen on; 0.0.0.0 means every address of this machine.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
-    workers: Annotated[int, typer.Option(min=1, help="Pictures computed at once; they share the cores.")] = 1,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="Number of pictures computed at once; they share the cores.")] = 1,
     keep: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Keep every picture and its maps. [default: nothing is kept]")
     ] = None,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A name it may be called by; repeatable. [default: this machine's, or any]"),
+        typer.Option(
+            metavar="NAME", help="A host name that requests may use; repeatable. [default: this machine's, or any]"
+        ),
     ] = None,
     trust_proxy: Annotated[
         list[str] | None,
         typer.Option(
             metavar="ADDRESS",
-            help="A proxy, as 127.0.0.1 or 10.0.0.0/8, whose X-Forwarded-For is believed; repeatable. [default: none]",
+            help="Believe the X-Forwarded-For of this proxy, as 127.0.0.1 or 10.0.0.0/8; repeatable. [default: none]",
         ),
     ] = None,
     no_token: Annotated[
-        bool, typer.Option("--no-token", help="Let everybody who reaches another address than this machine's use it.")
+        bool, typer.Option("--no-token", help="Let everybody who can reach the service use it.")
     ] = False,
     access_log: Annotated[
         bool, typer.Option("--access-log/--no-access-log", help="Write one line of JSON on each request to stderr.")
     ] = True,
-    max_megabytes: Annotated[float, typer.Option(min=0.001, max=1e6, help="Of a request's body.")] = 200,
-    max_megapixels: Annotated[float, typer.Option(min=0.0001, max=1e6, help="Of a picture.")] = 100,
-    max_files: Annotated[int, typer.Option(min=1, help="Of a request.")] = 16,
-    max_memory: Annotated[float, typer.Option(min=1, help="Megabytes of uploads and answers held at once.")] = 1000,
-    requests: Annotated[int, typer.Option(min=1, help="In flight at once.")] = 64,
-    client_requests: Annotated[int, typer.Option(min=1, help="Of one address in flight at once.")] = 16,
-    queue: Annotated[int, typer.Option(min=1, help="Pictures that wait.")] = 128,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds from a request's last byte to its answer.")] = 120,
+    max_megabytes: Annotated[float, typer.Option(min=0.001, max=1e6, help="Refuse larger requests.")] = 200,
+    max_megapixels: Annotated[float, typer.Option(min=0.0001, max=1e6, help="Refuse larger pictures.")] = 100,
+    max_files: Annotated[int, typer.Option(min=1, help="Refuse requests with more files.")] = 16,
+    max_memory: Annotated[
+        float, typer.Option(min=1, help="Hold at most so many megabytes of uploads and answers.")
+    ] = 1000,
+    requests: Annotated[int, typer.Option(min=1, help="Serve at most so many requests at once.")] = 64,
+    client_requests: Annotated[
+        int, typer.Option(min=1, help="Serve at most so many requests of one address at once.")
+    ] = 16,
+    queue: Annotated[int, typer.Option(min=1, help="Let at most so many pictures wait.")] = 128,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Give up a request after so many seconds.")] = 120,
     precision: Precise = "exact",
     batch_size: BatchSize = 8,
     offline: Offline = False,
 ) -> None:
-    """Serve models over HTTP (docs/serve.md); a bearer token is read from the environment, DECLIP_TOKEN."""
+    """Serve models over HTTP, with a page for the browser (docs/serve.md).
+
+    Requests must carry the bearer token of the environment variable DECLIP_TOKEN. Example: declip serve --port 8000
+    """
     from declip import serve
     from declip.localize.localizer import load
 
@@ -190,7 +209,10 @@ def serve(
 
 
 def models() -> None:
-    """List the catalogue: licence, size, and what is on this machine."""
+    """List the models: licence, size, and which are on this machine.
+
+    Example: declip models
+    """
     from rich.table import Column, Table
 
     from declip.models.catalog import MODELS

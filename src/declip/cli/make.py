@@ -61,35 +61,52 @@ def synthesize(
 def index(
     layout: Annotated[
         str,
-        typer.Argument(metavar="LAYOUT", help="dolos, autosplice, coco-sd, folder, imdl; or a manifest (.jsonl)."),
+        typer.Argument(
+            metavar="LAYOUT",
+            help="Layout of the data set: dolos, autosplice, coco-sd, folder or imdl; or a manifest (.jsonl).",
+        ),
     ],
-    root: Annotated[Path | None, typer.Argument(metavar="ROOT", help="The data set's folder; imdl: or file.")] = None,
+    root: Annotated[
+        Path | None, typer.Argument(metavar="ROOT", help="Folder of the data set; imdl: folder or JSON file.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The manifest to write.")] = None,
     split: Annotated[
         str | None, typer.Option(help="dolos, coco-sd: only this one. Others: written into the manifest.")
     ] = None,
-    generator: Annotated[str, typer.Option(help="dolos: names, separated by commas.")] = "",
-    faces: Annotated[Literal["celebahq", "ffhq"] | None, typer.Option(help="dolos. [default: celebahq]")] = None,
-    quality: Annotated[int | None, typer.Option(help="autosplice: 75, 90 or 100. [default: all]")] = None,
-    reals: Annotated[
-        bool | None, typer.Option("--reals/--no-reals", help="autosplice (default: yes), dolos (no): untouched photos.")
+    generator: Annotated[str, typer.Option(help="dolos: names of generators, separated by commas.")] = "",
+    faces: Annotated[
+        Literal["celebahq", "ffhq"] | None, typer.Option(help="dolos: which collection. [default: celebahq]")
     ] = None,
-    masks: Annotated[Path | None, typer.Option(help="folder: the masks. Without them all pictures are real.")] = None,
+    quality: Annotated[int | None, typer.Option(help="autosplice: JPEG quality 75, 90 or 100. [default: all]")] = None,
+    reals: Annotated[
+        bool | None,
+        typer.Option(
+            "--reals/--no-reals", help="Add the untouched photos: autosplice (default: yes), dolos (default: no)."
+        ),
+    ] = None,
+    masks: Annotated[
+        Path | None, typer.Option(help="folder: folder of the masks; without it all pictures are real.")
+    ] = None,
     mask_name: Annotated[
-        str | None, typer.Option(help="folder: of a picture's mask; or with {name}. [default: {stem}.png]")
+        str | None, typer.Option(help="folder: name of a picture's mask, with {stem} or {name}. [default: {stem}.png]")
     ] = None,
     fake_is: Annotated[
         Literal["white", "black"] | None,
-        typer.Option(help="folder: what the masks show as manipulated. [default: white]"),
+        typer.Option(help="folder: what is manipulated in the masks. [default: white]"),
     ] = None,
-    group: Annotated[str | None, typer.Option(help="folder: expression whose (…) in a stem is the photo.")] = None,
+    group: Annotated[
+        str | None, typer.Option(help="folder: regular expression; its (…) in a file name is the photo's name.")
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Print what is wrong; exit 1 if there are errors.")] = False,
     fix: Annotated[bool, typer.Option("--fix", help="Write a manifest without the broken samples.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what is wrong as JSON.")] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that check.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes that check.")] = 1,
     force: Force = False,
 ) -> None:
-    """Write the manifest of a data set; or check a manifest, and leave out what is broken."""
+    """Write the manifest of a data set; or check a manifest, and leave out what is broken.
+
+    Example: declip index folder pictures/ --masks masks/ --out samples.jsonl --check
+    """
     from declip import datasets
 
     options = {
@@ -164,18 +181,25 @@ def _audited(
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="As in recipes/.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="Recipe, as the files in recipes/.")],
     data: Annotated[list[Path], typer.Option("--data", help="Manifest with the splits train and valid; repeatable.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the run.")] = None,
-    changes: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to write the run to.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe; repeatable.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")] = False,
-    cache: Annotated[Path | None, typer.Option(help="Folder of frozen features, shared by runs.")] = None,
-    start: Annotated[Path | None, typer.Option(help="A checkpoint whose decoder is the starting point.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for the frozen features, which several runs can share.")
+    ] = None,
+    start: Annotated[Path | None, typer.Option(help="Start from the decoder of this checkpoint.")] = None,
     only_features: Annotated[
         bool, typer.Option("--only-features", help="Compute the frozen features into the cache, and stop.")
     ] = False,
 ) -> None:
-    """Train a model as a recipe says."""
+    """Train a model as a recipe says.
+
+    Example: declip train recipes/vit-l14-conv20.toml --data samples.jsonl --out run
+    """
     if out is None and not only_features:
         raise typer.BadParameter("the folder of the run is missing: --out FOLDER")
     from declip import datasets, training
@@ -195,19 +219,25 @@ def train(
 
 def convert(
     official: Annotated[
-        Path, typer.Argument(metavar="OFFICIAL.pth", help="Of DeCLIP's or a rival's authors; PSCC-Net: the folder.")
+        Path,
+        typer.Argument(
+            metavar="OFFICIAL.pth", help="Checkpoint of the authors of DeCLIP or of a rival; PSCC-Net: the folder."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="The .safetensors file to write.")],
     tower: Annotated[
         Literal["vit", "rn50", "fusion"] | None,
-        typer.Option(help="DeCLIP: the backbone, where the file leaves it open."),
+        typer.Option(help="DeCLIP: the backbone, where the file does not say it."),
     ] = None,
     fake_class: Annotated[
         int | None, typer.Option(min=0, max=1, help="Patch Forensics: the class that is manipulated. [default: 0]")
     ] = None,
     force: Force = False,
 ) -> None:
-    """Turn an official .pth checkpoint, DeCLIP's or a rival's, into a .safetensors file."""
+    """Turn an official .pth checkpoint, of DeCLIP or of a rival, into a .safetensors file.
+
+    Example: declip convert fusion.pth --out fusion.safetensors
+    """
     check_free(out, force)
     from declip.models.official import convert as convert_official
 
@@ -224,7 +254,10 @@ def export(
     offline: Offline = False,
     force: Force = False,
 ) -> None:
-    """Export a model to ONNX, kept only if it computes what torch computes."""
+    """Export a model to ONNX; the file is kept only if it computes what torch computes.
+
+    Example: declip export run/best.safetensors --out mine.onnx
+    """
     check_free(out, force)
     from declip.models import official, resolve
     from declip.models.export import to_onnx
@@ -242,12 +275,20 @@ def batch(
     ],
     out: Annotated[str, typer.Option("--out", help="Folder or URI for the Parquet files.")],
     model: Model = "mini",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the job of --out, if there is one.")] = False,
-    address: Annotated[str | None, typer.Option(help="Of a Ray cluster; else workers of this machine.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes, at most.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of each; by default all cores are used.")] = None,
-    device: Annotated[Literal["cpu", "cuda"] | None, typer.Option(help="cuda takes one GPU for each worker.")] = None,
-    shard_size: Annotated[int | None, typer.Option(min=1, help="Files of a part; a kill loses what is begun.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the job in --out, if there is one.")] = False,
+    address: Annotated[
+        str | None, typer.Option(help="Address of a Ray cluster; without it, workers of this machine.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Start at most so many processes.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of each process. [default: all cores are used]")
+    ] = None,
+    device: Annotated[
+        Literal["cpu", "cuda"] | None, typer.Option(help="Compute on the CPU, or on one GPU for each worker.")
+    ] = None,
+    shard_size: Annotated[
+        int | None, typer.Option(min=1, help="Number of files of a part; what is interrupted is begun again by parts.")
+    ] = None,
     tile: Tile = None,
     threshold: Threshold = None,
     precision: Precise = "exact",
@@ -255,7 +296,10 @@ def batch(
     max_megabytes: MaxBytes = 200,
     offline: Offline = False,
 ) -> None:
-    """Localize any number of photos into Parquet files: by several workers, resumable, here or on a Ray cluster."""
+    """Localize any number of photos into Parquet files: by several workers, resumable, here or on a Ray cluster.
+
+    Example: declip batch photos/ --out results --resume
+    """
     from declip import batch as job
 
     summary = job.run(

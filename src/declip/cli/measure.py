@@ -41,16 +41,24 @@ Experiment = Literal[
 
 
 def evaluate(
-    manifest: Annotated[Path, typer.Argument(metavar="SAMPLES.jsonl", help="A manifest of samples with known masks.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for images.csv, summary.json and report.html.")],
-    model: Annotated[str | None, typer.Option("--model", help="As for localize; mini if there are no maps.")] = None,
-    maps: Annotated[Path | None, typer.Option("--maps", help="Folder of score maps made elsewhere.")] = None,
-    maps_fake_is: Annotated[Literal["white", "black"], typer.Option(help="What --maps show as manipulated.")] = "white",
-    split: Annotated[str | None, typer.Option(help="Only the samples of this split.")] = None,
+    manifest: Annotated[
+        Path, typer.Argument(metavar="SAMPLES.jsonl", help="Manifest of samples with known masks (see declip index).")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write images.csv, summary.json and report.html to.")],
+    model: Annotated[
+        str | None, typer.Option("--model", help="The model to measure, as for localize. [default: mini]")
+    ] = None,
+    maps: Annotated[
+        Path | None, typer.Option("--maps", help="Measure score maps that were made elsewhere: their folder.")
+    ] = None,
+    maps_fake_is: Annotated[
+        Literal["white", "black"], typer.Option(help="What is manipulated in --maps: white or black.")
+    ] = "white",
+    split: Annotated[str | None, typer.Option(help="Use only the samples of this split.")] = None,
     tile: Tile = None,
     threshold: Threshold = None,
     score_threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Call pictures of this score or more manipulated.")
+        float | None, typer.Option(min=0, max=1, help="Call pictures with this score or a higher one manipulated.")
     ] = None,
     precision: Precise = "exact",
     batch_size: BatchSize = 8,
@@ -59,7 +67,10 @@ def evaluate(
     offline: Offline = False,
     force: Force = False,
 ) -> None:
-    """Measure a model, or maps made elsewhere, on samples with known masks."""
+    """Measure a model, or maps made elsewhere, on samples with known masks.
+
+    Example: declip evaluate samples.jsonl --out results
+    """
     from declip import datasets, evaluation
     from declip.localize.localizer import load
 
@@ -92,16 +103,20 @@ def evaluate(
 
 
 def calibrate(
-    photos: Annotated[list[Path], typer.Argument(metavar="REAL_PHOTOS", help="Untouched photos of your own; folders.")],
-    out: Annotated[Path, typer.Option("--out", help="The model file to write, of the same suffix as the model's.")],
+    photos: Annotated[
+        list[Path], typer.Argument(metavar="REAL_PHOTOS", help="Untouched photos of your own, and folders of them.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The model file to write, with the suffix of the model.")],
     model: Model = "mini",
     false_alarms: Annotated[
-        str, typer.Option(help="Rates for 'manipulated' and 'inconclusive', separated by commas.")
+        str, typer.Option(help="Shares of untouched photos that may be called manipulated, and inconclusive.")
     ] = "0.01,0.05",
-    data: Annotated[Path | None, typer.Option("--data", help="Manifest of fakes with masks, to refit with.")] = None,
-    split: Annotated[str | None, typer.Option(help="Only the samples of this split.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Refit temperature and threshold on the fakes of this manifest.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Use only the samples of this split.")] = None,
     pieces: Annotated[
-        int, typer.Option(min=0, help="Compare large photos with pieces of large photos, too: at most so many of each.")
+        int, typer.Option(min=0, help="Cut each large photo into at most so many pieces, where large photos are few.")
     ] = 0,
     tile: Tile = None,
     precision: Precise = "exact",
@@ -111,7 +126,10 @@ def calibrate(
     offline: Offline = False,
     force: Force = False,
 ) -> None:
-    """Set a model's verdicts by untouched photos of your own, and write it as a new file."""
+    """Set a model's verdicts by untouched photos of your own, and write it as a new file.
+
+    Example: declip calibrate my-photos/ --out mine.onnx
+    """
     from declip import calibration, datasets
     from declip.localize.folder import find_pictures
 
@@ -151,19 +169,30 @@ def reproduce(
     experiment: Annotated[
         Experiment, typer.Argument(metavar="EXPERIMENT", help=f"One of {', '.join(get_args(Experiment))}.")
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder of all experiments; what is finished there is reused.")],
-    data: Annotated[Path | None, typer.Option(help="full: folder with celebahq/ of Dolos, and AutoSplice/.")] = None,
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of all experiments; what is finished there is used again.")
+    ],
+    data: Annotated[
+        Path | None, typer.Option(help="Scale full: the folder with celebahq/ of Dolos, and AutoSplice/.")
+    ] = None,
     backbone: Annotated[
         str | None,
-        typer.Option(metavar="NAME[:LAYER][+…]", help="Of timm, with its tag; + is fusion. [default: paper's]"),
+        typer.Option(
+            metavar="NAME[:LAYER][+…]", help="Name of timm with its tag; + joins several. [default: the paper's]"
+        ),
     ] = None,
     scale: Annotated[
-        Literal["full", "tiny"], typer.Option(help="The paper's data and recipe, or minutes on a CPU.")
+        Literal["full", "tiny"], typer.Option(help="full: the paper's data and recipe; tiny: minutes on a CPU.")
     ] = "full",
-    photos: Annotated[Path | None, typer.Option(help="tiny: folder of photos that data are made from.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the trainings; data stay the same.")] = 0,
+    photos: Annotated[
+        Path | None, typer.Option(help="Scale tiny: the folder of photos that data are made from.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the trainings; the data stay the same.")] = 0,
 ) -> None:
-    """Repeat an experiment of the paper: train, test, and show the numbers beside the paper's."""
+    """Repeat an experiment of the paper: train, test, and show the numbers beside the paper's.
+
+    Example: declip reproduce dolos --scale tiny --photos photos/ --out runs
+    """
 
     from declip import reproduce as experiments
     from declip.localize import folder
