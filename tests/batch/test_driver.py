@@ -328,7 +328,7 @@ def test_a_job_on_s3(s3: dict[str, str], tiny_model: tuple[Path, Path]) -> None:
     done = declip(*job, "--workers", "1", "--threads", "1")
     assert done.returncode == 1, done.stderr
     assert done.stdout.startswith("22 files, 2 errors, ")
-    assert "1 other files or hidden names skipped" in done.stderr
+    assert "passed over: 1 (other files, hidden names)" in done.stderr
     parts = [f"part-0000{part}.parquet" for part in range(3)]
     assert sorted(stores.names("s3://bucket/out")) == ["_declip", *parts]
     rows = [

@@ -132,7 +132,7 @@ def run(
     todo = sorted(set(range(job.parts)) - set(done))
     if job.skipped or job.repeated:
         _log.info(
-            "%d other files or hidden names skipped, %d repeated entries of the list left out",
+            "passed over: %d (other files, hidden names); left out: %d (repeated entries of the list)",
             job.skipped,
             job.repeated,
         )
