@@ -32,18 +32,18 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "declip"
 # What was reached. Lower a limit when a figure gets better; raise none.
 LIMITS = {
-    "lines of src": 28_000,
-    "lines of tools and bench": 6_500,
-    "lines of tests": 28_000,
-    "rooms": 40,
-    "floors": 14,
-    "arrows": 300,
-    "arrows up": 10,
-    "files of src over 300 lines": 30,
-    "files of src over 400 lines": 20,
-    "functions with over 5 arguments": 45,
-    "functions of complexity over 10": 12,
-    "comparisons with an architecture's name": 25,
+    "lines of src": 26_800,
+    "lines of tools and bench": 4_600,
+    "lines of tests": 25_700,
+    "rooms": 27,
+    "floors": 12,
+    "arrows": 169,
+    "arrows up": 0,
+    "files of src over 300 lines": 15,
+    "files of src over 400 lines": 3,
+    "functions with over 5 arguments": 36,
+    "functions of complexity over 10": 5,
+    "comparisons with an architecture's name": 6,
 }
 
 
