@@ -751,7 +751,7 @@ def test_index_says_what_fix_cannot_mend(
     assert call(monkeypatch, "index", manifest, "--check", "--json", "--fix", "--force") == 1
     stdout, stderr = capfd.readouterr()
     assert json.loads(stdout) == {"found": ["b.png", "c.png"]}
-    assert "b.png is left out: why\n" in stderr and "declip: 1 errors are left" in stderr
+    assert "b.png is left out: why\n" in stderr and "declip: errors that are left, which --fix cannot mend: 1" in stderr
     assert [line["image"] for line in lines(manifest)] == ["a.png", "c.png"]
 
 

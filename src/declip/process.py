@@ -9,7 +9,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
@@ -17,7 +17,7 @@ from weakref import WeakSet
 
 from declip.errors import DeclipError
 
-__all__ = ["PerProcess", "check_process", "cores", "cpu_quota", "ending", "threads"]
+__all__ = ["PerProcess", "abandon", "check_process", "cores", "cpu_quota", "ending", "threads"]
 
 T = TypeVar("T")
 
@@ -152,6 +152,15 @@ def ending(made: T, end: Callable[[T], object]) -> Iterator[T]:
     finally:
         if os.getpid() == process:
             end(made)
+
+
+def abandon(pool: Executor) -> None:
+    """End a pool without waiting for its threads, for `ending`.
+
+    Python may close a generator that was dropped in any thread, also in one that is only just starting; there, to wait
+    for another thread's end is to wait for ever.
+    """
+    pool.shutdown(wait=False, cancel_futures=True)
 
 
 def check_process(process: int, what: str) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import struct
+import threading
 import zlib
 from collections.abc import Mapping
 from functools import partial
@@ -293,3 +294,17 @@ def test_limits_are_those_of_the_localizer(tmp_path: Path) -> None:
     rows = localize_part(Localizer(FakeEngine(), max_bytes=len(png(2, (30, 30)))), uris, "fake")
     assert [row["kind"] for row in rows] == ["too-large", None]
     assert "(--max-megabytes or max_bytes raises the limit)" in rows[0]["error"]
+
+
+@pytest.mark.timeout(60)
+def test_dropped_files_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python may drop the generator in a thread that is only just starting; to wait there is to wait for ever."""
+    uris = write_all(str(tmp_path), {f"{i}.png": png(i) for i in range(4)})
+    first, blocked = worker.stores.fetch, threading.Event()
+    monkeypatch.setattr(
+        worker.stores, "fetch", lambda uri, most: (uri == uris[0] or blocked.wait(), first(uri, most))[1]
+    )
+    files = worker._fetched(uris, 10**9)
+    assert next(files).place == 0
+    files.close()  # type: ignore[attr-defined]
+    blocked.set()

@@ -365,6 +365,11 @@ def bias_of(fakes: Sequence[int | None], reals: Sequence[int | None]) -> tuple[f
     return bias.auc, [finding.severity for finding in findings]
 
 
+def test_files_without_a_jpeg_have_no_bias_of_quality() -> None:
+    auc, found = bias_of([None] * 12, [None] * 12)
+    assert auc == pytest.approx(0.5) and found == []
+
+
 @pytest.mark.slow
 def test_thresholds_of_the_bias() -> None:
     rng = np.random.default_rng(0)

@@ -34,6 +34,7 @@ from declip.localize.folder import error_row, failed_row
 from declip.localize.localizer import Localizer, load
 from declip.localize.pipeline import Outcome, stream
 from declip.models.resolve import cache_dir
+from declip.process import abandon, ending
 from declip.results import Localization, Photo
 
 __all__ = ["Suspects", "Weights", "Worker", "localize_part"]
@@ -208,7 +209,7 @@ def _careful(
 
 def _fetched(uris: Sequence[str], max_bytes: int) -> Iterator[_File]:
     """Yield the files in order; a few of them are being fetched while others are computed."""
-    with ThreadPoolExecutor(_FETCHED) as pool:
+    with ending(ThreadPoolExecutor(_FETCHED), abandon) as pool:
         waiting: deque[Future[_File]] = deque()
         for place, uri in enumerate(uris):
             waiting.append(pool.submit(_fetch, place, uri, max_bytes))

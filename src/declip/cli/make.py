@@ -171,12 +171,12 @@ def _audited(
     broken = audit.broken(report) if fix else {}
     if not broken:
         return rows, report.errors
-    for i, why in broken.items():
+    for i, why in sorted(broken.items()):
         (note if as_json else line)(f"{rows[i][0].image} is left out: {why}")
     kept = [row for i, row in enumerate(rows) if i not in broken]
     left = audit.check([sample for sample, _ in kept], workers=workers, progress=progress).errors
     if left:
-        note(f"{left} errors are left, which --fix cannot mend; --check shows them")
+        note(f"errors that are left, which --fix cannot mend: {left}; --check shows them")
     return kept, left
 
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from declip.errors import DeclipError, ImageError
 from declip.localize.tiling import Corner, Inputs, TiledPhoto, WholePhoto
-from declip.process import check_process, cores, ending, threads
+from declip.process import abandon, check_process, cores, ending, threads
 from declip.results import Localization, Photo
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def prefetch(items: Iterator[T], pool: Executor | None = None) -> Generator[T]:
     with ExitStack() as stack:
         if pool is None:
             own = ThreadPoolExecutor(1, thread_name_prefix="declip-prefetch")
-            pool = stack.enter_context(ending(own, ThreadPoolExecutor.shutdown))
+            pool = stack.enter_context(ending(own, abandon))
         upcoming = pool.submit(next, items, None)
         try:
             while (item := upcoming.result()) is not None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from declip.errors import DatasetError, TrainingError
 from declip.evaluation import metrics
 from declip.images.tensors import to_scores
+from declip.localize.pipeline import prefetch
 from declip.nn.backbones import exact
 from declip.nn.devices import has_bf16
 from declip.nn.maps import Features
@@ -129,7 +130,7 @@ class Loop:
         done = len(state.losses)
         batches = [order[i * config.batch_size : (i + 1) * config.batch_size] for i in range(done, self.steps)]
         mine = [np.sort(batch[accelerator.process_index :: accelerator.num_processes]) for batch in batches]
-        for step, (inputs, targets) in enumerate(_prefetch(self._training_batch, mine), start=done):
+        for step, (inputs, targets) in enumerate(prefetch(map(self._training_batch, mine)), start=done):
             for group in self.optimizer.param_groups:
                 group["lr"] = state.rate(step / self.steps)
             batch = self._features(inputs)  # frozen features are always computed in float32, as those that are kept
@@ -246,15 +247,3 @@ class Loop:
             best = f"  best {self.state.best:.4f}" if math.isfinite(self.state.best) else ""
             text = f"epoch {self.state.epoch + 1}  loss {self.state.losses[-1]:.4f}{best}"
             self._bar.update(self._task, completed=done, description=text)
-
-
-def _prefetch(load: Callable[[_In], _Out], items: Sequence[_In]) -> Iterator[_Out]:
-    """Yield load(item) of each item in order; the next one is loaded while the caller works on one."""
-    with ThreadPoolExecutor(1) as pool:
-        coming: list[Future[_Out]] = []
-        for item in items:
-            coming.append(pool.submit(load, item))
-            if len(coming) > 1:
-                yield coming.pop(0).result()
-        for last in coming:
-            yield last.result()
