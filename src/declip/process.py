@@ -8,8 +8,8 @@ import math
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
@@ -17,7 +17,7 @@ from weakref import WeakSet
 
 from declip.errors import DeclipError
 
-__all__ = ["PerProcess", "abandon", "check_process", "cores", "cpu_quota", "ending", "threads"]
+__all__ = ["PerProcess", "abandon", "check_process", "cores", "cpu_quota", "ending", "prefetch", "threads"]
 
 T = TypeVar("T")
 
@@ -169,3 +169,25 @@ def check_process(process: int, what: str) -> None:
         raise DeclipError(
             f"{what} began in process {process} and cannot go on in its fork {os.getpid()}: begin anew here"
         )
+
+
+def prefetch(items: Iterator[T], pool: Executor | None = None) -> Generator[T]:
+    """Yield the same items; each is made in another thread while the one before it is used.
+
+    pool: whose thread makes them; None = a thread of their own. Raises DeclipError in a fork that goes on with what its
+    parent began.
+    """
+    process = os.getpid()
+    with contextlib.ExitStack() as stack:
+        if pool is None:
+            own = ThreadPoolExecutor(1, thread_name_prefix="declip-prefetch")
+            pool = stack.enter_context(ending(own, abandon))
+        upcoming = pool.submit(next, items, None)
+        try:
+            while (item := upcoming.result()) is not None:
+                upcoming = pool.submit(next, items, None)
+                yield item
+                check_process(process, "this iteration over photos")
+        finally:
+            if os.getpid() == process and not upcoming.cancel():
+                wait([upcoming])

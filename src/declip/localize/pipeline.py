@@ -13,25 +13,22 @@ calls `read_one` and `compute`. What holds for all of them:
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor, wait
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from declip.errors import DeclipError, ImageError
 from declip.localize.tiling import Corner, Inputs, TiledPhoto, WholePhoto
-from declip.process import abandon, check_process, cores, ending, threads
+from declip.process import cores, ending, prefetch, threads
 from declip.results import Localization, Photo
 
 if TYPE_CHECKING:
     from declip.localize.localizer import Localizer
 
-__all__ = ["HELD_PIXELS", "Outcome", "Reading", "compute", "lacks_memory", "prefetch", "read_one", "stream"]
+__all__ = ["HELD_PIXELS", "Outcome", "Reading", "compute", "lacks_memory", "read_one", "stream"]
 
 # A batch takes no more photos once those it holds have so many pixels.
 HELD_PIXELS = 16_000_000
@@ -193,25 +190,3 @@ def _each(job: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
 def lacks_memory(error: Exception) -> bool:
     """Return whether an error says that there is not enough memory; libraries have errors of their own for it."""
     return isinstance(error, MemoryError) or bool(_NO_MEMORY.search(str(error)))
-
-
-def prefetch(items: Iterator[T], pool: Executor | None = None) -> Generator[T]:
-    """Yield the same items; each is made in another thread while the one before it is used.
-
-    pool: whose thread makes them; None = a thread of their own. Raises DeclipError in a fork that goes on with what its
-    parent began.
-    """
-    process = os.getpid()
-    with ExitStack() as stack:
-        if pool is None:
-            own = ThreadPoolExecutor(1, thread_name_prefix="declip-prefetch")
-            pool = stack.enter_context(ending(own, abandon))
-        upcoming = pool.submit(next, items, None)
-        try:
-            while (item := upcoming.result()) is not None:
-                upcoming = pool.submit(next, items, None)
-                yield item
-                check_process(process, "this iteration over photos")
-        finally:
-            if os.getpid() == process and not upcoming.cancel():
-                wait([upcoming])

@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from declip.errors import DatasetError, TrainingError
 from declip.evaluation import metrics
 from declip.images.tensors import to_scores
-from declip.localize.pipeline import prefetch
 from declip.nn.backbones import exact
 from declip.nn.devices import has_bf16
 from declip.nn.maps import Features
 from declip.nn.model import Network
 from declip.nn.rivals.net import RivalNet
+from declip.process import prefetch
 from declip.spec import Target
 from declip.training.features import CachedViews
 from declip.training.recipe import TrainConfig
