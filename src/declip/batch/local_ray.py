@@ -63,4 +63,5 @@ def running(cpus: int, store_bytes: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        # Ray's processes may still be writing there while they end; a job that is done must not fail by that.
         shutil.rmtree(folder, ignore_errors=True)
