@@ -14,7 +14,6 @@ Needs `pip install 'declip[all]'`.
 from __future__ import annotations
 
 import argparse
-import io
 import shutil
 from importlib.resources import files
 from pathlib import Path
@@ -48,31 +47,31 @@ SHUTTLE: Points = (
     (364, 258), (350, 234), (350, 205), (372, 180), (374, 90), (384, 34), (391, 20),
 )  # fmt: skip
 SPOON: Points = ((418, 40), (436, 40), (452, 70), (440, 100), (424, 110), (408, 80))
-# Corners (x0, y0, x1, y1) px of the box around an ellipse.
-BLOOM = (163, 76, 451, 362)
+# Corners of the boxes around ellipses.
+EYE: Points = ((115, 60), (265, 190))
+NAME: Points = ((262, 328), (342, 392))
+BLOOM: Points = ((163, 76), (451, 362))
+
+# PHOTO-GENERATOR → where its content is filled or blurred.
+FILLED = {
+    "rocket-telea": TOWER,
+    "astronaut-navier-stokes": SHUTTLE,
+    "astronaut-patchmatch": SHUTTLE,
+    "astronaut-blur": NAME,
+    "coffee-biharmonic": SPOON,
+}
 
 
 def main() -> None:
-    """Write everything anew."""
-    parser = argparse.ArgumentParser(description="Make the photos and masks of the demo.")
-    parser.add_argument(
-        "--autoencoder",
-        type=Path,
-        default=ROOT.parent / "shared" / "data" / "weights",
-        help="folder of TAEF2's two weight files",
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--autoencoder", type=Path, default=ROOT / "../shared/data/weights")
     parser.add_argument("--out", type=Path, default=ROOT / "examples", help="the examples folder")
     arguments = parser.parse_args()
-
     photos, known = arguments.out / "photos", arguments.out / "masks"
     for folder in (photos, known):
         folder.mkdir(parents=True, exist_ok=True)
-    made = {
-        "rocket-telea.jpg": tower_removed(),
-        "astronaut-navier-stokes.jpg": shuttle_removed("navier-stokes"),
-        "astronaut-patchmatch.jpg": shuttle_removed("patchmatch"),
-        "astronaut-blur.jpg": name_blurred(),
-        "coffee-biharmonic.jpg": spoon_removed(),
+    made = {f"{name}.jpg": filled(*name.split("-", 1), outline) for name, outline in FILLED.items()}
+    made |= {
         "chelsea-regenerate-local.png": eye_regenerated(arguments.autoencoder),
         "coffee-splice-hard.jpg": flower_pasted(),
         "flower-copy-move.png": flower_copied(),
@@ -84,39 +83,23 @@ def main() -> None:
     _save(photos / "coffee-untouched.jpg", _read("coffee"), quality=80)
 
 
-def tower_removed() -> tuple[Pixels, Mask]:
-    """One of the lightning towers beside the rocket, by fast marching."""
-    pixels = _read("rocket")
-    mask = _polygon(pixels, TOWER)
-    return classical.GENERATORS["telea"].apply(pixels, mask, np.random.default_rng(0), None)
+def filled(photo: str, generator: str, outline: Points) -> tuple[Pixels, Mask]:
+    """A photo with the content of an outline filled or blurred."""
+    return applied(generator, pixels := _read(photo), _shape(pixels, outline))
 
 
-def shuttle_removed(generator: str) -> tuple[Pixels, Mask]:
-    """The model of the space shuttle, filled from its outline inwards or with patches of the backdrop."""
-    pixels = _read("astronaut")
-    mask = _polygon(pixels, SHUTTLE)
-    return classical.GENERATORS[generator].apply(pixels, mask, np.random.default_rng(0), None)
-
-
-def name_blurred() -> tuple[Pixels, Mask]:
-    """The astronaut's name, made illegible."""
-    pixels = _read("astronaut")
-    mask = _ellipse(pixels, (262, 328, 342, 392))
-    return classical.GENERATORS["blur"].apply(pixels, mask, np.random.default_rng(0), None)
-
-
-def spoon_removed() -> tuple[Pixels, Mask]:
-    """The tip of a spoon behind the cup, filled smoothly."""
-    pixels = _read("coffee")
-    mask = _polygon(pixels, SPOON)
-    return classical.GENERATORS["biharmonic"].apply(pixels, mask, np.random.default_rng(0), None)
+def applied(
+    generator: str, pixels: Pixels, mask: Mask, seed: int = 0, donor: Pixels | None = None
+) -> tuple[Pixels, Mask]:
+    apply = classical.GENERATORS[generator].apply
+    assert apply is not None
+    return apply(pixels, mask, np.random.default_rng(seed), donor)
 
 
 def eye_regenerated(autoencoder: Path) -> tuple[Pixels, Mask]:
     """The cat's face around its left eye, sent through a latent generator's autoencoder."""
     pixels = _read("chelsea")
-    mask = _ellipse(pixels, (115, 60, 265, 190))
-    return neural.regenerate_local(neural.load(autoencoder), pixels, mask, np.random.default_rng(0))
+    return neural.regenerate_local(neural.load(autoencoder), pixels, _shape(pixels, EYE), np.random.default_rng(0))
 
 
 def flower_pasted() -> tuple[Pixels, Mask]:
@@ -131,31 +114,27 @@ def flower_pasted() -> tuple[Pixels, Mask]:
     # A donor as large as the window around the mask is taken as it is, in place.
     margin = max(8, round(0.2 * float(np.sqrt(mask.sum()))))
     donor = flower[rows.start - margin : rows.stop + margin, columns.start - margin : columns.stop + margin]
-    return classical.GENERATORS["splice-hard"].apply(pixels, mask, np.random.default_rng(PASTED), donor)
+    return applied("splice-hard", pixels, mask, PASTED, donor)
 
 
 def flower_copied() -> tuple[Pixels, Mask]:
     """The dahlia a second time, smaller, to the right."""
     pixels = _read("flower")
-    return classical.GENERATORS["copy-move"].apply(pixels, _bloom(pixels), np.random.default_rng(COPIED), None)
+    return applied("copy-move", pixels, _bloom(pixels), COPIED)
 
 
 def _bloom(flower: Pixels) -> Mask:
     """The dahlia in the middle of its photo: what is warm there, without holes and without the blossom below it."""
     warm = flower[..., 0].astype(int) - flower[..., 2] > 40
-    warm &= _ellipse(flower, BLOOM)
+    warm &= _shape(flower, BLOOM)
     return np.asarray(ndimage.binary_fill_holes(masks.largest_part(ndimage.binary_opening(warm, iterations=3))))
 
 
-def _polygon(pixels: Pixels, outline: Points) -> Mask:
+def _shape(pixels: Pixels, points: Points) -> Mask:
+    """Return the inside of an outline, or of an ellipse where two corners of its box are given."""
     canvas = Image.new("L", (pixels.shape[1], pixels.shape[0]))
-    ImageDraw.Draw(canvas).polygon(outline, fill=255)
-    return np.asarray(canvas) > 0
-
-
-def _ellipse(pixels: Pixels, box: tuple[int, int, int, int]) -> Mask:
-    canvas = Image.new("L", (pixels.shape[1], pixels.shape[0]))
-    ImageDraw.Draw(canvas).ellipse(box, fill=255)
+    draw = ImageDraw.Draw(canvas)
+    draw.ellipse(points, fill=255) if len(points) == 2 else draw.polygon(points, fill=255)
     return np.asarray(canvas) > 0
 
 
@@ -172,12 +151,7 @@ def _read(name: str) -> Pixels:
 
 
 def _save(path: Path, pixels: Pixels, quality: int = JPEG_QUALITY) -> None:
-    buffer = io.BytesIO()
-    if path.suffix == ".png":
-        Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
-    else:
-        Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, optimize=True)
-    path.write_bytes(buffer.getvalue())
+    Image.fromarray(pixels).save(path, optimize=True, **({} if path.suffix == ".png" else {"quality": quality}))
 
 
 if __name__ == "__main__":

@@ -62,15 +62,9 @@ ROWS: dict[str, tuple[str, str, int, str]] = {
 
 
 def main() -> None:
-    """Write the picture anew."""
-    parser = argparse.ArgumentParser(description="Make the picture of all generators.")
-    parser.add_argument(
-        "--autoencoder",
-        type=Path,
-        default=ROOT.parent / "shared" / "data" / "weights",
-        help="folder of TAEF2's two weight files",
-    )
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images" / "generators.png")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--autoencoder", type=Path, default=ROOT / "../shared/data/weights")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/images/generators.png")
     arguments = parser.parse_args()
     cells = {name: manipulated(name, arguments.autoencoder) for name in ROWS}
     buffer = io.BytesIO()
@@ -82,16 +76,12 @@ def main() -> None:
 def manipulated(generator: str, autoencoder: Path) -> tuple[Pixels, Pixels, Mask]:
     """Original and manipulated crop (256, 256, 3) uint8, and mask (256, 256) bool."""
     photo, kind, seed, giver = ROWS[generator]
-    pixels = crop(photo)
-    donor = crop(giver) if giver else None
-    rng = np.random.default_rng(seed)
-    return pixels, *forge(
-        pixels, generator, rng, donor, Recipe(masks=(kind,), networks=Networks(autoencoder=autoencoder))
-    )
+    pixels, donor = crop(photo), crop(giver) if giver else None
+    recipe = Recipe(masks=(kind,), networks=Networks(autoencoder=autoencoder))
+    return pixels, *forge(pixels, generator, np.random.default_rng(seed), donor, recipe)
 
 
 def crop(photo: str) -> Pixels:
-    """(256, 256, 3) uint8 of one of PLACES."""
     name, x, y = PLACES[photo]
     pixels = read_photo(Path(str(files("skimage") / "data" / name))).pixels
     return np.ascontiguousarray(pixels[y : y + CROP, x : x + CROP])
@@ -111,9 +101,9 @@ def grid(cells: dict[str, tuple[Pixels, Pixels, Mask]]) -> Image.Image:
         white = np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=2)
         for place, part in enumerate((before, after, white)):
             small = Image.fromarray(part).resize((SHOWN, SHOWN), Image.Resampling.LANCZOS)
-            page.paste(small, (left + place * (SHOWN + GAP), top + LABEL))
-            corner = left + place * (SHOWN + GAP), top + LABEL
-            draw.rectangle((*corner, corner[0] + SHOWN - 1, corner[1] + SHOWN - 1), outline=(170, 170, 170))
+            x, y = left + place * (SHOWN + GAP), top + LABEL
+            page.paste(small, (x, y))
+            draw.rectangle((x, y, x + SHOWN - 1, y + SHOWN - 1), outline=(170, 170, 170))
     return page
 
 

@@ -44,7 +44,6 @@ def service() -> Iterator[str]:
 
 
 def examined(page: Page, *photos: Path) -> None:
-    """Give photos, and wait until all are examined and the first is shown."""
     page.set_input_files("#files", [str(photo) for photo in photos])
     page.wait_for_selector(f"#photos li[data-state=done]:nth-child({len(photos)})")
     page.wait_for_selector("body[data-state=done] .map:visible")
@@ -68,7 +67,6 @@ def take(page: Page, name: str, scale: float = 1.0) -> None:
 
 
 def main() -> None:
-    """Take them all."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     with service() as url, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGUMENTS)

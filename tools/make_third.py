@@ -26,25 +26,28 @@ ROOT = Path(__file__).resolve().parents[1]
 LEARNT = ("regenerate-local", "upscale-video", "upscale-waifu2x") * 2 + ("upscale-realesrgan", "upscale-anime")
 FIRST = ("all-classical", "splice-object", "splice-object", *LEARNT)
 BLOCKS = 16  # of as many pairs as the recipe has
+FIRST_WITH_ZOO = 3
 
 
 def parts(data: Path, work: Path) -> dict[str, Recipe]:
     """Return all data sets by name, in the order in which they are made; "valid…" are made of other photos.
 
-    The first needs no zoo, so that there is something to try before the zoo is trained. valid-unseen has the
+    The first blocks need no zoo, so that there is something to try before it is trained. valid-unseen has the
     autoencoders that no training data were made with.
     """
     networks, unseen = (
         Networks(autoencoder=data / "weights", weights={"zoo": work / "zoo" / half}) for half in ("train", "unseen")
     )
-    lived = dataclasses.replace(Recipe.read("lived"), generators=(*FIRST, *("zoo-local",) * 5), networks=networks)
     change = dataclasses.replace
-    found = {
-        "train-00": change(lived, seed=300, generators=FIRST),
+    lived = change(Recipe.read("lived"), generators=(*FIRST, *("zoo-local",) * 5), networks=networks)
+    blocks = {f"train-{block:02d}": change(lived, seed=300 + block) for block in range(BLOCKS)}
+    names = list(blocks)
+    return {
+        **{name: change(blocks[name], generators=FIRST) for name in names[:FIRST_WITH_ZOO]},
         "valid": change(lived, seed=290, count=1040, split="valid"),
         "valid-unseen": change(lived, seed=291, count=300, split="valid", generators=("zoo-local",), networks=unseen),
+        **{name: blocks[name] for name in names[FIRST_WITH_ZOO:]},
     }
-    return found | {f"train-{block:02d}": change(lived, seed=300 + block) for block in range(1, BLOCKS)}
 
 
 def main() -> None:

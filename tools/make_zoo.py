@@ -3,8 +3,7 @@
     python tools/make_zoo.py --data ../shared/data --out data/third/zoo
 
 --data is a folder with photos/train. Numbers 0-27 are trained for OUT/train, 28-34 for OUT/unseen, which no training
-data may use (`declip.synthesis.zoo`). Each takes some minutes on one thread. Seeded; what is there already is kept, so
-that an interrupted run goes on where it was.
+data may use. Each takes some minutes on one thread. Seeded; an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
@@ -52,12 +51,12 @@ def make(photos: Path, out: Path) -> None:
             logging.info("%s: %.1f dB", plan, about.psnr)
 
 
-def crop_bank(photos: Path, path: Path, count: int = CROPS) -> NDArray[np.uint8]:
-    """Return (count, SIDE, SIDE, 3) uint8 crops of the photos, a half of them at half size or less; kept in a file."""
+def crop_bank(photos: Path, path: Path) -> NDArray[np.uint8]:
+    """Return (CROPS, SIDE, SIDE, 3) uint8 crops of the photos, a half of them at half size or less; kept in a file."""
     if not path.exists():
         rng = np.random.default_rng(0)
-        places = sorted(allot([file for file in photos.iterdir() if file.suffix.lower() in EXTENSIONS], count))
-        crops = np.empty((count, SIDE, SIDE, 3), np.uint8)
+        places = sorted(allot([file for file in photos.iterdir() if file.suffix.lower() in EXTENSIONS], CROPS))
+        crops = np.empty((CROPS, SIDE, SIDE, 3), np.uint8)
         for index, photo in enumerate(places):
             if index == 0 or photo != places[index - 1]:  # each photo is read once
                 pixels = read_photo(photo).pixels
