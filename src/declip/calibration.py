@@ -24,8 +24,7 @@ from scipy import optimize, special
 
 from declip.engines import Wrapped, open_engine
 from declip.errors import DatasetError, ImageError
-from declip.images.empty import empty_masks, warn_of_empty_masks
-from declip.images.mapfiles import read_mask
+from declip.images.mapfiles import empty_masks, read_mask, warn_of_empty_masks
 from declip.images.read import MAX_BYTES, MAX_PIXELS
 from declip.images.tensors import resize_scores
 from declip.localize.localizer import Localizer, model_file

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from declip.errors import ImageError
+from declip.images.containers import raw_photo
 from declip.images.decode import read_header
 from declip.images.orientation import exif_orientation, to_stored, to_upright
 from declip.images.read import MAX_PIXELS, read_photo, upright_size
-from declip.images.tiff import raw_photo
 from declip.report import metadata
 from tests.images.pictures import chunk, difference, encode, png_of, scene, tiff_of
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from declip import evaluation
-from declip.images.empty import empty_masks, warn_of_empty_masks
+from declip.images.mapfiles import empty_masks, warn_of_empty_masks
 from declip.localize.localizer import load
 from declip.results import Sample
 

@@ -27,8 +27,7 @@ from declip.evaluation.figures import FLAGGED, Row
 from declip.evaluation.gallery import Gallery, Masks
 from declip.evaluation.protocol import Asked, describe, find_warnings
 from declip.evaluation.summary import summarise
-from declip.images.empty import warn_of_empty_masks
-from declip.images.mapfiles import read_mask
+from declip.images.mapfiles import read_mask, warn_of_empty_masks
 from declip.images.read import MAX_PIXELS
 from declip.images.tensors import resize_scores
 from declip.regions import MaskRule

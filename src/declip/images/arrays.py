@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from declip.errors import ImageError
-from declip.images.depth import depth_note
+from declip.images.depth import depth_note, on_white
 from declip.results import Tensor
 
 __all__ = ["from_image", "from_tensor", "is_tensor", "shape_of", "strips", "to_rgb"]
@@ -77,10 +77,7 @@ def to_rgb(array: NDArray[Any], name: str) -> tuple[NDArray[np.uint8], tuple[str
         case 1:
             return np.repeat(array, 3, axis=2), notes
         case 4:
-            rgba = Image.fromarray(np.ascontiguousarray(array))
-            white = Image.new("RGB", rgba.size, "white")
-            white.paste(rgba, mask=rgba.getchannel("A"))
-            return np.array(white), notes
+            return np.array(on_white(Image.fromarray(np.ascontiguousarray(array)))), notes
     # Copied: a caller may reuse its buffer, for the next frame of a video say.
     return array.copy(order="C"), notes
 

@@ -10,19 +10,27 @@ from PIL import Image, ImageChops, JpegImagePlugin
 
 from declip.images.containers import Format, boxes, jpeg_segments, png_chunks, riff_chunks, sum_is_right
 
-__all__ = ["closed", "fault", "jpeg_tail_fault", "tiff_fault"]
+__all__ = ["closed", "fault", "jpeg_tail_fault"]
 
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _ZEROS = bytes(4096)
 
 
-def fault(data: bytes, kind: Format) -> str | None:
-    """Return what is missing from a file or damaged in it; None where nothing is, or where Pillow itself says it."""
+def fault(data: bytes, kind: Format, image: Image.Image) -> str | None:
+    """Return what is missing from a file or damaged in it; None where nothing is, or where Pillow itself says it.
+
+    image: the file opened by Pillow, not yet loaded.
+    """
     match kind:
         case "JPEG":
             return _jpeg_fault(data)
         case "PNG":
             return _png_fault(data)
+        case "TIFF":
+            # Pillow leaves black what no strip or tile covers. A compressed file has one tile, whatever it holds.
+            areas = [(x1 - x0) * (y1 - y0) for _, (x0, y0, x1, y1), *_ in getattr(image, "tile", [])]
+            covered = sum(areas) >= image.width * image.height
+            return None if covered else "its strips or tiles do not cover the picture"
         case "WebP":
             parts = [(start, end) for name, start, end in riff_chunks(data) if name in (b"VP8 ", b"VP8L", b"ANMF")]
         case "AVIF" | "HEIC":
@@ -33,17 +41,6 @@ def fault(data: bytes, kind: Format) -> str | None:
     # no run of 4096 zeros; neither does the metadata that may come last, padded by 2060 at most.
     if any(end - start >= len(_ZEROS) and data.endswith(_ZEROS, start, end) for start, end in parts):
         return "its picture data end in zeros"
-    return None
-
-
-def tiff_fault(image: Image.Image) -> str | None:
-    """Return what is missing of an opened TIFF: Pillow leaves black what no strip or tile covers.
-
-    A compressed file has one tile here, whatever it holds.
-    """
-    areas = [(x1 - x0) * (y1 - y0) for _, (x0, y0, x1, y1), *_ in getattr(image, "tile", [])]
-    if sum(areas) < image.width * image.height:
-        return "its strips or tiles do not cover the picture"
     return None
 
 

@@ -2,7 +2,7 @@
 
 - Damaged pictures are refused, also where Pillow would fill the missing part with grey: see `damage`. What is damaged
   beside the picture (text, EXIF, profiles) is left out and noted: see `repair`.
-- Raw photos are refused: what lies first in them is a small preview. See `tiff.raw_photo`.
+- Raw photos are refused: what lies first in them is a small preview. See `containers.raw_photo`.
 
 Everything here is thread-safe.
 """
@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,27 +31,15 @@ from PIL import (
 )
 
 from declip.errors import ImageError
-from declip.images import damage, depth, pages, repair
+from declip.images import damage, depth, repair
 from declip.images.arrays import from_image
-from declip.images.containers import Format, kind_of
-from declip.images.orientation import TURNS, ignored_turn, orientation_of, xmp_hidden
-from declip.images.tiff import raw_photo
+from declip.images.containers import Format, kind_of, raw_photo
+from declip.images.orientation import TURNS, ignored_turn, orientation_of
 from declip.process import PerProcess
 
-__all__ = [
-    "File",
-    "check_pixels",
-    "decode_file",
-    "decoding",
-    "format_of",
-    "load",
-    "open_header",
-    "read_header",
-    "seek",
-]
+__all__ = ["File", "check_pixels", "decode_file", "decoding", "file_of", "load", "open_header", "read_header", "seek"]
 
 MORE_PIXELS = "--max-megapixels or max_pixels raises the limit"
-_DAMAGED = "the picture is truncated or damaged"
 
 _PLUGINS: dict[Format, Callable[[io.BytesIO], Image.Image]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
@@ -64,6 +52,7 @@ _PLUGINS: dict[Format, Callable[[io.BytesIO], Image.Image]] = {
 }
 
 _LARGE = PerProcess(threading.Lock)
+_T = TypeVar("_T")
 
 
 class File(NamedTuple):
@@ -84,31 +73,24 @@ class _Upright(NamedTuple):
     highest: int
 
 
-def format_of(data: bytes, name: str) -> Format:
-    """Return what a file is, by its first bytes. Raise ImageError for a raw photo and for anything else."""
+def file_of(data: bytes, name: str, max_pixels: int = sys.maxsize) -> File:
+    """Tell what a file is, by its first bytes. Raise ImageError for a raw photo and for what is no picture."""
     if not data:
         raise ImageError(name, "corrupt", "the file is empty (0 bytes)")
     if raw := raw_photo(data):
         raise ImageError(name, "format", raw)
     kind = kind_of(data)
     if kind is None:
-        raise ImageError(
-            name,
-            "format",
-            f"not a picture declip reads: it begins with {data[:12]!r}; "
-            "expected JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF or HEIC",
-        )
-    return kind
+        expected = "expected JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF or HEIC"
+        raise ImageError(name, "format", f"not a picture declip reads: it begins with {data[:12]!r}; {expected}")
+    return File(data, kind, name, max_pixels)
 
 
 def check_pixels(height: int, width: int, name: str, max_pixels: int) -> None:
     """Raise ImageError for a picture of more pixels."""
     if height * width > max_pixels:
-        raise ImageError(
-            name,
-            "too-large",
-            f"the picture has {height}×{width} pixels; at most {max_pixels} are read ({MORE_PIXELS})",
-        )
+        limit = f"at most {max_pixels} are read ({MORE_PIXELS})"
+        raise ImageError(name, "too-large", f"the picture has {height}×{width} pixels; {limit}")
 
 
 def read_header(data: bytes, name: str) -> Image.Image:
@@ -117,52 +99,54 @@ def read_header(data: bytes, name: str) -> Image.Image:
     name: for messages. Raises ImageError of kind "format" or "corrupt" as `read.read_photo`; whether the pixels can be
     decoded is not looked at.
     """
-    return open_header(File(data, format_of(data, name), name, sys.maxsize))
+    return open_header(file_of(data, name))
 
 
 def open_header(file: File) -> Image.Image:
     """Open a picture file, also where what it says beside its picture is damaged; nothing is decoded."""
-    data, kind = file.data, file.kind
-    cleaned = repair.without_damaged_chunks(data)[0] if kind == "PNG" else data
-    try:
-        return _open(cleaned, file)
-    except ImageError as error:
-        bare = repair.bare(cleaned, kind) if error.kind == "corrupt" else None
-        if bare is None:
-            raise
-    return _open(bare, file)
+    cleaned = repair.without_damaged_chunks(file.data)[0] if file.kind == "PNG" else file.data
+    image, _ = _with_or_without_side_data(file.kind, cleaned, lambda data: _open(data, file))
+    return image
 
 
 def decode_file(file: File) -> tuple[NDArray[np.uint8], int, tuple[str, ...]]:
     """Decode a file → (upright (H, W, 3) pixels, the orientation that was undone, notes)."""
     data, kind = file.data, file.kind
-    notes: tuple[str, ...] = ()
     cleaned, ended = data, True
+    notes: tuple[str, ...] = ()
     if kind == "PNG":
         cleaned, notes = repair.without_damaged_chunks(data)
     elif kind == "JPEG":
         cleaned = damage.closed(data) or data
         ended = cleaned is data
-    try:
-        pixels, orientation, more = _decoded(file, cleaned, thorough=not ended)
-    except ImageError as error:
-        # A decoder failed, perhaps over what is not the picture. (Where `damage` found a fault, there is no cause.)
-        failed = error.kind == "corrupt" and error.__cause__ is not None
-        bare = repair.bare(cleaned, kind) if failed else None
-        if bare is None:
-            raise
-        try:
-            pixels, orientation, more = _decoded(file, bare, thorough=not ended)
-        except ImageError:
-            raise error from None
+    (upright, more), is_bare = _with_or_without_side_data(
+        kind, cleaned, lambda data: _decoded(file, data, thorough=not ended)
+    )
+    if is_bare:
         notes += (f"What this {kind} says beside its picture (as EXIF, text or profile) is damaged; it was not read.",)
     if not ended:
         notes += ("The file ends without its end marker; every pixel was there.",)
-    return pixels, orientation, (*notes, *more)
+    return from_image(upright.image), upright.orientation, (*notes, *more)
 
 
-def _decoded(file: File, cleaned: bytes, *, thorough: bool) -> tuple[NDArray[np.uint8], int, tuple[str, ...]]:
-    """Decode a file as `decode_file`, once.
+def _with_or_without_side_data(kind: Format, data: bytes, read: Callable[[bytes], _T]) -> tuple[_T, bool]:
+    """Return read(data), False; or, if a decoder fails, what comes of the file without its side data, True."""
+    try:
+        return read(data), False
+    except ImageError as error:
+        # Where `damage` found a fault there is no cause, and the picture itself is damaged.
+        failed = error.kind == "corrupt" and error.__cause__ is not None
+        bare = repair.bare(data, kind) if failed else None
+        if bare is None:
+            raise
+        try:
+            return read(bare), True
+        except ImageError:
+            raise error from None
+
+
+def _decoded(file: File, cleaned: bytes, *, thorough: bool) -> tuple[_Upright, tuple[str, ...]]:
+    """Decode a file once → (the picture, notes on how it was read).
 
     cleaned: what the decoder is given, without side data that it stumbles over. What turns the picture, and how deep it
     is, stands in the file as it came. thorough: see `damage.jpeg_tail_fault`.
@@ -171,7 +155,7 @@ def _decoded(file: File, cleaned: bytes, *, thorough: bool) -> tuple[NDArray[np.
     image = _open(cleaned, file)
     seek(image, frame, name)
     check_pixels(image.height, image.width, name, max_pixels)
-    fault = damage.fault(cleaned, kind) if kind != "TIFF" else damage.tiff_fault(image)
+    fault = damage.fault(cleaned, kind, image)
     if fault is None:
         declared = depth.significant_bits(data, kind)
         tiles = list(getattr(image, "tile", []))
@@ -184,12 +168,8 @@ def _decoded(file: File, cleaned: bytes, *, thorough: bool) -> tuple[NDArray[np.
             fault = damage.jpeg_tail_fault(cleaned, image, thorough=thorough)
     if fault is not None:
         raise ImageError(name, "corrupt", f"this {kind} is truncated or damaged: {fault}")
-    notes = (
-        *ignored_turn(image, upright.orientation),
-        *depth.depth_note(upright.highest),
-        *pages.transparency(image),
-    )
-    return from_image(upright.image), upright.orientation, notes
+    turn_note, depth_note = ignored_turn(image, upright.orientation), depth.depth_note(upright.highest)
+    return upright, (*turn_note, *depth_note, *depth.transparency_note(image))
 
 
 def load(image: Image.Image, name: str, turn: Callable[[], int], declared: int = 16) -> _Upright:
@@ -197,18 +177,17 @@ def load(image: Image.Image, name: str, turn: Callable[[], int], declared: int =
 
     turn: gives the orientation once the image is loaded. declared: the bits of 16 that the file says it uses.
     """
-    with decoding(image.width * image.height, name, _DAMAGED):
-        if isinstance(image, TiffImagePlugin.TiffImageFile):
-            # Pillow turns a TIFF while it loads it, by XMP if there is no tag, and then forgets the tag.
-            value = image.tag_v2.get(ExifTags.Base.Orientation)
-            orientation = value if value in TURNS else 1
-            with xmp_hidden(image):
-                image.load()
-            rgb, highest = depth.to_rgb(image, name, declared)
-            return _Upright(rgb, orientation, highest)
-        image.load()
-        orientation = turn()
+    with decoding(image.width * image.height, name, "the picture is truncated or damaged"):
+        is_tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
+        # Pillow turns a TIFF while it loads it, by XMP if there is no tag, and then forgets the tag.
+        tags: Any = getattr(image, "tag_v2", {})
+        tag = tags.get(ExifTags.Base.Orientation)
+        with depth.xmp_hidden(image):
+            image.load()
         rgb, highest = depth.to_rgb(image, name, declared)
+        if is_tiff:
+            return _Upright(rgb, tag if tag in TURNS else 1, highest)
+        orientation = turn()
         return _Upright(_turned(rgb, orientation), orientation, highest)
 
 
@@ -245,9 +224,8 @@ def _heic_plugin(name: str) -> Callable[[io.BytesIO], Image.Image]:
     try:
         import pillow_heif
     except ImportError as error:
-        raise ImageError(
-            name, "format", "HEIC pictures need the package pillow-heif: pip install 'declip[heif]'"
-        ) from error
+        message = "HEIC pictures need the package pillow-heif: pip install 'declip[heif]'"
+        raise ImageError(name, "format", message) from error
     plugin: Any = pillow_heif.HeifImageFile
     return plugin  # type: ignore[no-any-return]
 
@@ -272,8 +250,7 @@ def decoding(pixels: int, name: str, words: str) -> Iterator[None]:
 
 @contextmanager
 def _pillow_allows(pixels: int) -> Iterator[None]:
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is None or pixels <= limit:
+    if Image.MAX_IMAGE_PIXELS is None or pixels <= Image.MAX_IMAGE_PIXELS:
         yield
         return
     with _LARGE():

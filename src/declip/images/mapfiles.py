@@ -1,4 +1,4 @@
-"""Read and write the files of masks and score maps.
+"""Read and write the files of masks and score maps, and find masks that mark nothing.
 
 Scores are kept as 16-bit grey PNGs, 65535 = 1.0; masks as 8-bit grey PNGs, 255 = manipulated.
 """
@@ -6,8 +6,11 @@ Scores are kept as 16-bit grey PNGs, 65535 = 1.0; masks as 8-bit grey PNGs, 255 
 from __future__ import annotations
 
 import io
+import logging
 import zipfile
 import zlib
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +20,29 @@ from PIL import Image
 
 from declip.errors import DatasetError, ImageError
 from declip.files import write_atomic
-from declip.images import pages
 from declip.images.arrays import from_image, strips
-from declip.images.damage import fault, tiff_fault
-from declip.images.decode import check_pixels, decoding, format_of, read_header
+from declip.images.damage import fault
+from declip.images.decode import check_pixels, decoding, file_of, open_header, read_header
+from declip.images.depth import transparent_share
 from declip.images.encode import encode_png
 from declip.images.read import MAX_BYTES, MAX_PIXELS, file_bytes, read_photo, upright_size
 from declip.results import Sample
 
 __all__ = [
+    "empty_masks",
     "mask_png",
     "read_mask",
     "read_scores",
     "scores16",
     "scores_png",
+    "warn_of_empty_masks",
     "write_mask",
     "write_scores",
 ]
+
+_READERS = 4  # threads that look for empty masks
+
+_log = logging.getLogger(__name__)
 
 
 def read_mask(sample: Sample, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:
@@ -48,7 +57,7 @@ def read_mask(sample: Sample, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.boo
             raise DatasetError(f"{sample.image}: a fake sample without a mask; give it one, or label it real")
         return np.zeros(upright_size(sample.image, max_pixels), dtype=bool)
     photo = read_photo(sample.mask, max_pixels=max_pixels)
-    if pages.transparent_share(read_header(photo.data, photo.name)):
+    if transparent_share(read_header(photo.data, photo.name)):
         expected = "save it without transparency, in black and white, and say in fake_is which is manipulated"
         raise ImageError(photo.name, "input", f"the mask has transparent parts; {expected}")
     grey = from_image(Image.fromarray(photo.pixels).convert("L"))
@@ -89,17 +98,17 @@ def read_scores(path: str | Path) -> NDArray[np.float32]:
     axes of length 1. Raises ImageError for anything else.
     """
     name = str(path)
-    data = file_bytes(Path(path), name, MAX_BYTES)
+    data = file_bytes(path, MAX_BYTES)
     suffix = Path(path).suffix.lower()
     if suffix in (".npy", ".npz"):
         return _score_array(_load_npz(data, name) if suffix == ".npz" else _load_npy(data, name), name)
-    kind = format_of(data, name)
+    file = file_of(data, name)
+    kind = file.kind
     if kind not in ("PNG", "TIFF"):
         raise ImageError(name, "format", "not a PNG, a TIFF, a .npy or a .npz; expected grey scores in one of these")
-    image = read_header(data, name)
+    image = open_header(file)
     check_pixels(image.height, image.width, name, MAX_PIXELS)
-    found = fault(data, "PNG") if kind == "PNG" else tiff_fault(image)
-    if found is not None:
+    if (found := fault(data, kind, image)) is not None:
         raise ImageError(name, "corrupt", f"this {kind} is truncated or damaged: {found}")
     if image.mode not in ("L", "I;16", "I", *(("F", "I;16B") if kind == "TIFF" else ())):
         expected = "grey of 8 or 16 bits" + (" or of floats" if kind == "TIFF" else "")
@@ -164,3 +173,53 @@ def mask_png(mask: NDArray[np.bool_]) -> bytes:
 def write_mask(path: str | Path, mask: NDArray[np.bool_]) -> None:
     """Keep a (H, W) bool mask as an 8-bit grey PNG, 255 = manipulated."""
     write_atomic(path, mask_png(mask))
+
+
+# --- masks that mark nothing: most often files that mean something else by their values, as 0 and 1 -------------------
+
+
+def empty_masks(samples: Iterable[Sample]) -> list[Sample]:
+    """Return the fakes among samples whose mask marks nothing, in order.
+
+    Reads every mask. Those that cannot be read are not among them: whoever needs them says why.
+    """
+    fakes = [sample for sample in samples if sample.label == "fake"]
+    with ThreadPoolExecutor(_READERS) as pool:
+        return [sample for sample, empty in zip(fakes, pool.map(_is_empty, fakes), strict=True) if empty]
+
+
+def warn_of_empty_masks(empty: Sequence[Sample], fakes: int) -> str | None:
+    """Log, and return, how many of so many fakes have a mask that marks nothing, and what their files hold instead.
+
+    empty: as of `empty_masks`; where there are none, nothing is logged and None returned.
+    """
+    if not empty:
+        return None
+    count = f"all {fakes} fakes" if len(empty) == fakes > 1 else f"{len(empty)} of {fakes} fakes"
+    text = (
+        f"{count} have a mask that marks nothing, of which nothing can be learnt or measured; the first is "
+        f"{_told(empty[0])}. `declip index SAMPLES.jsonl --check` examines every mask"
+    )
+    _log.warning("%s", text)
+    return text
+
+
+def _is_empty(sample: Sample) -> bool:
+    try:
+        return not read_mask(sample).any()
+    except (ImageError, DatasetError):
+        return False
+
+
+def _told(sample: Sample) -> str:
+    """Tell a mask's file and the value in it nearest to being manipulated, as stored and as it is read."""
+    assert sample.mask is not None
+    opened = read_header(sample.mask.read_bytes(), str(sample.mask))
+    stored = np.asarray(opened)  # of a palette its indices
+    grey = np.asarray(Image.fromarray(read_photo(sample.mask).pixels).convert("L"))
+    if sample.fake_is == "white":
+        which, values, rule = "highest", (stored.max(), grey.max()), "more than 127 is manipulated"
+    else:
+        which, values, rule = "lowest", (stored.min(), grey.min()), "at most 127 is manipulated"
+    found = f"{which} value is {values[0]} (mode {opened.mode}), read as {values[1]} of 255"
+    return f"{sample.mask}, whose {found}, where {rule}"

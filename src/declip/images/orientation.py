@@ -15,17 +15,14 @@ belongs on the picture that a browser shows. XMP never turns a picture.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from declip.images.containers import Format, jpeg_segments, png_chunks, sum_is_right
-from declip.images.tiff import Tiff
+from declip.images.containers import Format, Tiff, jpeg_segments, png_chunks, sum_is_right
 
-__all__ = ["TURNS", "ignored_turn", "orientation_in", "orientation_of", "to_stored", "to_upright", "xmp_hidden"]
+__all__ = ["TURNS", "ignored_turn", "orientation_in", "orientation_of", "to_stored", "to_upright"]
 
 _EXIF = b"Exif\0\0"
 _XMP_TURN = re.compile(rb"tiff:Orientation(?:=[\"']|>)([2-8])")
@@ -50,11 +47,12 @@ def exif_orientation(block: bytes) -> int:
     tiff = Tiff.of(block)
     if tiff is None or tiff.big:
         return 1
-    entry = tiff.first().entries.get(ExifTags.Base.Orientation)
+    entries, _ = tiff.directory()
+    entry = entries.get(ExifTags.Base.Orientation)
     if entry is None or entry.code != 3 or entry.number != 1:
         return 1
-    (value,) = tiff.integers(entry)
-    return value if 1 <= value <= 8 else 1
+    (value,) = tiff.integers(ExifTags.Base.Orientation, entries)
+    return value if value in TURNS else 1
 
 
 def orientation_of(data: bytes, kind: Format, image: Image.Image) -> int:
@@ -107,17 +105,6 @@ def ignored_turn(image: Image.Image, orientation: int) -> tuple[str, ...]:
                 "the picture was not turned by it.",
             )
     return ()
-
-
-@contextmanager
-def xmp_hidden(image: Image.Image) -> Iterator[None]:
-    """Keep Pillow from turning a TIFF by its XMP while it is loaded."""
-    packet = image.info.pop("xmp", None)
-    try:
-        yield
-    finally:
-        if packet is not None:
-            image.info["xmp"] = packet
 
 
 def to_upright(array: NDArray[Any], orientation: int) -> NDArray[Any]:

@@ -1,22 +1,19 @@
 """Find what a picture file holds beside the picture that is examined: further pages and frames, videos, gain maps.
 
-`held` looks at a file's bytes and its opened, not yet decoded image; `transparency` at a decoded one. Both only count
-and name: nothing of what they find is decoded here. Order of the pictures: the one that viewers show is the first.
+Everything is only counted and named; nothing of it is decoded.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from declip.images.containers import Format, boxes, gif_blocks, jpeg_segments, png_chunks
 
-__all__ = ["Held", "held", "transparency", "transparent_share"]
+__all__ = ["Held", "held"]
 
 _UNITS = {"TIFF": "pages", "HEIC": "pictures", "JPEG": "pictures"}
 _GAIN_MAP = "A gain map for HDR screens was not examined."
@@ -34,10 +31,10 @@ _MOST = 1000
 
 
 class Held(NamedTuple):
-    """What a file holds. pages: pictures that can be examined. notes: sentences about everything else.
+    """What a file holds. pages: how many pictures can be examined. notes: sentences about everything else.
 
     frames: where Pillow finds each of the pictures. parts: of a JPEG, where the bytes of each begin and end; each is a
-    JPEG of its own.
+    JPEG of its own. unit: what a picture of the file is called.
     """
 
     pages: int
@@ -55,15 +52,22 @@ class Held(NamedTuple):
 
 
 def held(data: bytes, kind: Format | Literal[""], image: Image.Image) -> Held:
-    """Find what a file holds. image: opened by Pillow, for this alone, since counting moves it.
+    """Find what a file holds; the picture that viewers show is the first of its pages.
 
-    kind: its format; "" for a PIL image whose file is not known.
+    kind: its format; "" for a PIL image whose file is not known. image: opened by Pillow, for this alone, since
+    counting moves it.
     """
     unit = _UNITS.get(kind, "frames")
     if kind == "JPEG":
-        parts, about = _jpeg(data, image)
-        return Held(len(parts), (0,) * len(parts), parts, about, unit)
-    notes: list[str] = list(_tiff(image)) if kind == "TIFF" else []
+        parts, notes = _jpeg(data, image)
+        return Held(len(parts), (0,) * len(parts), tuple(parts), tuple(notes), unit)
+    notes = []
+    if kind == "TIFF":
+        assert isinstance(image, TiffImagePlugin.TiffImageFile)
+        if _SUB_PICTURES in image.tag_v2:
+            notes.append("Pictures inside of the first page (TIFF's SubIFDs) were not examined.")
+        if _LAYERS in image.tag_v2:
+            notes.append("Photoshop's layers were not examined, only what they add up to.")
     main = image.tell() if kind == "HEIC" else 0  # Pillow opens HEIC at the main picture, which need not be the first
     count, fault = _count_frames(data, kind, image)
     if fault is not None:
@@ -104,31 +108,7 @@ def _count_frames(data: bytes, kind: str, image: Image.Image) -> tuple[int, Exce
     return count, None
 
 
-def transparency(image: Image.Image) -> tuple[str, ...]:
-    """Return a sentence where parts of a decoded image are transparent, else nothing."""
-    share = transparent_share(image)
-    if not share:
-        return ()
-    text = "all" if share == 1 else "less than 1 %" if share < 0.01 else f"{min(99, round(100 * share))} %"
-    return (f"Transparent parts ({text} of the picture) were laid on white; what is hidden there was not examined.",)
-
-
-def transparent_share(image: Image.Image) -> float:
-    """Return the share of the pixels that are not fully opaque, in [0, 1]."""
-    key = image.info.get("transparency")
-    if image.mode.startswith("I") and isinstance(key, int):
-        return float(np.mean(np.asarray(image) == key))
-    if not image.has_transparency_data:
-        return 0.0
-    has_alpha = image.mode in ("RGBA", "LA")
-    alpha = (image if has_alpha else image.convert("RGBA")).getchannel("A")
-    return 1 - alpha.histogram()[255] / (alpha.width * alpha.height)
-
-
-# --- JPEG -----------------------------------------------------------------------------------------------------------
-
-
-def _jpeg(data: bytes, image: Image.Image) -> tuple[tuple[tuple[int, int], ...], tuple[str, ...]]:
+def _jpeg(data: bytes, image: Image.Image) -> tuple[list[tuple[int, int]], list[str]]:
     """Return where the pictures of a JPEG begin and end, and the notes on everything else."""
     parts = [(0, len(data))]
     notes = []
@@ -137,66 +117,54 @@ def _jpeg(data: bytes, image: Image.Image) -> tuple[tuple[tuple[int, int], ...],
     # What announces a gain map or a depth map may stand in the picture or in the map itself.
     gain, depth = (bool(says.search(words)) for says in (_SAYS_GAIN_MAP, _SAYS_DEPTH_MAP))
     previews = 0
-    for start, stop, role in listed:
-        is_gain, is_depth = (
-            says.search(data, start, min(stop, start + 65536)) is not None for says in (_SAYS_GAIN_MAP, _SAYS_DEPTH_MAP)
-        )
+    for start, stop, is_preview in listed:
+        head = data[start : min(stop, start + 65536)]
+        is_gain, is_depth = (says.search(head) is not None for says in (_SAYS_GAIN_MAP, _SAYS_DEPTH_MAP))
         gain, depth = gain or is_gain, depth or is_depth
-        previews += role == "preview"
-        if role == "picture" and not is_gain and not is_depth and len(parts) < _MOST:
+        previews += is_preview
+        if not (is_preview or is_gain or is_depth) and len(parts) < _MOST:
             parts.append((start, stop))
     if gain:
         notes.append(_GAIN_MAP)
     if depth:
         notes.append(_DEPTH_MAP)
     if previews:
-        notes.append(
-            f"{_count(previews, 'smaller copy', 'smaller copies')} of the picture inside the file: not examined."
-        )
+        copies = _count(previews, "smaller copy", "smaller copies")
+        notes.append(f"{copies} of the picture inside the file: not examined.")
     if lost:
-        notes.append(
-            f"The file lists {_count(lost, 'further picture', 'further pictures')} that cannot be found in it."
-        )
-    end = next((at for marker, at, _ in jpeg_segments(data) if marker == 0xD9), len(data))
-    rest = _unclaimed(data, end + 2, [(start, stop) for start, stop, _ in listed])
-    behind = [note for piece in rest for note in _behind(piece)]
-    notes += behind
+        pictures = _count(lost, "further picture", "further pictures")
+        notes.append(f"The file lists {pictures} that cannot be found in it.")
+    # What lies behind the end of the picture, and in none of those that are listed.
+    behind = []
+    at = 2 + next((at for marker, at, _ in jpeg_segments(data) if marker == 0xD9), len(data))
+    for start, stop, _ in [*sorted(listed), (len(data), len(data), False)]:
+        behind += _behind(data[at:start])
+        at = max(at, stop)
     if _SAYS_VIDEO.search(words) and not any("video" in note for note in behind):
-        notes.append("The file says that it is a motion photo; the video is not in it.")
-    return tuple(parts), tuple(notes)
+        behind.append("The file says that it is a motion photo; the video is not in it.")
+    return parts, notes + behind
 
 
-def _listed(data: bytes, image: Image.Image) -> tuple[list[tuple[int, int, str]], int]:
+def _listed(data: bytes, image: Image.Image) -> tuple[list[tuple[int, int, bool]], int]:
     """Find the further pictures that a JPEG's index (MPF) lists.
 
-    Returns:
-        Of each its start, its end and "picture" or "preview"; and how many of them are not in the file.
+    Return of each its start, its end and whether it is a preview; and how many of them are not in the file.
     """
     find: Any = getattr(image, "_getmp", None)
     try:
         index = find() if find else None
     except Exception:  # a damaged index: as for headers
         return [], 1
-    found: list[tuple[int, int, str]] = []
+    found: list[tuple[int, int, bool]] = []
     lost = 0
     for entry in (index or {}).get(0xB002, [])[1:]:
         start = image.info["mpoffset"] + entry["DataOffset"]
         stop = min(start + entry["Size"], len(data))  # Pillow itself writes too large a size for the last one
         if entry["DataOffset"] and data[start : start + 3] == b"\xff\xd8\xff":
-            preview = entry["Attribute"]["MPType"].startswith("Large Thumbnail")
-            found.append((start, stop, "preview" if preview else "picture"))
+            found.append((start, stop, entry["Attribute"]["MPType"].startswith("Large Thumbnail")))
         else:
             lost += 1
     return found, lost
-
-
-def _unclaimed(data: bytes, start: int, claimed: list[tuple[int, int]]) -> Iterator[bytes]:
-    """Yield the bytes from start on that are in none of the ranges."""
-    for begin, end in sorted(claimed):
-        if begin > start:
-            yield data[start:begin]
-        start = max(start, end)
-    yield data[start:]
 
 
 def _behind(piece: bytes) -> list[str]:
@@ -204,38 +172,31 @@ def _behind(piece: bytes) -> list[str]:
     if not piece.strip(_PADDING):
         return []
     if video := _VIDEO.search(piece):
-        return [
-            f"A video of {_size(len(piece) - video.start() + 4)} behind the photo (a motion photo) was not examined."
-        ]
+        return [_motion(len(piece) - video.start() + 4)]
     if piece.startswith(b"\xff\xd8\xff"):
         return [f"Another JPEG of {_size(len(piece))} behind the picture was not examined."]
     return [f"{_size(len(piece.rstrip(_PADDING)))} behind the end of the picture were not examined."]
 
 
-# --- other formats --------------------------------------------------------------------------------------------------
-
-
-def _tiff(image: Image.Image) -> Iterator[str]:
-    assert isinstance(image, TiffImagePlugin.TiffImageFile)
-    if _SUB_PICTURES in image.tag_v2:
-        yield "Pictures inside of the first page (TIFF's SubIFDs) were not examined."
-    if _LAYERS in image.tag_v2:
-        yield "Photoshop's layers were not examined, only what they add up to."
-
-
-def _boxes(data: bytes, kind: Format) -> Iterator[str]:
-    """Yield notes on what the boxes of a HEIC or AVIF hold."""
+def _boxes(data: bytes, kind: Format) -> list[str]:
+    """Return notes on what the boxes of a HEIC or AVIF hold."""
+    notes = []
     found = {name: (start, end) for name, start, end in boxes(data)}
     meta = data[slice(*found.get(b"meta", (0, 0)))]
     if _SAYS_GAIN_MAP.search(meta) or b"tmap" in meta:
-        yield _GAIN_MAP
+        notes.append(_GAIN_MAP)
     if _SAYS_DEPTH_MAP.search(meta):
-        yield _DEPTH_MAP
+        notes.append(_DEPTH_MAP)
     if b"mpvd" in found:
         start, end = found[b"mpvd"]
-        yield f"A video of {_size(end - start)} behind the photo (a motion photo) was not examined."
+        notes.append(_motion(end - start))
     if b"moov" in found and kind == "HEIC":
-        yield "A sequence of pictures or a video inside the file was not examined."
+        notes.append("A sequence of pictures or a video inside the file was not examined.")
+    return notes
+
+
+def _motion(size: int) -> str:
+    return f"A video of {_size(size)} behind the photo (a motion photo) was not examined."
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -12,7 +12,6 @@ Everything here is thread-safe.
 from __future__ import annotations
 
 import stat
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,10 @@ from PIL import Image, TiffImagePlugin
 from declip.errors import DeclipError, ImageError
 from declip.files import local_path
 from declip.images import arrays, pages
-from declip.images.arrays import from_image
-from declip.images.decode import MORE_PIXELS, File, check_pixels, decode_file, format_of, load, open_header, seek
-from declip.images.depth import depth_note
+from declip.images.containers import Tiff
+from declip.images.decode import MORE_PIXELS, check_pixels, decode_file, file_of, load, open_header, seek
+from declip.images.depth import depth_note, transparency_note
 from declip.images.orientation import orientation_in, orientation_of
-from declip.images.tiff import Tiff
 from declip.process import PerProcess
 from declip.results import Photo, PictureLike
 
@@ -85,12 +83,7 @@ def read_photo(
                 raise ImageError(source.name, "input", f"is picture {source.page}, decoded; read the file for another")
             return source
         case str() | Path():
-            name = str(source)
-            try:
-                path = Path(local_path(name))
-            except DeclipError as error:
-                raise ImageError(name, "missing", str(error)) from error
-            return _read_bytes(file_bytes(path, name, max_bytes), name, max_pixels, page)
+            return _read_bytes(file_bytes(source, max_bytes), str(source), max_pixels, page)
         case bytes() | bytearray() | memoryview():
             data = bytes(source)
             name = f"<{len(data)} bytes>"
@@ -99,13 +92,10 @@ def read_photo(
         case Image.Image():
             return _read_pil(source, max_pixels, page)
         case np.ndarray():
-            name = f"<array, {source.dtype} {source.shape}>"
-            _check_page(name, page, 1)
-            return _read_array(source, name, max_pixels)
+            return _read_array(source, f"<array, {source.dtype} {source.shape}>", max_pixels, page)
     if arrays.is_tensor(source):
         name = f"<tensor, {source.dtype} {tuple(source.shape)}>"
-        _check_page(name, page, 1)
-        return _read_array(arrays.from_tensor(source), name, max_pixels)
+        return _read_array(arrays.from_tensor(source), name, max_pixels, page)
     if callable(getattr(source, "read", None)):
         return _read_stream(source, max_pixels, max_bytes, page)
     raise ImageError(
@@ -128,10 +118,8 @@ def name_of(source: PictureLike) -> str:
 
 def count_pages(path: str | Path, *, max_bytes: int = MAX_BYTES) -> int:
     """Count the pictures of a file that `read_photo` can be asked for; none is decoded. Raises ImageError."""
-    name = str(path)
-    data = file_bytes(Path(path), name, max_bytes)
-    file = File(data, format_of(data, name), name, sys.maxsize)
-    return pages.held(data, file.kind, open_header(file)).pages
+    file = file_of(file_bytes(path, max_bytes), str(path))
+    return pages.held(file.data, file.kind, open_header(file)).pages
 
 
 def _check_bytes(size: int, name: str, max_bytes: int) -> None:
@@ -139,9 +127,11 @@ def _check_bytes(size: int, name: str, max_bytes: int) -> None:
         raise ImageError(name, "too-large", f"at most {max_bytes} bytes are read ({_MORE_BYTES})")
 
 
-def file_bytes(path: Path, name: str, max_bytes: int) -> bytes:
-    """Return the bytes of a file of at most so many. name: of it, for the ImageError where it cannot be read."""
+def file_bytes(source: str | Path, max_bytes: int) -> bytes:
+    """Return the bytes of a file, given by path or address. Raises ImageError for one of more than max_bytes."""
+    name = str(source)
     try:
+        path = Path(local_path(name))
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             raise ImageError(name, "input", "is a folder; expected a picture file")
@@ -151,6 +141,10 @@ def file_bytes(path: Path, name: str, max_bytes: int) -> bytes:
             sizes = f"the file has {status.st_size} bytes; at most {max_bytes} are read"
             raise ImageError(name, "too-large", f"{sizes} ({_MORE_BYTES})")
         return path.read_bytes()
+    except ImageError:
+        raise
+    except DeclipError as error:  # an address of another machine
+        raise ImageError(name, "missing", str(error)) from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ImageError(name, "missing", "there is no such file") from error
     except OSError as error:
@@ -178,15 +172,15 @@ def _read_stream(source: Any, max_pixels: int, max_bytes: int, page: int | None)
 
 
 def _read_bytes(data: bytes, name: str, max_pixels: int, page: int | None) -> Photo:
-    kind = format_of(data, name)
-    held = pages.held(data, kind, open_header(File(data, kind, name, max_pixels)))
+    file = file_of(data, name, max_pixels)
+    held = pages.held(data, file.kind, open_header(file))
     page = _check_page(name, page, held.pages)
     frame = held.frames[page - 1]
     start, stop = held.parts[page - 1]
     data = part = data[start:stop]
     if frame and (tiff := Tiff.of(data)) is not None:
         part, frame = tiff.from_picture(frame), 0
-    pixels, orientation, notes = decode_file(File(part, kind, name, max_pixels, frame))
+    pixels, orientation, notes = decode_file(file._replace(data=part, frame=frame))
     return Photo(
         pixels=pixels,
         name=name,
@@ -219,18 +213,15 @@ def _read_pil(image: Image.Image, max_pixels: int, page: int | None) -> Photo:
             check_pixels(image.height, image.width, name, max_pixels)
             _refuse_previews(image, name)
             upright, orientation, highest = load(image, name, lambda: orientation_in(image))
-            if page - 1 != there:  # the image is about to be turned back
-                upright = upright.copy()
-            notes = held.notes_on(page) + depth_note(highest) + pages.transparency(image)
+            pixels = arrays.from_image(upright)
+            notes = held.notes_on(page) + depth_note(highest) + transparency_note(image)
         finally:
             seek(image, there, name)
-    return Photo(
-        pixels=from_image(upright), name=name, orientation=orientation, pages=held.pages, page=page, notes=notes
-    )
+    return Photo(pixels=pixels, name=name, orientation=orientation, pages=held.pages, page=page, notes=notes)
 
 
 def _refuse_previews(image: Image.Image, name: str) -> None:
-    """Raise ImageError for the first picture of a TIFF that a raw photo begins with; as `tiff.raw_photo`."""
+    """Raise ImageError for the first picture of a TIFF that a raw photo begins with; as `containers.raw_photo`."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile) or image.tell() != 0:
         return
     tags: Any = image.tag_v2
@@ -239,7 +230,8 @@ def _refuse_previews(image: Image.Image, name: str) -> None:
         raise ImageError(name, "format", "a raw photo or the preview in front of one: develop it to TIFF or JPEG first")
 
 
-def _read_array(array: NDArray[Any], name: str, max_pixels: int) -> Photo:
+def _read_array(array: NDArray[Any], name: str, max_pixels: int, page: int | None) -> Photo:
+    _check_page(name, page, 1)
     height, width, _ = arrays.shape_of(array, name)
     if height * width > max_pixels:
         raise ImageError(name, "too-large", f"at most {max_pixels} pixels are read ({MORE_PIXELS})")
@@ -249,11 +241,9 @@ def _read_array(array: NDArray[Any], name: str, max_pixels: int) -> Photo:
 
 def upright_size(path: Path, max_pixels: int) -> tuple[int, int]:
     """Return (height, width) after orientation, from the header alone."""
-    name = str(path)
-    data = file_bytes(path, name, MAX_BYTES)
-    file = File(data, format_of(data, name), name, max_pixels)
+    file = file_of(file_bytes(path, MAX_BYTES), str(path), max_pixels)
     image = open_header(file)
-    check_pixels(image.height, image.width, name, max_pixels)
+    check_pixels(image.height, image.width, file.name, max_pixels)
     # Pillow gives a TIFF's size upright already, and libheif a HEIC's.
-    turned = orientation_of(data, file.kind, image) >= 5
+    turned = orientation_of(file.data, file.kind, image) >= 5
     return (image.width, image.height) if turned else (image.height, image.width)

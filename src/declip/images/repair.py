@@ -9,13 +9,11 @@ from typing import TypeAlias
 
 from PIL import PngImagePlugin
 
-from declip.images.containers import Format, gif_blocks, jpeg_segments, png_chunks, riff_chunks, sum_is_right
-from declip.images.tiff import Tiff
+from declip.images.containers import Format, Tiff, gif_blocks, jpeg_segments, png_chunks, riff_chunks, sum_is_right
 
 __all__ = ["bare", "without_damaged_chunks"]
 
 _Part: TypeAlias = tuple[int, int]  # (start, end) of bytes
-
 
 # What a chunk holds at least, where Pillow takes the whole file for damaged if it holds less.
 _LEAST = {b"pHYs": 9, b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"acTL": 8, b"fcTL": 26, b"fdAT": 4, b"eXIf": 8, b"iCCP": 3}
@@ -28,26 +26,22 @@ def without_damaged_chunks(data: bytes) -> tuple[bytes, tuple[str, ...]]:
     Picture, palette and transparency stay as they are. Of an animation whose chunks are damaged, the first picture
     stays.
     """
-    dropped: list[_Part] = []
-    too_long: list[str] = []
-    damaged: list[str] = []
+    dropped: set[_Part] = set()
+    too_long: list[bytes] = []
+    damaged: list[bytes] = []
     text = 0
-    animation = False
     for kind, start, end in png_chunks(data):
         if not _is_side(kind):
             continue
         length = _inflated_length(kind, memoryview(data)[start + 8 : end - 4])
         if not sum_is_right(data, start, end) or end - start - 12 < _LEAST.get(kind, 0) or length is None:
-            damaged.append(kind.decode("latin-1"))
-            animation = animation or kind in _ANIMATION
+            damaged.append(kind)
         elif length > PngImagePlugin.MAX_TEXT_CHUNK or text + length > PngImagePlugin.MAX_TEXT_MEMORY:
-            too_long.append(kind.decode("latin-1"))
+            too_long.append(kind)
         else:
             text += length
             continue
-        dropped.append((start, end))
-    if animation:
-        dropped = sorted({*dropped, *((a, b) for kind, a, b in png_chunks(data) if kind in _ANIMATION)})
+        dropped.add((start, end))
     notes = []
     if too_long:
         notes.append(
@@ -55,9 +49,10 @@ def without_damaged_chunks(data: bytes) -> tuple[bytes, tuple[str, ...]]:
         )
     if damaged:
         notes.append(f"A side chunk of this PNG ({_names(damaged)}) is damaged; it was not read and is not shown.")
-    if animation:
+    if not set(damaged).isdisjoint(_ANIMATION):
+        dropped |= {(start, end) for kind, start, end in png_chunks(data) if kind in _ANIMATION}
         notes.append("The animation in this PNG is damaged; only its first picture was read.")
-    return _cut_out(data, dropped) or data, tuple(notes)
+    return _cut_out(data, sorted(dropped)) or data, tuple(notes)
 
 
 def _inflated_length(kind: bytes, body: memoryview) -> int | None:
@@ -84,9 +79,9 @@ def _inflated_length(kind: bytes, body: memoryview) -> int | None:
         return None
 
 
-def _names(kinds: list[str]) -> str:
+def _names(kinds: list[bytes]) -> str:
     """Name each kind once, in letters only: a damaged file may hold anything."""
-    return ", ".join(dict.fromkeys(kind if kind.isascii() and kind.isalpha() else "unknown" for kind in kinds))
+    return ", ".join(dict.fromkeys(kind.decode() if kind.isalpha() else "unknown" for kind in kinds))
 
 
 def _is_side(kind: bytes) -> bool:
@@ -166,12 +161,12 @@ def _bare_tiff(data: bytes) -> bytes | None:
     tiff = Tiff.of(data)
     if tiff is None:
         return None
-    directory = tiff.first()
-    kept = [entry.raw for tag, entry in sorted(directory.entries.items()) if tag in _PICTURE_TAGS]
-    if not kept or len(kept) == len(directory.entries):
+    entries, following = tiff.directory()
+    kept = [entry.raw for tag, entry in sorted(entries.items()) if tag in _PICTURE_TAGS]
+    if not kept or len(kept) == len(entries):
         return None
     padding = bytes(len(data) % 2)
-    table = struct.pack(tiff.short, len(kept)) + b"".join(kept) + struct.pack(tiff.word, directory.next)
+    table = struct.pack(tiff.short, len(kept)) + b"".join(kept) + struct.pack(tiff.word, following)
     return tiff.starting_at(len(data) + len(padding), padding + table)
 
 

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from declip.files import visible
-from declip.images.containers import boxes, jpeg_segments, kind_of, png_chunks, riff_chunks
-from declip.images.tiff import Tiff
+from declip.images.containers import Tiff, boxes, jpeg_segments, kind_of, png_chunks, riff_chunks
 from declip.provenance.result import LONGEST, Statement, words
 
 __all__ = ["OTHER_SOURCE", "Marks", "find_marks", "last_part", "unsigned_statements"]
@@ -133,7 +132,7 @@ def _read_webp(data: bytes, found: Marks) -> None:
 def _read_tiff(data: bytes, found: Marks) -> None:
     tiff = Tiff.of(data)
     assert tiff is not None
-    entries = tiff.first().entries
+    entries, _ = tiff.directory()
     found.manifest = _TIFF_C2PA in entries
     if (xmp := entries.get(_TIFF_XMP)) is not None:
         start = int.from_bytes(xmp.value, "little" if tiff.order == "<" else "big")

@@ -28,7 +28,7 @@ from torch import nn
 
 from declip.errors import DatasetError, SpecError
 from declip.files import sha256_of
-from declip.images.empty import empty_masks, warn_of_empty_masks
+from declip.images.mapfiles import empty_masks, warn_of_empty_masks
 from declip.models import checkpoint, resolve
 from declip.nn.model import DeclipNet, Network, build_network
 from declip.nn.rivals.net import RivalNet
