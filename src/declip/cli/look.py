@@ -29,12 +29,12 @@ __all__ = ["localize", "models", "report", "serve"]
 
 
 def localize(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Pictures to examine, and folders of pictures.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Photos to examine, or folders of photos.")],
     out: Annotated[
-        Path, typer.Option("--out", help="Folder to write the maps to; they keep the names of the pictures.")
+        Path, typer.Option("--out", help="Folder to write the maps to. File names start with the name of the photo.")
     ],
     model: Model = "mini",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON for each picture.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON for each photo.")] = False,
     tile: Tile = None,
     threshold: Threshold = None,
     precision: Precise = "exact",
@@ -42,12 +42,12 @@ def localize(
     max_megapixels: MaxPixels = 250,
     max_megabytes: MaxBytes = 200,
     pages: Annotated[
-        Literal["first", "all"], typer.Option(help="Examine the first picture of a file that holds several, or all.")
+        Literal["first", "all"], typer.Option(help="Examine the first page of a file with several, or all.")
     ] = "first",
     offline: Offline = False,
     force: Force = False,
 ) -> None:
-    """Show where photos have been manipulated: scores, mask and overlay of each, at its own size.
+    """Show where photos have been manipulated: write scores, mask and overlay of each photo, and print its verdict.
 
     Example: declip localize photo.jpg folder/ --out maps
     """
@@ -72,12 +72,12 @@ def localize(
 
 
 def report(
-    photo: Annotated[Path, typer.Argument(metavar="IMAGE", help="The picture to examine.")],
-    out: Annotated[Path, typer.Option("--out", help="The page to write, a .html file.")],
+    photo: Annotated[Path, typer.Argument(metavar="IMAGE", help="The photo to examine.")],
+    out: Annotated[Path, typer.Option("--out", help="The .html file to write.")],
     model: Model = "mini",
     as_json: Annotated[bool, typer.Option("--json", help="Print the facts of the page as one line of JSON.")] = False,
     gps: Annotated[
-        bool, typer.Option("--gps", help="Show where the photo was taken, and free text from the file.")
+        bool, typer.Option("--gps", help="Also show where the photo was taken, and free text from the file.")
     ] = False,
     tile: Tile = None,
     threshold: Threshold = None,
@@ -86,7 +86,7 @@ def report(
     offline: Offline = False,
     force: Force = False,
 ) -> None:
-    """Write a page on one photo, to be filed: verdict, map, stability, second opinions, metadata, limits.
+    """Write a report on one photo: an HTML page with verdict, map, stability, second opinions, metadata and limits.
 
     Example: declip report photo.jpg --out report.html
     """
@@ -118,56 +118,62 @@ def report(
 def serve(
     models: Annotated[
         list[str] | None,
-        typer.Option(
-            "--model", help="A model to serve, as for localize; repeatable, the first is the default. [default: mini]"
-        ),
+        typer.Option("--model", help="Model to serve; repeatable, the first one is the default. Default: mini."),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 means every address of this machine.")
+        str, typer.Option(help="Address to listen on. 0.0.0.0 means all addresses of this machine.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
-    workers: Annotated[int, typer.Option(min=1, help="Number of pictures computed at once; they share the cores.")] = 1,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on. 0 chooses a free port.")] = 8000,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Number of photos computed at once. They share the processor cores.")
+    ] = 1,
     keep: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Keep every picture and its maps. [default: nothing is kept]")
+        Path | None, typer.Option(metavar="FOLDER", help="Keep every photo and its maps here. Default: keep nothing.")
     ] = None,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME", help="A host name that requests may use; repeatable. [default: this machine's, or any]"
+            metavar="NAME", help="Host name that requests may use; repeatable. Default: this machine's, or any."
         ),
     ] = None,
     trust_proxy: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="ADDRESS",
-            help="Believe the X-Forwarded-For of this proxy, as 127.0.0.1 or 10.0.0.0/8; repeatable. [default: none]",
+            metavar="ADDRESS", help="Trust X-Forwarded-For from this proxy, as 127.0.0.1 or 10.0.0.0/8; repeatable."
         ),
     ] = None,
     no_token: Annotated[
         bool, typer.Option("--no-token", help="Let everybody who can reach the service use it.")
     ] = False,
     access_log: Annotated[
-        bool, typer.Option("--access-log/--no-access-log", help="Write one line of JSON on each request to stderr.")
+        bool, typer.Option("--access-log/--no-access-log", help="Log each request as one line of JSON on stderr.")
     ] = True,
-    max_megabytes: Annotated[float, typer.Option(min=0.001, max=1e6, help="Refuse larger requests.")] = 200,
-    max_megapixels: Annotated[float, typer.Option(min=0.0001, max=1e6, help="Refuse larger pictures.")] = 100,
+    max_megabytes: Annotated[
+        float, typer.Option(min=0.001, max=1e6, help="Refuse requests with more megabytes.")
+    ] = 200,
+    max_megapixels: Annotated[
+        float, typer.Option(min=0.0001, max=1e6, help="Refuse photos with more megapixels.")
+    ] = 100,
     max_files: Annotated[int, typer.Option(min=1, help="Refuse requests with more files.")] = 16,
     max_memory: Annotated[
-        float, typer.Option(min=1, help="Hold at most so many megabytes of uploads and answers.")
+        float, typer.Option(min=1, help="Most megabytes of uploads and answers held in memory at once.")
     ] = 1000,
-    requests: Annotated[int, typer.Option(min=1, help="Serve at most so many requests at once.")] = 64,
+    requests: Annotated[int, typer.Option(min=1, help="Most requests in progress at once.")] = 64,
     client_requests: Annotated[
-        int, typer.Option(min=1, help="Serve at most so many requests of one address at once.")
+        int, typer.Option(min=1, help="Most requests in progress at once from one address.")
     ] = 16,
-    queue: Annotated[int, typer.Option(min=1, help="Let at most so many pictures wait.")] = 128,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Give up a request after so many seconds.")] = 120,
+    queue: Annotated[int, typer.Option(min=1, help="Most photos that may wait.")] = 128,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds after which a request is given up.")] = 120,
     precision: Precise = "exact",
     batch_size: BatchSize = 8,
     offline: Offline = False,
 ) -> None:
-    """Serve models over HTTP, with a page for the browser (docs/serve.md).
+    """Serve models over HTTP, with a page for the browser.
 
-    Requests must carry the bearer token of the environment variable DECLIP_TOKEN. Example: declip serve --port 8000
+    If the environment variable DECLIP_TOKEN is set, requests must carry it as a bearer token. To listen on an address
+    that others can reach, set it first.
+
+    Example: declip serve --port 8000
     """
     from declip import serve
     from declip.localize.localizer import load
@@ -209,7 +215,7 @@ def serve(
 
 
 def models() -> None:
-    """List the models: licence, size, and which are on this machine.
+    """List the models, with their licences and sizes, and say which are on this machine.
 
     Example: declip models
     """

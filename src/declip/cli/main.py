@@ -24,7 +24,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="declip",
-    help="Show where a photograph has been manipulated.",
+    help="Show where a photograph has been manipulated. Start with: declip localize photo.jpg --out maps",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

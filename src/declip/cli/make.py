@@ -1,4 +1,4 @@
-"""Verbs that make: synthesize, index, train, features, convert, export, batch."""
+"""Verbs that make: synthesize, index, train, convert, export, batch."""
 
 from __future__ import annotations
 
@@ -32,17 +32,21 @@ __all__ = ["batch", "convert", "export", "index", "synthesize", "train"]
 
 def synthesize(
     photos: Annotated[Path, typer.Argument(metavar="PHOTOS", help="Folder of untouched photos.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the data set; continued if it was interrupted.")],
-    recipe: Annotated[str, typer.Option(help="fresh, lived, or a TOML file.")] = "fresh",
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder to write the data set to. An interrupted run continues there.")
+    ],
+    recipe: Annotated[str, typer.Option(help="Recipe: fresh, lived, or a TOML file of your own.")] = "fresh",
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe, as size=320; repeatable."),
     ] = None,
-    generators: Annotated[str | None, typer.Option(help="Names or sets of generators, separated by commas.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same bytes.")] = None,
+    generators: Annotated[
+        str | None, typer.Option(help="Generators or groups of generators, separated by commas.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Random seed. The same seed gives the same files.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
 ) -> None:
-    """Make manipulated pictures with masks, and their untouched twins, from photos.
+    """Make data for training: from photos, manipulated pictures with masks, and their untouched twins.
 
     Example: declip synthesize photos --out data/train --generators telea,splice --set size=320
     """
@@ -67,43 +71,44 @@ def index(
         ),
     ],
     root: Annotated[
-        Path | None, typer.Argument(metavar="ROOT", help="Folder of the data set; imdl: folder or JSON file.")
+        Path | None, typer.Argument(metavar="ROOT", help="Folder of the data set. For imdl, a folder or a JSON file.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The manifest to write.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Manifest to write.")] = None,
     split: Annotated[
-        str | None, typer.Option(help="dolos, coco-sd: only this one. Others: written into the manifest.")
+        str | None, typer.Option(help="dolos, coco-sd: index only this split. Others: the split to write.")
     ] = None,
     generator: Annotated[str, typer.Option(help="dolos: names of generators, separated by commas.")] = "",
     faces: Annotated[
-        Literal["celebahq", "ffhq"] | None, typer.Option(help="dolos: which collection. [default: celebahq]")
+        Literal["celebahq", "ffhq"] | None, typer.Option(help="dolos: collection of faces. Default: celebahq.")
     ] = None,
-    quality: Annotated[int | None, typer.Option(help="autosplice: JPEG quality 75, 90 or 100. [default: all]")] = None,
+    quality: Annotated[int | None, typer.Option(help="autosplice: JPEG quality 75, 90 or 100. Default: all.")] = None,
     reals: Annotated[
         bool | None,
         typer.Option(
-            "--reals/--no-reals", help="Add the untouched photos: autosplice (default: yes), dolos (default: no)."
+            "--reals/--no-reals", help="dolos, autosplice: add the untouched photos. Default: autosplice only."
         ),
     ] = None,
     masks: Annotated[
-        Path | None, typer.Option(help="folder: folder of the masks; without it all pictures are real.")
+        Path | None, typer.Option(help="folder: folder of the masks. Without it all pictures are real.")
     ] = None,
     mask_name: Annotated[
-        str | None, typer.Option(help="folder: name of a picture's mask, with {stem} or {name}. [default: {stem}.png]")
+        str | None, typer.Option(help="folder: name of a picture's mask, with {stem} or {name}. Default: {stem}.png.")
     ] = None,
     fake_is: Annotated[
-        Literal["white", "black"] | None,
-        typer.Option(help="folder: what is manipulated in the masks. [default: white]"),
+        Literal["white", "black"] | None, typer.Option(help="folder: colour that means manipulated. Default: white.")
     ] = None,
     group: Annotated[
         str | None, typer.Option(help="folder: regular expression; its (…) in a file name is the photo's name.")
     ] = None,
-    check: Annotated[bool, typer.Option("--check", help="Print what is wrong; exit 1 if there are errors.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Print what is wrong with the data. The exit code is 1 if there are errors.")
+    ] = False,
     fix: Annotated[bool, typer.Option("--fix", help="Write a manifest without the broken samples.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what is wrong as JSON.")] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Number of processes that check.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="With --check: print what is wrong as JSON.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes for --check and --fix.")] = 1,
     force: Force = False,
 ) -> None:
-    """Write the manifest of a data set; or check a manifest, and leave out what is broken.
+    """Write the manifest of a data set, or check a manifest and leave out broken samples.
 
     Example: declip index folder pictures/ --masks masks/ --out samples.jsonl --check
     """
@@ -181,22 +186,22 @@ def _audited(
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="Recipe, as the files in recipes/.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="Recipe file, such as those in recipes/.")],
     data: Annotated[list[Path], typer.Option("--data", help="Manifest with the splits train and valid; repeatable.")],
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write the run to.")] = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe; repeatable.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that stopped.")] = False,
     cache: Annotated[
         Path | None, typer.Option(help="Folder for the frozen features, which several runs can share.")
     ] = None,
-    start: Annotated[Path | None, typer.Option(help="Start from the decoder of this checkpoint.")] = None,
+    start: Annotated[Path | None, typer.Option(help="Start from the decoder in this checkpoint.")] = None,
     only_features: Annotated[
-        bool, typer.Option("--only-features", help="Compute the frozen features into the cache, and stop.")
+        bool, typer.Option("--only-features", help="Compute the features, store them in the cache, and stop.")
     ] = False,
 ) -> None:
-    """Train a model as a recipe says.
+    """Train a model as a recipe file describes it.
 
     Example: declip train recipes/vit-l14-conv20.toml --data samples.jsonl --out run
     """
@@ -221,20 +226,20 @@ def convert(
     official: Annotated[
         Path,
         typer.Argument(
-            metavar="OFFICIAL.pth", help="Checkpoint of the authors of DeCLIP or of a rival; PSCC-Net: the folder."
+            metavar="OFFICIAL.pth", help="Official checkpoint of DeCLIP or a compared method; for PSCC-Net, a folder."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="The .safetensors file to write.")],
     tower: Annotated[
         Literal["vit", "rn50", "fusion"] | None,
-        typer.Option(help="DeCLIP: the backbone, where the file does not say it."),
+        typer.Option(help="DeCLIP: the backbone, if the file does not tell which."),
     ] = None,
     fake_class: Annotated[
-        int | None, typer.Option(min=0, max=1, help="Patch Forensics: the class that is manipulated. [default: 0]")
+        int | None, typer.Option(min=0, max=1, help="Patch Forensics: the class that means manipulated. Default: 0.")
     ] = None,
     force: Force = False,
 ) -> None:
-    """Turn an official .pth checkpoint, of DeCLIP or of a rival, into a .safetensors file.
+    """Convert a checkpoint from the authors of DeCLIP, or of a compared method, into a .safetensors file.
 
     Example: declip convert fusion.pth --out fusion.safetensors
     """
@@ -249,12 +254,12 @@ def convert(
 
 
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name of `declip models` or a .safetensors file.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name from `declip models`, or a .safetensors file.")],
     out: Annotated[Path, typer.Option("--out", help="The .onnx file to write.")],
     offline: Offline = False,
     force: Force = False,
 ) -> None:
-    """Export a model to ONNX; the file is kept only if it computes what torch computes.
+    """Export a model to ONNX, and keep the file only if it gives the same results as torch.
 
     Example: declip export run/best.safetensors --out mine.onnx
     """
@@ -271,23 +276,24 @@ def export(
 
 def batch(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A folder, a URI, or a list: .jsonl, .txt, .parquet.")
+        str,
+        typer.Argument(metavar="SOURCE", help="Folder or URI of photos, or a list of photos (.jsonl, .txt, .parquet)."),
     ],
     out: Annotated[str, typer.Option("--out", help="Folder or URI for the Parquet files.")],
     model: Model = "mini",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the job in --out, if there is one.")] = False,
     address: Annotated[
-        str | None, typer.Option(help="Address of a Ray cluster; without it, workers of this machine.")
+        str | None, typer.Option(help="Address of a Ray cluster. Without it, the job runs on this machine.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Start at most so many processes.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Largest number of worker processes.")] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of each process. [default: all cores are used]")
+        int | None, typer.Option(min=1, help="Threads of each worker process. Default: all cores are used.")
     ] = None,
     device: Annotated[
-        Literal["cpu", "cuda"] | None, typer.Option(help="Compute on the CPU, or on one GPU for each worker.")
+        Literal["cpu", "cuda"] | None, typer.Option(help="Compute on the CPU, or on one GPU per worker.")
     ] = None,
     shard_size: Annotated[
-        int | None, typer.Option(min=1, help="Number of files of a part; what is interrupted is begun again by parts.")
+        int | None, typer.Option(min=1, help="Number of files in one part. An interrupted part is computed again.")
     ] = None,
     tile: Tile = None,
     threshold: Threshold = None,
@@ -296,7 +302,7 @@ def batch(
     max_megabytes: MaxBytes = 200,
     offline: Offline = False,
 ) -> None:
-    """Localize any number of photos into Parquet files: by several workers, resumable, here or on a Ray cluster.
+    """Localize any number of photos with several workers, here or on a Ray cluster, and write Parquet files.
 
     Example: declip batch photos/ --out results --resume
     """

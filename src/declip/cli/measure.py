@@ -46,19 +46,21 @@ def evaluate(
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder to write images.csv, summary.json and report.html to.")],
     model: Annotated[
-        str | None, typer.Option("--model", help="The model to measure, as for localize. [default: mini]")
+        str | None, typer.Option("--model", help="Model to measure, as for localize. Default: mini.")
     ] = None,
     maps: Annotated[
-        Path | None, typer.Option("--maps", help="Measure score maps that were made elsewhere: their folder.")
+        Path | None,
+        typer.Option("--maps", help="Folder of score maps from another method, to be measured instead of a model."),
     ] = None,
     maps_fake_is: Annotated[
-        Literal["white", "black"], typer.Option(help="What is manipulated in --maps: white or black.")
+        Literal["white", "black"], typer.Option(help="Colour that means manipulated in --maps.")
     ] = "white",
     split: Annotated[str | None, typer.Option(help="Use only the samples of this split.")] = None,
     tile: Tile = None,
     threshold: Threshold = None,
     score_threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Call pictures with this score or a higher one manipulated.")
+        float | None,
+        typer.Option(min=0, max=1, help="Lowest image score at which a picture counts as called manipulated."),
     ] = None,
     precision: Precise = "exact",
     batch_size: BatchSize = 8,
@@ -67,7 +69,7 @@ def evaluate(
     offline: Offline = False,
     force: Force = False,
 ) -> None:
-    """Measure a model, or maps made elsewhere, on samples with known masks.
+    """Measure how well a model, or maps from another method, agree with known masks.
 
     Example: declip evaluate samples.jsonl --out results
     """
@@ -104,20 +106,18 @@ def evaluate(
 
 def calibrate(
     photos: Annotated[
-        list[Path], typer.Argument(metavar="REAL_PHOTOS", help="Untouched photos of your own, and folders of them.")
+        list[Path], typer.Argument(metavar="REAL_PHOTOS", help="Untouched photos of your own, or folders of them.")
     ],
-    out: Annotated[Path, typer.Option("--out", help="The model file to write, with the suffix of the model.")],
+    out: Annotated[Path, typer.Option("--out", help="Model file to write. It needs the same suffix as the model.")],
     model: Model = "mini",
     false_alarms: Annotated[
-        str, typer.Option(help="Shares of untouched photos that may be called manipulated, and inconclusive.")
+        str, typer.Option(help="Largest shares of untouched photos called manipulated, and inconclusive.")
     ] = "0.01,0.05",
     data: Annotated[
-        Path | None, typer.Option("--data", help="Refit temperature and threshold on the fakes of this manifest.")
+        Path | None, typer.Option("--data", help="Also fit temperature and threshold, on the fakes of this manifest.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Use only the samples of this split.")] = None,
-    pieces: Annotated[
-        int, typer.Option(min=0, help="Cut each large photo into at most so many pieces, where large photos are few.")
-    ] = 0,
+    pieces: Annotated[int, typer.Option(min=0, help="Also compare with up to so many pieces of each large photo.")] = 0,
     tile: Tile = None,
     precision: Precise = "exact",
     batch_size: BatchSize = 8,
@@ -126,7 +126,7 @@ def calibrate(
     offline: Offline = False,
     force: Force = False,
 ) -> None:
-    """Set a model's verdicts by untouched photos of your own, and write it as a new file.
+    """Calibrate a model's verdicts on untouched photos of your own, and write a new model file.
 
     Example: declip calibrate my-photos/ --out mine.onnx
     """
@@ -170,26 +170,25 @@ def reproduce(
         Experiment, typer.Argument(metavar="EXPERIMENT", help=f"One of {', '.join(get_args(Experiment))}.")
     ],
     out: Annotated[
-        Path, typer.Option("--out", help="Folder of all experiments; what is finished there is used again.")
+        Path, typer.Option("--out", help="Folder of all experiments. Finished steps found there are used again.")
     ],
     data: Annotated[
-        Path | None, typer.Option(help="Scale full: the folder with celebahq/ of Dolos, and AutoSplice/.")
+        Path | None, typer.Option(help="For --scale full: folder that holds celebahq/ (Dolos) and AutoSplice/.")
     ] = None,
     backbone: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME[:LAYER][+…]", help="Name of timm with its tag; + joins several. [default: the paper's]"
-        ),
+        typer.Option(metavar="NAME[:LAYER][+…]", help="Name of a timm model; + joins several. Default: the paper's."),
     ] = None,
     scale: Annotated[
-        Literal["full", "tiny"], typer.Option(help="full: the paper's data and recipe; tiny: minutes on a CPU.")
+        Literal["full", "tiny"],
+        typer.Option(help="full: the paper's data and recipe. tiny: a trial that takes minutes on a CPU."),
     ] = "full",
     photos: Annotated[
-        Path | None, typer.Option(help="Scale tiny: the folder of photos that data are made from.")
+        Path | None, typer.Option(help="For --scale tiny: folder of photos from which the data are made.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the trainings; the data stay the same.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the training. The data stay the same.")] = 0,
 ) -> None:
-    """Repeat an experiment of the paper: train, test, and show the numbers beside the paper's.
+    """Repeat an experiment of the paper: train, test, and show the results beside the paper's.
 
     Example: declip reproduce dolos --scale tiny --photos photos/ --out runs
     """

@@ -24,21 +24,30 @@ __all__ = [
     "mode_of",
 ]
 
-Model = Annotated[str, typer.Option("--model", help="A name of `declip models`, a .onnx or a .safetensors file.")]
+Model = Annotated[str, typer.Option("--model", help="Name from `declip models`, or a .onnx or .safetensors file.")]
 Tile = Annotated[
-    bool | None, typer.Option("--tile/--whole", help="Read photos at native resolution, or squashed to one input.")
+    bool | None,
+    typer.Option(
+        "--tile/--whole", help="Examine photos in tiles at full resolution, or shrunk. Default: the model's own."
+    ),
 ]
 Threshold = Annotated[
-    float | None, typer.Option(min=0, max=1, help="Minimum score for a pixel to be in the mask; then no verdict.")
+    float | None,
+    typer.Option(min=0, max=1, help="Minimum score for a pixel to be in the mask. With it there is no verdict."),
 ]
 Precise = Annotated[
-    Literal["exact", "fast"], typer.Option(help="exact computes in fp32; fast in bf16, where the processor has it.")
+    Literal["exact", "fast"],
+    typer.Option(help="exact: compute in fp32. fast: compute in bf16, if the processor has it."),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Number of photos or tiles computed at once.")]
-MaxPixels = Annotated[float, typer.Option("--max-megapixels", min=0.0001, max=1e6, help="Refuse larger pictures.")]
-MaxBytes = Annotated[float, typer.Option("--max-megabytes", min=0.001, max=1e6, help="Refuse larger files.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Number of photos or tiles that are computed together.")]
+MaxPixels = Annotated[
+    float, typer.Option("--max-megapixels", min=0.0001, max=1e6, help="Refuse pictures with more megapixels.")
+]
+MaxBytes = Annotated[
+    float, typer.Option("--max-megabytes", min=0.001, max=1e6, help="Refuse files with more megabytes.")
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Never download anything.")]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite what exists.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
 
 
 def mode_of(tile: bool | None) -> Literal["whole", "tiled"] | None:
