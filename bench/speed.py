@@ -35,10 +35,10 @@ from networks import MAIN, MODELS, PHOTOS, Built, build, inputs
 from PIL import Image
 
 import declip
+from declip.engines import Engine
 from declip.images import to_scores
 from declip.images.mapfiles import scores_png
 from declip.localize.localizer import Localizer
-from declip.results import Engine
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results.json"

@@ -319,7 +319,6 @@ def test_the_guarantee_counts_only_what_was_read(tmp_path: Path) -> None:
 
 def test_too_few_photos_are_refused_before_any_is_localized(tmp_path: Path) -> None:
     engine = engine_of()
-    engine.logits = None  # type: ignore[assignment,method-assign]
     photos = reals(tmp_path, 18)
     with pytest.raises(DatasetError, match="by 18 untouched photos of one size; it needs at least 19"):
         calibration.measure(Localizer(engine), photos * 3)
@@ -328,6 +327,7 @@ def test_too_few_photos_are_refused_before_any_is_localized(tmp_path: Path) -> N
             calibration.measure(Localizer(engine), photos, rates=rates)
     with pytest.raises(DatasetError, match="needs manipulated pictures"):
         calibration.measure(Localizer(engine), photos, rates=(0.1,), samples=[Sample(image=photos[0], label="real")])
+    assert engine.batches == []
 
 
 def test_few_photos_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -23,8 +23,7 @@ from typing import Any
 import numpy as np
 
 from declip import calibration, training
-from declip.calibration import Retold
-from declip.engines import open_engine
+from declip.engines import Wrapped, open_engine
 from declip.localize.localizer import Localizer
 from declip.models import export
 from declip.spec import Calibration
@@ -98,7 +97,7 @@ def measure(
     base = Calibration(rates=(0.05,), mode=localizer.mode, precision=localizer.precision)
     fakes = ((localizer(case.pixels).scores, case.mask) for case in known)
     rule = calibration.fit_threshold(fakes, calibration.candidates(untouched, thresholds, base))
-    localizer = Localizer(Retold(localizer.engine, dataclasses.replace(localizer.spec, calibration=rule)))
+    localizer = Localizer(Wrapped(localizer.engine, dataclasses.replace(localizer.spec, calibration=rule)))
     kinds: dict[str, dict[str, float]] = {}
     for kind in card_cases.KINDS:
         if family_of(kind) != family:

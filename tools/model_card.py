@@ -74,14 +74,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import declip
 from declip import baselines
-from declip.engines import Wrapped
+from declip.engines import Engine, Wrapped
 from declip.evaluation import plots
 from declip.images.read import EXTENSIONS, read_photo
 from declip.localize.folder import localize_files
 from declip.localize.localizer import Localizer, load
 from declip.models import resolve
 from declip.nn.model import build_network
-from declip.results import Engine, Predictor
+from declip.results import Predictor
 from declip.spec import SIZE_CLASSES, Calibration, ModelSpec
 from declip.synthesis import family_of
 

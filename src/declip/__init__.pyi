@@ -13,6 +13,7 @@ from . import serve as serve
 from . import synthesis as synthesis
 from . import training as training
 from ._version import __version__ as __version__
+from .engines import Engine as Engine
 from .errors import DatasetError as DatasetError
 from .errors import DeclipError as DeclipError
 from .errors import ExportError as ExportError
@@ -30,7 +31,6 @@ from .localize.localizer import load as load
 from .models.catalog import MODELS as MODELS
 from .models.catalog import ModelCard as ModelCard
 from .regions import Region as Region
-from .results import Engine as Engine
 from .results import Localization as Localization
 from .results import Photo as Photo
 from .results import Predictor as Predictor

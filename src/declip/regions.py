@@ -55,14 +55,6 @@ class Parts(NamedTuple):
     labels: NDArray[np.int32]
     found: tuple[Part, ...]
 
-    def mask(self, chosen: tuple[Part, ...]) -> NDArray[np.bool_]:
-        """(H, W) bool, True in the chosen parts."""
-        if not chosen:
-            return np.zeros(self.labels.shape, dtype=bool)
-        kept = np.zeros(int(self.labels.max()) + 1, dtype=bool)
-        kept[[part.label for part in chosen]] = True
-        return np.asarray(kept[self.labels])
-
 
 def find_parts(scores: NDArray[np.float32], threshold: float) -> Parts:
     """Find the 8-connected parts of scores at or above a threshold. scores: (H, W) in [0, 1]."""
@@ -125,27 +117,31 @@ class MaskRule:
 
     def decide(self, scores: NDArray[np.float32]) -> Decision:
         """Apply the rule to a map, (H, W) float32 in [0, 1]."""
-        parts = find_parts(scores, self.threshold)
-        size_class = Calibration.size_class(scores.size)
-        calibration = self.calibration
+        labels, found = find_parts(scores, self.threshold)
+        calibration, size_class = self.calibration, Calibration.size_class(scores.size)
         steps = () if calibration is None else calibration.steps(size_class)
         if calibration is None or not steps:
-            largest = sorted(parts.found, key=lambda part: -part.share)[:MOST]
-            return Decision(mask=parts.labels > 0, regions=tuple(map(_region, largest)))
-        strongest = parts.found[0].evidence if parts.found else 0.0
-        chosen: list[tuple[Part, Region]] = []
-        for part in parts.found[:MOST]:
+            largest = sorted(found, key=lambda part: -part.share)[:MOST]
+            return Decision(mask=labels > 0, regions=tuple(map(_region, largest)))
+        regions: list[Region] = []
+        chosen: list[int] = []
+        for part in found[:MOST]:
             rank = calibration.rank(part.evidence, size_class)
             step = next((step for step in steps if rank >= 1 - step.rate - _ROUNDING), None)
             if step is not None:
-                region = _region(part)
-                chosen.append((part, dataclasses.replace(region, rank=rank, verdict=step.word)))
-        word: Verdict = chosen[0][1].verdict or "nothing found" if chosen else "nothing found"
+                regions.append(dataclasses.replace(_region(part), rank=rank, verdict=step.word))
+                chosen.append(part.label)
+        mask = np.zeros(labels.shape, dtype=bool)
+        if chosen:
+            kept = np.zeros(int(labels.max()) + 1, dtype=bool)
+            kept[chosen] = True
+            mask = kept[labels]
+        word = regions[0].verdict if regions else None
         return Decision(
-            mask=parts.mask(tuple(part for part, _ in chosen)),
-            regions=tuple(region for _, region in chosen),
-            verdict=word,
-            rank=calibration.rank(strongest, size_class),
+            mask=mask,
+            regions=tuple(regions),
+            verdict=word or "nothing found",
+            rank=calibration.rank(found[0].evidence if found else 0.0, size_class),
             false_alarm_rate=next((step.rate for step in steps if step.word == word), steps[-1].rate),
             untouched=calibration.photos[size_class],
         )

@@ -7,44 +7,39 @@ otherwise; `logits` are raw, `scores` are floats in [0, 1], a `mask` is boolean 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from declip.errors import ImageError
+from declip.errors import DeclipError, ImageError
 from declip.regions import Decision, MaskRule, Region, Verdict
-from declip.spec import Mode, ModelSpec, Precision, check_choice
+from declip.spec import Mode, Precision, check_choice
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
 
 __all__ = [
-    "Engine",
     "Localization",
     "Photo",
     "Predictor",
     "ResultRow",
     "Sample",
+    "check_samples",
     "check_several",
+    "check_type",
 ]
 Polarity = Literal["white", "black"]
 Label = Literal["real", "fake"]
 
-# What the public API takes as a picture; `read_photo` describes each. Readable: a file open for reading bytes.
+# What the public API takes as a picture; `read_photo` describes each.
 PictureLike: TypeAlias = (
-    "str | Path | bytes | bytearray | memoryview | Readable | PilImage | NDArray[Any] | Tensor | Photo"
+    "str | Path | bytes | bytearray | memoryview | IO[bytes] | PilImage | NDArray[Any] | Tensor | Photo"
 )
-
-
-class Readable(Protocol):
-    """A binary file that is open, or io.BytesIO."""
-
-    def read(self, size: int, /) -> bytes: ...
 
 
 class Tensor(Protocol):
@@ -135,7 +130,7 @@ class Localization:
     rule: MaskRule
     image_score: float
     out_of_scope: str | None = None
-    provenance: Mapping[str, Any] | None = field(default=None, repr=False)
+    provenance: dict[str, Any] | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
     pages: int = 1
     page: int = 1
@@ -183,8 +178,9 @@ class Localization:
     @property
     def said(self) -> tuple[str, ...]:
         """The notes; with a threshold of one's own also why the picture would have got no verdict."""
-        hidden = self.out_of_scope is not None and self.verdict != "not examined"
-        return (*self.notes, self.out_of_scope) if hidden and self.out_of_scope else self.notes
+        if self.out_of_scope is None or self.verdict == "not examined":
+            return self.notes
+        return (*self.notes, self.out_of_scope)
 
     @property
     def not_examined(self) -> str | None:
@@ -210,29 +206,15 @@ class Localization:
     def row(self) -> ResultRow:
         """What the command line, the service, the report and batch jobs tell of it."""
         height, width = self.scores.shape
-        return ResultRow(
-            image=self.name,
-            width=width,
-            height=height,
-            verdict=self.verdict,
-            score=self.score,
-            false_alarm_rate=self.false_alarm_rate,
-            untouched=self.untouched,
-            not_examined=self.not_examined,
-            area=self.area,
-            regions=list(self.regions),
-            threshold=self.threshold,
-            image_score=self.image_score,
-            provenance=None if self.provenance is None else dict(self.provenance),
-            notes=list(self.said),
-            pages=self.pages,
-            page=self.page,
-            model=self.model,
-            sha256=self.sha256,
-            mode=self.mode,
-            precision=self.precision,
-            seconds=self.seconds,
-        )
+        given = {
+            "image": self.name,
+            "width": width,
+            "height": height,
+            "regions": list(self.regions),
+            "notes": list(self.said),
+        }
+        named = (column.name for column in dataclasses.fields(ResultRow) if column.name not in given)
+        return ResultRow(**given, **{name: getattr(self, name) for name in named})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row as a dictionary: the keys of `ResultRow`."""
@@ -270,6 +252,12 @@ class ResultRow:
     seconds: float
 
 
+def check_type(given: object, kind: type, example: str) -> None:
+    """Raise DeclipError unless given is of a type. example: how to come by such a value, for the message."""
+    if not isinstance(given, kind):
+        raise DeclipError(f"got {_shown(given)}; expected {kind.__name__}: {example}")
+
+
 def check_several(items: Iterable[Any], call: str) -> None:
     """Raise ImageError where one thing is given for the list of things that `call` takes.
 
@@ -284,36 +272,26 @@ def check_several(items: Iterable[Any], call: str) -> None:
     elif type(items).__module__.partition(".")[0] == "torch":
         one = getattr(items, "ndim", 4) < 4
     if one:
-        shown = repr(items) if isinstance(items, str) and len(items) < 80 else f"<{type(items).__name__}>"
-        raise ImageError(shown, "input", f"one thing, where several are expected; give a list: {call}")
+        raise ImageError(_shown(items), "input", f"one thing, where several are expected; give a list: {call}")
 
 
-class Engine(Protocol):
-    """Computes logits; thread-safe. One per weight file and runtime."""
-
-    @property
-    def spec(self) -> ModelSpec: ...
-
-    @property
-    def model(self) -> str:
-        """A short name for results: the catalogue's, or the file's."""
-        ...
-
-    @property
-    def sha256(self) -> str:
-        """Of the weight file."""
-        ...
-
-    @property
-    def precision(self) -> Precision:
-        """What it does compute in, whatever was asked for: "exact" is fp32, "fast" is less."""
-        ...
-
-    def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """{"image": (N, 3, S, S) float32 normalised RGB, …} → (N, T, T) float32 raw logits."""
-        ...
+def check_samples(samples: Iterable[Sample], call: str) -> list[Sample]:
+    """Return samples as a list. Raises ImageError as `check_several`, DeclipError where one of them is no Sample."""
+    check_several(samples, call)
+    samples = list(samples)
+    for sample in samples:
+        check_type(sample, Sample, "Sample(image=…, mask=…, label='fake'), or those of declip.read_manifest(…)")
+    return samples
 
 
+def _shown(given: object) -> str:
+    """Return how a message names what was given: what is short as it is, all else by its type."""
+    if given is None or (isinstance(given, str) and len(given) < 80):
+        return repr(given)
+    return f"<{type(given).__name__}>"
+
+
+@runtime_checkable
 class Predictor(Protocol):
     """Maps pictures to results in order: a bad file is yielded as its ImageError, never raised."""
 

@@ -7,7 +7,7 @@ An engine works on in a fork of its process, and travels to other processes (pic
 what holds threads is made anew there. On a GPU a fork cannot go on, and is told so.
 """
 
-from declip.engines.base import Wrapped
+from declip.engines.base import Engine, Wrapped
 from declip.engines.opening import model_file, open_engine
 
-__all__ = ["Wrapped", "model_file", "open_engine"]
+__all__ = ["Engine", "Wrapped", "model_file", "open_engine"]

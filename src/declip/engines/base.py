@@ -8,17 +8,16 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from declip.errors import SpecError
 from declip.process import PerProcess, cores
-from declip.results import Engine
 from declip.spec import ModelSpec, Precision
 
-__all__ = ["NO_BF16", "SMALL", "Opened", "Pool", "Wrapped"]
+__all__ = ["NO_BF16", "SMALL", "Engine", "Opened", "Pool", "Wrapped"]
 
 NO_BF16 = "this processor has no instructions for bf16: precision 'fast' computes %s in fp32"
 
@@ -27,16 +26,44 @@ NO_BF16 = "this processor has no instructions for bf16: precision 'fast' compute
 SMALL = 64 << 20
 
 
-class Wrapped:
-    """An engine that does what another one does; subclasses change a part of it."""
+@runtime_checkable
+class Engine(Protocol):
+    """Computes logits; thread-safe. One per weight file and runtime."""
 
-    def __init__(self, engine: Engine) -> None:
+    @property
+    def spec(self) -> ModelSpec: ...
+
+    @property
+    def model(self) -> str:
+        """A short name for results: the catalogue's, or the file's."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """Of the weight file."""
+        ...
+
+    @property
+    def precision(self) -> Precision:
+        """What it does compute in, whatever was asked for: "exact" is fp32, "fast" is less."""
+        ...
+
+    def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """{"image": (N, 3, S, S) float32 normalised RGB, …} → (N, T, T) float32 raw logits."""
+        ...
+
+
+class Wrapped:
+    """An engine that does what another one does, under another description if one is given."""
+
+    def __init__(self, engine: Engine, spec: ModelSpec | None = None) -> None:
         self.engine = engine
+        self._spec = spec
 
     @property
     def spec(self) -> ModelSpec:
-        """The other's."""
-        return self.engine.spec
+        """The one that is given, else the other's."""
+        return self._spec or self.engine.spec
 
     @property
     def model(self) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from declip.engines.base import Engine
 from declip.engines.onnx_engine import OnnxEngine
 from declip.engines.openvino_engine import OpenVinoEngine
 from declip.engines.torch_engine import TorchEngine
 from declip.errors import MissingExtraError, WeightsError, naming_extras
 from declip.models import catalog, resolve
-from declip.results import Engine
 from declip.spec import Precision, check_choice
 
 __all__ = ["model_file", "open_engine", "portable", "reopen"]

@@ -19,8 +19,7 @@ import dataclasses
 import logging
 import os
 import re
-import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -75,6 +74,10 @@ class _Page(NamedTuple):
         """Return the files that are written for it."""
         return [out / self.name.with_name(self.name.name + suffix) for suffix in SUFFIXES]
 
+    def taken(self, there: str | Path) -> ImageError:
+        """Return the error of a picture one of whose outputs is there already."""
+        return ImageError(self.label, "exists", f"{there} exists; --force (force=True) overwrites it")
+
 
 def find_pictures(paths: Iterable[str | Path]) -> tuple[list[Pair], Skipped]:
     """Return (the pictures that paths stand for, each once; what was passed over).
@@ -90,25 +93,25 @@ def find_pictures(paths: Iterable[str | Path]) -> tuple[list[Pair], Skipped]:
     """
     check_several(paths, "find_pictures([…])")
     given = [Path(local_path(str(path))) for path in paths]
-    roots = []
     for path in given:
-        kind = _kind(path)
-        if kind is None:
+        if not os.path.exists(path):  # noqa: PTH110 (also false of a name that is too long)
             raise ImageError(str(path), "missing", "there is no such file or folder")
-        roots.append(path if kind == "folder" else path.parent)
-    common = _common(roots)
+    common = _common(path if path.is_dir() else path.parent for path in given)
     pairs: dict[str, Pair] = {}
     skipped = Skipped()
     empty = []
-    for path, root in zip(given, roots, strict=True):
-        found, others = ([path], Skipped()) if path != root else _walk(path)
-        if path != root and is_output(path.name):
+    for path in given:
+        if path.is_dir():
+            found, others = _walk(path)
+            if not found:
+                empty.append((path, others))
+        elif is_output(path.name):
             found, others = [], Skipped(outputs=1)
-        if path == root and not found:
-            empty.append((path, others))
+        else:
+            found, others = [path], Skipped()
         for picture in found:
             place = _place(picture)
-            pairs.setdefault(place, Pair(picture, _below(common, place)))
+            pairs.setdefault(str(place), Pair(picture, _below(common, place)))
         skipped = skipped.plus(others)
     if given and not pairs:
         raise DeclipError(f"there is no picture in {', '.join(map(str, given))}: {skipped}; {_EXPECTED}")
@@ -141,9 +144,10 @@ def localize_files(
 
     def read(page: _Page) -> Photo:
         if not force and (there := next(filter(os.path.lexists, page.outputs(out)), None)):
-            raise _exists(page, f"{there} exists; --force (force=True) overwrites it")
+            raise page.taken(there)
         if page.repeated:
-            raise _exists(page, f"another picture of this run writes {page.outputs(out)[0]} …")
+            message = f"another picture of this run writes {page.outputs(out)[0]} …"
+            raise ImageError(page.label, "exists", message)
         return dataclasses.replace(localizer.read(page.path, page=page.number), name=page.label)
 
     items = _pages(pairs, pages, localizer.max_bytes)
@@ -182,32 +186,22 @@ def _walk(root: Path) -> tuple[list[Path], Skipped]:
     return pictures, found.skipped.plus(more)
 
 
-def _common(roots: Sequence[Path]) -> str:
+def _place(path: Path) -> Path:
+    """Return where a path leads, by its words alone: links keep the names they were given."""
+    return Path(os.path.normpath(path.absolute()))
+
+
+def _common(roots: Iterable[Path]) -> str:
     """Return the deepest folder that holds all roots; "" where there is none, as on two drives of Windows."""
     try:
-        return os.path.commonpath(map(_place, roots)) if roots else ""
+        return os.path.commonpath([_place(root) for root in roots])
     except ValueError:
         return ""
 
 
-def _place(path: Path) -> str:
-    """Return where a path leads, by its words alone: links keep the names they were given."""
-    return os.path.normpath(path.absolute())
-
-
-def _below(common: str, place: str) -> Path:
+def _below(common: str, place: Path) -> Path:
     """Return the name of a picture: its path below common; where there is none, drive letters become folders."""
-    path = Path(place)
-    return path.relative_to(common) if common else Path(path.drive.rstrip(":"), *path.parts[1:])
-
-
-def _kind(path: Path) -> Literal["file", "folder", "other"] | None:
-    """Return what lies at path; None if nothing does, or if looking is forbidden."""
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError):
-        return None
-    return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "other"
+    return place.relative_to(common) if common else Path(place.drive.rstrip(":"), *place.parts[1:])
 
 
 def is_output(name: str) -> bool:
@@ -249,12 +243,8 @@ def _keep(page: _Page, photo: Photo, result: Localization, out: Path, *, new: bo
         write_together(dict(zip(targets, maps, strict=True)), new=new)
         return result.to_dict()
     except FileExistsError as error:
-        return failed_row(page.label, _exists(page, f"{error.filename} exists; --force (force=True) overwrites it"))
+        return failed_row(page.label, page.taken(error.filename))
     except OSError as error:
         return error_row(page.label, "write", f"cannot write {targets[0]} …: {error.strerror or error}")
     except Exception as error:
         return failed_row(page.label, error)
-
-
-def _exists(page: _Page, message: str) -> ImageError:
-    return ImageError(page.label, "exists", message)

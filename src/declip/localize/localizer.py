@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declip import provenance
-from declip.engines import model_file, open_engine
+from declip.engines import Engine, model_file, open_engine
 from declip.errors import ImageError, SpecError
 from declip.images import jpeg, scope
 from declip.images.read import MAX_BYTES, MAX_PIXELS, name_of, read_photo
@@ -19,7 +19,7 @@ from declip.images.tensors import to_scores
 from declip.localize.pipeline import compute, read_one, stream
 from declip.localize.tiling import TiledPhoto, WholePhoto
 from declip.regions import MaskRule
-from declip.results import Engine, Localization, Photo, PictureLike, check_several
+from declip.results import Localization, Photo, PictureLike, check_several, check_type
 from declip.spec import Mode, ModelSpec, Precision, check_choice
 
 __all__ = ["Localizer", "load", "model_file"]
@@ -46,21 +46,19 @@ def load(
     "exact". offline: never download. max_pixels, max_bytes: of a picture and of its file; larger ones are refused.
     Raises WeightsError, SpecError, or MissingExtraError if torch or OpenVINO is needed and not installed.
     """
-    # Before a model is fetched.
     check_choice(precision, Precision, "precision")
-    if mode is not None:
-        check_choice(mode, Mode, "mode")
-    _check_threshold(threshold)
+    _check(mode, threshold)  # before a model is fetched
     path = model_file(model, offline=offline)
     engine = open_engine(path, threads=threads, device=device, precision=precision, offline=offline)
     return Localizer(engine, mode=mode, threshold=threshold, max_pixels=max_pixels, max_bytes=max_bytes)
 
 
-def _check_threshold(threshold: object) -> None:
-    """Raise SpecError for what is no score."""
-    if threshold is None:
-        return
-    if not isinstance(threshold, (int, float, np.floating)) or isinstance(threshold, bool) or not 0 <= threshold <= 1:
+def _check(mode: object, threshold: object) -> None:
+    """Raise SpecError for another mode, or a threshold that is no score."""
+    if mode is not None:
+        check_choice(mode, Mode, "mode")
+    number = isinstance(threshold, int | float | np.floating) and not isinstance(threshold, bool)
+    if threshold is not None and not (number and 0 <= threshold <= 1):  # type: ignore[operator]
         raise SpecError(f"threshold is {threshold!r}; expected a number in [0, 1], as scores are")
 
 
@@ -85,32 +83,26 @@ class Localizer:
         max_pixels: int = MAX_PIXELS,
         max_bytes: int = MAX_BYTES,
     ) -> None:
-        if mode is not None:
-            check_choice(mode, Mode, "mode")
-        _check_threshold(threshold)
+        check_type(engine, Engine, "declip.load('mini') opens a model by its name or file")
+        _check(mode, threshold)
         if max_pixels < 1 or max_bytes < 1:
             raise SpecError(f"max_pixels is {max_pixels} and max_bytes {max_bytes}; expected numbers >= 1")
+        spec, calibration = engine.spec, engine.spec.calibration
         self.engine = engine
-        self.mode: Mode = mode or engine.spec.mode
+        self.mode: Mode = mode or spec.mode
         self.max_pixels = max_pixels
         self.max_bytes = max_bytes
-        self.overlap = engine.spec.overlap if engine.spec.mode == "tiled" else engine.spec.input_size // 4
+        self.overlap = spec.overlap if spec.mode == "tiled" else spec.input_size // 4
         self.threshold = threshold
-        self.rule = self._rule(threshold)
-        if self.mode == "tiled" and self.spec.input_size % self.spec.output_size:
+        self.rule = MaskRule.of(spec)
+        fits = calibration is not None and (calibration.mode, calibration.precision) == (self.mode, engine.precision)
+        if threshold is not None or not fits:
+            self.rule = MaskRule(threshold=self.rule.threshold if threshold is None else threshold)
+        if self.mode == "tiled" and spec.input_size % spec.output_size:
             raise SpecError(
-                f"{engine.model} cannot run tiled: its map of {self.spec.output_size} px does not divide its input of "
-                f"{self.spec.input_size} px; use whole mode"
+                f"{engine.model} cannot run tiled: its map of {spec.output_size} px does not divide its input of "
+                f"{spec.input_size} px; use whole mode"
             )
-
-    def _rule(self, threshold: float | None) -> MaskRule:
-        """Return what decides on mask and verdict."""
-        rule, calibration = MaskRule.of(self.spec), self.spec.calibration
-        if threshold is not None:
-            return MaskRule(threshold=threshold)
-        if calibration is not None and (calibration.mode, calibration.precision) == (self.mode, self.precision):
-            return rule
-        return MaskRule(threshold=rule.threshold)
 
     def variant(
         self, *, engine: Engine | None = None, mode: Mode | None = None, threshold: float | None = None
@@ -196,9 +188,15 @@ class Localizer:
 
     def finish(self, content: WholePhoto | TiledPhoto, start: float) -> Localization | ImageError:
         """Make the result of a photo whose logits are all there. start: `time.perf_counter()` when work on it began."""
-        photo = content.photo
-        if not content.finite:
-            return _not_finite(photo, self.precision)
+        photo, engine = content.photo, self.engine
+        if not content.finite:  # scores of such logits would be a map on which nothing is found
+            tried = "" if engine.precision == "exact" else "; try it with --precision exact (precision='exact')"
+            return ImageError(
+                photo.name,
+                "internal",
+                "the network's logits are not finite (nan or inf), so there is no map; expected finite ones: "
+                f"the model or the way it is computed is at fault, not the picture{tried}",
+            )
         grid, logit_grid = content.grids()
         score = self._image_score(grid, logit_grid)
         scores = np.ascontiguousarray(content.full(grid))
@@ -213,10 +211,10 @@ class Localizer:
             pages=photo.pages,
             page=photo.page,
             out_of_scope=None if why is None else why.reason,
-            model=self.model,
-            sha256=self.sha256,
+            model=engine.model,
+            sha256=engine.sha256,
             mode=self.mode,
-            precision=self.precision,
+            precision=engine.precision,
             seconds=time.perf_counter() - start,
         )
 
@@ -233,14 +231,3 @@ class Localizer:
                 flat = scores.ravel()
                 count = min(flat.size, max(64, round(flat.size / 100)))
                 return float(np.partition(flat, flat.size - count)[-count:].mean(dtype=np.float64))
-
-
-def _not_finite(photo: Photo, precision: Precision) -> ImageError:
-    """Return why there is no result: scores of such logits would be a map on which nothing is found."""
-    tried = "" if precision == "exact" else "; try it with --precision exact (precision='exact')"
-    return ImageError(
-        photo.name,
-        "internal",
-        "the network's logits are not finite (nan or inf), so there is no map; expected finite ones: "
-        f"the model or the way it is computed is at fault, not the picture{tried}",
-    )

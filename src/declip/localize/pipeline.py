@@ -28,7 +28,7 @@ from declip.results import Localization, Photo
 if TYPE_CHECKING:
     from declip.localize.localizer import Localizer
 
-__all__ = ["HELD_PIXELS", "Outcome", "Reading", "compute", "lacks_memory", "read_one", "stream"]
+__all__ = ["HELD_PIXELS", "Outcome", "Reading", "compute", "read_one", "stream"]
 
 # A batch takes no more photos once those it holds have so many pixels.
 HELD_PIXELS = 16_000_000
@@ -125,17 +125,16 @@ def compute(localizer: Localizer, batch: list[Reading[T]], batch_size: int) -> l
 
     Raises DeclipErrors that concern all photos.
     """
-    failure: Exception | None = None
     try:
         return _compute(localizer, batch, batch_size)
     except DeclipError:
         raise
     except Exception as error:
         if len(batch) == 1:
-            photo = batch[0].photo
-            failure = ImageError.out_of_memory(photo.name) if photo and lacks_memory(error) else error
-    if failure is not None:
-        return [Outcome(batch[0].item, batch[0].photo, failure)]
+            item, photo = batch[0].item, batch[0].photo
+            if photo and (isinstance(error, MemoryError) or _NO_MEMORY.search(str(error))):
+                return [Outcome(item, photo, ImageError.out_of_memory(photo.name))]
+            return [Outcome(item, photo, error)]
     # Out here the failed attempt holds no memory any more, and its half-filled maps are not used again.
     left = [(reading.item, reading.photo or reading.content) for reading in batch]
     batch.clear()
@@ -185,8 +184,3 @@ def _stacked(tiles: Sequence[tuple[WholePhoto | TiledPhoto, Corner]]) -> Inputs:
 def _each(job: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
     """Do a job for each item, several at once where there are several."""
     return list(map(job, items) if len(items) == 1 else threads().map(job, items))
-
-
-def lacks_memory(error: Exception) -> bool:
-    """Return whether an error says that there is not enough memory; libraries have errors of their own for it."""
-    return isinstance(error, MemoryError) or bool(_NO_MEMORY.search(str(error)))

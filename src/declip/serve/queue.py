@@ -24,14 +24,14 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from declip.engines import Wrapped
+from declip.engines import Engine, Wrapped
 from declip.errors import ImageError, SpecError
 from declip.images.read import read_photo
 from declip.localize import folder
 from declip.localize.localizer import Localizer
 from declip.localize.pipeline import HELD_PIXELS, Reading, compute, read_one
 from declip.regions import MaskRule
-from declip.results import Engine, Localization, Photo
+from declip.results import Localization, Photo
 from declip.serve.fields import Options
 from declip.serve.limits import Limits
 from declip.serve.monitor import Monitor
