@@ -673,8 +673,8 @@ def test_index_of_the_other_layouts(
     ("arguments", "message"),
     [
         ("dolls ROOT --out x.jsonl", "dolls is neither a manifest (.jsonl) nor a layout; those are dolos, autosplice,"),
-        ("dolos --out x.jsonl", "dolos needs the data set's folder: declip index dolos ROOT --out samples.jsonl"),
-        ("dolos ROOT --out x.jsonl", "'' is no generator of Dolos' celebahq; expected one of lama, ldm,"),
+        ("dolos --out x.jsonl", "dolos needs its folder: declip index dolos ROOT --out samples.jsonl"),
+        ("dolos ROOT --out x.jsonl", "dolos needs a generator; expected one or several of lama, ldm,"),
         ("dolos ROOT --generator lama", "--out is missing"),
         ("dolos ROOT --generator lama --fix", "--out is missing"),
         ("dolos ROOT --generator lama --fake-is white --out x.jsonl", "--fake-is is not for dolos"),

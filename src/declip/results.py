@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
 
 __all__ = [
+    "SAMPLE",
     "Localization",
     "Photo",
     "Predictor",
@@ -35,6 +36,9 @@ __all__ = [
 ]
 Polarity = Literal["white", "black"]
 Label = Literal["real", "fake"]
+
+# How one comes by a sample, for messages.
+SAMPLE = "declip.Sample(image=…, mask=…, label='fake'), or those of datasets.read_manifest"
 
 # What the public API takes as a picture; `read_photo` describes each.
 PictureLike: TypeAlias = (
@@ -280,7 +284,7 @@ def check_samples(samples: Iterable[Sample], call: str) -> list[Sample]:
     check_several(samples, call)
     samples = list(samples)
     for sample in samples:
-        check_type(sample, Sample, "Sample(image=…, mask=…, label='fake'), or those of declip.read_manifest(…)")
+        check_type(sample, Sample, SAMPLE)
     return samples
 
 

@@ -1,4 +1,4 @@
-"""Every function that takes several pictures or samples refuses a single one, whose letters or rows it would take."""
+"""Public functions refuse one thing for several, whose letters or rows they would take, and what is of another type."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import declip
-from declip import baselines, calibration, datasets, evaluation, synthesis
+from declip import baselines, calibration, datasets, evaluation, images, report, serve, synthesis
 from declip.datasets import audit
-from declip.errors import ImageError
+from declip.errors import DeclipError, ImageError
 from declip.images.dose import augment
 from declip.localize import folder
 
@@ -60,3 +60,24 @@ def test_one_tensor_and_one_open_file_are_one_thing() -> None:
         with pytest.raises(ImageError, match=r"give a list: map\(\[…\]\)"):
             next(mapped(one))
     assert len(list(mapped(stack))) == 2
+
+
+PIXELS = np.zeros((9, 9, 3), np.uint8)
+NO_TYPE: dict[str, Callable[[], Any]] = {
+    "got 'mini'; expected Predictor: declip.load": lambda: evaluation.evaluate("mini", []),  # type: ignore[arg-type]
+    "got 'a.jpg'; expected Sample: declip.Sample": lambda: evaluation.evaluate(declip.load(), ["a.jpg"]),  # type: ignore[list-item]
+    "got 'b.jpg'; expected Sample: declip.Sample": lambda: datasets.write_manifest("x", ["b.jpg"]),  # type: ignore[list-item]
+    "got 'm.png'; expected Sample: declip.Sample": lambda: images.read_mask("m.png"),  # type: ignore[arg-type]
+    "got 'mini'; expected Localizer: declip.load": lambda: serve.create_app("mini"),  # type: ignore[arg-type]
+    "got None; expected Localizer: declip.load": lambda: serve.create_app(None),  # type: ignore[arg-type]
+    "got <PosixPath>; expected Localizer": lambda: calibration.measure(Path("a"), []),  # type: ignore[arg-type]
+    "got 'mini'; expected Localizer: declip": lambda: report.examine(PIXELS, "mini", date=None),  # type: ignore[arg-type]
+    "got 'mini'; expected Engine: declip.load": lambda: declip.Localizer("mini"),  # type: ignore[arg-type]
+    "got None; expected Localization: what a localizer": lambda: declip.overlay(PIXELS, None),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("message", NO_TYPE)
+def test_another_type_is_refused_by_name(message: str) -> None:
+    with pytest.raises(DeclipError, match=message):
+        NO_TYPE[message]()

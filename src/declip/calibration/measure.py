@@ -125,12 +125,12 @@ def measure(
     """
     check_type(localizer, Localizer, "declip.load('mini')")
     check_several(photos, "photos=[…]")
+    fakes = [sample for sample in check_samples(samples or (), "samples=[…]") if sample.label == "fake"]
     base = Calibration(rates=tuple(sorted(rates)), mode=localizer.mode, precision=localizer.precision)
     paths = list(map(Path, photos))
     distinct = _distinct(paths)
     rank_of(max(rates), len(distinct))  # refuses too few before hours of computing
     temperature, threshold = localizer.spec.temperature, MaskRule.of(localizer.spec).threshold
-    fakes = [sample for sample in check_samples(samples or (), "samples=[…]") if sample.label == "fake"]
     warn_of_empty_masks(empty_masks(fakes), len(fakes))
     used: list[Sample] = []
     tried: tuple[float, ...] = (threshold,)

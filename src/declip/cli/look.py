@@ -18,6 +18,7 @@ from declip.cli.options import (
     Precise,
     Threshold,
     Tile,
+    Whole,
     check_free,
     millions,
     mode_of,
@@ -35,7 +36,8 @@ def localize(
     ],
     model: Model = "mini",
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON for each photo.")] = False,
-    tile: Tile = None,
+    tile: Tile = False,
+    whole: Whole = False,
     threshold: Threshold = None,
     precision: Precise = "exact",
     batch_size: BatchSize = 8,
@@ -57,7 +59,7 @@ def localize(
     pairs, skipped = find_pictures(paths)
     localizer = load(
         model,
-        mode=mode_of(tile),
+        mode=mode_of(tile, whole),
         threshold=threshold,
         precision=precision,
         offline=offline,
@@ -79,7 +81,8 @@ def report(
     gps: Annotated[
         bool, typer.Option("--gps", help="Also show where the photo was taken, and free text from the file.")
     ] = False,
-    tile: Tile = None,
+    tile: Tile = False,
+    whole: Whole = False,
     threshold: Threshold = None,
     max_megapixels: MaxPixels = 250,
     max_megabytes: MaxBytes = 200,
@@ -98,7 +101,7 @@ def report(
 
     localizer = load(
         model,
-        mode=mode_of(tile),
+        mode=mode_of(tile, whole),
         threshold=threshold,
         offline=offline,
         max_pixels=millions(max_megapixels),

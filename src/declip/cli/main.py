@@ -16,6 +16,7 @@ import typer
 
 from declip._version import __version__
 from declip.cli import look, make, measure
+from declip.cli.index import index
 from declip.cli.terminal import line, note
 from declip.errors import DeclipError, MissingExtraError
 from declip.files import local_path
@@ -31,7 +32,7 @@ app = typer.Typer(
 )
 for verb in (
     *(look.localize, look.report, make.batch, measure.evaluate, measure.calibrate, look.models, make.synthesize),
-    *(make.convert, make.export, make.index, make.train, measure.reproduce, look.serve),
+    *(make.convert, make.export, index, make.train, measure.reproduce, look.serve),
 ):
     app.command()(verb)
 
@@ -46,19 +47,15 @@ def main() -> None:
     try:
         sys.argv[1:] = map(_argument, sys.argv[1:])  # in place: of sys.argv alone click expands Windows' *.jpg
         app()
-    except DeclipError as error:
-        sys.exit(_fail(error))
+    except (DeclipError, OSError) as error:
+        note(str(error))
+        sys.exit(2)
     except ModuleNotFoundError as error:
-        if missing := MissingExtraError.behind(error):
-            sys.exit(_fail(missing))
-        raise
-    except OSError as error:
-        sys.exit(_fail(error))
-
-
-def _fail(error: Exception) -> int:
-    note(str(error))
-    return 2
+        missing = MissingExtraError.behind(error)
+        if missing is None:
+            raise
+        note(str(missing))
+        sys.exit(2)
 
 
 def _argument(text: str) -> str:

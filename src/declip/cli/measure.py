@@ -18,6 +18,7 @@ from declip.cli.options import (
     Precise,
     Threshold,
     Tile,
+    Whole,
     millions,
     mode_of,
 )
@@ -56,7 +57,8 @@ def evaluate(
         Literal["white", "black"], typer.Option(help="Colour that means manipulated in --maps.")
     ] = "white",
     split: Annotated[str | None, typer.Option(help="Use only the samples of this split.")] = None,
-    tile: Tile = None,
+    tile: Tile = False,
+    whole: Whole = False,
     threshold: Threshold = None,
     score_threshold: Annotated[
         float | None,
@@ -76,7 +78,7 @@ def evaluate(
     from declip import datasets, evaluation
     from declip.localize.localizer import load
 
-    if maps and (model or tile is not None or precision != "exact"):
+    if maps and (model or tile or whole or precision != "exact"):
         raise DeclipError("--maps scores what is there: it goes with none of --model, --tile/--whole and --precision")
     evaluation.check_free(out, force=force)
     samples = [sample for sample in datasets.read_manifest(manifest) if split in (None, sample.split)]
@@ -87,7 +89,7 @@ def evaluate(
         source
         or load(
             model,
-            mode=mode_of(tile),
+            mode=mode_of(tile, whole),
             precision=precision,
             offline=offline,
             max_pixels=millions(max_megapixels),
@@ -118,7 +120,8 @@ def calibrate(
     ] = None,
     split: Annotated[str | None, typer.Option(help="Use only the samples of this split.")] = None,
     pieces: Annotated[int, typer.Option(min=0, help="Also compare with up to so many pieces of each large photo.")] = 0,
-    tile: Tile = None,
+    tile: Tile = False,
+    whole: Whole = False,
     precision: Precise = "exact",
     batch_size: BatchSize = 8,
     max_megapixels: MaxPixels = 250,
@@ -145,7 +148,7 @@ def calibrate(
         rates=rates,
         samples=samples,
         pieces=pieces,
-        mode=mode_of(tile),
+        mode=mode_of(tile, whole),
         precision=precision,
         batch_size=batch_size,
         offline=offline,

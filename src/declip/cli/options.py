@@ -19,6 +19,7 @@ __all__ = [
     "Precise",
     "Threshold",
     "Tile",
+    "Whole",
     "check_free",
     "millions",
     "mode_of",
@@ -26,11 +27,9 @@ __all__ = [
 
 Model = Annotated[str, typer.Option("--model", help="Name from `declip models`, or a .onnx or .safetensors file.")]
 Tile = Annotated[
-    bool | None,
-    typer.Option(
-        "--tile/--whole", help="Examine photos in tiles at full resolution, or shrunk. Default: the model's own."
-    ),
+    bool, typer.Option("--tile", help="Examine photos in tiles at full resolution. Default: as the model says.")
 ]
+Whole = Annotated[bool, typer.Option("--whole", help="Examine photos shrunk to one input of the network.")]
 Threshold = Annotated[
     float | None,
     typer.Option(min=0, max=1, help="Minimum score for a pixel to be in the mask. With it there is no verdict."),
@@ -50,9 +49,11 @@ Offline = Annotated[bool, typer.Option("--offline", help="Never download anythin
 Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
 
 
-def mode_of(tile: bool | None) -> Literal["whole", "tiled"] | None:
-    """Return the mode that --tile or --whole asks for; None = the model's own."""
-    return None if tile is None else "tiled" if tile else "whole"
+def mode_of(tile: bool, whole: bool) -> Literal["whole", "tiled"] | None:
+    """Return the mode that --tile or --whole asks for; None = the model's own. Raises DeclipError for both."""
+    if tile and whole:
+        raise DeclipError("--tile and --whole contradict each other; give one, or none for the model's own mode")
+    return "tiled" if tile else "whole" if whole else None
 
 
 def millions(number: float) -> int:

@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 def dolos(
     root: str | Path,
-    generator: str | Sequence[str],
+    generator: str | Sequence[str] = (),
     *,
     split: str | None = None,
     faces: Faces = "celebahq",
@@ -68,9 +68,11 @@ def dolos(
         raise DatasetError(f"faces are {faces!r}; expected one of {', '.join(_GENERATORS)}")
     prefix = "" if faces == "celebahq" else f"{faces}-"
     samples: dict[Path, Sample] = {}  # by their images, since all generators share the real photos
-    for name in [generator] if isinstance(generator, str) else generator:
+    names, known = [generator] if isinstance(generator, str) else generator, ", ".join(_GENERATORS[faces])
+    if not names:
+        raise DatasetError(f"dolos needs a generator; expected one or several of {known} (--generator lama,ldm)")
+    for name in names:
         if name not in _GENERATORS[faces]:
-            known = ", ".join(_GENERATORS[faces])
             raise DatasetError(f"{name!r} is no generator of Dolos' {faces}; expected one of {known}")
         base = Path(root) / faces / "fake" / name
         images, masks = (base, None) if name == "p2" else (base / "images", base / "masks")

@@ -18,7 +18,7 @@ from typing import Any
 
 from declip.errors import DatasetError, SpecError
 from declip.files import local_path, read_text, write_atomic
-from declip.results import Sample, check_several
+from declip.results import Sample, check_samples
 
 __all__ = ["format_line", "parse_line", "read_manifest", "read_records", "write_manifest"]
 
@@ -45,6 +45,9 @@ def read_records(path: str | Path) -> list[tuple[Sample, dict[str, Any]]]:
         text = read_text(path)
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: no such manifest; write one with `declip index`") from error
+    except IsADirectoryError as error:
+        advice = f"write one with `declip index folder {path} --out samples.jsonl`"
+        raise DatasetError(f"{path} is a folder; expected a manifest (.jsonl); {advice}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path}: the manifest cannot be read: {error}") from error
     lines = enumerate(text.split("\n"), start=1)
@@ -61,7 +64,7 @@ def write_manifest(
     Raises:
         DatasetError: provenance has another length than samples.
     """
-    check_several(samples, "write_manifest(path, […])")
+    check_samples(samples, "write_manifest(path, […])")
     path = Path(path)
     if provenance is None:
         provenance = [None] * len(samples)

@@ -31,7 +31,7 @@ from declip.images.mapfiles import read_mask, warn_of_empty_masks
 from declip.images.read import MAX_PIXELS
 from declip.images.tensors import resize_scores
 from declip.regions import MaskRule
-from declip.results import Localization, Predictor, Sample, check_several
+from declip.results import Localization, Predictor, Sample, check_samples, check_type
 
 __all__ = ["evaluate"]
 
@@ -59,8 +59,8 @@ def evaluate(
     A sample whose picture, mask or map fails becomes a row with an error, and the others go on.
     Raises DatasetError where there are no samples.
     """
-    check_several(samples, "evaluate(predictor, […])")
-    samples = list(samples)
+    check_type(predictor, Predictor, "declip.load('mini')")
+    samples = check_samples(samples, "evaluate(predictor, […])")
     if not samples:
         raise DatasetError(f"{title or 'the list'} has no samples to evaluate")
     results = predictor.map((sample.image for sample in samples), batch_size=batch_size)

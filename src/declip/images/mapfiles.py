@@ -26,7 +26,7 @@ from declip.images.decode import check_pixels, decoding, file_of, open_header, r
 from declip.images.depth import transparent_share
 from declip.images.encode import encode_png
 from declip.images.read import MAX_BYTES, MAX_PIXELS, file_bytes, read_photo, upright_size
-from declip.results import Sample
+from declip.results import SAMPLE, Sample, check_type
 
 __all__ = [
     "empty_masks",
@@ -52,6 +52,7 @@ def read_mask(sample: Sample, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.boo
     upright image. Raises ImageError for a file that cannot be read or has transparent parts, since some tools make the
     manipulated part transparent and others the rest, and DatasetError for a fake without a mask.
     """
+    check_type(sample, Sample, SAMPLE)
     if sample.mask is None:
         if sample.label == "fake":
             raise DatasetError(f"{sample.image}: a fake sample without a mask; give it one, or label it real")

@@ -12,7 +12,7 @@ from declip.errors import ImageError
 from declip.images.arrays import strips
 from declip.images.encode import encode_png
 from declip.images.read import read_photo
-from declip.results import Localization, PictureLike
+from declip.results import Localization, PictureLike, check_type
 
 __all__ = ["overlay", "overlay_png"]
 
@@ -29,6 +29,7 @@ def overlay(picture: PictureLike, result: Localization, *, opacity: float = 0.5)
     mask, nothing outside of it is tinted: a photo in which nothing was found stays a photo. Raises ImageError where
     picture and result differ in size.
     """
+    check_type(result, Localization, "what a localizer returns for this picture")
     photo = read_photo(picture)
     if photo.size != result.scores.shape:
         raise ImageError(

@@ -30,6 +30,9 @@ def to_onnx(source: str | Path, out: str | Path) -> Path:
     of them computes something else.
     """
     out = Path(out)
+    if Path(source).suffix != ".safetensors":
+        advice = "an .onnx file is exported already, and `declip convert` makes a checkpoint of an official .pth"
+        raise ExportError(f"got {source}; expected a .safetensors checkpoint: {advice}")
     net, spec = checkpoint.load(Path(source))
     if not spec.traits.exportable:
         raise ExportError(

@@ -35,7 +35,7 @@ from declip.provenance.result import to_plain
 from declip.regions import Verdict
 from declip.report import metadata, page
 from declip.report.pictures import Box
-from declip.results import Localization, Photo, PictureLike
+from declip.results import Localization, Photo, PictureLike, check_type
 
 __all__ = ["Change", "Opinion", "Report", "Stability", "Variant", "examine"]
 
@@ -159,6 +159,7 @@ def examine(
     and beyond 4096 × 4096 px the training-free maps see a part of that size: at its own resolution, around the largest
     region of the mask (or the highest score). Raises ImageError; ValueError for a date without a time zone.
     """
+    check_type(localizer, Localizer, "declip.load('mini')")
     if date.tzinfo is None:
         raise ValueError(f"the date {date} has no time zone; expected datetime.now(UTC), say")
     photo = localizer.read(picture)

@@ -79,7 +79,7 @@ def create_app(
     folder = None if keep is None else Path(keep)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)  # an error now is better than one at the first picture
-    given = (localizers,) if isinstance(localizers, Localizer) else localizers
+    given = localizers if isinstance(localizers, Iterable) and not isinstance(localizers, str) else (localizers,)
     service = Service(given, limits or Limits(), workers=workers, token=token, keep=folder)
 
     @contextlib.asynccontextmanager

@@ -26,7 +26,7 @@ from declip.images.read import read_photo
 from declip.localize import folder
 from declip.localize.localizer import Localizer
 from declip.report import metadata
-from declip.results import Photo
+from declip.results import Photo, check_type
 from declip.serve import answers, archive, queue
 from declip.serve.fields import FIELDS, parse_flag, parse_options
 from declip.serve.guard import STACK
@@ -55,6 +55,7 @@ class Service:
     ) -> None:
         self.localizers: dict[str, Localizer] = {}
         for localizer in localizers:
+            check_type(localizer, Localizer, "declip.load('mini')")
             if localizer.model in self.localizers:
                 raise SpecError(f"two models are called {localizer.model}; requests choose by name: rename a file")
             self.localizers[localizer.model] = localizer

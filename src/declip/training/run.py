@@ -32,7 +32,7 @@ from declip.images.mapfiles import empty_masks, warn_of_empty_masks
 from declip.models import checkpoint, resolve
 from declip.nn.model import DeclipNet, Network, build_network
 from declip.nn.rivals.net import RivalNet
-from declip.results import Sample, check_several
+from declip.results import Sample, check_samples
 from declip.training.features import CachedViews
 from declip.training.loop import FreshViews, Loop
 from declip.training.recipe import TrainConfig
@@ -77,8 +77,8 @@ def train(
     Raises DatasetError for empty parts, SpecError for a folder of another recipe, ImageError for a picture that cannot
     be read, TrainingError at the first loss that is not finite; then the files are those of the last good epoch.
     """
-    check_several(train, "train=[…]")
-    check_several(valid, "valid=[…]")
+    check_samples(train, "train=[…]")
+    check_samples(valid, "valid=[…]")
     out = Path(out)
     accelerator = Accelerator(log_with="tensorboard", project_dir=str(out))
     console = Console(stderr=True, quiet=not accelerator.is_main_process)
@@ -131,8 +131,8 @@ def fill_features(
 
     Arguments and errors as for `train`; also raises SpecError for a recipe that keeps no features.
     """
-    check_several(train, "train=[…]")
-    check_several(valid, "valid=[…]")
+    check_samples(train, "train=[…]")
+    check_samples(valid, "valid=[…]")
     if not config.kept_of("valid"):
         raise SpecError(f"all of {config.model.architecture} is learnt, there are no features to keep")
     if not config.kept_views:

@@ -16,7 +16,7 @@ from declip.datasets.audit.facts import alone, inspect
 from declip.datasets.audit.polarity import by_shape, by_twin, compare, find_twins
 from declip.datasets.audit.report import Report, Severity
 from declip.errors import naming_extras
-from declip.results import Sample, check_several
+from declip.results import Sample, check_samples
 
 __all__ = ["broken", "check"]
 
@@ -33,7 +33,7 @@ def check(samples: Sequence[Sample], *, workers: int = 1, progress: bool = False
     workers: how many processes read pictures. progress: show bars on stderr. Errors come first among the findings.
     Raises MissingExtraError without the extra `data`. Files that cannot be read are findings and never raised.
     """
-    check_several(samples, "check([…])")
+    check_samples(samples, "check([…])")
     _require_extra()
     facts = list(_stream(inspect, samples, workers, progress, "Reading"))
     twins = find_twins(samples, facts)
