@@ -11,16 +11,17 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from declip.errors import DeclipError, ImageError
+from declip.errors import DeclipError
 from declip.images import dose
-from declip.images.dose import LEVELS, Augmentation, Perturbation, augment, jitter, perturb
+from declip.images.dose import LEVELS, Augmentation, Perturbation, Pixels, augment, jitter, perturb
 from declip.images.read import read_photo
+from tests.images.pictures import encode, refused
 
 PHOTO = Path(__file__).resolve().parents[2] / "examples" / "photos" / "flower-copy-move.png"
 
 
 @pytest.fixture(scope="module")
-def photo() -> NDArray[np.uint8]:
+def photo() -> Pixels:
     pixels = np.ascontiguousarray(read_photo(PHOTO).pixels[40:201, 60:253])  # of odd sides
     pixels.flags.writeable = False
     return pixels
@@ -30,7 +31,7 @@ def rng(seed: int = 3) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def change(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> float:
+def change(before: Pixels, after: Pixels) -> float:
     """Mean absolute difference, in levels."""
     return float(np.abs(before.astype(float) - after).mean())
 
@@ -46,7 +47,7 @@ def test_blur_is_a_gaussian_on_five_pixels() -> None:
 
 @pytest.mark.slow  # torchvision takes long to import
 @pytest.mark.parametrize("sigma", [0.4, 0.8, 1.3, 2.0])
-def test_blur_is_torchvisions(photo: NDArray[np.uint8], sigma: float) -> None:
+def test_blur_is_torchvisions(photo: Pixels, sigma: float) -> None:
     torch = pytest.importorskip("torch")
     functional = pytest.importorskip("torchvision.transforms.functional")
     planes = torch.from_numpy(photo.transpose(2, 0, 1).copy())
@@ -56,18 +57,11 @@ def test_blur_is_torchvisions(photo: NDArray[np.uint8], sigma: float) -> None:
     assert np.mean(blurred != expected) < 1e-3
 
 
-@pytest.mark.parametrize("quality", [1, 50, 100])
-def test_jpeg_is_pillows_round_trip(photo: NDArray[np.uint8], quality: int) -> None:
-    buffer = io.BytesIO()
-    Image.fromarray(photo).save(buffer, "JPEG", quality=quality, subsampling=2)
-    assert np.array_equal(perturb(photo, "jpeg", quality), np.asarray(Image.open(buffer)))
-
-
-@pytest.mark.parametrize("quality", [1, 80, 100])
-def test_webp_is_pillows_round_trip(photo: NDArray[np.uint8], quality: int) -> None:
-    buffer = io.BytesIO()
-    Image.fromarray(photo).save(buffer, "WEBP", quality=quality)
-    assert np.array_equal(perturb(photo, "webp", quality), np.asarray(Image.open(buffer).convert("RGB")))
+@pytest.mark.parametrize(("kind", "quality"), [("jpeg", 1), ("jpeg", 50), ("webp", 80), ("webp", 100)])
+def test_jpeg_and_webp_are_pillows_round_trip(photo: Pixels, kind: Any, quality: int) -> None:
+    options = {"subsampling": 2} if kind == "jpeg" else {}
+    saved = Image.open(io.BytesIO(encode(photo, kind.upper(), quality=quality, **options)))
+    assert np.array_equal(perturb(photo, kind, quality), np.asarray(saved.convert("RGB")))
 
 
 def test_noise_has_its_sigma() -> None:
@@ -101,7 +95,7 @@ def test_resize_halves_what_a_pixel_holds() -> None:
         ("resize", (1, 0.9, 0.75, 0.5, 0.3, 0.1)),
     ],
 )
-def test_stronger_is_more(photo: NDArray[np.uint8], kind: Perturbation, levels: tuple[float, ...]) -> None:
+def test_stronger_is_more(photo: Pixels, kind: Perturbation, levels: tuple[float, ...]) -> None:
     assert (levels[0], levels[-1]) == LEVELS[kind]
     changes = [change(photo, perturb(photo, kind, level, rng())) for level in levels]
     assert changes == sorted(changes) and len(set(changes)) == len(changes)
@@ -110,22 +104,15 @@ def test_stronger_is_more(photo: NDArray[np.uint8], kind: Perturbation, levels: 
 
 
 @pytest.mark.parametrize("kind", LEVELS)
-def test_size_type_and_input_are_kept(photo: NDArray[np.uint8], kind: Perturbation) -> None:
-    before = photo.copy()
+def test_size_type_and_input_are_kept(photo: Pixels, kind: Perturbation) -> None:
+    tiny = [rng().integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((1, 1), (1, 7), (3, 2))]
     for level in LEVELS[kind]:
-        after = perturb(photo, kind, level, rng())
-        assert after.shape == photo.shape and after.dtype == np.uint8
-        assert after.flags.writeable and not np.shares_memory(after, photo)
-        assert np.array_equal(after, perturb(photo, kind, level, rng()))
-    assert np.array_equal(photo, before)
-
-
-@pytest.mark.parametrize("kind", LEVELS)
-def test_tiny_pictures(kind: Perturbation) -> None:
-    for size in ((1, 1), (1, 7), (3, 2)):
-        tiny = rng().integers(0, 256, (*size, 3), dtype=np.uint8)
-        for level in LEVELS[kind]:
-            assert perturb(tiny, kind, level, rng()).shape == tiny.shape
+        for given in (photo, *tiny):
+            before = given.copy()
+            after = perturb(given, kind, level, rng())
+            assert after.shape == given.shape and after.dtype == np.uint8 and np.array_equal(given, before)
+            assert after.flags.writeable and not np.shares_memory(after, given)
+            assert np.array_equal(after, perturb(given, kind, level, rng()))
 
 
 @pytest.mark.parametrize(
@@ -142,13 +129,10 @@ def test_tiny_pictures(kind: Perturbation) -> None:
         ("flip", 1, r"no perturbation 'flip'; expected 'jpeg', 'webp'"),
     ],
 )
-def test_what_there_is_not(photo: NDArray[np.uint8], kind: Any, level: float, message: str) -> None:
+def test_what_there_is_not(photo: Pixels, kind: Any, level: float, message: str) -> None:
     with pytest.raises(DeclipError, match=message):
         perturb(photo, kind, level, rng())
-
-
-def test_noise_needs_a_generator(photo: NDArray[np.uint8]) -> None:
-    with pytest.raises(DeclipError, match=r"give an rng"):
+    with pytest.raises(DeclipError, match="give an rng"):
         perturb(photo, "noise", 2)
 
 
@@ -159,15 +143,13 @@ def test_what_is_no_picture(pixels: Any) -> None:
         lambda: jitter(pixels, rng()),
         lambda: augment(pixels, (), rng()),
     ):
-        with pytest.raises(ImageError, match=r"expected uint8 \(H, W, 3\)") as caught:
+        with refused("input", r"expected uint8 \(H, W, 3\)"):
             wrong()
-        assert caught.value.kind == "input"
 
 
 def test_too_long_for_webp() -> None:
-    with pytest.raises(ImageError, match="at most 16383 px") as caught:
+    with refused("too-large", "at most 16383 px"):
         perturb(np.zeros((1, 16384, 3), np.uint8), "webp", 80)
-    assert caught.value.kind == "too-large"
     assert perturb(np.zeros((1, 16383, 3), np.uint8), "webp", 80).shape == (1, 16383, 3)
 
 
@@ -203,7 +185,7 @@ def test_jitter_of_known_draws() -> None:
 @pytest.mark.parametrize("order", [(3, 2, 1, 0), (1, 3, 0, 2)])
 @pytest.mark.parametrize("values", [(0.7, 1.3, 0.8, 0.3), (1.2, 0.75, 1.25, -0.27)])
 def test_jitter_is_torchvisions(
-    photo: NDArray[np.uint8], order: tuple[int, ...], values: tuple[float, float, float, float]
+    photo: Pixels, order: tuple[int, ...], values: tuple[float, float, float, float]
 ) -> None:
     functional = pytest.importorskip("torchvision.transforms.functional")
     steps = (
@@ -227,7 +209,7 @@ def test_jitter_draws_evenly_within_its_strength() -> None:
     assert all(np.array_equal(jitter(grey, rng(), 0.0), grey) for _ in range(3))
 
 
-def test_jitter_is_reproducible(photo: NDArray[np.uint8]) -> None:
+def test_jitter_is_reproducible(photo: Pixels) -> None:
     assert np.array_equal(jitter(photo, rng(1)), jitter(photo, rng(1)))
     assert change(jitter(photo, rng(1)), jitter(photo, rng(2))) > 1
     with pytest.raises(DeclipError, match=r"strength of the jitter is 0\.7"):
@@ -237,7 +219,7 @@ def test_jitter_is_reproducible(photo: NDArray[np.uint8]) -> None:
 # --- augment --------------------------------------------------------------------------------------------------------
 
 
-def test_augment_is_reproducible_and_ordered(photo: NDArray[np.uint8]) -> None:
+def test_augment_is_reproducible_and_ordered(photo: Pixels) -> None:
     every = get_args(Augmentation)
     before = photo.copy()
     first = augment(photo, every, rng(1))
@@ -246,10 +228,10 @@ def test_augment_is_reproducible_and_ordered(photo: NDArray[np.uint8]) -> None:
     assert first.shape == photo.shape and np.array_equal(photo, before)
 
 
-def test_augment_levels(photo: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_augment_levels(photo: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, list[float]] = {}
 
-    def record(pixels: NDArray[np.uint8], kind: str, level: float, rng: Any = None) -> NDArray[np.uint8]:
+    def record(pixels: Pixels, kind: str, level: float, rng: Any = None) -> Pixels:
         seen.setdefault(kind, []).append(level)
         return pixels
 
@@ -258,20 +240,13 @@ def test_augment_levels(photo: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatc
     for _ in range(400):
         augment(photo, ("blur", "jpeg", "webp", "resize", "noise"), generator)
     assert list(seen) == ["blur", "jpeg", "webp", "resize", "noise"]
-    for kind, (low, high) in {
-        "blur": (0.4, 2),
-        "jpeg": (30, 100),
-        "webp": (30, 100),
-        "resize": (0.5, 1),
-        "noise": (1, 8),
-    }.items():
-        levels = seen[kind]
+    for levels, (low, high) in zip(seen.values(), [(0.4, 2), (30, 100), (30, 100), (0.5, 1), (1, 8)], strict=True):
         slack = 0.02 * (high - low)
         assert low <= min(levels) <= low + slack and high - slack <= max(levels) <= high
         assert abs(np.mean(levels) - (low + high) / 2) < 3 * slack
 
 
-def test_augment_share(photo: NDArray[np.uint8]) -> None:
+def test_augment_share(photo: Pixels) -> None:
     small = photo[:16, :16]
     generator = rng()
     changed = [not np.array_equal(augment(small, ("noise",), generator, 0.3), small) for _ in range(400)]
@@ -280,7 +255,7 @@ def test_augment_share(photo: NDArray[np.uint8]) -> None:
     assert np.array_equal(untouched, small) and not np.shares_memory(untouched, small)
 
 
-def test_augment_errors(photo: NDArray[np.uint8]) -> None:
+def test_augment_errors(photo: Pixels) -> None:
     wrong: Any = ("jpeg", "flip")
     with pytest.raises(DeclipError, match="no augmentation 'flip'; expected 'blur', 'jitter'"):
         augment(photo, wrong, rng())

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
-import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +14,7 @@ from declip.errors import ImageError
 from declip.images import pages
 from declip.images.read import read_photo
 from declip.results import Photo
+from tests.images.pictures import chunk, encode, exif_of, refused, segment, with_segments
 
 COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200), (90, 90, 90))
 MP4 = (
@@ -29,13 +28,6 @@ MP4 = (
 
 def plain(index: int, size: tuple[int, int] = (48, 32)) -> Image.Image:
     return Image.new("RGB", size, COLOURS[index])
-
-
-def saved(picture: Image.Image, kind: str, *more: Image.Image, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    several = {"save_all": True, "append_images": list(more)} if more else {}
-    picture.save(stream, kind, **several, **options)
-    return stream.getvalue()
 
 
 def colour(photo: Photo) -> int:
@@ -55,16 +47,15 @@ def check_pages(data: bytes, unit: str, order: list[int]) -> None:
     first = read_photo(data)
     assert (first.page, first.pages, colour(first)) == (1, count, order[0])
     for wrong in (0, count + 1, -1):
-        with pytest.raises(ImageError, match=f"got picture {wrong} of the file; there are {count} of them") as caught:
+        with refused("input", f"got picture {wrong} of the file; there are {count} of them"):
             read_photo(data, page=wrong)
-        assert caught.value.kind == "input"
 
 
 @pytest.mark.parametrize(
     ("kind", "unit"), [("TIFF", "pages"), ("GIF", "frames"), ("WEBP", "frames"), ("PNG", "frames"), ("AVIF", "frames")]
 )
 def test_every_page_can_be_read(kind: str, unit: str) -> None:
-    check_pages(saved(plain(0), kind, plain(1), plain(2)), unit, [0, 1, 2])
+    check_pages(encode(plain(0), kind, plain(1), plain(2)), unit, [0, 1, 2])
 
 
 def test_the_main_picture_of_a_heic_comes_first() -> None:
@@ -78,7 +69,7 @@ def test_the_main_picture_of_a_heic_comes_first() -> None:
 
 
 def test_pages_have_sizes_of_their_own() -> None:
-    data = saved(plain(0, (40, 30)), "TIFF", plain(1, (64, 50)))
+    data = encode(plain(0, (40, 30)), "TIFF", plain(1, (64, 50)))
     assert [read_photo(data, page=page).size for page in (1, 2)] == [(30, 40), (50, 64)]
     with pytest.raises(ImageError, match="50×64 pixels") as caught:
         read_photo(data, page=2, max_pixels=2000)
@@ -119,27 +110,22 @@ def test_a_smaller_copy_behind_the_picture_can_be_read_and_damage_is_of_its_page
 
 
 def test_a_picture_of_a_jpeg_is_turned_by_its_own_tag() -> None:
-    exif = Image.Exif()
-    exif[274] = 6
-    data = with_index(saved(plain(0), "JPEG"), [(0x020003, saved(plain(1), "JPEG", exif=exif))])
-    assert [(photo.size, photo.orientation) for photo in (read_photo(data), read_photo(data, page=2))] == [
-        ((32, 48), 1),
-        ((48, 32), 6),
-    ]
-    noise = saved(Image.effect_noise((64, 64), 80).convert("RGB"), "JPEG")
-    cut = with_index(saved(plain(0), "JPEG"), [(0x020003, noise[: len(noise) // 2])])
+    data = with_index(encode(plain(0), "JPEG"), [(0x020003, encode(plain(1), "JPEG", exif=exif_of({274: 6})))])
+    first, second = read_photo(data), read_photo(data, page=2)
+    assert (first.size, first.orientation, second.size, second.orientation) == ((32, 48), 1, (48, 32), 6)
+    noise = encode(Image.effect_noise((64, 64), 80).convert("RGB"), "JPEG")
+    cut = with_index(encode(plain(0), "JPEG"), [(0x020003, noise[: len(noise) // 2])])
     assert read_photo(cut).pages == 2
-    with pytest.raises(ImageError, match="truncated or damaged") as caught:
+    with refused("corrupt", "truncated or damaged"):
         read_photo(cut, page=2)
-    assert caught.value.kind == "corrupt"
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF"])
 def test_a_file_of_one_picture_has_nothing_to_tell(kind: str) -> None:
-    photo = read_photo(saved(plain(0), kind))
+    photo = read_photo(encode(plain(0), kind))
     assert (photo.page, photo.pages, photo.notes) == (1, 1, ())
     with pytest.raises(ImageError, match="got picture 2 of the file; there is 1"):
-        read_photo(saved(plain(0), kind), page=2)
+        read_photo(encode(plain(0), kind), page=2)
 
 
 def test_arrays_and_photos_have_one_page() -> None:
@@ -147,14 +133,14 @@ def test_arrays_and_photos_have_one_page() -> None:
     assert read_photo(pixels, page=1).pages == 1
     with pytest.raises(ImageError, match="there is 1"):
         read_photo(pixels, page=2)
-    photo = read_photo(io.BytesIO(saved(plain(0), "TIFF", plain(1))), page=2)
+    photo = read_photo(io.BytesIO(encode(plain(0), "TIFF", plain(1))), page=2)
     assert read_photo(photo) is photo and read_photo(photo, page=2) is photo
     with pytest.raises(ImageError, match="is picture 2, decoded"):
         read_photo(photo, page=1)
 
 
 def test_a_pil_image_is_read_at_its_current_frame(tmp_path: Path) -> None:
-    data = saved(plain(0), "TIFF", plain(1), plain(2))
+    data = encode(plain(0), "TIFF", plain(1), plain(2))
     opened = Image.open(io.BytesIO(data))
     opened.seek(1)
     photo = read_photo(opened)
@@ -166,7 +152,7 @@ def test_a_pil_image_is_read_at_its_current_frame(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's own words on it
 @pytest.mark.parametrize("good", [1, 2])
 def test_a_damaged_page_is_told_and_those_before_it_are_read(good: int) -> None:
-    data = saved(plain(0), "TIFF", plain(1), plain(2))
+    data = encode(plain(0), "TIFF", plain(1), plain(2))
     opened = Image.open(io.BytesIO(data))
     opened.seek(good)
     assert isinstance(opened, TiffImagePlugin.TiffImageFile)
@@ -186,8 +172,7 @@ def test_a_damaged_page_is_told_and_those_before_it_are_read(good: int) -> None:
 
 
 def with_xmp(jpeg: bytes, words: bytes) -> bytes:
-    block = b"http://ns.adobe.com/xap/1.0/\0" + words
-    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + jpeg[2:]
+    return with_segments(jpeg, segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + words))
 
 
 def with_index(first: bytes, others: list[tuple[int, bytes]]) -> bytes:
@@ -205,8 +190,7 @@ def with_index(first: bytes, others: list[tuple[int, bytes]]) -> bytes:
     for role, jpeg in others:
         entries += struct.pack("<IIIHH", role, len(jpeg), at - base, 0, 0)
         at += len(jpeg)
-    segment = b"\xff\xe2" + struct.pack(">H", length + 2) + b"MPF\0" + head + entries
-    return first[:2] + segment + first[2:] + b"".join(jpeg for _, jpeg in others)
+    return with_segments(first, segment(0xE2, b"MPF\0" + head + entries)) + b"".join(jpeg for _, jpeg in others)
 
 
 def notes(data: bytes) -> tuple[str, ...]:
@@ -216,7 +200,7 @@ def notes(data: bytes) -> tuple[str, ...]:
 
 
 def test_every_picture_of_a_jpeg_can_be_read() -> None:
-    frames = [saved(plain(index), "JPEG") for index in range(3)]
+    frames = [encode(plain(index), "JPEG") for index in range(3)]
     data = with_index(frames[0], [(0x020003, frames[1]), (0, frames[2])])
     check_pages(data, "pictures", [0, 1, 2])
     assert read_photo(data).data == data
@@ -224,8 +208,8 @@ def test_every_picture_of_a_jpeg_can_be_read() -> None:
 
 
 def test_previews_are_told_and_no_pages() -> None:
-    small = saved(plain(1, (24, 16)), "JPEG")
-    first = saved(plain(0), "JPEG")
+    small = encode(plain(1, (24, 16)), "JPEG")
+    first = encode(plain(0), "JPEG")
     assert notes(with_index(first, [(0x010001, small)])) == (
         "1 smaller copy of the picture inside the file: not examined.",
     )
@@ -239,7 +223,7 @@ def test_previews_are_told_and_no_pages() -> None:
 )
 @pytest.mark.parametrize("where", ["photo", "map"])
 def test_a_gain_map_is_told(words: bytes, where: str) -> None:
-    first, other = saved(plain(0), "JPEG"), saved(Image.new("L", (12, 8), 99), "JPEG")
+    first, other = encode(plain(0), "JPEG"), encode(Image.new("L", (12, 8), 99), "JPEG")
     first, other = (with_xmp(first, words), other) if where == "photo" else (first, with_xmp(other, words))
     photo = read_photo(with_index(first, [(0, other)]))
     assert "A gain map for HDR screens was not examined." in photo.notes
@@ -248,7 +232,7 @@ def test_a_gain_map_is_told(words: bytes, where: str) -> None:
 
 
 def test_depth_maps_are_told() -> None:
-    assert notes(with_xmp(saved(plain(0), "JPEG"), b'<x GDepth:Format="RangeInverse"/>')) == (
+    assert notes(with_xmp(encode(plain(0), "JPEG"), b'<x GDepth:Format="RangeInverse"/>')) == (
         "A depth map was not examined.",
     )
 
@@ -258,22 +242,22 @@ def test_depth_maps_are_told() -> None:
 )
 def test_a_video_behind_the_photo_is_told(words: bytes) -> None:
     trailer = b"SEFHtrailerSEFT" if words else b"\0" * 16
-    first = saved(plain(0), "JPEG")
+    first = encode(plain(0), "JPEG")
     data = (with_xmp(first, words) if words else first) + b"MotionPhoto_Data" + MP4 + trailer
     assert notes(data) == ("A video of 0.2 MB behind the photo (a motion photo) was not examined.",)
 
 
 def test_a_video_that_was_cut_off_is_told() -> None:
-    assert notes(with_xmp(saved(plain(0), "JPEG"), b'GCamera:MotionPhoto="1"')) == (
+    assert notes(with_xmp(encode(plain(0), "JPEG"), b'GCamera:MotionPhoto="1"')) == (
         "The file says that it is a motion photo; the video is not in it.",
     )
-    assert notes(with_xmp(saved(plain(0), "JPEG"), b'GCamera:MotionPhoto="0"')) == ()
+    assert notes(with_xmp(encode(plain(0), "JPEG"), b'GCamera:MotionPhoto="0"')) == ()
 
 
 def test_a_photo_may_have_a_gain_map_and_a_video() -> None:
-    other = with_xmp(saved(Image.new("L", (12, 8), 99), "JPEG"), b'<x hdrgm:Version="1.0"/>')
+    other = with_xmp(encode(Image.new("L", (12, 8), 99), "JPEG"), b'<x hdrgm:Version="1.0"/>')
     words = b'<x hdrgm:Version="1.0" GCamera:MotionPhoto="1"/>'
-    data = with_index(with_xmp(saved(plain(0), "JPEG"), words), [(0, other)]) + MP4
+    data = with_index(with_xmp(encode(plain(0), "JPEG"), words), [(0, other)]) + MP4
     assert notes(data) == (
         "A gain map for HDR screens was not examined.",
         "A video of 0.2 MB behind the photo (a motion photo) was not examined.",
@@ -281,16 +265,16 @@ def test_a_photo_may_have_a_gain_map_and_a_video() -> None:
 
 
 def test_pictures_that_are_listed_and_not_there_are_told() -> None:
-    first, other = saved(plain(0), "JPEG"), saved(plain(1), "JPEG")
+    first, other = encode(plain(0), "JPEG"), encode(plain(1), "JPEG")
     data = with_index(first, [(0, other)])
     assert notes(data[: -len(other)]) == ("The file lists 1 further picture that cannot be found in it.",)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_bytes_behind_the_end_are_told(kind: str) -> None:
-    data = saved(plain(0), kind)
+    data = encode(plain(0), kind)
     assert notes(data + b"PK\3\4 a zip file") == ("15 bytes behind the end of the picture were not examined.",)
-    assert notes(data + saved(plain(1), "JPEG"))[0].startswith("Another JPEG of ")
+    assert notes(data + encode(plain(1), "JPEG"))[0].startswith("Another JPEG of ")
     assert notes(data + b"\0\0\xff\n") == ()
 
 
@@ -315,7 +299,7 @@ def test_transparent_parts_are_measured(mode: str, alpha: int) -> None:
 def test_shares_are_said_in_words(width: int, share: str) -> None:
     picture = Image.new("RGBA", (200, 10), (200, 30, 30, 255))
     picture.paste((0, 0, 0, 0), (0, 0, width, 10))
-    (note,) = read_photo(saved(picture, "PNG")).notes
+    (note,) = read_photo(encode(picture, "PNG")).notes
     assert note.startswith(f"Transparent parts ({share} of the picture)")
 
 
@@ -323,7 +307,7 @@ def test_layers_and_pictures_inside_of_pages_are_told() -> None:
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     tags[330], tags.tagtype[330] = 8, TiffTags.LONG
     tags[37724] = b"Adobe Photoshop Document Data Block\0"
-    assert notes(saved(plain(0), "TIFF", tiffinfo=tags)) == (
+    assert notes(encode(plain(0), "TIFF", tiffinfo=tags)) == (
         "Pictures inside of the first page (TIFF's SubIFDs) were not examined.",
         "Photoshop's layers were not examined, only what they add up to.",
     )
@@ -359,19 +343,17 @@ def test_counting_ends_somewhere() -> None:
     photo = read_photo(gif)
     assert photo.pages == 1000
     assert photo.notes[1] == "The file holds more than 1000 frames; those behind cannot be examined."
-    claimed = saved(plain(0), "PNG", plain(1))
+    claimed = encode(plain(0), "PNG", plain(1))
     at = claimed.index(b"acTL")
-    chunk = b"acTL" + struct.pack(">II", 2_000_000_000, 0)
-    claimed = claimed[:at] + chunk + struct.pack(">I", zlib.crc32(chunk)) + claimed[at + 16 :]
+    claimed = claimed[: at - 4] + chunk(b"acTL", struct.pack(">II", 2_000_000_000, 0)) + claimed[at + 16 :]
     assert read_photo(claimed).pages == 1000
-    with pytest.raises(ImageError, match="picture 900 of the file is damaged") as caught:
+    with refused("corrupt", "picture 900 of the file is damaged"):
         read_photo(claimed, page=900)
-    assert caught.value.kind == "corrupt"
 
 
 @pytest.mark.parametrize("at", [4, 40])
 def test_a_damaged_index_of_pictures_is_told(at: int) -> None:
-    data = with_index(saved(plain(0), "JPEG"), [(0, saved(plain(1), "JPEG"))])
+    data = with_index(encode(plain(0), "JPEG"), [(0, encode(plain(1), "JPEG"))])
     start = data.index(b"MPF\0") + 4
     photo = read_photo(data[: start + at] + b"\xff" * 8 + data[start + at + 8 :])
     assert colour(photo) == 0 and photo.notes
@@ -379,5 +361,5 @@ def test_a_damaged_index_of_pictures_is_told(at: int) -> None:
 
 def test_a_gif_with_comments_and_palettes_is_counted() -> None:
     frames = [plain(index).quantize(4) for index in range(4)]
-    data = saved(frames[0], "GIF", *frames[1:], comment=b"x" * 700)
+    data = encode(frames[0], "GIF", *frames[1:], comment=b"x" * 700)
     assert read_photo(data).pages == 4 == Image.open(io.BytesIO(data)).n_frames  # type: ignore[attr-defined]

@@ -7,58 +7,48 @@ import struct
 import sys
 import threading
 import warnings
-import zlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin
 
 from declip.errors import ImageError
 from declip.images import arrays, decode
 from declip.images.mapfiles import read_mask, read_scores, write_mask, write_scores
+from declip.images.orientation import to_stored
 from declip.images.overlay import overlay
 from declip.images.read import MAX_BYTES, read_photo
 from declip.images.tensors import resize_scores
 from declip.results import Sample
-from tests.images.pictures import difference, encode, png_of, result_of, scene, textured, tiff_of
+from tests.images.pictures import (
+    FILES,
+    difference,
+    encode,
+    exif_of,
+    expected,
+    file,
+    png_of,
+    refused,
+    result_of,
+    scene,
+    textured,
+    tiff_of,
+)
+
+KINDS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF")
 
 # ── formats ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-# name → (bytes, mean difference from the scene that is allowed)
-FORMATS: dict[str, tuple[Callable[[], bytes], float]] = {
-    "jpeg": (lambda: encode(scene(), "JPEG", quality=95), 2),
-    "jpeg-progressive": (lambda: encode(scene(), "JPEG", quality=95, progressive=True), 2),
-    "jpeg-restarts": (lambda: encode(scene(), "JPEG", quality=95, restart_marker_rows=1), 2),
-    "jpeg-cmyk": (lambda: encode(Image.fromarray(scene()).convert("CMYK"), "JPEG", quality=95), 2),
-    "jpeg-cmyk-progressive": (
-        lambda: encode(Image.fromarray(scene()).convert("CMYK"), "JPEG", quality=95, progressive=True),
-        2,
-    ),
-    "png": (lambda: encode(scene(), "PNG"), 0),
-    "png-alpha": (lambda: encode(Image.fromarray(scene()).convert("RGBA"), "PNG"), 0),
-    "webp": (lambda: encode(scene(), "WEBP", quality=95), 3),
-    "webp-lossless": (lambda: encode(scene(), "WEBP", lossless=True), 0),
-    "tiff": (lambda: encode(scene(), "TIFF"), 0),
-    "tiff-lzw": (lambda: encode(scene(), "TIFF", compression="tiff_lzw"), 0),
-    "tiff-deflate": (lambda: encode(scene(), "TIFF", compression="tiff_adobe_deflate"), 0),
-    "tiff-cmyk": (lambda: encode(Image.fromarray(scene()).convert("CMYK"), "TIFF"), 1),
-    "bmp": (lambda: encode(scene(), "BMP"), 0),
-    "gif": (lambda: encode(scene(), "GIF"), 12),
-    "avif": (lambda: encode(scene(), "AVIF", quality=95), 3),
-    "heic": (lambda: encode(scene(), "HEIF", quality=95), 3),
-}
 
-
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", FILES)
 def test_a_picture_is_the_same_however_it_comes(name: str, tmp_path: Path) -> None:
-    data, allowed = FORMATS[name][0](), FORMATS[name][1]
+    data = file(name, scene())
     path = tmp_path / "picture.jpg"  # the name does not matter
     path.write_bytes(data)
     photo = read_photo(path)
-    assert difference(photo.pixels, scene()) <= allowed
+    assert difference(photo.pixels, expected(name, scene())) <= FILES[name][3]
     assert photo.size == (120, 160) and photo.name == str(path) and photo.data == data and photo.orientation == 1
     assert photo.pixels.dtype == np.uint8 and photo.pixels.flags.c_contiguous and photo.pixels.flags.writeable
     with Image.open(path) as opened:
@@ -67,22 +57,11 @@ def test_a_picture_is_the_same_however_it_comes(name: str, tmp_path: Path) -> No
     assert read_photo(data).data == data and read_photo(photo.pixels).data == b""
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "AVIF", "HEIF"])
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "BMP", "AVIF", "HEIF"])
 def test_grey_pictures(kind: str) -> None:
-    grey = scene()[:, :, 1]
-    pixels = read_photo(encode(grey, kind)).pixels
-    assert difference(pixels, np.repeat(grey[:, :, None], 3, axis=2)) < 2
+    pixels = read_photo(encode(scene()[:, :, 1], kind)).pixels
+    assert difference(pixels, np.repeat(scene()[:, :, 1:2], 3, axis=2)) < 2
     assert difference(pixels[:, :, 0], pixels[:, :, 2]) < 1
-
-
-def test_palettes_and_single_bits() -> None:
-    palette = Image.fromarray(scene()).convert("P", palette=Image.Palette.ADAPTIVE)
-    expected = np.array(palette.convert("RGB"))
-    for kind in ("PNG", "GIF", "BMP", "TIFF"):
-        assert np.array_equal(read_photo(encode(palette, kind)).pixels, expected)
-    bits = Image.fromarray(scene()[:, :, 0] > 99)
-    for kind in ("PNG", "BMP", "TIFF"):
-        assert np.array_equal(read_photo(encode(bits, kind)).pixels[:, :, 1], 255 * (scene()[:, :, 0] > 99))
 
 
 def test_transparency_is_composited_on_white() -> None:
@@ -95,8 +74,7 @@ def test_transparency_is_composited_on_white() -> None:
     for kind, options in (("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True, "exact": True})):
         pixels = read_photo(encode(rgba, kind, **options)).pixels
         assert np.abs(pixels - expected).max() <= 1
-    grey_alpha = Image.fromarray(rgba).convert("LA")
-    assert read_photo(encode(grey_alpha, "PNG")).pixels[0, 0].tolist() == [255, 255, 255]
+    assert read_photo(encode(Image.fromarray(rgba).convert("LA"), "PNG")).pixels[0, 0].tolist() == [255, 255, 255]
     premultiplied = read_photo(Image.fromarray(rgba).convert("RGBa")).pixels
     assert np.abs(premultiplied - expected).max() <= 3
 
@@ -166,9 +144,8 @@ def test_float_grey(white: float) -> None:
 
 def test_grey_without_a_scale_is_refused() -> None:
     for values in (np.array([[0, 1e6]], np.float32), np.array([[0, np.nan]], np.float32)):
-        with pytest.raises(ImageError, match="float grey with values from") as error:
+        with refused("format", "float grey with values from"):
             read_photo(Image.fromarray(values))
-        assert error.value.kind == "format"
     with pytest.raises(ImageError, match="from 0 to 70000; expected 0-65535"):
         read_photo(Image.fromarray(np.array([[0, 70_000]], np.int32)))
 
@@ -198,57 +175,27 @@ def test_extreme_sizes(size: tuple[int, int], tmp_path: Path) -> None:
 
 # ── orientation ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-# What a camera stores for an upright picture, per EXIF orientation.
-STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.transpose(1, 0, 2),
-    6: lambda a: np.rot90(a),
-    7: lambda a: a.transpose(1, 0, 2)[::-1, ::-1],
-    8: lambda a: np.rot90(a, -1),
-}
-
 
 @pytest.mark.parametrize(
     ("kind", "orientation"),
-    [
-        ("PNG", 5),
-        ("JPEG", 8),
-        ("AVIF", 7),
-        ("TIFF-deflate", 6),
-        *(("TIFF", orientation) for orientation in range(1, 9)),
-    ],
+    [("PNG", 5), ("JPEG", 8), ("AVIF", 7), ("TIFF-deflate", 6), *(("TIFF", number) for number in range(1, 9))],
 )
 def test_orientation_is_applied_once(kind: str, orientation: int, tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x112] = orientation
-    options: dict[str, object] = {"AVIF": {"quality": 95}}.get(kind, {})
-    if kind == "TIFF-deflate":
-        options = {"compression": "tiff_adobe_deflate"}
-    stored = np.ascontiguousarray(STORED[orientation](scene(30, 50)))
+    kind, _, deflated = kind.partition("-")
+    options = {"quality": 95} if kind == "AVIF" else {"compression": "tiff_adobe_deflate"} if deflated else {}
+    stored = np.ascontiguousarray(to_stored(scene(30, 50), orientation))
     path = tmp_path / "turned"
-    path.write_bytes(encode(stored, kind.removesuffix("-deflate"), exif=exif, **options))
+    path.write_bytes(encode(stored, kind, exif=exif_of({0x112: orientation}), **options))
     photo = read_photo(path)
     assert photo.size == (30, 50) and photo.orientation == orientation
     assert difference(photo.pixels, scene(30, 50)) <= (6 if kind in ("JPEG", "AVIF") else 0)
     with Image.open(path) as opened:
-        given = read_photo(opened)
-        again = read_photo(opened)  # loaded by now
-    assert np.array_equal(given.pixels, photo.pixels) and np.array_equal(again.pixels, photo.pixels)
-    assert given.orientation == orientation
+        given, again = read_photo(opened), read_photo(opened)  # the second time it is loaded already
+        assert np.array_equal(given.pixels, photo.pixels) and np.array_equal(again.pixels, photo.pixels)
+        assert given.orientation == orientation
+        turned = ImageOps.exif_transpose(opened)  # by the caller: not turned again
+    assert np.array_equal(read_photo(turned).pixels, photo.pixels)
     assert np.array_equal(read_mask(Sample(image=path, label="real")), np.zeros((30, 50), dtype=bool))
-
-
-def test_an_image_turned_by_the_caller_is_not_turned_again() -> None:
-    exif = Image.Exif()
-    exif[0x112] = 6
-    data = encode(np.ascontiguousarray(STORED[6](scene())), "PNG", exif=exif)
-    with Image.open(io.BytesIO(data)) as opened:
-        from PIL import ImageOps
-
-        assert np.array_equal(read_photo(ImageOps.exif_transpose(opened)).pixels, scene())
 
 
 # ── what is not a picture ───────────────────────────────────────────────────────────────────────────────────────────
@@ -280,7 +227,7 @@ def test_files_that_cannot_be_pictures(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
 def test_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(ImageError, match="not a regular file"):
+    with refused("input", "not a regular file"):
         read_photo(tmp_path / "pipe.png")
 
 
@@ -291,26 +238,20 @@ def test_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
         3.5,
         [1, 2],
         np.full((4, 4, 3), np.nan),
-        np.zeros((5, 4, 2), np.uint8),
         np.zeros((4, 4, 3), np.int64),
-        np.zeros((3, 4, 4), np.uint8),
-        np.zeros((0, 4, 3), np.uint8),
-        np.zeros((2, 8, 9), np.uint8),
-        np.zeros(9, np.uint8),
+        *(np.zeros(shape, np.uint8) for shape in ((5, 4, 2), (3, 4, 4), (0, 4, 3), (2, 8, 9), (9,))),
     ],
 )
 def test_objects_that_cannot_be_pictures(source: object) -> None:
-    with pytest.raises(ImageError, match="expected") as error:
+    with refused("input", "expected"):
         read_photo(source)
-    assert error.value.kind == "input"
 
 
 def test_heic_without_its_package_says_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     head = struct.pack(">I", 24) + b"ftypheic" + bytes(4) + b"mif1heic" + bytes(100)
-    with pytest.raises(ImageError, match=re.escape("pip install 'declip[heif]'")) as error:
+    with refused("format", re.escape("pip install 'declip[heif]'")):
         read_photo(head)
-    assert error.value.kind == "format"
 
 
 def test_a_tiff_that_pillow_cannot_read_says_so() -> None:
@@ -322,52 +263,38 @@ def test_a_tiff_that_pillow_cannot_read_says_so() -> None:
 # ── limits ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_pixel_limit_is_checked_before_decoding(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = encode(scene(), kind)
     assert read_photo(data, max_pixels=160 * 120).size == (120, 160)
     monkeypatch.setattr(decode, "load", lambda *_: pytest.fail("decoded"))
-    with pytest.raises(ImageError, match=f"at most {160 * 120 - 1} are read") as error:
+    with refused("too-large", f"at most {160 * 120 - 1} are read"):
         read_photo(data, max_pixels=160 * 120 - 1)
-    assert error.value.kind == "too-large"
     with pytest.raises(ImageError, match=f"at most {160 * 120 - 1} are read"), Image.open(io.BytesIO(data)) as opened:
         read_photo(opened, max_pixels=160 * 120 - 1)
 
 
 def test_declared_sizes_are_believed_before_anything_is_allocated() -> None:
-    huge = png_of(1, 1, 8, 2, bytes(3)).replace(
-        struct.pack(">II", 1, 1) + b"\x08\x02\0\0\0" + struct.pack(">I", 0), b""
-    )
-    header = struct.pack(">IIBBBBB", 200_000, 200_000, 8, 2, 0, 0, 0)
-    huge = (
-        huge[:8]
-        + struct.pack(">I", 13)
-        + b"IHDR"
-        + header
-        + struct.pack(">I", zlib.crc32(b"IHDR" + header))
-        + huge[33:]
-    )
+    huge = png_of(200_000, 200_000, 8, 2, b"")
     gif = b"GIF89a" + struct.pack("<HH", 60_000, 60_000) + bytes(20)
     for data in (huge, gif):
-        with pytest.raises(ImageError, match="at most 250000000 are read") as error:
+        with refused("too-large", "at most 250000000 are read"):
             read_photo(data)
-        assert error.value.kind == "too-large"
 
 
 def test_the_byte_limit_is_checked_before_reading(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
     with path.open("wb") as file:  # sparse: takes no room
         file.truncate(MAX_BYTES + 1)
-    with pytest.raises(ImageError, match="the file has 200000001 bytes; at most 200000000 are read") as error:
+    with refused("too-large", "the file has 200000001 bytes; at most 200000000 are read"):
         read_photo(path)
-    assert error.value.kind == "too-large"
     with pytest.raises(ImageError, match="at most 10 bytes are read"):
         read_photo(encode(scene(), "PNG"), max_bytes=10)
     with pytest.raises(ImageError, match="at most 99 pixels are read"):
         read_photo(np.zeros((10, 10, 3), np.uint8), max_pixels=99)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_pillows_own_limit_stays_out_of_it(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Above it Pillow warns, above its double it fails; it is lower than ours and global.
     limit = 10_000 if kind == "WEBP" else 1000  # its plugin looks at the double while it opens
@@ -383,32 +310,11 @@ def test_pillows_own_limit_stays_out_of_it(kind: str, monkeypatch: pytest.Monkey
 
 # ── damage ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-DAMAGED: dict[str, Callable[[], bytes]] = {
-    "jpeg": lambda: encode(textured(), "JPEG", quality=90),
-    "jpeg-progressive": lambda: encode(textured(), "JPEG", quality=90, progressive=True),
-    "jpeg-grey": lambda: encode(textured()[:, :, 0], "JPEG", quality=90),
-    "jpeg-cmyk": lambda: encode(Image.fromarray(textured()).convert("CMYK"), "JPEG", quality=90),
-    "jpeg-restarts": lambda: encode(textured(), "JPEG", quality=90, restart_marker_rows=1),
-    "png": lambda: encode(textured(), "PNG"),
-    "png-palette": lambda: encode(Image.fromarray(textured()).convert("P"), "PNG"),
-    "png-16": lambda: encode(textured()[:, :, 0].astype(np.uint16) * 200, "PNG"),
-    "webp": lambda: encode(textured(), "WEBP", quality=90),
-    "webp-lossless": lambda: encode(textured(), "WEBP", lossless=True),
-    "tiff": lambda: encode(textured(), "TIFF"),
-    "tiff-lzw": lambda: encode(textured(), "TIFF", compression="tiff_lzw"),
-    "tiff-deflate": lambda: encode(textured(), "TIFF", compression="tiff_adobe_deflate"),
-    "tiff-jpeg": lambda: encode(textured(), "TIFF", compression="jpeg"),
-    "bmp": lambda: encode(textured(), "BMP"),
-    "gif": lambda: encode(textured(), "GIF"),
-    "avif": lambda: encode(textured(), "AVIF", quality=90),
-    "heic": lambda: encode(textured(), "HEIF", quality=90),
-}
-
 
 @pytest.mark.filterwarnings("ignore:Truncated File Read")
-@pytest.mark.parametrize("name", DAMAGED)
+@pytest.mark.parametrize("name", FILES)
 def test_a_truncated_file_is_corrupt(name: str, tmp_path: Path) -> None:
-    data = DAMAGED[name]()
+    data = file(name, textured())
     assert read_photo(data).size == (120, 160)
     path = tmp_path / "cut.jpg"
     for share in (0.02, 0.5, 0.999):
@@ -418,19 +324,18 @@ def test_a_truncated_file_is_corrupt(name: str, tmp_path: Path) -> None:
         assert error.value.kind == "corrupt" and str(error.value).startswith(f"{path}: "), share
 
 
-@pytest.mark.parametrize("name", [n for n in DAMAGED if n.startswith("jpeg")])
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("jpeg")])
 def test_a_jpeg_that_was_cut_and_closed_is_corrupt(name: str) -> None:
     # Pillow reads these without a word: rows of grey, or a coarse picture.
-    data = DAMAGED[name]()
+    data = file(name, textured())
     for share in (0.3, 0.97):
         cut = data[: int(len(data) * share)] + b"\xff\xd9"
-        with pytest.raises(ImageError, match=r"truncated or damaged") as error:
+        with refused("corrupt", r"truncated or damaged"):
             read_photo(cut)
-        assert error.value.kind == "corrupt", share
 
 
 def test_a_progressive_jpeg_cut_between_its_scans_is_corrupt() -> None:
-    data = DAMAGED["jpeg-progressive"]()
+    data = file("jpeg-progressive", textured())
     starts = [m.start() for m in re.finditer(rb"\xff\xda", data)]
     assert len(starts) == 10
     for count, start in enumerate(starts[1:], start=1):
@@ -440,17 +345,12 @@ def test_a_progressive_jpeg_cut_between_its_scans_is_corrupt() -> None:
 
 @pytest.mark.parametrize("name", ["jpeg-progressive", "jpeg-grey", "png", "webp", "webp-lossless", "avif", "heic"])
 def test_a_download_whose_rest_is_zeros_is_corrupt(name: str) -> None:
-    large = textured(300, 400)
-    kind, _, variant = name.partition("-")
-    options: dict[str, object] = {"quality": 95, "progressive": variant == "progressive"} if kind == "jpeg" else {}
-    options |= {"lossless": variant == "lossless"} if kind == "webp" else {}
-    data = encode(large[:, :, 0] if variant == "grey" else large, {"heic": "HEIF"}.get(kind, kind.upper()), **options)
+    data = file(name, textured(300, 400))
     kept = max(len(data) // 3, len(data) - 30_000)
     assert len(data) - kept > 4096
     assert read_photo(data).size == (300, 400)
-    with pytest.raises(ImageError) as error:
+    with refused("corrupt"):
         read_photo(data[:kept] + bytes(len(data) - kept))
-    assert error.value.kind == "corrupt"
 
 
 def test_a_png_is_checked_by_its_sums() -> None:
@@ -487,11 +387,11 @@ def test_damage_anywhere_is_an_image_error_or_a_picture() -> None:
     rng = np.random.default_rng(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name, make in DAMAGED.items():
+        for name in FILES:
             if name == "heic" and "pillow_heif" not in sys.modules:
                 continue
-            data = np.frombuffer(make(), np.uint8)
-            for _ in range(6):
+            data = np.frombuffer(file(name, textured()), np.uint8)
+            for _ in range(4):
                 hurt = data.copy()
                 hurt[rng.integers(0, min(len(hurt), 400), 3)] = rng.integers(0, 256, 3)
                 try:
