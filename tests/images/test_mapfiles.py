@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from declip import evaluation
 from declip.errors import DatasetError, ImageError
 from declip.images import mapfiles
-from declip.images.mapfiles import read_mask, read_scores, write_mask, write_scores
+from declip.images.mapfiles import (
+    empty_masks,
+    read_mask,
+    read_scores,
+    warn_of_empty_masks,
+    write_mask,
+    write_scores,
+)
+from declip.localize.localizer import load
 from declip.results import Sample
 from tests.images.pictures import encode, refused, scene
 
@@ -71,14 +82,8 @@ def test_read_mask_resolves_polarity(tmp_path: Path) -> None:
     picture, path = tmp_path / "i.png", tmp_path / "m.png"
     values = np.array([[0, 127, 128, 255]], np.uint8)
     white = np.array([[False, False, True, True]])
-    palette = Image.fromarray(values).convert("P")
-    sources: list[np.ndarray | Image.Image] = [
-        values,
-        np.repeat(values[:, :, None], 3, axis=2),
-        palette,
-        values.astype(np.uint16) * 257,
-        Image.fromarray(values).convert("RGBA"),
-    ]
+    sources: list[np.ndarray | Image.Image] = [values, values.astype(np.uint16) * 257]
+    sources += [Image.fromarray(values).convert(mode) for mode in ("RGB", "P", "RGBA")]
     for source in sources:
         path.write_bytes(encode(source, "PNG"))
         assert np.array_equal(read_mask(Sample(image=picture, mask=path, label="fake")), white)
@@ -124,12 +129,8 @@ def test_scores_of_other_methods_that_are_none(tmp_path: Path) -> None:
     Image.fromarray(scores * 9).save(tmp_path / "logits.tif")
     Image.fromarray(scene()).save(tmp_path / "colour.tif")
     (tmp_path / "no.npz").write_bytes(b"PK no archive")
-    with (
-        zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive,
-        archive.open("map.npy", "w") as f,
-    ):
-        for _ in range(4):
-            f.write(bytes(1 << 20))
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("map.npy", bytes(1 << 22))
     for name, kind, words in (
         ("keys.npz", "input", r"holds the arrays \['conf', 'heat'\]; expected scores under the name \"map\""),
         ("logits.npz", "input", "values from 4.5 to 4.5; expected scores in"),
@@ -151,3 +152,65 @@ def test_the_size_of_an_archived_map_is_checked_before_it_is_unpacked(
     monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("unpacked"))
     with refused("too-large", "larger than 10000 values"):
         read_scores(tmp_path / "a.npz")
+
+
+# --- masks that mark nothing, because their values mean something else ----------------------------------------------
+
+MARKED = np.zeros((40, 60), np.uint8)
+MARKED[5:20, 10:30] = 1
+
+
+PALETTE = Image.fromarray(MARKED).convert("P")
+PALETTE.putpalette([0, 0, 0, 128, 0, 0])
+EMPTY = {
+    "0 and 1": (Image.fromarray(MARKED), "1 (mode L), read as 1 of 255"),
+    "palette": (PALETTE, "1 (mode P), read as 38 of 255"),
+    "red": (Image.fromarray(255 * MARKED[..., None] * np.uint8([1, 0, 0])), "255 (mode RGB), read as 76 of 255"),
+    "blue": (Image.fromarray(255 * MARKED[..., None] * np.uint8([0, 0, 1])), "255 (mode RGB), read as 29 of 255"),
+    "int32": (Image.fromarray(MARKED.astype(np.int32)), "read as 0 of 255"),
+    "16 bits": (Image.fromarray(255 * MARKED.astype(np.uint16)), "255 (mode I;16), read as 0 of 255"),
+    "nothing": (Image.fromarray(0 * MARKED), "0 (mode L), read as 0 of 255"),
+}
+
+
+def sample(folder: Path, name: str, mask: Image.Image, **fields: Any) -> Sample:
+    paths = folder / f"{name}.jpg", folder / f"{name}-mask{'.tif' if mask.mode == 'I' else '.png'}"
+    Image.new("RGB", (60, 40), (90, 120, 90)).save(paths[0])
+    mask.save(paths[1])
+    return Sample(image=paths[0], mask=paths[1], label="fake", **fields)
+
+
+def good(folder: Path) -> Sample:
+    return sample(folder, "good", Image.fromarray(255 * MARKED))
+
+
+@pytest.mark.parametrize("kind", EMPTY)
+def test_masks_that_mark_nothing_are_told_with_their_values(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mask, told = EMPTY[kind]
+    bad = sample(tmp_path, "bad", mask)
+    samples = [good(tmp_path), bad, Sample(image=bad.image, label="real"), Sample(image=bad.image, label="fake")]
+    assert empty_masks(samples) == [bad]
+    text = warn_of_empty_masks([bad], 2)
+    assert text and text.startswith("1 of 2 fakes have a mask that marks nothing")
+    assert f"{bad.mask}, whose highest value is" in text and told in text and "more than 127" in text
+    assert "`declip index SAMPLES.jsonl --check`" in text and [record.message for record in caplog.records] == [text]
+
+
+def test_masks_of_the_other_polarity_are_told_by_their_lowest_value(tmp_path: Path) -> None:
+    bad = sample(tmp_path, "bad", Image.fromarray(255 - MARKED), fake_is="black")
+    assert empty_masks([bad]) == [bad]
+    text = warn_of_empty_masks([bad, bad], 2)
+    assert text and text.startswith("all 2 fakes") and "lowest value is 254 (mode L)" in text and "at most 127" in text
+
+
+def test_an_evaluation_tells_of_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bad = sample(tmp_path, "bad", EMPTY["0 and 1"][0])
+    with caplog.at_level(logging.WARNING):
+        assert empty_masks([good(tmp_path)]) == [] and warn_of_empty_masks([], 1) is None
+        found = evaluation.evaluate(load(), [bad, good(tmp_path)], cases=0)
+        quiet = evaluation.evaluate(load(), [good(tmp_path)], cases=0)
+    (record,) = caplog.records
+    assert record.message == found.warnings[0] and "1 of 2 fakes" in found.warnings[0]
+    assert not [text for text in quiet.warnings if "marks nothing" in text]

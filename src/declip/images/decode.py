@@ -160,10 +160,10 @@ def _decoded(file: File, cleaned: bytes, *, thorough: bool) -> tuple[_Upright, t
         declared = depth.significant_bits(data, kind)
         tiles = list(getattr(image, "tile", []))
         upright = load(image, name, lambda: orientation_of(data, kind, image), declared)
-        if not frame and depth.is_nearly_black(upright.image, tiles):
-            deep, highest = depth.deep_colour(image, _open(cleaned, file), declared)
-            turned = deep if kind == "TIFF" else _turned(deep, upright.orientation)
-            upright = upright._replace(image=turned, highest=highest)
+        deep = None if frame else depth.deep_colour(upright.image, tiles, lambda: _open(cleaned, file), declared)
+        if deep is not None:
+            turned = deep[0] if kind == "TIFF" else _turned(deep[0], upright.orientation)
+            upright = upright._replace(image=turned, highest=deep[1])
         if kind == "JPEG":
             fault = damage.jpeg_tail_fault(cleaned, image, thorough=thorough)
     if fault is not None:
@@ -237,26 +237,20 @@ def decoding(pixels: int, name: str, words: str) -> Iterator[None]:
     pixels: of the picture; Pillow's own limit on them, which is global, is lifted meanwhile, for one picture at a time.
     words: what is wrong with the file if the decoder fails. Out of memory stays MemoryError.
     """
+    limit = Image.MAX_IMAGE_PIXELS
     try:
-        with _pillow_allows(pixels):
+        if limit is None or pixels <= limit:
             yield
+        else:
+            with _LARGE():
+                limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+                try:
+                    yield
+                finally:
+                    Image.MAX_IMAGE_PIXELS = limit
     except Image.DecompressionBombError as error:
         raise ImageError(name, "too-large", f"Pillow refuses it (PIL.Image.MAX_IMAGE_PIXELS): {error}") from error
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # decoders raise a dozen types, from struct.error to TypeError, for damaged files
         raise ImageError(name, "corrupt", f"{words}: {str(error) or type(error).__name__}") from error
-
-
-@contextmanager
-def _pillow_allows(pixels: int) -> Iterator[None]:
-    if Image.MAX_IMAGE_PIXELS is None or pixels <= Image.MAX_IMAGE_PIXELS:
-        yield
-        return
-    with _LARGE():
-        limit = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit

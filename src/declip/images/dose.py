@@ -30,8 +30,8 @@ Augmentation = Literal["blur", "jitter", "jpeg", "webp", "resize", "noise"]
 
 # Of each kind: the weakest level there is, and the strongest.
 LEVELS: dict[Perturbation, tuple[float, float]] = {
-    "jpeg": (100, 1),  # quality
-    "webp": (100, 1),  # quality
+    "jpeg": (100, 1),  # quality, a whole number
+    "webp": (100, 1),
     "blur": (0, 10),  # sigma, px; 5×5 of it, so that beyond 3 little changes
     "noise": (0, 128),  # sigma, of 255 levels
     "resize": (1, 0.1),  # factor of the sides
@@ -44,6 +44,7 @@ _DRAWN: dict[Perturbation, tuple[float, float]] = {
     "resize": (0.5, 1.0),
     "noise": (1.0, 8.0),
 }
+_QUALITIES = ("jpeg", "webp")
 _WEBP_SIDE = 16383  # px, the format's limit
 
 
@@ -61,16 +62,19 @@ def perturb(pixels: Pixels, kind: Perturbation, level: float, rng: np.random.Gen
     not (H, W, 3) uint8, or too large for WebP.
     """
     _check_pixels(pixels)
-    _check_level(kind, level)
+    if kind not in LEVELS:
+        raise DeclipError(f"there is no perturbation {kind!r}; expected {', '.join(map(repr, LEVELS))}")
+    low, high = sorted(LEVELS[kind])
+    whole = "whole " if kind in _QUALITIES else ""
+    if not low <= level <= high or (whole and level != int(level)):
+        raise DeclipError(f"the level of {kind} is {level}; expected a {whole}number from {low:g} to {high:g}")
     match kind:
-        case "jpeg":
-            return read_photo(encode_jpeg(pixels, int(level)), max_pixels=pixels.size).pixels
-        case "webp":
-            if max(pixels.shape) > _WEBP_SIDE:
-                raise ImageError(
-                    _name(pixels), "too-large", f"a side of a WebP has at most {_WEBP_SIDE} px; make it smaller first"
-                )
-            return read_photo(encode_webp(pixels, int(level)), max_pixels=pixels.size).pixels
+        case "jpeg" | "webp":
+            if kind == "webp" and max(pixels.shape) > _WEBP_SIDE:
+                words = f"a side of a WebP has at most {_WEBP_SIDE} px; make it smaller first"
+                raise ImageError(_name(pixels), "too-large", words)
+            encode = encode_jpeg if kind == "jpeg" else encode_webp
+            return read_photo(encode(pixels, int(level)), max_pixels=pixels.size).pixels
         case "blur":
             if level == 0:
                 return pixels.copy()
@@ -141,24 +145,9 @@ def augment(pixels: Pixels, kinds: Collection[Augmentation], rng: np.random.Gene
             pixels = jitter(pixels, rng)
         else:
             low, high = _DRAWN[kind]
-            level = rng.integers(int(low), int(high) + 1) if _is_quality(kind) else rng.uniform(low, high)
+            level = rng.integers(int(low), int(high) + 1) if kind in _QUALITIES else rng.uniform(low, high)
             pixels = perturb(pixels, kind, float(level), rng)
     return pixels
-
-
-def _is_quality(kind: Perturbation) -> bool:
-    return kind in ("jpeg", "webp")
-
-
-def _check_level(kind: Perturbation, level: float) -> None:
-    if kind not in LEVELS:
-        raise DeclipError(f"there is no perturbation {kind!r}; expected {', '.join(map(repr, LEVELS))}")
-    low, high = sorted(LEVELS[kind])
-    whole = _is_quality(kind)
-    if not low <= level <= high or (whole and level != int(level)):
-        raise DeclipError(
-            f"the level of {kind} is {level}; expected a {'whole ' if whole else ''}number from {low:g} to {high:g}"
-        )
 
 
 def _check_pixels(pixels: Pixels) -> None:

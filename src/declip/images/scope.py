@@ -1,34 +1,30 @@
 """Tell what is not a photograph, before a model that knows only photographs gives it a score.
 
 A detector of manipulated photographs calls many screenshots, plots and pages of text manipulated: sharp, noiseless
-edges are what it looks for. `why_not` says of a picture why it should not be examined. It looks at a few hundred blocks
-of its pixels, and needs no model.
-
-What tells a photograph is its sensor's noise. Three tests use that:
+edges are what it looks for. What tells a photograph is its sensor's noise. Three tests use that:
 
 - drawn: where nothing happens, the pixels are all the same rather than nearly so (`still`), and where there are edges,
   much beside them is the same too (`drawn`);
 - written: dark strokes on a ground that goes on at the same level beneath all of them (`level`), as paper does;
 - shaded: a gradient without edges that is smoother than any lens and sensor make one (`roughness`).
 
-A page that shows a photo is refused as long as most of its *structure* is drawn. So an article with one picture is
-a screenshot, and an album that is nearly all pictures is examined, as are a photo with black bars and an object that
-was cut out and put on white.
+A page that shows a photo is refused as long as most of its *structure* is drawn: an article with one picture is a
+screenshot, while an album that is nearly all pictures is examined, and so is a photo with black bars.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SMALLEST_SIDE", "Measures", "OutOfScope", "measure", "why_not"]
+__all__ = ["OutOfScope", "why_not"]
 
 Kind: TypeAlias = Literal["too small", "no content", "no photograph"]
 
-SMALLEST_SIDE = 64  # pixels; a quarter of the side of the tiles that models see
+_SMALLEST_SIDE = 64  # pixels; a quarter of the side of the tiles that models see
 _ONE_COLOUR = 8  # levels between the darkest and the brightest value of each channel
 
 # Chosen on tools/make_graphics.py's first half and on photographs (tools/graphics_figures.py measures the second half).
@@ -51,7 +47,7 @@ class OutOfScope:
 
 
 _TOO_SMALL = OutOfScope(
-    kind="too small", reason=f"The picture is too small: a side has fewer than {SMALLEST_SIDE} pixels."
+    kind="too small", reason=f"The picture is too small: a side has fewer than {_SMALLEST_SIDE} pixels."
 )
 _NO_CONTENT = OutOfScope(kind="no content", reason="The picture shows nothing: it is of one colour all over.")
 _NO_PHOTOGRAPH = OutOfScope(
@@ -60,8 +56,7 @@ _NO_PHOTOGRAPH = OutOfScope(
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Measures:
+class _Measures(NamedTuple):
     """What the tests look at; shares in [0, 1].
 
     still: of the 8×8 cells without structure, those without noise. drawn: of the 16×16 cells with structure, those in
@@ -89,15 +84,12 @@ def why_not(pixels: NDArray[np.uint8]) -> OutOfScope | None:
     pixels: (H, W, 3) uint8 sRGB, not resized: the test looks at noise. The same pixels give the same answer. Takes some
     30 ms however large the picture is.
     """
-    if min(pixels.shape[:2]) < SMALLEST_SIDE:
+    if min(pixels.shape[:2]) < _SMALLEST_SIDE:
         return _TOO_SMALL
     blocks = _blocks(pixels)
     if _one_colour(blocks) and _one_colour(pixels):
         return _NO_CONTENT
-    return _NO_PHOTOGRAPH if _is_graphic(_measure(blocks)) else None
-
-
-def _is_graphic(found: Measures) -> bool:
+    found = _measure(blocks)
     drawn = found.still >= _STILL and found.still + _DRAWN * found.drawn >= _STILL_AND_DRAWN
     written = (
         found.level >= _LEVEL
@@ -107,12 +99,7 @@ def _is_graphic(found: Measures) -> bool:
         and found.colour <= _COLOURED
     )
     shaded = found.structure <= _HARDLY and found.roughness <= _ROUGHNESS
-    return drawn or written or shaded
-
-
-def measure(pixels: NDArray[np.uint8]) -> Measures:
-    """Return what `why_not` decides by. pixels: (H, W, 3) uint8, H ≥ 32 and W ≥ 64."""
-    return _measure(_blocks(pixels))
+    return _NO_PHOTOGRAPH if drawn or written or shaded else None
 
 
 def _one_colour(pixels: NDArray[np.uint8]) -> bool:
@@ -145,7 +132,7 @@ def _cells(blocks: NDArray[np.int16], side: int) -> NDArray[np.int16]:
     return blocks.reshape(-1, tall, side, wide, side).transpose(0, 1, 3, 2, 4).reshape(-1, side * side)
 
 
-def _measure(blocks: NDArray[np.uint8]) -> Measures:
+def _measure(blocks: NDArray[np.uint8]) -> _Measures:
     red, green, blue = (blocks[..., channel].astype(np.int16) for channel in range(3))
     luma = (red + 2 * green + blue + 2) >> 2
     small = _cells(luma, 8)
@@ -153,7 +140,7 @@ def _measure(blocks: NDArray[np.uint8]) -> Measures:
     flat, weak = int(np.count_nonzero(span <= 1)), int(np.count_nonzero((span > 1) & (span < 8)))
     structure, drawn, steepness = _structure(luma)
     level, pairs = _ground(luma)
-    return Measures(
+    return _Measures(
         still=flat / (flat + weak) if flat else 0.0,
         drawn=drawn,
         structure=structure,
