@@ -218,14 +218,17 @@ def test_repaint_with_everything_at_the_root(tmp_path: Path, monkeypatch: pytest
     assert load("repaint", str(tmp_path), steps=2).scheduler.config.beta_end == 0.03  # type: ignore[attr-defined]
     asked: list[str] = []
 
-    def from_diffusers(kind: type, source: str, part: str) -> str:
+    def from_diffusers(kind: type, source: str, part: str = "") -> str:
         asked.append(part)
         if part:
             raise WeightsError(f"{source}/{part}: no such folder")
         return "network"
 
     monkeypatch.setattr(neural, "from_diffusers", from_diffusers)
-    assert painting._unet_of("somebody/ddpm") == ("network", "") and asked == ["unet", ""]
+    monkeypatch.setattr(painting, "_schedule_of", lambda source, part: pytest.fail(f"{source} has a UNet in {part!r}"))
+    with pytest.raises(pytest.fail.Exception, match="somebody/ddpm has a UNet in ''"):
+        load("repaint", "somebody/ddpm")
+    assert asked == ["unet", ""]
 
 
 def test_repaint_goes_back_and_forth(ddpm: Path) -> None:
@@ -276,9 +279,9 @@ def test_latent_repaint_passes_the_whole_picture(autoencoder: str, ldm: Path, tm
 def test_bad_diffusion_models(ddpm: Path, ldm: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    with pytest.raises(WeightsError, match=r"has no vqvae or vae folder; ldm needs an autoencoder"):
+    with pytest.raises(WeightsError, match=r"has no vqvae or vae folder with a config\.json"):
         load("ldm", str(ddpm))
-    with pytest.raises(WeightsError, match="unet cannot be loaded as UNet2DModel"):
+    with pytest.raises(WeightsError, match=r"has no unet folder with a config\.json"):
         load("repaint", str(tmp_path))
     _unet().save_pretrained(tmp_path / "unet")
     with pytest.raises(WeightsError, match=r"its schedule \(scheduler_config\.json\) cannot be read"):

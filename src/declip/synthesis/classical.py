@@ -15,20 +15,16 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+import cv2
 import numpy as np
+import patchmatch
 from numpy.typing import NDArray
+from skimage.restoration import inpaint_biharmonic
 
 from declip.errors import DatasetError, MissingExtraError
 from declip.synthesis import masks, splices
-from declip.synthesis.editing import Apply, Generator, paste, to_uint8, window_of
+from declip.synthesis.editing import Apply, Generator, draw_feather, paste, to_uint8, window_of
 from declip.synthesis.steps import Mask, Pixels
-
-try:
-    import cv2
-    import patchmatch
-    from skimage.restoration import inpaint_biharmonic
-except ImportError as error:
-    raise MissingExtraError("opencv-python-headless, scikit-image and pypatchmatch", "synthesis") from error
 
 __all__ = ["GENERATORS", "require_patchmatch"]
 
@@ -47,29 +43,19 @@ def _filled(fill: Fill, *, soft: bool = False) -> Apply:
 
     def apply(pixels: Pixels, mask: Mask, rng: np.random.Generator, donor: Pixels | None) -> tuple[Pixels, Mask]:
         filled = fill(pixels, mask, rng)
-        return paste(pixels, filled, mask, _draw_feather(rng) if soft else 0.0), mask
+        return paste(pixels, filled, mask, draw_feather(rng, 6) if soft else 0.0), mask
 
     return apply
 
 
-def _draw_feather(rng: np.random.Generator) -> float:
-    """Draw the width of a soft outline in px: none, or a few."""
-    return float(rng.uniform(1, 6)) if rng.random() < 0.5 else 0.0
+def _opencv(method: int) -> Apply:
+    """In-paint by fast marching (Telea 2004), or continue the lines of equal brightness (Bertalmio et al. 2001)."""
 
+    def fill(pixels: Pixels, mask: Mask, rng: np.random.Generator) -> NDArray[Any]:
+        hole, radius = mask.astype(np.uint8) * 255, float(rng.integers(3, 8))
+        return np.asarray(cv2.inpaint(np.ascontiguousarray(pixels), hole, radius, method))
 
-def _telea(pixels: Pixels, mask: Mask, rng: np.random.Generator) -> NDArray[Any]:
-    """In-paint by fast marching (Telea 2004)."""
-    return _opencv(pixels, mask, rng, cv2.INPAINT_TELEA)
-
-
-def _navier_stokes(pixels: Pixels, mask: Mask, rng: np.random.Generator) -> NDArray[Any]:
-    """Continue the lines of equal brightness (Bertalmio et al. 2001)."""
-    return _opencv(pixels, mask, rng, cv2.INPAINT_NS)
-
-
-def _opencv(pixels: Pixels, mask: Mask, rng: np.random.Generator, method: int) -> NDArray[Any]:
-    radius = float(rng.integers(3, 8))
-    return np.asarray(cv2.inpaint(np.ascontiguousarray(pixels), mask.astype(np.uint8) * 255, radius, method))
+    return _filled(fill)
 
 
 def _patches(pixels: Pixels, mask: Mask, rng: np.random.Generator) -> NDArray[Any]:
@@ -127,7 +113,7 @@ def _copy_move(pixels: Pixels, mask: Mask, rng: np.random.Generator, donor: Pixe
     pasted = cv2.warpAffine(part.astype(np.uint8), turn, (width, height), flags=cv2.INTER_NEAREST) > 0
     if not pasted.any():
         raise DatasetError("nothing was left of the mask after the move; draw a larger one")
-    return paste(pixels, moved, pasted, _draw_feather(rng)), pasted
+    return paste(pixels, moved, pasted, draw_feather(rng, 6)), pasted
 
 
 def _blur(pixels: Pixels, mask: Mask, rng: np.random.Generator) -> NDArray[Any]:
@@ -187,8 +173,8 @@ def _relight(pixels: Pixels, mask: Mask, rng: np.random.Generator) -> NDArray[An
 
 GENERATORS: Mapping[str, Generator] = MappingProxyType(
     {
-        "telea": Generator(apply=_filled(_telea), family="in-painting"),
-        "navier-stokes": Generator(apply=_filled(_navier_stokes), family="in-painting"),
+        "telea": Generator(apply=_opencv(cv2.INPAINT_TELEA), family="in-painting"),
+        "navier-stokes": Generator(apply=_opencv(cv2.INPAINT_NS), family="in-painting"),
         # The time of the next two grows with the hole.
         "patchmatch": Generator(apply=_filled(_patches), family="in-painting", max_area=0.2, max_pixels=25_000),
         "biharmonic": Generator(apply=_filled(_biharmonic), family="in-painting", max_area=0.1, max_pixels=6_000),

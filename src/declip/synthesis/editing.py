@@ -6,20 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from declip.errors import MissingExtraError
 from declip.synthesis.masks import AREA
 from declip.synthesis.steps import Mask, Pixels
 
-try:
-    import cv2
-except ImportError as error:
-    raise MissingExtraError("opencv-python-headless", "synthesis") from error
-
-__all__ = ["Apply", "Family", "Generator", "paste", "to_uint8", "window_of"]
+__all__ = ["Apply", "Family", "Generator", "draw_feather", "paste", "to_uint8", "window_of"]
 
 Family = Literal["in-painting", "regeneration", "splice", "copy-move", "local-edit"]
 Apply: TypeAlias = Callable[[Pixels, Mask, np.random.Generator, Pixels | None], tuple[Pixels, Mask]]
@@ -62,6 +57,11 @@ def paste(pixels: Pixels, filled: NDArray[Any], mask: Mask, feather: float = 0.0
         alpha = np.clip(depth / min(feather, max(float(depth.max()), 1.0)), 0, 1)[..., None]
         filled = pixels + (filled.astype(np.float32) - pixels) * alpha
     return np.where(mask[..., None], to_uint8(filled), pixels)
+
+
+def draw_feather(rng: np.random.Generator, most: float) -> float:
+    """Draw the width of an outline in px: half of the time 0, else 1 to `most`."""
+    return float(rng.uniform(1, most)) if rng.random() < 0.5 else 0.0
 
 
 def to_uint8(values: NDArray[Any]) -> Pixels:

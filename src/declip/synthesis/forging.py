@@ -81,24 +81,17 @@ def forge(
     donor: Pixels | None = None,
     recipe: Recipe | None = None,
 ) -> tuple[Pixels, Mask]:
-    """Manipulate one picture.
+    """Manipulate one picture by one of ALL_GENERATORS; return the result and its mask.
 
-    Args:
-        pixels: (H, W, 3) uint8 RGB, at least 32 px a side.
-        generator: one of ALL_GENERATORS.
-        rng: decides everything that is random.
-        donor: (h, w, 3) uint8 RGB, another photo; needed by the splices.
-        recipe: its `masks` and `networks` are used; None: the defaults, which have no weights.
+    pixels: (H, W, 3) uint8 RGB, at least 32 px a side. rng: decides everything that is random. donor: (h, w, 3) uint8
+    RGB, another photo; needed by the splices. recipe: its `masks` and `networks` are used; None: the defaults.
 
-    Returns:
-        pixels: (H, W, 3) uint8. Outside the mask they are bit-identical to the input, but for `ldm`, regenerate-global,
-            zoo-global and what was fully regenerated: those change the whole picture, `ldm` and the last outside the
-            mask by a trace.
-        mask: (H, W) bool, True = manipulated; at least half of it differs visibly from the input.
+    The result is (H, W, 3) uint8. Outside the mask it is bit-identical to the input, but for `ldm`, regenerate-global,
+    zoo-global and what was fully regenerated: those change the whole picture, `ldm` and the last outside the mask by a
+    trace. The mask is (H, W) bool, True = manipulated; at least half of it differs visibly from the input.
 
-    Raises:
-        DatasetError: nothing visible came of it in several attempts, an unknown name, or a missing donor.
-        MissingExtraError, WeightsError: learnt generators without torch or diffusers, or without their weights.
+    Raises DatasetError if nothing visible came of it in several attempts, for an unknown name, or a missing donor;
+    MissingExtraError or WeightsError for learnt generators without torch or diffusers, or without their weights.
     """
     scene = Scene(pixels, None if donor is None else Scene(donor))
     forgery = manipulate(scene, expand((generator,))[0], rng, recipe or Recipe())

@@ -1,7 +1,7 @@
 """What pictures go through before and after they are manipulated: cameras, editors, messengers, screens.
 
-A recipe has one of two kinds. With `Saving` each step happens or not, independently of the others; by default a
-picture is only saved. With `History` every picture has a past and ends in one of several ways:
+With `Saving` each step happens or not, independently of the others; by default a picture is only saved. With `History`
+every picture has a past and ends in one of several ways:
 
     editor       saved once, a tenth of the time twice
     resized      to 0.5-1.5 times its size, then saved
@@ -43,10 +43,7 @@ _GRID = 8  # px
 
 
 class After(NamedTuple):
-    """What happens to a picture after its manipulation.
-
-    steps: before the file is written. last: the format of the file. name: how it ended, "" with `Saving`.
-    """
+    """The steps after a manipulation, the format of the file, and how the picture ended, "" with `Saving`."""
 
     steps: tuple[Step, ...]
     last: Encoding
@@ -94,28 +91,24 @@ class Saving:
 
     def draw_before(self, size: tuple[int, int], rng: np.random.Generator, *, donor: bool = False) -> tuple[Step, ...]:
         """Draw what happens to a photo, or to a donor, before the manipulation."""
-        share = self.donor if donor else self.before
-        return (jpeg(_BEFORE_QUALITY, rng),) if share and rng.random() < share else ()
+        return (jpeg(_BEFORE_QUALITY, rng),) if _drawn(self.donor if donor else self.before, rng) else ()
 
     def draw_after(self, size: tuple[int, int], rng: np.random.Generator) -> After:
-        """Draw what happens to a manipulated picture of `size` (height, width) px.
-
-        A step with a share of 0 draws no random number.
-        """
+        """Draw what happens to a manipulated picture of `size` (height, width) px."""
         steps: list[Step] = []
         chosen = float(rng.random())
         if chosen < self.jpeg:
             last = jpeg(self.jpeg_quality, rng)
         else:
             last = _webp(rng) if chosen < self.jpeg + self.webp else PNG
-        if self.screenshot and rng.random() < self.screenshot:
+        if _drawn(self.screenshot, rng):
             return After((_screen(size, rng),), PNG)
-        if self.resize and rng.random() < self.resize:
+        if _drawn(self.resize, rng):
             size = _scaled(size, float(rng.uniform(*self.resize_range)))
             steps.append(Resizing(size=size))
-        if self.noise and rng.random() < self.noise:
+        if _drawn(self.noise, rng):
             steps.append(Noise(sigma=round(float(rng.uniform(*_NOISE)), 2), seed=int(rng.integers(2**31))))
-        if self.social and rng.random() < self.social:
+        if _drawn(self.social, rng):
             steps.append(last if last.format == "jpeg" else jpeg(self.jpeg_quality, rng))
             if max(size) > self.social_side:
                 steps.append(Resizing(size=_scaled(size, self.social_side / max(size))))
@@ -183,6 +176,11 @@ class History:
         return "editor"
 
 
+def _drawn(share: float, rng: np.random.Generator) -> bool:
+    """Draw whether a step happens; one with a share of 0 draws no random number."""
+    return share > 0 and rng.random() < share
+
+
 def _check_shares(settings: Saving | History, names: tuple[str, ...]) -> None:
     for name in names:
         if not 0 <= getattr(settings, name) <= 1:
@@ -199,9 +197,8 @@ def _crop(size: tuple[int, int], rng: np.random.Generator) -> Cropping:
 
 def _resized(size: tuple[int, int], factors: tuple[float, float], rng: np.random.Generator) -> Resizing:
     """Draw another size that leaves the longer side at least _LEAST_SIDE px, where it has so many."""
-    low, high = factors
-    least = min(max(low, _LEAST_SIDE / max(size)), high)
-    return Resizing(size=_scaled(size, float(rng.uniform(least, high))), screen=bool(rng.random() < 0.3))
+    least = min(max(factors[0], _LEAST_SIDE / max(size)), factors[1])
+    return Resizing(size=_scaled(size, float(rng.uniform(least, factors[1]))), screen=bool(rng.random() < 0.3))
 
 
 def _screen(size: tuple[int, int], rng: np.random.Generator) -> Resizing:

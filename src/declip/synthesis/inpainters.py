@@ -81,10 +81,8 @@ def load(name: str, source: str = "", device: str = "cpu", steps: int | None = N
     source: a local path or a hub id; "" takes the row's own. On the hub, a TorchScript file is OWNER/NAME/FILE.pt.
     device: where it computes, as torch names it. steps: of the diffusion; None: 250 for RePaint, 50 for a pipeline.
 
-    Raises:
-        WeightsError: no source, or one that is missing, damaged, or of another format.
-        SpecError: torch cannot use the device.
-        MissingExtraError, ModuleNotFoundError: a package is not installed.
+    Raises WeightsError for no source, or one that is missing, damaged or of another format; SpecError if torch cannot
+    use the device; ModuleNotFoundError if a package is not installed.
     """
     card = INPAINTERS[name]
     source = source or card.source
@@ -97,10 +95,9 @@ def load(name: str, source: str = "", device: str = "cpu", steps: int | None = N
     match card.format:
         case "torchscript":
             return painting.open_torchscript(source, device, card.stride)
-        case "pixel-diffusion" | "latent-diffusion":
-            return painting.open_repaint(source, device, steps, latent=card.format == "latent-diffusion")
         case "pipeline":
             return painting.open_pipeline(source, device, steps, card.stride)
+    return painting.open_repaint(source, device, steps, latent=card.format == "latent-diffusion")
 
 
 def in_paint(

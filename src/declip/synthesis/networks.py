@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from declip.errors import DatasetError, MissingExtraError
+from declip.errors import DatasetError, naming_extras
 from declip.files import sha256_of
 from declip.synthesis import inpainters, upscalers
 from declip.synthesis.editing import Apply
@@ -111,7 +110,7 @@ class Networks:
             raise DatasetError(
                 "the regenerations need an autoencoder: give the folder of its weights or the hub id of one"
             )
-        with _named_extra():
+        with naming_extras():
             from declip.synthesis import neural
 
             return neural.load(self.autoencoder, self.device)
@@ -134,13 +133,13 @@ class Networks:
         }
 
     def _inpainter(self, name: str) -> inpainters.Inpainter:
-        with _named_extra():
+        with naming_extras():
             return inpainters.load(name, str(self.weights.get(name, "")), self.device, self.steps)
 
     def _zoo(self) -> tuple[ZooAutoencoder, ...]:
         if "zoo" not in self.weights:
             raise DatasetError("the generators zoo-… need a folder of autoencoders, as tools/make_zoo.py makes them")
-        with _named_extra():
+        with naming_extras():
             from declip.synthesis import zoo
 
             return zoo.open_zoo(self.weights["zoo"])
@@ -159,15 +158,3 @@ def fingerprint(source: str | Path) -> str:
         listed = [[file.relative_to(path).as_posix(), sha256_of(file)] for file in files]
         return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
     return str(source)
-
-
-@contextmanager
-def _named_extra() -> Iterator[None]:
-    """Turn the error of a missing package into one that names the extra with it."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        missing = MissingExtraError.behind(error)
-        if missing is None:
-            raise
-        raise missing from error

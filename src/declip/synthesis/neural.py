@@ -23,7 +23,7 @@ from torch import Tensor
 from declip.errors import WeightsError
 from declip.nn import devices
 from declip.synthesis import taef2
-from declip.synthesis.editing import paste, window_of
+from declip.synthesis.editing import draw_feather, paste, window_of
 from declip.synthesis.steps import Mask, Pixels
 
 __all__ = [
@@ -56,13 +56,12 @@ class RoundTrip(Protocol):
 
 
 class LatentAutoencoder:
-    """One of diffusers' autoencoders; for inference only.
+    """One of diffusers' autoencoders (`_KINDS`); for inference only.
 
     stride: px of the picture per latent. scale, shift: latents × as a diffusion model sees them.
     """
 
-    def __init__(self, network: Any, *, device: str = "cpu") -> None:
-        """Take an AutoencoderKL, AutoencoderTiny or VQModel."""
+    def __init__(self, network: Any, device: str) -> None:
         self.network = network.requires_grad_(False).eval().to(device)
         self.kind = type(network).__name__
         config = network.config
@@ -95,13 +94,10 @@ def load(source: str | Path, device: str = "cpu") -> Autoencoder:
     """Open an autoencoder; it is loaded once per process.
 
     source: the folder of TAEF2's two files, a folder of diffusers' (with a config.json), or, as a string, a hub id
-        OWNER/NAME, which may be followed by a folder: OWNER/NAME/vae.
-    device: where it computes, as torch names it.
+        OWNER/NAME, which may be followed by a folder: OWNER/NAME/vae. device: where it computes, as torch names it.
 
-    Raises:
-        WeightsError: a file is missing, damaged, or of another architecture.
-        SpecError: torch cannot use the device.
-        MissingExtraError: diffusers is not installed.
+    Raises WeightsError if a file is missing, damaged, or of another architecture, and SpecError if torch cannot use
+    the device.
     """
     devices.usable(device)
     folder = Path(source)
@@ -118,20 +114,20 @@ def load(source: str | Path, device: str = "cpu") -> Autoencoder:
     name = config.get("_class_name")
     if name not in _KINDS:
         raise WeightsError(f"{source} is a {name}; expected an autoencoder: {', '.join(_KINDS)}")
-    return LatentAutoencoder(from_diffusers(getattr(diffusers, name), str(source)), device=device)
+    return LatentAutoencoder(from_diffusers(getattr(diffusers, name), str(source)), device)
 
 
-def locate(source: str) -> tuple[str, str]:
-    """Split a hub id into OWNER/NAME and what is to be taken of it (or ""); return a local path as (path, "").
+def locate(source: str, part: str = "") -> tuple[str, str]:
+    """Split a hub id into OWNER/NAME and the folder or file in it, ""  for all; a local path is a whole by itself.
 
-    Raises WeightsError for what is neither.
+    part: a further folder inside the source. Raises WeightsError for what is neither.
     """
     if Path(source).exists():
-        return source, ""
+        return source, part
     if not _is_hub_id(source):
         raise WeightsError(f"{source} is no file or folder here, and no hub id OWNER/NAME")
-    owner, name, *rest = source.split("/", 2)
-    return f"{owner}/{name}", rest[0] if rest else ""
+    owner, name, *inside = source.split("/", 2)
+    return f"{owner}/{name}", "/".join(filter(None, (*inside, part)))
 
 
 def from_diffusers(kind: Any, source: str, part: str = "") -> Any:
@@ -139,8 +135,7 @@ def from_diffusers(kind: Any, source: str, part: str = "") -> Any:
 
     Raises WeightsError if it cannot be had, or if a tensor is missing, left over or of another shape.
     """
-    where, inside = locate(source)
-    subfolder = "/".join(name for name in (inside, part) if name)
+    where, subfolder = locate(source, part)
     shown = f"{source}/{part}" if part else source
     try:
         network, info = kind.from_pretrained(where, subfolder=subfolder or None, output_loading_info=True)
@@ -160,8 +155,7 @@ def regenerate_local(
     window = window_of(mask, _MARGIN, autoencoder.stride)
     filled = pixels.copy()
     filled[window] = round_trip(autoencoder, np.ascontiguousarray(pixels[window]))
-    feather = float(rng.uniform(1, 3)) if rng.random() < 0.5 else 0.0
-    return paste(pixels, filled, mask, feather), mask
+    return paste(pixels, filled, mask, draw_feather(rng, 3)), mask
 
 
 def regenerate_global(

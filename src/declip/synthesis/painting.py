@@ -10,6 +10,7 @@ import importlib.util
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +29,6 @@ Opened = TypeVar("Opened")
 _REPAINT_STEPS = 250
 _PIPELINE_STEPS = 50
 _JUMP = 10  # RePaint goes ten steps back and forth, ten times: its own defaults
-_AUTOENCODER_FOLDERS = ("vqvae", "vae")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,39 +117,34 @@ def open_repaint(source: str, device: str, steps: int | None, *, latent: bool) -
     """Open a diffusion model with its schedule and, for one in latents, its autoencoder."""
     import diffusers
 
-    unet, part = _unet_of(source)
+    unet, part = _first(source, ("unet", ""), partial(neural.from_diffusers, diffusers.UNet2DModel, source))
     config = _schedule_of(source, "scheduler" if part else "")
     if config.get("prediction_type", "epsilon") != "epsilon":
         raise WeightsError(f"{source} predicts {config['prediction_type']}; RePaint needs a model that predicts noise")
     # Latents have no bounds to be clipped to.
     settings = {**config, "eta": 1.0, "clip_sample": not latent}
     scheduler = diffusers.RePaintScheduler.from_config(settings)  # type: ignore[no-untyped-call]
-    autoencoder = _autoencoder_of(source, device) if latent else None
-    unet = unet.requires_grad_(False).eval().to(device)
     return _RePaint(
-        unet=unet, scheduler=scheduler, autoencoder=autoencoder, device=device, steps=steps or _REPAINT_STEPS
+        unet=unet.requires_grad_(False).eval().to(device),
+        scheduler=scheduler,
+        autoencoder=_autoencoder_of(source, device) if latent else None,
+        device=device,
+        steps=steps or _REPAINT_STEPS,
     )
 
 
-def _first(names: Sequence[str], open_one: Callable[[str], Opened]) -> tuple[Opened, str]:
-    """Open the first of several folders that can be opened; return it and its name."""
+def _first(source: str, names: Sequence[str], open_one: Callable[[str], Opened]) -> tuple[Opened, str]:
+    """Open the first of several folders of a model that is there; return it and its name, "" for the model's own."""
     reasons = []
     for name in names:
+        if Path(source).is_dir() and not (Path(source) / name / "config.json").is_file():
+            continue
         try:
             return open_one(name), name
         except WeightsError as error:
             reasons.append(str(error))
-    raise WeightsError("; ".join(reasons))
-
-
-def _unet_of(source: str) -> tuple[Any, str]:
-    """Open the UNet; return it and its folder: "unet", or "" where an older repository has it at its root."""
-    import diffusers
-
-    names = ["unet", ""]
-    if Path(source).is_dir():
-        names = [name for name in names if (Path(source) / name / "config.json").is_file()] or ["unet"]
-    return _first(names, lambda name: neural.from_diffusers(diffusers.UNet2DModel, source, name))
+    folders = " or ".join(filter(None, names))
+    raise WeightsError("; ".join(reasons) or f"{source} has no {folders} folder with a config.json")
 
 
 def _schedule_of(source: str, part: str) -> dict[str, Any]:
@@ -161,8 +156,7 @@ def _schedule_of(source: str, part: str) -> dict[str, Any]:
 
     if not part and Path(source).is_dir() and not (Path(source) / "scheduler_config.json").is_file():
         return {}
-    where, inside = neural.locate(source)
-    folder = "/".join(name for name in (inside, part) if name)
+    where, folder = neural.locate(source, part)
     try:
         return dict(diffusers.RePaintScheduler.load_config(where, subfolder=folder or None))
     except (OSError, ValueError) as error:
@@ -178,10 +172,7 @@ def _autoencoder_of(source: str, device: str) -> neural.LatentAutoencoder:
             raise WeightsError(f"{source}/{name} is not one of diffusers' autoencoders")
         return found
 
-    here = [name for name in _AUTOENCODER_FOLDERS if (Path(source) / name).is_dir()]
-    if Path(source).is_dir() and not here:
-        raise WeightsError(f"{source} has no {' or '.join(_AUTOENCODER_FOLDERS)} folder; ldm needs an autoencoder")
-    return _first(here or _AUTOENCODER_FOLDERS, open_one)[0]
+    return _first(source, ("vqvae", "vae"), open_one)[0]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

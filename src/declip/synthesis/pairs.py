@@ -6,8 +6,7 @@ Each pair has its own seed, (seed, index), and knows nothing of the others.
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from declip import datasets
 from declip.errors import DatasetError
 from declip.files import write_atomic
 from declip.images.read import read_photo
-from declip.results import Sample
+from declip.results import Polarity, Sample
 from declip.synthesis import classical, saliency, steps
 from declip.synthesis.forging import Forgery, Scene, manipulate
 from declip.synthesis.generators import GENERATORS, SPLICE_OBJECT, family_of
@@ -68,7 +67,7 @@ class Maker:
         """Return what decides the bytes of the data set, for synthesis.json; without paths."""
         networks = self.recipe.networks.settings(self.recipe.generators)
         photos = [path.name for path in dict.fromkeys(self.donors)]
-        return dataclasses.asdict(self.recipe) | {"networks": networks, "photos": photos}
+        return asdict(self.recipe) | {"networks": networks, "photos": photos}
 
     def make(self, index: int, cache: dict[Path, Scene]) -> list[str]:
         """Make and save the pair of an index; return its two lines of the manifest, the fake's first.
@@ -83,14 +82,12 @@ class Maker:
         last = DatasetError()
         for attempt in range(1, _ATTEMPTS + 1):
             about = {"seed": [self.recipe.seed, index], "photo": photo.name, "attempt": attempt}
-            scene, taken = self._cut(self._read(photo, cache), photo.name, rng)
+            scene, taken = self._cut(self._read(photo, cache), photo.name, rng, "host")
             if GENERATORS[generator].needs_donor:
                 others = [path for path in self.donors if path != photo]
                 other = others[int(rng.integers(len(others)))]
-                whole = generator == SPLICE_OBJECT
-                scene.donor, made["donor"] = self._cut(
-                    self._read(other, cache), other.name, rng, "all" if whole else "donor"
-                )
+                role = "all" if generator == SPLICE_OBJECT else "donor"
+                scene.donor, made["donor"] = self._cut(self._read(other, cache), other.name, rng, role)
             try:
                 forgery = manipulate(scene, generator, rng, self.recipe)
                 return self._save(index, scene.pixels, forgery, made, about | taken, rng)
@@ -98,9 +95,7 @@ class Maker:
                 last = error
         raise DatasetError(f"{photo.name}, {generator}: {last}")
 
-    def _cut(
-        self, whole: Scene, name: str, rng: np.random.Generator, role: str = "host"
-    ) -> tuple[Scene, dict[str, Any]]:
+    def _cut(self, whole: Scene, name: str, rng: np.random.Generator, role: str) -> tuple[Scene, dict[str, Any]]:
         """Take a part of a photo through what happens before the manipulation; return it and its record.
 
         role: "host" is manipulated, of a "donor" content is taken, of "all" it is, too, so that no object is cut off.
@@ -171,9 +166,9 @@ class Maker:
             after = After((*after.steps, after.last), steps.PNG, after.name)
         files = [steps.encode(steps.apply(pixels, after.steps), after.last) for pixels in (forgery.pixels, host)]
         fake, real, drawn = self._places(index, made["generator"], after.last.suffix)
-        for path, data in ((fake, files[0]), (real, files[1])):
+        written = (*files, steps.encode((mask ^ black_is_fake).astype(np.uint8) * 255))
+        for path, data in zip((fake, real, drawn), written, strict=True):
             write_atomic(path, data)
-        write_atomic(drawn, steps.encode((mask ^ black_is_fake).astype(np.uint8) * 255))
         if recipe.history is not None:
             one, other = (steps.decode(data)[mask].astype(np.int16) for data in files)
             # What can still be seen of the change: under one level, compression has taken it away.
@@ -181,17 +176,9 @@ class Maker:
             about = about | {"from": source_of(about["photo"]), "fate": after.name}
         about = about | ({"after": steps.record(after.steps)} if after.steps else {})
         about["saved"] = steps.record((after.last,))[0]
-        group = Path(about["photo"]).stem
-        sample = Sample(
-            image=fake,
-            mask=drawn,
-            fake_is="black" if black_is_fake else "white",
-            label="fake",
-            split=recipe.split,
-            source=made["generator"],
-            group=group,
-        )
-        twin = Sample(image=real, label="real", split=recipe.split, source="real", group=group)
+        twin = Sample(image=real, label="real", split=recipe.split, source="real", group=Path(about["photo"]).stem)
+        polarity: Polarity = "black" if black_is_fake else "white"
+        sample = replace(twin, image=fake, mask=drawn, fake_is=polarity, label="fake", source=made["generator"])
         return [datasets.format_line(sample, self.out, made | about), datasets.format_line(twin, self.out, about)]
 
     def _places(self, index: int, generator: str, suffix: str) -> tuple[Path, Path, Path]:

@@ -17,7 +17,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
 from typing import IO, TypeAlias
@@ -51,26 +51,19 @@ def synthesize(
     maps: str | Path | None = None,
     progress: bool = False,
 ) -> Path:
-    """Make manipulated pictures and their untouched twins from photos.
+    """Make manipulated pictures and their untouched twins from photos; return the manifest, OUT/samples.jsonl.
 
     A photo or sample that fails is logged and left out. With several workers call this under
     `if __name__ == "__main__":`: the workers are fresh processes.
 
-    Args:
-        photos: files; their order matters to the result, together with the recipe's seed.
-        recipe: what is made.
-        out: folder of the data set; one that holds an interrupted run of the same recipe and photos is continued.
-        workers: processes.
-        maps: folder of the photos' maps of what stands out, for the masks salient and beside and for splice-object;
-            it is filled where maps are missing, and several data sets can share it. None: OUT/saliency.
-        progress: show a bar on stderr.
+    photos: files; their order matters to the result, together with the recipe's seed.
+    out: folder of the data set; one that holds an interrupted run of the same recipe and photos is continued.
+    workers: processes. progress: show a bar on stderr.
+    maps: folder of the photos' maps of what stands out, for the masks salient and beside and for splice-object; it is
+        filled where maps are missing, and several data sets can share it. None: OUT/saliency.
 
-    Returns:
-        The manifest, OUT/samples.jsonl.
-
-    Raises:
-        DatasetError: no photos or too few, a folder of another recipe, or no sample at all.
-        MissingExtraError, WeightsError: learnt generators without their packages or weights.
+    Raises DatasetError for no photos or too few, a folder of another recipe, or no sample at all; MissingExtraError or
+    WeightsError for learnt generators without their packages or weights.
     """
     check_several(photos, "synthesize([…], …)")
     if workers < 1:
@@ -79,9 +72,8 @@ def synthesize(
     turns = tuple(photo for photo in given for _ in range(recipe.per_photo))
     if recipe.count is not None and given:
         given = turns = tuple(allot(given, recipe.count, cap=recipe.cap, seed=recipe.seed))
-    maker = Maker(
-        photos=turns, donors=given, recipe=recipe, out=out, maps=Path(maps) if maps is not None else out / "saliency"
-    )
+    maps = Path(maps) if maps is not None else out / "saliency"
+    maker = Maker(photos=turns, donors=given, recipe=recipe, out=out, maps=maps)
     maker.check()
     _claim(maker)
     manifest, part = out / "samples.jsonl", out / "samples.jsonl.part"
@@ -106,9 +98,6 @@ def synthesize(
     if reasons:
         log.warning("%d of %d samples were left out", len(reasons), len(turns))
     return manifest
-
-
-# Files -------------------------------------------------------------------------------------------------------------
 
 
 def _claim(maker: Maker) -> None:
@@ -156,14 +145,11 @@ def _open_part(path: Path, done: Mapping[int, Sequence[str]]) -> IO[str]:
     return path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")  # as files.encode
 
 
-# Workers -----------------------------------------------------------------------------------------------------------
-
-
 def _results(maker: Maker, indices: Sequence[int], workers: int) -> Iterator[Result]:
     """Make the pairs, in the order of the indices."""
     if workers == 1 or len(indices) < 2:
         cache: dict[Path, Scene] = {}
-        with _single_thread(maker):
+        with _use_one_thread(maker):
             for index in indices:
                 yield _attempt(maker, index, cache)
         return
@@ -181,33 +167,34 @@ def _attempt(maker: Maker, index: int, cache: dict[Path, Scene]) -> Result:
         return index, [], f"{type(error).__name__}: {error}"
 
 
-@contextmanager
-def _single_thread(maker: Maker) -> Iterator[None]:
-    """Use one thread per process: the workers share the processors, and the bytes depend on nothing else."""
-    with ExitStack() as stack:
-        stack.callback(cv2.setNumThreads, cv2.getNumThreads())
-        cv2.setNumThreads(1)
-        if maker.recipe.networks.need_torch(maker.recipe.generators):
-            import torch
+def _use_one_thread(maker: Maker) -> ExitStack:
+    """Use one thread per process: the workers share the processors, and the bytes depend on nothing else.
 
-            stack.callback(torch.set_num_threads, torch.get_num_threads())
-            torch.set_num_threads(1)
-        yield
+    Closing what is returned brings the threads back.
+    """
+    before = ExitStack()
+    before.callback(cv2.setNumThreads, cv2.getNumThreads())
+    cv2.setNumThreads(1)
+    if maker.recipe.networks.need_torch(maker.recipe.generators):
+        import torch
+
+        before.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)
+    return before
 
 
 # One per worker process, set when it starts.
-_worker: tuple[Maker, dict[Path, Scene], object] | None = None
+_worker: tuple[Maker, dict[Path, Scene]] | None = None
 
 
 def _start(maker: Maker) -> None:
     global _worker
-    threads = _single_thread(maker)
-    threads.__enter__()
-    _worker = (maker, {}, threads)  # kept, since it gives the threads back when it is deleted
+    _use_one_thread(maker)
+    _worker = maker, {}
 
 
 def _work(index: int) -> Result:
     if _worker is None:
         raise RuntimeError("the worker was not started by _results")
-    maker, cache, _ = _worker
+    maker, cache = _worker
     return _attempt(maker, index, cache)

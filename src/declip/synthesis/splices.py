@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
-from declip.errors import DatasetError, MissingExtraError
+from declip.errors import DatasetError
 from declip.synthesis import masks
 from declip.synthesis.editing import paste, to_uint8, window_of
 from declip.synthesis.steps import Chroma, Encoding, Mask, Pixels, apply
-
-try:
-    import cv2
-except ImportError as error:
-    raise MissingExtraError("opencv-python-headless", "synthesis") from error
 
 __all__ = ["splice_colour", "splice_feathered", "splice_hard", "splice_object", "splice_poisson"]
 
@@ -70,7 +66,8 @@ def splice_object(pixels: Pixels, cut: Mask, rng: np.random.Generator, donor: Pi
 
     Raises DatasetError if the thing is larger than the picture.
     """
-    donor = _needed(donor)
+    if donor is None:
+        raise DatasetError("a splice needs a donor: another photo to take content from")
     window = window_of(cut, margin=2)
     patch, inside = np.ascontiguousarray(donor[window]), cut[window].astype(np.uint8)
     if rng.random() < 0.5:
@@ -102,10 +99,12 @@ def _foreign(pixels: Pixels, mask: Mask, rng: np.random.Generator, donor: Pixels
 
     Half of the time the outline moves to the donor's own edges, as when an object is cut out.
     """
+    if donor is None:
+        raise DatasetError("a splice needs a donor: another photo to take content from")
     # A margin lets the outline move outwards too.
     window = window_of(mask, margin=max(8, round(0.2 * float(np.sqrt(mask.sum())))))
     inside = mask[window]
-    patch = _donor_patch(_needed(donor), (inside.shape[0], inside.shape[1]), rng)
+    patch = _donor_patch(donor, (inside.shape[0], inside.shape[1]), rng)
     foreign = pixels.copy()
     foreign[window] = patch
     if rng.random() < 0.5:
@@ -139,9 +138,3 @@ def _resized(patch: Pixels, size: tuple[int, int], rng: np.random.Generator, *, 
     """Bring a patch to `size` (height, width) px: averaged if it gets smaller, else interpolated in one of two ways."""
     method = cv2.INTER_AREA if smaller else int(rng.choice((cv2.INTER_LINEAR, cv2.INTER_CUBIC)))
     return np.asarray(cv2.resize(patch, size[::-1], interpolation=method), dtype=np.uint8)
-
-
-def _needed(donor: Pixels | None) -> Pixels:
-    if donor is None:
-        raise DatasetError("a splice needs a donor: another photo to take content from")
-    return donor

@@ -11,18 +11,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from declip.errors import DatasetError, MissingExtraError
+from declip.errors import DatasetError
 from declip.images.encode import Chroma, encode_jpeg, encode_png, encode_webp
 from declip.spec import check_choice
-
-try:
-    import cv2
-except ImportError as error:
-    raise MissingExtraError("opencv-python-headless", "synthesis") from error
 
 __all__ = [
     "PNG",
@@ -97,11 +93,11 @@ class Cropping:
     def of(self, array: NDArray[Any]) -> NDArray[Any]:
         """Return the part (height, width, …) of an array (H, W, …). Raises DatasetError if it reaches outside."""
         (top, left), (height, width) = self.corner, self.size
-        if not (top >= 0 and left >= 0 and 0 < height <= array.shape[0] - top and 0 < width <= array.shape[1] - left):
-            raise DatasetError(
-                f"a picture of {array.shape[0]}×{array.shape[1]} px has no part of {height}×{width} px at {top}, {left}"
-            )
-        return np.ascontiguousarray(array[top : top + height, left : left + width])
+        part = array[top : top + height, left : left + width]
+        if part.shape[:2] != self.size or min(self.size) < 1:
+            whole = f"{array.shape[0]}×{array.shape[1]}"
+            raise DatasetError(f"a picture of {whole} px has no part of {height}×{width} px at {top}, {left}")
+        return np.ascontiguousarray(part)
 
 
 Step: TypeAlias = Encoding | Resizing | Noise | Cropping

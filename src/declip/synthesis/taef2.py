@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from declip.errors import WeightsError
+from declip.nn import devices
 
 __all__ = ["FILES", "Taef2", "load"]
 
@@ -52,12 +53,9 @@ def _conv(inputs: int = _WIDTH, outputs: int = _WIDTH, *, stride: int = 1, bias:
 
 
 class Taef2(nn.Module):
-    """RGB in [0, 1] → 32 latent channels at an eighth of the size → RGB in [0, 1]. For inference only.
+    """RGB in [0, 1] → 32 latent channels at an eighth of the size → RGB in [0, 1]. For inference only."""
 
-    stride: px of the picture per latent.
-    """
-
-    stride = 8
+    stride = 8  # px of the picture per latent
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,15 +94,8 @@ def load(folder: Path, device: str) -> Taef2:
             part.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), strict=True)
         except (RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, TypeError) as error:
             raise WeightsError(f"{path} does not hold the weights of a TAEF2 autoencoder: {error}") from error
-    if device == "cpu" and _native_bfloat16():
+    if device == "cpu" and devices.has_bf16(torch.device(device)):
         # The last layer stays as it is: a picture in bfloat16 would have fewer levels than one of 8 bits.
         model.encoder.to(torch.bfloat16)
         model.decoder[:-1].to(torch.bfloat16)
     return model.to(device)
-
-
-def _native_bfloat16() -> bool:
-    """Return whether the processor computes in bfloat16 (elsewhere it is emulated, and slower than float32)."""
-    ask = getattr(torch.cpu, "get_capabilities", None)  # newer than the oldest torch that is allowed
-    found = ask() if ask is not None else {}
-    return bool(found.get("amx_bf16") or found.get("avx512_bf16"))

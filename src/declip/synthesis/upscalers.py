@@ -13,18 +13,14 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from declip.errors import DatasetError, MissingExtraError, WeightsError
 from declip.models.resolve import PackagedFile
-from declip.synthesis.editing import paste, window_of
+from declip.synthesis.editing import draw_feather, paste, window_of
 from declip.synthesis.steps import Mask, Pixels
-
-try:
-    import cv2
-except ImportError as error:
-    raise MissingExtraError("opencv-python-headless", "synthesis") from error
 
 __all__ = ["UPSCALERS", "Upscaler", "largest_mask", "require", "upscale"]
 
@@ -114,13 +110,10 @@ def largest_mask(name: str) -> int:
 def upscale(
     upscaler: Upscaler, pixels: Pixels, mask: Mask, rng: np.random.Generator, donor: Pixels | None = None
 ) -> tuple[Pixels, Mask]:
-    """Redraw what is inside the mask by a network; half of the time with a soft outline.
+    """Redraw what is inside the mask by a network; half of the time with a soft outline. Shapes as in `classical`.
 
-    Shapes as in `classical`; bit-identical outside the mask.
-
-    Raises:
-        DatasetError: the mask's surroundings are more than the network can do in a second or two.
-        MissingExtraError, WeightsError: ncnn or the package is missing, or has other files than the pinned ones.
+    Raises DatasetError if the mask's surroundings are more than the network can do in a second or two, and
+    MissingExtraError or WeightsError if ncnn or the package is missing, or has other files than the pinned ones.
     """
     window = window_of(mask, _MARGIN)
     part = np.ascontiguousarray(pixels[window])
@@ -135,8 +128,7 @@ def upscale(
     method = cv2.INTER_AREA if drawn.shape[0] > height else cv2.INTER_CUBIC
     filled = pixels.astype(np.float32)
     filled[window] = cv2.resize(drawn, (width, height), interpolation=method)
-    feather = float(rng.uniform(1, 4)) if rng.random() < 0.5 else 0.0
-    return paste(pixels, filled, mask, feather), mask
+    return paste(pixels, filled, mask, draw_feather(rng, 4)), mask
 
 
 def _enlarge(pixels: Pixels, upscaler: Upscaler) -> NDArray[np.float32]:

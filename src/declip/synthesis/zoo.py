@@ -1,8 +1,8 @@
 """Small autoencoders of many architectures: their round trips stand for generators that nobody has.
 
 A generative network leaves a trace in what it draws, mostly by the way it enlarges its features. `draw_architecture`
-draws such a way, and everything else about an autoencoder, from a number. `fit` trains the network for some minutes on
-crops of photos, `save` writes it, and `open_zoo` reads a folder of them. `tools/make_zoo.py` makes that folder.
+draws such a way, and everything else about an autoencoder, from a number; `fit` trains it for some minutes.
+`tools/make_zoo.py` makes a folder of them:
 
     FOLDER/train/007.safetensors   FOLDER/train/007.json    the architecture, and how well it learnt
     FOLDER/unseen/028.safetensors  …                        held out, to test on autoencoders that no model has seen
@@ -15,9 +15,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -45,6 +45,13 @@ _SEED = 21
 _WIDEST = 64
 _RATE = 3e-3
 _WARM_UP = 50  # steps over which the learning rate rises; then it falls along half a cosine
+_ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky": partial(nn.LeakyReLU, 0.2),
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "elu": nn.ELU,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,12 +104,7 @@ class _Residual(nn.Module):
 
     def __init__(self, width: int, plan: Architecture) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            *_before(width, plan),
-            nn.Conv2d(width, width, 3, padding=1),
-            *_before(width, plan),
-            nn.Conv2d(width, width, 3, padding=1),
-        )
+        self.layers = nn.Sequential(*_stage(width, plan), *_stage(width, plan))
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, x + self.layers(x))
@@ -113,8 +115,6 @@ class ZooAutoencoder(nn.Module):
 
     The mean colour of each latent's square goes past the network and is enlarged bilinearly: the network draws what is
     finer. So minutes of training are enough, and colours stay as they were.
-
-    stride: px of the picture per latent.
     """
 
     def __init__(self, plan: Architecture) -> None:
@@ -123,27 +123,24 @@ class ZooAutoencoder(nn.Module):
         self.stride = plan.stride
         levels = round(math.log2(plan.stride))
         widths = [min(_WIDEST, plan.width * 2**level) for level in range(levels + 1)]
+        deepest = widths[levels]
         inward: list[nn.Module] = [nn.Conv2d(3, widths[1], 4, stride=2, padding=1)]
         for level in range(1, levels):
             inward += [*_before(widths[level], plan), nn.Conv2d(widths[level], widths[level + 1], 4, 2, 1)]
-        deepest = widths[levels]
         inward += [_Residual(deepest, plan) for _ in range(plan.blocks)]
-        outward: list[nn.Module] = [nn.Conv2d(plan.latents, deepest, 3, padding=1)]
+        outward: list[nn.Module] = [_conv(plan.latents, deepest)]
         outward += [_Residual(deepest, plan) for _ in range(plan.blocks)]
         for level in range(levels, 1, -1):
             outward += [*_before(widths[level], plan), _doubling(widths[level], widths[level - 1], plan)]
             if plan.refine:
-                width = widths[level - 1]
-                outward += [*_before(width, plan), nn.Conv2d(width, width, 3, padding=1)]
+                outward += _stage(widths[level - 1], plan)
         outward += _before(widths[1], plan)
-        match plan.last:
-            case "direct":
-                outward.append(_doubling(widths[1], 3, plan))
-            case "3x3":
-                outward += [_doubling(widths[1], widths[0], plan), _activation(plan), nn.Conv2d(widths[0], 3, 3, 1, 1)]
-            case "1x1":
-                outward += [_doubling(widths[1], widths[0], plan), _activation(plan), nn.Conv2d(widths[0], 3, 1)]
-        self.encoder = nn.Sequential(*inward, _activation(plan), nn.Conv2d(deepest, plan.latents, 1))
+        if plan.last == "direct":
+            outward.append(_doubling(widths[1], 3, plan))
+        else:
+            outward += [_doubling(widths[1], widths[0], plan), _ACTIVATIONS[plan.activation]()]
+            outward.append(nn.Conv2d(widths[0], 3, 1) if plan.last == "1x1" else _conv(widths[0], 3))
+        self.encoder = nn.Sequential(*inward, _ACTIVATIONS[plan.activation](), nn.Conv2d(deepest, plan.latents, 1))
         self.decoder = nn.Sequential(*outward)
         self.to(memory_format=torch.channels_last)
 
@@ -168,12 +165,8 @@ def fit(
 ) -> tuple[ZooAutoencoder, Fit]:
     """Train the network of an architecture; the same crops and numbers give the same weights on the same machine.
 
-    Args:
-        plan: the architecture; its number is the seed.
-        crops: (N, S, S, 3) uint8, at least 33, with S at least `size`; the last 32 are for measuring only.
-        steps: how many batches are learnt from.
-        size: px, of the parts of crops in a batch; a multiple of the stride.
-        batch: parts in a batch.
+    crops: (N, S, S, 3) uint8, at least 33; the last 32 are for measuring only. steps: batches that are learnt from.
+    size: px of the parts of crops in a batch, at most S, a multiple of the stride. batch: parts in a batch.
     """
     rng = np.random.default_rng((_SEED, plan.number, 1))
     torch.manual_seed(plan.number)
@@ -212,8 +205,7 @@ def save(net: ZooAutoencoder, about: Fit, path: Path) -> None:
 def load(path: Path) -> ZooAutoencoder:
     """Read a network that `save` wrote, for inference; path: its .json.
 
-    Raises:
-        WeightsError: a file is missing or damaged, or the weights are those of another architecture.
+    Raises WeightsError if a file is missing or damaged, or the weights are those of another architecture.
     """
     try:
         plan = Architecture(**json.loads(path.read_text(encoding="utf-8"))["architecture"])
@@ -228,9 +220,9 @@ def load(path: Path) -> ZooAutoencoder:
 
 @lru_cache(maxsize=2)
 def open_zoo(folder: str | Path) -> tuple[ZooAutoencoder, ...]:
-    """Read all networks of one folder (FOLDER/train or FOLDER/unseen above), in the order of their numbers.
+    """Read all networks of one folder in the order of their numbers, once per process.
 
-    They are read once per process. Raises WeightsError if there are none, or one is damaged.
+    Raises WeightsError if there are none, or one is damaged.
     """
     found = sorted(Path(folder).glob("*.json"))
     if not found:
@@ -240,45 +232,31 @@ def open_zoo(folder: str | Path) -> tuple[ZooAutoencoder, ...]:
     return tuple(load(path) for path in found)
 
 
+def _conv(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+def _stage(width: int, plan: Architecture) -> list[nn.Module]:
+    return [*_before(width, plan), _conv(width, width)]
+
+
 def _before(width: int, plan: Architecture) -> list[nn.Module]:
     """Return the normalisation and activation in front of a convolution."""
-    match plan.norm:
-        case "none":
-            return [_activation(plan)]
-        case "batch":
-            return [nn.BatchNorm2d(width), _activation(plan)]
-        case "group":
-            return [nn.GroupNorm(4, width), _activation(plan)]
-
-
-def _activation(plan: Architecture) -> nn.Module:
-    match plan.activation:
-        case "relu":
-            return nn.ReLU()
-        case "leaky":
-            return nn.LeakyReLU(0.2)
-        case "silu":
-            return nn.SiLU()
-        case "gelu":
-            return nn.GELU()
-        case "elu":
-            return nn.ELU()
+    activation = _ACTIVATIONS[plan.activation]()
+    if plan.norm == "none":
+        return [activation]
+    return [nn.BatchNorm2d(width) if plan.norm == "batch" else nn.GroupNorm(4, width), activation]
 
 
 def _doubling(inputs: int, outputs: int, plan: Architecture) -> nn.Module:
     """Make a layer (N, inputs, h, w) → (N, outputs, 2 h, 2 w)."""
-    match plan.enlargement:
-        case "nearest":
-            return nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(inputs, outputs, 3, padding=1))
-        case "bilinear":
-            enlarge = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
-            return nn.Sequential(enlarge, nn.Conv2d(inputs, outputs, 3, padding=1))
-        case "shuffle":
-            return nn.Sequential(nn.Conv2d(inputs, 4 * outputs, 3, padding=1), nn.PixelShuffle(2))
-        case _:
-            kernel = int(plan.enlargement[-1])
-            padding = (kernel - 1) // 2
-            return nn.ConvTranspose2d(inputs, outputs, kernel, 2, padding, output_padding=2 * padding + 2 - kernel)
+    if plan.enlargement in ("nearest", "bilinear"):
+        return nn.Sequential(nn.Upsample(scale_factor=2, mode=plan.enlargement), _conv(inputs, outputs))
+    if plan.enlargement == "shuffle":
+        return nn.Sequential(_conv(inputs, 4 * outputs), nn.PixelShuffle(2))
+    kernel = int(plan.enlargement[-1])
+    padding = (kernel - 1) // 2
+    return nn.ConvTranspose2d(inputs, outputs, kernel, 2, padding, output_padding=2 * padding + 2 - kernel)
 
 
 def _loss(made: Tensor, wanted: Tensor, kind: Loss) -> Tensor:
