@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from declip.batch.attempts import Attempts, Starts
+from declip.batch.attempts import Attempts
 
 
 def test_a_first_attempt_knows_nothing() -> None:
@@ -30,12 +30,7 @@ def test_what_was_touched_at_a_death_is_computed_alone_and_then_left_out() -> No
 
 
 def test_starts_are_counted_until_a_worker_is_ready() -> None:
-    starts = Starts()
-    assert [starts.begin() for _ in range(4)] == [1, 2, 3, 4]
-    starts.ready()
-    assert starts.begin() == 1
-
-
-def test_tries_are_counted_by_part() -> None:
-    starts = Starts()
-    assert [starts.tries(part) for part in (3, 4, 3, 3)] == [1, 1, 2, 3]
+    attempts = Attempts()
+    assert [attempts.start() for _ in range(4)] == [1, 2, 3, 4]
+    attempts.ready()
+    assert attempts.start() == 1

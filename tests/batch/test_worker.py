@@ -235,7 +235,7 @@ def test_a_worker_writes_parts(scheme: str, tiny_model: tuple[Path, Path], tmp_p
     path = tiny_model[1]
     files = {"0.png": png(0, (90, 70)), "1.png": b"no picture", "2.png": png(2, (90, 70))}
     job = job_of(folder, path, files)
-    worker = Worker(job, Weights(path=path, sha256=job.model.sha256), Attempts(), threads=1)
+    worker = Worker(job, Weights(path=path, sha256=job.model.sha256), Attempts(), starts=1, threads=1)
     assert worker({"part": np.array([1])}) == {"files": [1], "errors": [0], "failure": [""]}
     assert job.done() == [1]
     assert worker({"part": np.array([0])}) == {"files": [2], "errors": [1], "failure": [""]}
@@ -251,7 +251,7 @@ def test_a_worker_writes_parts(scheme: str, tiny_model: tuple[Path, Path], tmp_p
 
 def test_other_weights_compute_nothing(tiny_model: tuple[Path, Path], tmp_path: Path) -> None:
     job = job_of(str(tmp_path), tiny_model[1], {"0.png": png(0)}, sha256="ab" * 32)
-    worker = Worker(job, Weights(path=tiny_model[1], sha256="ab" * 32), Attempts(), threads=1)
+    worker = Worker(job, Weights(path=tiny_model[1], sha256="ab" * 32), Attempts(), starts=1, threads=1)
     (failure,) = worker({"part": np.array([0])})["failure"]
     assert "the job has abab" in failure and job.done() == []
 
@@ -260,7 +260,7 @@ def test_a_part_that_cannot_be_written_ends_the_job(
     tiny_model: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = job_of(str(tmp_path), tiny_model[1], {"0.png": png(0)})
-    worker = Worker(job, Weights(path=tiny_model[1], sha256=job.model.sha256), Attempts(), threads=1)
+    worker = Worker(job, Weights(path=tiny_model[1], sha256=job.model.sha256), Attempts(), starts=1, threads=1)
 
     def full(uri: str, data: bytes) -> None:
         raise OSError(28, "No space left on device")
@@ -274,7 +274,7 @@ def test_a_store_that_is_down_is_no_result(
     tiny_model: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = job_of(str(tmp_path), tiny_model[1], {f"{seed}.png": png(seed) for seed in range(3)})
-    worker = Worker(job, Weights(path=tiny_model[1], sha256=job.model.sha256), Attempts(), threads=1)
+    worker = Worker(job, Weights(path=tiny_model[1], sha256=job.model.sha256), Attempts(), starts=1, threads=1)
 
     def expired(uri: str, max_bytes: int) -> bytes:
         raise PermissionError("The provided token has expired")

@@ -3,16 +3,18 @@
 A decoder can crash and a photo can exhaust the memory; then no exception is left to be caught, and the part is
 computed anew by another process. From its second attempt on, a worker says what it is about to touch before it does.
 Files that it died of are then computed alone, and one that it died of again is left out. For deaths before a worker is
-ready there is no file to blame: `Starts` counts them.
+ready there is no file to blame: they are counted, since Ray starts workers again for ever.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
-__all__ = ["Attempts", "RemoteAttempts", "Starts"]
+__all__ = ["Attempts", "remote"]
 
 # Deaths after which a file is left out.
 _FATAL = 2
@@ -22,9 +24,19 @@ class Attempts:
     """The memory of a run, in a process of its own; places are those of files in their part."""
 
     def __init__(self) -> None:
+        self._starting = 0
         self._begun: Counter[int] = Counter()
         self._touched: dict[int, list[int]] = {}
         self._deaths: dict[int, Counter[int]] = {}
+
+    def start(self) -> int:
+        """Note that a worker starts; return how many have since one was last ready: they are at it, or died of it."""
+        self._starting += 1
+        return self._starting
+
+    def ready(self) -> None:
+        """Note that a worker is ready."""
+        self._starting = 0
 
     def begin(self, part: int) -> tuple[int, list[int], list[int]]:
         """Begin a part; return (how often it was begun before, places to compute alone, places to leave out)."""
@@ -40,44 +52,12 @@ class Attempts:
         self._touched[part] = list(places)
 
 
-class RemoteAttempts(Attempts):
-    """The same, asked through Ray. actor: of the class `Attempts`."""
-
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
-
-    def begin(self, part: int) -> tuple[int, list[int], list[int]]:
-        """As `Attempts.begin`."""
-        import ray
-
-        answer: tuple[int, list[int], list[int]] = ray.get(self._actor.begin.remote(part))
-        return answer
-
-    def touch(self, part: int, places: Sequence[int]) -> None:
-        """As `Attempts.touch`; it is noted when this returns."""
-        import ray
-
-        ray.get(self._actor.touch.remote(part, list(places)))
+def remote(actor: Any) -> Any:
+    """Return an `Attempts` whose methods are those of a Ray actor, and wait for its answer."""
+    return SimpleNamespace(**{name: partial(_ask, actor, name) for name in ("start", "ready", "begin", "touch")})
 
 
-class Starts:
-    """Of the workers that have begun to start since one was last ready, how many: they are at it, or died of it; and
-    how often each part was begun."""
+def _ask(actor: Any, method: str, *arguments: Any) -> Any:
+    import ray
 
-    def __init__(self) -> None:
-        self._begun = 0
-        self._tries: Counter[int] = Counter()
-
-    def begin(self) -> int:
-        """One more begins; how many that makes."""
-        self._begun += 1
-        return self._begun
-
-    def ready(self) -> None:
-        """One is ready."""
-        self._begun = 0
-
-    def tries(self, part: int) -> int:
-        """Count that a worker begins this part; return how often that was."""
-        self._tries[part] += 1
-        return self._tries[part]
+    return ray.get(getattr(actor, method).remote(*arguments))

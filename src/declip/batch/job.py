@@ -20,21 +20,21 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from typing import Any
 
 from declip._version import __version__
 from declip.batch import stores
-from declip.batch.listing import Found, find
+from declip.batch.listing import find
 from declip.errors import DeclipError
 from declip.images.read import MAX_BYTES, MAX_PIXELS
 from declip.spec import Mode, Precision
 
-__all__ = ["EACH", "Job", "Model", "open_job"]
+__all__ = ["Job", "Model", "open_job"]
 
 # Files of a part: at most so many, and at least so few; and parts that each worker should have, so that none waits
 # long for the last one.
-_LARGEST, _SMALLEST, EACH = 256, 16, 16
+_LARGEST, _SMALLEST, _EACH = 256, 16, 16
 _FORMAT = 2
 _PART = re.compile(r"part-(\d+)\.parquet")
 
@@ -57,7 +57,7 @@ class Model:
     max_bytes: int = MAX_BYTES
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
     """A job whose listing is written.
 
@@ -65,7 +65,6 @@ class Job:
     files of a part (the last may have fewer). skipped, repeated: see `listing.Found`.
     """
 
-    # Not slotted: the listing is opened once, when it is asked for.
     out: str
     source: str
     model: Model
@@ -90,15 +89,8 @@ class Job:
 
     def uris(self, part: int) -> list[str]:
         """Return the files of a part: absolute paths and URIs."""
-        column = self._listed.read_row_group(part).column("uri").to_pylist()
-        return [_from_bytes(entry) for entry in column]
-
-    @cached_property
-    def _listed(self) -> Any:
-        import pyarrow.parquet as pq
-
-        system, path = stores.locate(stores.join(_folder(self.out), self.listing))
-        return pq.ParquetFile(system.open(path, "rb"))
+        column = _opened(stores.join(_folder(self.out), self.listing)).read_row_group(part).column("uri")
+        return [entry.decode("utf-8", "surrogateescape") for entry in column.to_pylist()]
 
     def done(self) -> list[int]:
         """Return the parts that have their file, in order."""
@@ -116,9 +108,14 @@ class Job:
         failed: int = ds.dataset(paths, filesystem=system).count_rows(filter=ds.field("kind").is_valid())
         return failed
 
-    def __getstate__(self) -> dict[str, Any]:
-        # An open file does not travel to workers.
-        return {key: value for key, value in self.__dict__.items() if key != "_listed"}
+
+@lru_cache(maxsize=1)
+def _opened(listing: str) -> Any:
+    """Open a listing, once in a process: its name says what is in it."""
+    import pyarrow.parquet as pq
+
+    system, path = stores.locate(listing)
+    return pq.ParquetFile(system.open(path, "rb"))
 
 
 def open_job(
@@ -143,11 +140,7 @@ def open_job(
     if any(_PART.fullmatch(name) for name in stores.names(out)):
         raise DeclipError(f"exists: {out} has parts and no job; nothing is overwritten: choose another --out")
     found = find(source)
-    size = shard_size or max(_SMALLEST, min(_LARGEST, -(-len(found.uris) // (EACH * workers))))
-    return _start(source, out, model, found, size)
-
-
-def _start(source: str, out: str, model: Model, found: Found, size: int) -> Job:
+    size = shard_size or max(_SMALLEST, min(_LARGEST, -(-len(found.uris) // (_EACH * workers))))
     listing = _listing(found.uris, size)
     # Named by its content: of two who start at once, the one that comes second changes nothing of the first one's.
     name = f"files-{hashlib.sha256(listing).hexdigest()[:16]}.bin"
@@ -172,6 +165,7 @@ def _start(source: str, out: str, model: Model, found: Found, size: int) -> Job:
 
 
 def _read(out: str) -> Job | None:
+    """Return the job of a folder, if it has one."""
     path = _json(out)
     if not stores.exists(path):
         return None
@@ -208,19 +202,11 @@ def _listing(uris: list[str], size: int) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    # Names of files need not be text: bytes, as the system has them.
+    names = [uri.encode("utf-8", "surrogateescape") for uri in uris]
     sink = io.BytesIO()
-    table = pa.table({"uri": pa.array([_to_bytes(uri) for uri in uris], pa.binary())})
-    pq.write_table(table, sink, row_group_size=size, compression="zstd")
+    pq.write_table(pa.table({"uri": pa.array(names, pa.binary())}), sink, row_group_size=size, compression="zstd")
     return sink.getvalue()
-
-
-def _to_bytes(uri: str) -> bytes:
-    """Names of files need not be text: bytes, as the system has them."""
-    return uri.encode("utf-8", "surrogateescape")
-
-
-def _from_bytes(uri: bytes) -> str:
-    return uri.decode("utf-8", "surrogateescape")
 
 
 def _folder(out: str) -> str:

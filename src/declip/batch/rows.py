@@ -1,8 +1,4 @@
-"""A row of the Parquet output, one per file: the fields of `ResultRow`, the mask, hashes, and the error.
-
-    image, width, height, verdict, score, false_alarm_rate, untouched, not_examined, area, regions, threshold,
-    image_score, provenance, notes, pages, page, model, sha256, mode, precision, seconds, bytes, content, mask, error,
-    kind
+"""A row of the Parquet output, one per file: the fields of `ResultRow`, then bytes, content, mask, error and kind.
 
 `mask` holds run lengths: column by column (down the first column, then the next), zeros first, so that the counts at
 odd places are manipulated pixels; they add up to height × width. These are COCO's uncompressed counts, and

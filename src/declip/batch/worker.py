@@ -30,7 +30,7 @@ from declip.batch.job import Job, Model
 from declip.batch.rows import Row, encode_mask, to_parquet
 from declip.errors import DeclipError, ImageError, WeightsError
 from declip.files import printable, sha256_of
-from declip.localize.folder import error_row, failed_row
+from declip.localize.folder import failed_row
 from declip.localize.localizer import Localizer, load
 from declip.localize.pipeline import Outcome, stream
 from declip.models.resolve import cache_dir
@@ -66,7 +66,8 @@ class Weights:
 class Worker:
     """Compute and write parts, called with their numbers; Ray keeps one in each process.
 
-    attempts: what earlier workers died of. threads, device: of the engine.
+    attempts: what earlier workers died of. starts: how many may die while they start, one after another. threads,
+    device: of the engine.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Worker:
         weights: Weights,
         attempts: Attempts,
         *,
+        starts: int,
         threads: int,
         device: str | None = None,
         offline: bool = False,
@@ -83,9 +85,16 @@ class Worker:
         self._attempts = attempts
         self._localizer: Localizer | DeclipError
         try:
+            if attempts.start() > starts:
+                raise DeclipError(
+                    f"workers died {starts} times while they started, and none was ready in between; each has the "
+                    "model in memory, so that fewer of them may do"
+                )
             self._localizer = _open(job.model, weights, threads, device, offline)
         except DeclipError as error:
             self._localizer = error
+        else:
+            attempts.ready()
 
     def __call__(self, batch: dict[str, NDArray[np.int64]]) -> dict[str, list[Any]]:
         """Compute {"part": [number]}; return {"files": how many it has, "errors": how many failed, "failure": ""}.
@@ -94,13 +103,13 @@ class Worker:
         """
         (part,) = batch["part"].tolist()
         try:
-            files, errors = self._compute(part)
+            rows = self._compute(part)
         except DeclipError as error:
             return {"files": [0], "errors": [0], "failure": [str(error)]}
-        return {"files": [files], "errors": [errors], "failure": [""]}
+        return {"files": [len(rows)], "errors": [sum(row["kind"] is not None for row in rows)], "failure": [""]}
 
-    def _compute(self, part: int) -> tuple[int, int]:
-        """Write a part; return how many files it has, and how many of them failed."""
+    def _compute(self, part: int) -> list[Row]:
+        """Write a part; return its rows."""
         if isinstance(self._localizer, DeclipError):
             raise self._localizer
         before, alone, fatal = self._attempts.begin(part)
@@ -117,7 +126,7 @@ class Worker:
             stores.write(self._job.path(part), to_parquet(rows))
         except OSError as error:
             raise DeclipError(f"cannot write {self._job.path(part)}: {error}") from error
-        return len(rows), sum(row["kind"] is not None for row in rows)
+        return rows
 
 
 def _open(model: Model, weights: Weights, threads: int, device: str | None, offline: bool) -> Localizer:
@@ -126,6 +135,8 @@ def _open(model: Model, weights: Weights, threads: int, device: str | None, offl
         weights.local(),
         threads=threads,
         device=device,
+        mode=model.mode,
+        threshold=model.threshold,
         precision=model.precision,
         offline=offline,
         max_pixels=model.max_pixels,
@@ -133,7 +144,7 @@ def _open(model: Model, weights: Weights, threads: int, device: str | None, offl
     )
     if loaded.sha256 != model.sha256:
         raise WeightsError(f"{weights.path} has SHA-256 {loaded.sha256}; the job has {model.sha256}")
-    return loaded.variant(mode=model.mode, threshold=model.threshold)
+    return loaded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,8 +165,7 @@ class _File(NamedTuple):
 
     place: int
     uri: str
-    data: bytes
-    failure: Row | None
+    content: bytes | Exception
     seconds: float
 
 
@@ -170,40 +180,45 @@ def localize_part(localizer: Localizer, uris: Sequence[str], model: str, suspect
 
     def files() -> Iterator[_File]:
         for file in _fetched(uris, localizer.max_bytes):
-            row = _blank(file, model, localizer.sha256)
+            row: Row = {"image": printable(file.uri), "model": model, "sha256": localizer.sha256}
+            row |= {"seconds": file.seconds, "bytes": None, "content": None, "error": None, "kind": None}
             rows.append(row)
-            first = file.place if file.failure else firsts.setdefault(row["content"], file.place)
-            if file.failure:
-                row.update(file.failure)
-            elif suspects and file.place in suspects.fatal:
-                row.update(_failed(file.uri, "crash", "the process that computed it died, several times"))
+            if isinstance(file.content, Exception):
+                row.update(_failed(file.uri, file.content))
+                continue
+            digest = hashlib.sha256(file.content).hexdigest()
+            row.update(bytes=len(file.content), content=digest)
+            first = firsts.setdefault(digest, file.place)
+            if suspects and file.place in suspects.fatal:
+                died = ImageError(file.uri, "crash", "the process that computed it died, several times")
+                row.update(_failed(file.uri, died))
             elif first != file.place:
                 twins.append((file.place, first))
             else:
                 yield file
 
-    def read(file: _File) -> Photo:
-        return dataclasses.replace(localizer.read(file.data), name=file.uri)
-
-    for outcome in _careful(localizer, files(), read, suspects) if suspects else _stream(localizer, files(), read):
-        rows[outcome.item.place].update(_row(outcome, rows[outcome.item.place]))
+    found = _careful(localizer, files(), suspects) if suspects else _stream(localizer, files())
+    for file, _, result in found:
+        rows[file.place].update(_result(file, result, model))
     for place, first in twins:
         rows[place] = _twin(rows[first], uris[first], uris[place], rows[place]["seconds"])
     return rows
 
 
-def _stream(localizer: Localizer, files: Iterable[_File], read: Callable[[_File], Photo]) -> Iterator[Outcome[_File]]:
+def _stream(localizer: Localizer, files: Iterable[_File]) -> Iterator[Outcome[_File]]:
+    def read(file: _File) -> Photo:
+        assert isinstance(file.content, bytes)
+        return dataclasses.replace(localizer.read(file.content), name=file.uri)
+
     return stream(localizer, files, read, _BATCH, lambda file: file.uri)
 
 
-def _careful(
-    localizer: Localizer, files: Iterable[_File], read: Callable[[_File], Photo], suspects: Suspects
-) -> Iterator[Outcome[_File]]:
+def _careful(localizer: Localizer, files: Iterable[_File], suspects: Suspects) -> Iterator[Outcome[_File]]:
     """Localize as `_stream`, but say before each batch what is in it; suspects are batches of their own."""
     for alone, group in itertools.groupby(files, lambda file: file.place in suspects.alone):
         while batch := list(itertools.islice(group, 1 if alone else _BATCH)):
             suspects.touch([file.place for file in batch])
-            yield from _stream(localizer, batch, read)
+            yield from _stream(localizer, batch)
             suspects.touch([])
 
 
@@ -221,50 +236,32 @@ def _fetched(uris: Sequence[str], max_bytes: int) -> Iterator[_File]:
 
 def _fetch(place: int, uri: str, max_bytes: int) -> _File:
     start = time.perf_counter()
-    data, failure = b"", None
+    content: bytes | Exception
     try:
-        data = stores.fetch(uri, max_bytes)
-    except ImageError as error:
-        failure = _failed(uri, error.kind, error.message)
-    except MemoryError:
-        failure = _failed(uri, "too-large", ImageError.out_of_memory(uri).message)
+        content = stores.fetch(uri, max_bytes)
+    except (ImageError, MemoryError) as error:
+        content = error
     except Exception as error:  # every store has its own
-        failure = _failed(uri, "read", f"cannot be read: {type(error).__name__}: {error}")
-    return _File(place, uri, data, failure, time.perf_counter() - start)
+        content = ImageError(uri, "read", f"cannot be read: {type(error).__name__}: {error}")
+    return _File(place, uri, content, time.perf_counter() - start)
 
 
-def _blank(file: _File, model: str, sha256: str) -> Row:
-    """Return a row before anything was computed."""
-    return {
-        "image": printable(file.uri),
-        "model": model,
-        "sha256": sha256,
-        "seconds": file.seconds,
-        "bytes": None if file.failure else len(file.data),
-        "content": None if file.failure else hashlib.sha256(file.data).hexdigest(),
-        "error": None,
-        "kind": None,
-    }
-
-
-def _row(outcome: Outcome[_File], row: Row) -> Row:
-    """Return what an outcome adds to the row of its file."""
-    file, result = outcome.item, outcome.result
+def _result(file: _File, result: Localization | Exception, model: str) -> Row:
+    """Return what a result adds to the row of its file."""
     if isinstance(result, Localization):
         try:
-            kept = {"image": row["image"], "model": row["model"], "seconds": result.seconds + file.seconds}
-            return {**result.to_dict(), "mask": encode_mask(result.mask), **kept}
+            own = {"image": printable(file.uri), "model": model, "seconds": result.seconds + file.seconds}
+            return {**result.to_dict(), "mask": encode_mask(result.mask), **own}
         except MemoryError as error:
             result = error
-    failed = failed_row(file.uri, result)
-    return {key: printable(value) for key, value in failed.items()}
+    return _failed(file.uri, result)
+
+
+def _failed(uri: str, error: Exception) -> Row:
+    return {key: printable(value) for key, value in failed_row(uri, error).items()}
 
 
 def _twin(row: Row, first: str, uri: str, seconds: float) -> Row:
     """Return the row of another file with the same bytes."""
     error = None if row["error"] is None else printable(uri) + row["error"].removeprefix(printable(first))
     return {**row, "image": printable(uri), "error": error, "seconds": seconds}
-
-
-def _failed(uri: str, kind: str, message: str) -> Row:
-    return error_row(printable(uri), kind, printable(f"{uri}: {message}"))
