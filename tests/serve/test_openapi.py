@@ -26,7 +26,7 @@ from schemathesis.specs.openapi.checks import (
 
 from declip import serve
 from declip.localize.localizer import Localizer
-from declip.serve.fields import FIELDS
+from declip.serve.forms import FIELDS
 from tests.serve.serving import FakeEngine, on_a_port, picture
 
 # Not positive_data_acceptance: a file of any bytes fits the description, and most are no pictures (415).

@@ -17,9 +17,13 @@ import base64
 import dataclasses
 import io
 import json
+import logging
 import re
+import secrets
+import time
 import zipfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -27,6 +31,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from starlette.responses import Response
 
+from declip.errors import ImageError
 from declip.images.encode import Chroma, encode_jpeg
 from declip.images.mapfiles import mask_png, scores_png
 from declip.images.overlay import overlay_png
@@ -34,12 +39,12 @@ from declip.localize.localizer import Localizer
 from declip.report import wording
 from declip.report.metadata import Metadata
 from declip.results import Localization, Photo
-from declip.serve.fields import MapName, Options
+from declip.serve.forms import MapName, Options
 from declip.serve.limits import Claim
 from declip.serve.problems import ProblemError
 from declip.serve.queue import Item, Render
 
-__all__ = ["CONTENT", "AnswerType", "accepted", "answer", "maps_of", "metadata_answer", "renderer"]
+__all__ = ["CONTENT", "AnswerType", "accepted", "answer", "keep", "maps_of", "metadata_answer", "renderer"]
 
 AnswerType: TypeAlias = Literal["application/json", "image/png", "application/zip"]
 _TYPES: tuple[AnswerType, ...] = get_args(AnswerType)  # the first of those that a client likes equally is taken
@@ -48,6 +53,8 @@ CONTENT = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in 
 _PREVIEW_SIDE = 320
 # The photo keeps its size up to this side, which the canvas of every browser can hold.
 _PHOTO_SIDE = 16_384
+
+_log = logging.getLogger(__name__)
 
 
 def accepted(header: str) -> AnswerType:
@@ -183,3 +190,24 @@ def _zip(items: Sequence[Item]) -> bytes:
             rows.append(item.row | {"maps": names} if item.maps else item.row)
         archive.writestr("results.json", _json(rows))
     return stream.getvalue()
+
+
+def keep(folder: Path, photo: Photo, result: Localization) -> Path:
+    """Write photo (the file's bytes as they came), scores.png, mask.png, overlay.png and result.json to a new folder.
+
+    Return its path in folder: the time (UTC) and a random word; the client's file name is only in result.json. It
+    appears whole or, after a crash, under a name that begins with a dot. Raises ImageError of kind "write".
+    """
+    name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(8)}"
+    partial = folder / f".{name}"
+    try:
+        partial.mkdir(parents=True)
+        (partial / "photo").write_bytes(photo.data)
+        for kind in ("scores", "mask", "overlay"):
+            (partial / f"{kind}.png").write_bytes(_map(kind, photo, result))
+        (partial / "result.json").write_text(json.dumps(result.to_dict()) + "\n", encoding="utf-8")
+        return partial.rename(folder / name)
+    except OSError as error:
+        _log.error("cannot keep a picture", exc_info=error)
+        message = f"the service cannot keep this picture: {error.strerror or error}"
+        raise ImageError(photo.name, "write", message) from error

@@ -35,13 +35,12 @@ from declip._version import __version__
 from declip.localize.localizer import Localizer
 from declip.models import catalog
 from declip.serve import answers, schemas
-from declip.serve.fields import describe
+from declip.serve.forms import describe, discard
 from declip.serve.guard import Guard
 from declip.serve.limits import Limits
 from declip.serve.problems import ProblemError
 from declip.serve.queue import DroppedError
 from declip.serve.service import Service
-from declip.serve.upload import discard
 from declip.spec import SIZE_CLASSES, Calibration
 
 __all__ = ["create_app"]

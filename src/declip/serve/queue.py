@@ -27,19 +27,18 @@ from numpy.typing import NDArray
 from declip.engines import Engine, Wrapped
 from declip.errors import ImageError, SpecError
 from declip.images.read import read_photo
-from declip.localize import folder
+from declip.localize.folder import error_row
 from declip.localize.localizer import Localizer
 from declip.localize.pipeline import HELD_PIXELS, Reading, compute, read_one
 from declip.regions import MaskRule
 from declip.results import Localization, Photo
-from declip.serve.fields import Options
+from declip.serve.forms import Options, Upload
 from declip.serve.limits import Limits
 from declip.serve.monitor import Monitor
 from declip.serve.problems import ProblemError, out_of_memory
-from declip.serve.upload import Upload
 from declip.spec import Mode
 
-__all__ = ["DroppedError", "Item", "Render", "Request", "Stoppable", "Workers"]
+__all__ = ["DroppedError", "Item", "Render", "Request", "Stoppable", "Workers", "read"]
 
 # How long `stop` waits for a thread that is inside the network.
 _STOP_SECONDS = 10
@@ -73,6 +72,12 @@ class Request:
         self.dropped.set()
         for future in self.futures:
             future.cancel()
+
+
+def read(upload: Upload, limits: Limits) -> Photo:
+    """Read an upload as a photo of its name. Raises ImageError."""
+    photo = read_photo(upload.data, max_pixels=limits.pixels, max_bytes=limits.request_bytes)
+    return dataclasses.replace(photo, name=upload.name)
 
 
 class _Task(NamedTuple):
@@ -223,7 +228,9 @@ class Workers:
         batch: list[Reading[_Task]] = []
         task: _Task | None = tasks[0]
         while task is not None:
-            batch.append(read_one(localizer, task, self._read, lambda task: task.upload.name))
+            batch.append(
+                read_one(localizer, task, lambda task: read(task.upload, self._limits), lambda task: task.upload.name)
+            )
             full = len(batch) == self._limits.batch_size or sum(one.pixels for one in batch) >= HELD_PIXELS
             task = None if mode == "tiled" or full else self._next(key)
             tasks += [task] if task else []
@@ -238,10 +245,6 @@ class Workers:
                     self._finish(task, photo, result)
         finally:
             engine.stop = lambda: False
-
-    def _read(self, task: _Task) -> Photo:
-        photo = read_photo(task.upload.data, max_pixels=self._limits.pixels, max_bytes=self._limits.request_bytes)
-        return dataclasses.replace(photo, name=task.upload.name)
 
     def _finish(self, task: _Task, photo: Photo, result: Localization) -> None:
         threshold = task.request.options.threshold
@@ -277,4 +280,4 @@ class Workers:
                 kind, message = "internal", "the service could not localize it; its log says why"
         self._monitor.pictures.labels(kind).inc()
         name = task.upload.name
-        task.future.set_result(Item(folder.error_row(name, kind, f"{name}: {message}"), {}))
+        task.future.set_result(Item(error_row(name, kind, f"{name}: {message}"), {}))

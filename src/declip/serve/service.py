@@ -22,18 +22,16 @@ from starlette.requests import ClientDisconnect
 
 from declip import report
 from declip.errors import ImageError, SpecError
-from declip.images.read import read_photo
-from declip.localize import folder
+from declip.localize.folder import error_row
 from declip.localize.localizer import Localizer
 from declip.report import metadata
 from declip.results import Photo, check_type
-from declip.serve import answers, archive, queue
-from declip.serve.fields import FIELDS, parse_flag, parse_options
+from declip.serve import answers, queue
+from declip.serve.forms import FIELDS, Form, parse_flag, parse_options, read_form
 from declip.serve.guard import STACK
 from declip.serve.limits import Budget, Claim, Gate, Limits
 from declip.serve.monitor import Monitor
 from declip.serve.problems import ProblemError, out_of_memory, status_of
-from declip.serve.upload import Form, Upload, read_form
 from declip.spec import Mode
 
 __all__ = ["Service"]
@@ -69,7 +67,7 @@ class Service:
         self.monitor = Monitor()
         self.budget = Budget(limits.held_bytes)
         self.gate = Gate(limits)
-        keeper = None if keep is None else functools.partial(archive.keep, keep)
+        keeper = None if keep is None else functools.partial(answers.keep, keep)
         self.workers = queue.Workers(self.localizers, limits, self.monitor, workers, archive=keeper)
         # One thread for each, beside the queue of pictures: a report takes as long as many pictures.
         self.threads = {path: ThreadPoolExecutor(1, f"declip-{path}") for path in ("metadata", "report")}
@@ -118,7 +116,16 @@ class Service:
         """Answer POST /v1/localize. Raises ProblemError, or ClientDisconnect if the client leaves."""
         kind = answers.accepted(",".join(request.headers.getlist("accept")))
         claim = self._enter(request)
-        items = await self._items(request, kind, claim)
+        form = await read_form(request, self.limits, claim, FIELDS["localize"])
+        options = parse_options(form.fields, self.modes)
+        maps = answers.maps_of(kind, options, len(form.files))
+        render = answers.renderer(maps, claim, self.localizers[options.model], words=options.words)
+        queued = queue.Request(form.files, options, render)
+        self.workers.submit(queued)
+        try:
+            items = await self._wait(request, queued.futures)
+        finally:
+            self.workers.drop(queued)  # changes nothing about what is done
         failed = [item.row for item in items if "error" in item.row]
         if len(failed) == len(items):
             status = status_of([row["kind"] for row in failed])
@@ -133,7 +140,7 @@ class Service:
         (file,), position = form.files, parse_flag(form.fields, "position")
 
         def work() -> Response:
-            found = metadata.read(self._photo(file), position=position)
+            found = metadata.read(queue.read(file, self.limits), position=position)
             assert found is not None  # it came from a file
             return answers.metadata_answer(file.name, found)
 
@@ -150,7 +157,7 @@ class Service:
         localizer = served.variant(engine=stoppable, mode=options.mode, threshold=options.threshold)
 
         def work() -> Response:
-            found = report.examine(self._photo(file), localizer, date=datetime.now(UTC), position=position)
+            found = report.examine(queue.read(file, self.limits), localizer, date=datetime.now(UTC), position=position)
             page = found.to_html().encode()
             claim.take(len(page))
             return HTMLResponse(page, headers={"Content-Disposition": 'attachment; filename="report.html"'})
@@ -171,22 +178,6 @@ class Service:
     async def _one_file(self, request: Request, claim: Claim, path: str) -> Form:
         return await read_form(request, dataclasses.replace(self.limits, files=1), claim, FIELDS[path])
 
-    def _photo(self, file: Upload) -> Photo:
-        photo = read_photo(file.data, max_pixels=self.limits.pixels, max_bytes=self.limits.request_bytes)
-        return dataclasses.replace(photo, name=file.name)
-
-    async def _items(self, request: Request, kind: answers.AnswerType, claim: Claim) -> list[queue.Item]:
-        form = await read_form(request, self.limits, claim, FIELDS["localize"])
-        options = parse_options(form.fields, self.modes)
-        maps = answers.maps_of(kind, options, len(form.files))
-        render = answers.renderer(maps, claim, self.localizers[options.model], words=options.words)
-        queued = queue.Request(form.files, options, render)
-        self.workers.submit(queued)
-        try:
-            return await self._wait(request, queued.futures)
-        finally:
-            self.workers.drop(queued)  # changes nothing about what is done
-
     async def _in_thread(self, path: str, request: Request, picture: str, work: Callable[[], Response]) -> Response:
         """Return what work returns, done in the thread for this path."""
         future = self.threads[path].submit(work)
@@ -198,7 +189,7 @@ class Service:
                 raise busy from error
             if not isinstance(error, ImageError):
                 raise
-            row = folder.error_row(picture, error.kind, f"{picture}: {error.message}")
+            row = error_row(picture, error.kind, f"{picture}: {error.message}")
             raise ProblemError(status_of([error.kind]), row["error"], errors=[row]) from error
         finally:
             future.cancel()

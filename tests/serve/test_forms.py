@@ -13,10 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect, Request
 
-from declip.serve.fields import FIELDS, parse_options
+from declip.serve.forms import FIELDS, Form, discard, parse_options, read_form
 from declip.serve.limits import Budget, Claim, Limits
 from declip.serve.problems import ProblemError
-from declip.serve.upload import Form, discard, read_form
 
 BODY = (
     b'--b\r\nContent-Disposition: form-data; name="mode"\r\n\r\ntiled\r\n'
