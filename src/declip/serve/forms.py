@@ -31,7 +31,6 @@ __all__ = [
     "Upload",
     "describe",
     "discard",
-    "parse_flag",
     "parse_options",
     "read_form",
 ]
@@ -96,13 +95,15 @@ class Form:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """What a request asks for. threshold: None = the model's own rule. maps, words: what comes with each row."""
+    """What a request asks for. threshold: None = the model's own rule. maps, words: what comes with each row. position:
+    tell the GPS position and free text, too."""
 
     model: str
     mode: Mode
     threshold: float | None = None
     maps: tuple[MapName, ...] = ()
     words: bool = False
+    position: bool = False
 
 
 def describe(path: str, models: Sequence[str], files: int = 1) -> dict[str, Any]:
@@ -298,12 +299,12 @@ def parse_options(fields: Mapping[str, str], modes: Mapping[str, Sequence[Mode]]
         mode=cast("Mode", mode),
         threshold=_threshold(fields["threshold"]) if "threshold" in fields else None,
         maps=cast("tuple[MapName, ...]", maps),
-        words=parse_flag(fields, "words"),
+        words=_flag(fields, "words"),
+        position=_flag(fields, "position"),
     )
 
 
-def parse_flag(fields: Mapping[str, str], name: str) -> bool:
-    """Read a field that is "true" or "false", by default false. Raises ProblemError 422."""
+def _flag(fields: Mapping[str, str], name: str) -> bool:
     value = fields.get(name, "false")
     if value not in ("true", "false"):
         raise ProblemError(422, f"{name} is {value!r}; expected true or false")

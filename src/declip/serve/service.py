@@ -27,7 +27,7 @@ from declip.localize.localizer import Localizer
 from declip.report import metadata
 from declip.results import Photo, check_type
 from declip.serve import answers, queue
-from declip.serve.forms import FIELDS, Form, parse_flag, parse_options, read_form
+from declip.serve.forms import FIELDS, Options, Upload, parse_options, read_form
 from declip.serve.guard import STACK
 from declip.serve.limits import Budget, Claim, Gate, Limits
 from declip.serve.monitor import Monitor
@@ -63,6 +63,7 @@ class Service:
             raise SpecError("the token is empty; give one of random characters, or None for no token")
         self.modes = {name: _modes_of(localizer) for name, localizer in self.localizers.items()}
         self.limits = limits
+        self._one_file = dataclasses.replace(limits, files=1)
         self.token = token
         self.monitor = Monitor()
         self.budget = Budget(limits.held_bytes)
@@ -115,12 +116,10 @@ class Service:
     async def localize(self, request: Request) -> Response:
         """Answer POST /v1/localize. Raises ProblemError, or ClientDisconnect if the client leaves."""
         kind = answers.accepted(",".join(request.headers.getlist("accept")))
-        claim = self._enter(request)
-        form = await read_form(request, self.limits, claim, FIELDS["localize"])
-        options = parse_options(form.fields, self.modes)
-        maps = answers.maps_of(kind, options, len(form.files))
+        files, options, claim = await self._asked(request, "localize", self.limits)
+        maps = answers.maps_of(kind, options, len(files))
         render = answers.renderer(maps, claim, self.localizers[options.model], words=options.words)
-        queued = queue.Request(form.files, options, render)
+        queued = queue.Request(files, options, render)
         self.workers.submit(queued)
         try:
             items = await self._wait(request, queued.futures)
@@ -136,11 +135,10 @@ class Service:
 
     async def metadata(self, request: Request) -> Response:
         """Answer POST /v1/metadata. Raises as `localize`."""
-        form = await self._one_file(request, self._enter(request), "metadata")
-        (file,), position = form.files, parse_flag(form.fields, "position")
+        (file,), options, _ = await self._asked(request, "metadata", self._one_file)
 
         def work() -> Response:
-            found = metadata.read(queue.read(file, self.limits), position=position)
+            found = metadata.read(queue.read(file, self.limits), position=options.position)
             assert found is not None  # it came from a file
             return answers.metadata_answer(file.name, found)
 
@@ -148,17 +146,14 @@ class Service:
 
     async def report(self, request: Request) -> Response:
         """Answer POST /v1/report. Raises as `localize`."""
-        claim = self._enter(request)
-        form = await self._one_file(request, claim, "report")
-        (file,), position = form.files, parse_flag(form.fields, "position")
-        options = parse_options(form.fields, self.modes)
+        (file,), options, claim = await self._asked(request, "report", self._one_file)
         served, dropped = self.localizers[options.model], threading.Event()
         stoppable = queue.Stoppable(served.engine, dropped.is_set)
         localizer = served.variant(engine=stoppable, mode=options.mode, threshold=options.threshold)
 
         def work() -> Response:
-            found = report.examine(queue.read(file, self.limits), localizer, date=datetime.now(UTC), position=position)
-            page = found.to_html().encode()
+            photo, now = queue.read(file, self.limits), datetime.now(UTC)
+            page = report.examine(photo, localizer, date=now, position=options.position).to_html().encode()
             claim.take(len(page))
             return HTMLResponse(page, headers={"Content-Disposition": 'attachment; filename="report.html"'})
 
@@ -167,16 +162,15 @@ class Service:
         finally:
             dropped.set()  # nobody waits for it any more
 
-    def _enter(self, request: Request) -> Claim:
-        """Count a request as in flight until its answer is sent. Raises ProblemError where it cannot be taken."""
+    async def _asked(self, request: Request, path: str, limits: Limits) -> tuple[tuple[Upload, ...], Options, Claim]:
+        """Count a request as in flight until its answer is sent, and read its form. Raises ProblemError."""
         if not self.ready:
             raise ProblemError(503, "the service is starting or stopping", retry=5)
         stack: contextlib.ExitStack = request.scope[STACK]
         stack.enter_context(self.gate.enter(request.client.host if request.client else ""))
-        return stack.enter_context(contextlib.closing(Claim(self.budget)))
-
-    async def _one_file(self, request: Request, claim: Claim, path: str) -> Form:
-        return await read_form(request, dataclasses.replace(self.limits, files=1), claim, FIELDS[path])
+        claim = stack.enter_context(contextlib.closing(Claim(self.budget)))
+        form = await read_form(request, limits, claim, FIELDS[path])
+        return form.files, parse_options(form.fields, self.modes), claim
 
     async def _in_thread(self, path: str, request: Request, picture: str, work: Callable[[], Response]) -> Response:
         """Return what work returns, done in the thread for this path."""
