@@ -44,7 +44,7 @@ from declip.serve.limits import Claim
 from declip.serve.problems import ProblemError
 from declip.serve.queue import Item, Render
 
-__all__ = ["CONTENT", "AnswerType", "accepted", "answer", "keep", "maps_of", "metadata_answer", "renderer"]
+__all__ = ["CONTENT", "AnswerType", "accepted", "answer", "maps_of", "metadata_answer", "renderer"]
 
 AnswerType: TypeAlias = Literal["application/json", "image/png", "application/zip"]
 _TYPES: tuple[AnswerType, ...] = get_args(AnswerType)  # the first of those that a client likes equally is taken
@@ -96,10 +96,17 @@ def maps_of(kind: AnswerType, options: Options, files: int) -> tuple[MapName, ..
     return asked or ("overlay",)
 
 
-def renderer(maps: tuple[MapName, ...], claim: Claim, localizer: Localizer, *, words: bool) -> Render:
-    """Return what makes an item of a result: its row, and its maps by name. Their memory is taken from claim."""
+def renderer(
+    maps: tuple[MapName, ...], claim: Claim, localizer: Localizer, *, words: bool, kept: Path | None
+) -> Render:
+    """Return what makes an item of a result: its row, and its maps by name. Their memory is taken from claim.
+
+    kept: the folder that every picture is written to first (see `_keep`).
+    """
 
     def render(photo: Photo, result: Localization) -> Item:
+        if kept is not None:
+            _keep(kept, photo, result)
         made: dict[str, bytes] = {}
         for name in maps:
             made[name] = _map(name, photo, result)
@@ -192,11 +199,11 @@ def _zip(items: Sequence[Item]) -> bytes:
     return stream.getvalue()
 
 
-def keep(folder: Path, photo: Photo, result: Localization) -> Path:
+def _keep(folder: Path, photo: Photo, result: Localization) -> None:
     """Write photo (the file's bytes as they came), scores.png, mask.png, overlay.png and result.json to a new folder.
 
-    Return its path in folder: the time (UTC) and a random word; the client's file name is only in result.json. It
-    appears whole or, after a crash, under a name that begins with a dot. Raises ImageError of kind "write".
+    It is named by the time (UTC) and a random word; the client's file name is only in result.json. It appears whole
+    or, after a crash, under a name that begins with a dot. Raises ImageError of kind "write".
     """
     name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(8)}"
     partial = folder / f".{name}"
@@ -206,7 +213,7 @@ def keep(folder: Path, photo: Photo, result: Localization) -> Path:
         for kind in ("scores", "mask", "overlay"):
             (partial / f"{kind}.png").write_bytes(_map(kind, photo, result))
         (partial / "result.json").write_text(json.dumps(result.to_dict()) + "\n", encoding="utf-8")
-        return partial.rename(folder / name)
+        partial.rename(folder / name)
     except OSError as error:
         _log.error("cannot keep a picture", exc_info=error)
         message = f"the service cannot keep this picture: {error.strerror or error}"

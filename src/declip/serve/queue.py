@@ -53,7 +53,7 @@ class Item(NamedTuple):
     maps: dict[str, bytes]
 
 
-# Makes the item of a result, inside the threads. May raise ProblemError.
+# Makes the item of a result, inside the threads. May raise ProblemError, and ImageError for its row.
 Render: TypeAlias = Callable[[Photo, Localization], Item]
 
 
@@ -97,9 +97,9 @@ class DroppedError(Exception):
 
 
 class Stoppable(Wrapped):
-    """An engine that raises DroppedError before its next batch once `stop` returns True. For one thread."""
+    """An engine that raises DroppedError before its next batch once `stop` returns True."""
 
-    def __init__(self, engine: Engine, stop: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, engine: Engine, stop: Callable[[], bool]) -> None:
         super().__init__(engine)
         self.stop = stop
 
@@ -113,24 +113,15 @@ class Stoppable(Wrapped):
 class Workers:
     """Threads that localize requests; `submit` and `drop` may be called from any thread.
 
-    localizers: by the names of their models. archive: called with every photo and its result before it is answered;
-    raises ImageError where it cannot be written.
+    localizers: by the names of their models.
     """
 
-    def __init__(
-        self,
-        localizers: Mapping[str, Localizer],
-        limits: Limits,
-        monitor: Monitor,
-        count: int,
-        archive: Callable[[Photo, Localization], object] | None = None,
-    ) -> None:
+    def __init__(self, localizers: Mapping[str, Localizer], limits: Limits, monitor: Monitor, count: int) -> None:
         if count < 1:
             raise SpecError(f"workers is {count}; expected >= 1")
         self._localizers = dict(localizers)
         self._limits = limits
         self._monitor = monitor
-        self._archive = archive
         self._waiting: deque[_Task] = deque()
         self._change = threading.Condition()
         self._stopping = False
@@ -188,11 +179,10 @@ class Workers:
     # --- inside the threads ---------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        engines = {name: Stoppable(localizer.engine) for name, localizer in self._localizers.items()}
-        while self._turn(engines):
+        while self._turn():
             pass  # a turn ends before the next one waits, so nothing of an answered request stays in memory
 
-    def _turn(self, engines: Mapping[str, Stoppable]) -> bool:
+    def _turn(self) -> bool:
         """Compute one batch. Return False when the service stops."""
         task = self._next()
         if task is None:
@@ -200,7 +190,7 @@ class Workers:
         tasks = [task]
         start = time.perf_counter()
         try:
-            self._localize(tasks, engines[task.key[0]])
+            self._localize(tasks)
         except Exception as error:  # of the model or the machine: the thread lives on for the next picture
             for unanswered in (item for item in tasks if not item.future.done()):
                 self._fail(unanswered, error)
@@ -221,10 +211,12 @@ class Workers:
                 if task.future.set_running_or_notify_cancel():
                     return task
 
-    def _localize(self, tasks: list[_Task], engine: Stoppable) -> None:
+    def _localize(self, tasks: list[_Task]) -> None:
         """Localize the one picture in tasks, and add to tasks those that are computed with it."""
         model, mode = key = tasks[0].key
-        localizer = self._localizers[model].variant(engine=engine, mode=mode)
+        served = self._localizers[model]
+        engine = Stoppable(served.engine, lambda: all(task.request.dropped.is_set() for task in tasks))
+        localizer = served.variant(engine=engine, mode=mode)
         batch: list[Reading[_Task]] = []
         task: _Task | None = tasks[0]
         while task is not None:
@@ -236,15 +228,11 @@ class Workers:
             tasks += [task] if task else []
         if readable := sum(reading.photo is not None for reading in batch):
             self._monitor.batch.observe(readable)
-        engine.stop = lambda: all(task.request.dropped.is_set() for task in tasks)
-        try:
-            for task, photo, result in compute(localizer, batch, self._limits.batch_size):
-                if isinstance(result, Exception):
-                    self._fail(task, result)
-                elif photo is not None:
-                    self._finish(task, photo, result)
-        finally:
-            engine.stop = lambda: False
+        for task, photo, result in compute(localizer, batch, self._limits.batch_size):
+            if isinstance(result, Exception):
+                self._fail(task, result)
+            elif photo is not None:
+                self._finish(task, photo, result)
 
     def _finish(self, task: _Task, photo: Photo, result: Localization) -> None:
         threshold = task.request.options.threshold
@@ -253,8 +241,6 @@ class Workers:
         try:
             if task.request.dropped.is_set():
                 raise DroppedError
-            if self._archive is not None:
-                self._archive(photo, result)
             done = task.request.render(photo, result)
         except Exception as error:
             self._fail(task, error)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import functools
 import hmac
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -68,8 +67,8 @@ class Service:
         self.monitor = Monitor()
         self.budget = Budget(limits.held_bytes)
         self.gate = Gate(limits)
-        keeper = None if keep is None else functools.partial(answers.keep, keep)
-        self.workers = queue.Workers(self.localizers, limits, self.monitor, workers, archive=keeper)
+        self.keep = keep
+        self.workers = queue.Workers(self.localizers, limits, self.monitor, workers)
         # One thread for each, beside the queue of pictures: a report takes as long as many pictures.
         self.threads = {path: ThreadPoolExecutor(1, f"declip-{path}") for path in ("metadata", "report")}
         self.ready = False
@@ -118,7 +117,8 @@ class Service:
         kind = answers.accepted(",".join(request.headers.getlist("accept")))
         files, options, claim = await self._asked(request, "localize", self.limits)
         maps = answers.maps_of(kind, options, len(files))
-        render = answers.renderer(maps, claim, self.localizers[options.model], words=options.words)
+        localizer = self.localizers[options.model]
+        render = answers.renderer(maps, claim, localizer, words=options.words, kept=self.keep)
         queued = queue.Request(files, options, render)
         self.workers.submit(queued)
         try:
