@@ -245,4 +245,4 @@ def test_what_was_skipped_in_words() -> None:
     assert str(Skipped(others=1, hidden=2, outputs=3)) == "1 other file, 2 hidden names, 3 maps of declip's"
     both = Skipped(folders=1).plus(Skipped(links=2))
     assert str(both) == "0 other files, 1 unreadable folder, 2 links to folders read already"
-    assert both.total == 3
+    assert sum(both) == 3

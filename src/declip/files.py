@@ -1,7 +1,6 @@
 """Files and their names: written whole or not at all, found in folders by one rule, given as addresses, read as text.
 
-Names need not be text: Python keeps bytes that are no UTF-8 as lone surrogates. Wherever such a name is written into
-a text (JSON, CSV, HTML, Parquet), `encode` writes "\\udce9" for the byte E9; JSON's readers make the same name of it.
+Names need not be text: Python keeps bytes that are no UTF-8 as lone surrogates, which `encode` writes as "\\udce9".
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import wait
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 from urllib.parse import unquote_to_bytes
@@ -44,7 +42,6 @@ __all__ = [
 ]
 
 Content: TypeAlias = bytes | str | Callable[[Path], object]
-
 # What macOS, Synology's and Windows' systems put beside people's own files: companions, thumbnails, what was deleted.
 _OF_SYSTEMS = ("__macosx", "@eadir", "#recycle", "$recycle.bin")
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
@@ -105,9 +102,7 @@ def temporary(folder: Path, suffix: str = "") -> Iterator[Path]:
 
 
 def _fill(partial: Path, content: Content, sync: bool) -> None:
-    mode = stat.S_IMODE(
-        partial.stat().st_mode
-    )  # as the umask has it; some writers make the file anew, for its owner only
+    mode = stat.S_IMODE(partial.stat().st_mode)  # as the umask has it; some writers make it anew, for its owner only
     match content:
         case bytes():
             partial.write_bytes(content)
@@ -123,8 +118,7 @@ def _fill(partial: Path, content: Content, sync: bool) -> None:
 
 
 def _linked(partial: Path, path: Path) -> bool:
-    """Give a file its name, unless another one has it (FileExistsError); False where the disk knows no links, and
-    nothing protects from one who does the same in the same moment."""
+    """Give a file its name, unless another one has it (FileExistsError); return False where the disk knows no links."""
     try:
         os.link(partial, path)
     except FileExistsError:
@@ -183,7 +177,7 @@ def sha256_of(path: str | Path) -> str:
 
 
 def is_address(text: str) -> bool:
-    """Whether this is a URI ("s3://…", "file:/…") and no path; "C:\\photos" and "C://photos" are paths."""
+    """Return whether this is a URI ("s3://…", "file:/…") and no path; "C:\\photos" and "C://photos" are paths."""
     scheme, sign, _ = text.partition("://")
     return bool(sign and len(scheme) > 1) or _FILE_URI.fullmatch(text) is not None
 
@@ -200,7 +194,7 @@ def local_path(text: str) -> str:
         return text
     host, path = match["host"] or "", match["path"]
     if sys.platform == "win32":
-        from urllib.request import url2pathname  # takes time to import, and is needed here alone
+        from urllib.request import url2pathname  # takes long to import
 
         return url2pathname(path if host.lower() in ("", "localhost") else f"//{host}{path}")
     if host.lower() not in ("", "localhost"):
@@ -212,8 +206,7 @@ def local_path(text: str) -> str:
 
 
 class Skipped(NamedTuple):
-    """What a walk passed over: other files (or pipes and devices), hidden names, declip's own outputs, folders that
-    cannot be read, and linked folders that were read under another name."""
+    """What a walk passed over, counted; folders: that cannot be read; links: to folders read under another name."""
 
     others: int = 0
     hidden: int = 0
@@ -221,25 +214,23 @@ class Skipped(NamedTuple):
     folders: int = 0
     links: int = 0
 
-    @property
-    def total(self) -> int:
-        """All of them."""
-        return sum(self)
-
     def plus(self, other: Skipped) -> Skipped:
-        """Both together."""
+        """Add both."""
         return Skipped(*(a + b for a, b in zip(self, other, strict=True)))
 
     def __str__(self) -> str:
-        told = [(self.others, "other file", "other files")]
-        told += [(self.hidden, "hidden name", "hidden names"), (self.outputs, "map of declip's", "maps of declip's")]
-        told += [(self.folders, "unreadable folder", "unreadable folders")]
-        told += [(self.links, "link to a folder read already", "links to folders read already")]
-        return ", ".join(f"{n} {one if n == 1 else more}" for n, one, more in told if n or more == "other files")
+        told = (
+            ("other file", "other files"),
+            ("hidden name", "hidden names"),
+            ("map of declip's", "maps of declip's"),
+            ("unreadable folder", "unreadable folders"),
+            ("link to a folder read already", "links to folders read already"),
+        )
+        words = [f"{n} {one if n == 1 else more}" for n, (one, more) in zip(self, told, strict=True)]
+        return ", ".join([words[0], *(text for n, text in zip(self[1:], words[1:], strict=True) if n)])
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Walk:
+class Walk(NamedTuple):
     """What lies below a folder: files, relative to it and sorted; what was passed over; why folders were not read."""
 
     files: list[Path]
@@ -248,8 +239,7 @@ class Walk:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is passed over in folders: ".name" ("._photo.jpg" of macOS, ".thumbnails"), and what
-    systems put beside people's files (__MACOSX, @eaDir, #recycle, $RECYCLE.BIN)."""
+    """Return whether walks pass over a name: ".name", and what systems put beside people's files (see _OF_SYSTEMS)."""
     return name.startswith(".") or name.lower() in _OF_SYSTEMS
 
 
@@ -273,10 +263,11 @@ def walk(root: str | Path) -> Walk:
             folder = folders.pop()
             try:
                 found = (root / folder).stat()
-                if (found.st_dev, found.st_ino) in seen:
+                place = found.st_dev, found.st_ino
+                if place in seen:
                     counts["links"] += 1
                     continue
-                seen.add((found.st_dev, found.st_ino))
+                seen.add(place)
                 with os.scandir(root / folder) as listing:
                     entries = sorted(listing, key=lambda entry: entry.name, reverse=True)
             except OSError as error:
@@ -299,7 +290,7 @@ def walk(root: str | Path) -> Walk:
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
-    """ "folder", "file" or "other"; what cannot be looked at is a file, and is told when it is read."""
+    """Return "folder", "file" or "other"; what cannot be looked at is a file, and is told when it is read."""
     try:
         if entry.is_dir():
             return "folder"

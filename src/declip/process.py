@@ -25,8 +25,7 @@ T = TypeVar("T")
 
 
 def cores() -> int:
-    """Return how many CPUs this process may use, at least 1: those it is bound to, or its containers' quota in whole
-    ones where that is less (`docker run --cpus=1.5` gives 2)."""
+    """Return how many CPUs this process may use: those it is bound to, or its container's quota rounded up if less."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cpu_quota()
     return bound if quota is None else max(1, min(bound, math.ceil(quota)))
@@ -56,7 +55,9 @@ def _groups(root: Path) -> Iterator[Path]:
         fields, (kind, _, options) = about.split(" "), [*system.split(" "), "", "", ""][:3]
         if kind not in own or len(fields) < 5 or (kind == "cgroup" and "cpu" not in options.split(",")):
             continue
-        top, place = (PurePosixPath(_plain(field)) for field in fields[3:5])
+        # A space is written as \040.
+        plain = (re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), field) for field in fields[3:5])
+        top, place = map(PurePosixPath, plain)
         # A container may see its own group as the top, and its path as the host has it.
         inner = own[kind].relative_to(top) if own[kind].is_relative_to(top) else PurePosixPath()
         mounted = root / place.relative_to("/")
@@ -77,16 +78,11 @@ def _limit(folder: Path) -> float | None:
 
 
 def _lines(path: Path) -> list[str]:
-    """Of a file that not every system has."""
+    """Return the lines of a file that not every system has."""
     try:
         return path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return []
-
-
-def _plain(field: str) -> str:
-    """Return a path of mountinfo, in which a space is \\040."""
-    return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), field)
 
 
 # --- forks ----------------------------------------------------------------------------------------------------------

@@ -151,7 +151,7 @@ def open_job(
         listing=name,
         files=len(found.uris),
         shard_size=size,
-        skipped=found.skipped.total,
+        skipped=sum(found.skipped),
         repeated=found.repeated,
     )
     stores.write(stores.join(_folder(out), name), listing)
