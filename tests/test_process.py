@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -24,75 +23,47 @@ VERSION_1 = (
     "41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n"
 )
 V1 = "sys/fs/cgroup/cpu,cpuacct"
-
-
-def system(root: Path, files: Mapping[str, str]) -> Path:
-    """Files as the kernel shows them, below root."""
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    return root
+GROUPS = "sys/fs/cgroup"
 
 
 @pytest.mark.parametrize(
-    ("group", "mounts", "files", "expected"),
+    ("group", "mounts", "limits", "expected"),
     [
-        ("0::/\n", VERSION_2, {"sys/fs/cgroup/cpu.max": "50000 100000\n"}, 0.5),
-        ("0::/\n", VERSION_2, {"sys/fs/cgroup/cpu.max": "max 100000\n"}, None),
-        ("0::/\n", VERSION_2, {}, None),  # the machine's own top has no limit
-        ("0::/a/b\n", VERSION_2, {"sys/fs/cgroup/a/b/cpu.max": "250000 100000\n"}, 2.5),
+        ("0::/", VERSION_2, {"": "50000 100000"}, 0.5),
+        ("0::/", VERSION_2, {"": "max 100000"}, None),
+        ("0::/", VERSION_2, {}, None),  # the machine's own top has no limit
+        ("0::/a/b", VERSION_2, {"a/b": "250000 100000"}, 2.5),
         # A pod's limit is that of a group around the container's.
-        (
-            "0::/pod/c\n",
-            VERSION_2,
-            {"sys/fs/cgroup/pod/cpu.max": "150000 100000\n", "sys/fs/cgroup/pod/c/cpu.max": "max 100000\n"},
-            1.5,
-        ),
-        (
-            "0::/pod/c\n",
-            VERSION_2,
-            {"sys/fs/cgroup/pod/cpu.max": "800000 100000\n", "sys/fs/cgroup/pod/c/cpu.max": "100000 50000\n"},
-            2.0,
-        ),
+        ("0::/pod/c", VERSION_2, {"pod": "150000 100000", "pod/c": "max 100000"}, 1.5),
+        ("0::/pod/c", VERSION_2, {"pod": "800000 100000", "pod/c": "100000 50000"}, 2.0),
         # Another one's group is not ours.
-        ("0::/a\n", VERSION_2, {"sys/fs/cgroup/b/cpu.max": "50000 100000\n"}, None),
+        ("0::/a", VERSION_2, {"b": "50000 100000"}, None),
         # A container that sees its own group as the top, under the name that the host has for it.
-        (
-            "0::/docker/12ab\n",
-            VERSION_2.replace(" / /sys", " /docker/12ab /sys"),
-            {"sys/fs/cgroup/cpu.max": "300000 100000\n"},
-            3.0,
-        ),
-        ("0::/../../c\n", VERSION_2, {"sys/fs/cgroup/cpu.max": "100000 100000\n"}, 1.0),
-        (
-            "4:cpuset:/x\n3:cpu,cpuacct:/docker/1\n0::/\n",
-            VERSION_1,
-            {f"{V1}/docker/1/cpu.cfs_quota_us": "150000\n", f"{V1}/docker/1/cpu.cfs_period_us": "100000\n"},
-            1.5,
-        ),
-        (
-            "3:cpu,cpuacct:/docker/1\n",
-            VERSION_1,
-            {f"{V1}/docker/1/cpu.cfs_quota_us": "-1\n", f"{V1}/docker/1/cpu.cfs_period_us": "100000\n"},
-            None,
-        ),
-        (
-            "0::/\n",
-            VERSION_2.replace("/sys/fs/cgroup", r"/sys/fs/my\040groups"),
-            {"sys/fs/my groups/cpu.max": "70000 10000\n"},
-            7.0,
-        ),
-        ("0::/\n", VERSION_2, {"sys/fs/cgroup/cpu.max": "nonsense\n"}, None),
-        ("0::/\n", VERSION_2, {"sys/fs/cgroup/cpu.max": "100000 0\n"}, None),
-        ("garbage\n", "garbage\n", {}, None),
+        ("0::/docker/12ab", VERSION_2.replace(" / /sys", " /docker/12ab /sys"), {"": "300000 100000"}, 3.0),
+        ("0::/../../c", VERSION_2, {"": "100000 100000"}, 1.0),
+        ("0::/", VERSION_2.replace("/sys/fs/cgroup", r"/sys/fs/cgroup/my\040own"), {"my own": "70000 10000"}, 7.0),
+        ("0::/", VERSION_2, {"": "nonsense"}, None),
+        ("0::/", VERSION_2, {"": "100000 0"}, None),
+        ("garbage", "garbage", {}, None),
+        ("4:cpuset:/x\n3:cpu,cpuacct:/docker/1\n0::/", VERSION_1, {"docker/1": "150000 100000"}, 1.5),
+        ("3:cpu,cpuacct:/docker/1", VERSION_1, {"docker/1": "-1 100000"}, None),
     ],
 )
 def test_the_quota_is_that_of_the_own_group_and_those_around_it(
-    tmp_path: Path, group: str, mounts: str, files: dict[str, str], expected: float | None
+    tmp_path: Path, group: str, mounts: str, limits: dict[str, str], expected: float | None
 ) -> None:
-    given = {"proc/self/cgroup": group, "proc/self/mountinfo": mounts}
-    assert cpu_quota(system(tmp_path, given | files)) == expected
+    files = {"proc/self/cgroup": group, "proc/self/mountinfo": mounts}
+    for folder, limit in limits.items():
+        if mounts == VERSION_1:
+            quota, period = limit.split()
+            files |= {f"{V1}/{folder}/cpu.cfs_quota_us": quota, f"{V1}/{folder}/cpu.cfs_period_us": period}
+        else:
+            files[f"{GROUPS}/{folder}/cpu.max"] = limit
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n", encoding="utf-8")
+    assert cpu_quota(tmp_path) == expected
 
 
 def test_no_control_groups_are_no_quota(tmp_path: Path) -> None:
