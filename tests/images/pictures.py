@@ -122,8 +122,8 @@ def with_chunks(png: bytes, *chunks: bytes, late: bool = False) -> bytes:
 
 
 @contextmanager
-def refused(kind: str, words: str = "") -> Iterator[pytest.ExceptionInfo[ImageError]]:
-    """Expect an ImageError of this kind whose message matches words."""
+def refused(kind: str, words: str | None = None) -> Iterator[pytest.ExceptionInfo[ImageError]]:
+    """Expect an ImageError of this kind whose message matches words, if given."""
     with pytest.raises(ImageError, match=words) as error:
         yield error
     assert error.value.kind == kind

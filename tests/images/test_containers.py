@@ -298,6 +298,8 @@ def test_declared_bits_fill_the_range(bits: int, colour: bool) -> None:
     for name, source in sources.items():
         photo = read_photo(source)
         assert np.array_equal(photo.pixels, expected) and photo.notes == (), name
+    turned = read_photo(with_chunks(sources["png"], chunk(b"eXIf", exif(6))))
+    assert np.array_equal(turned.pixels, to_upright(expected, 6))
 
 
 @pytest.mark.parametrize("colour", [False, True])

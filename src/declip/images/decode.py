@@ -77,9 +77,9 @@ def file_of(data: bytes, name: str, max_pixels: int = sys.maxsize) -> File:
     """Tell what a file is, by its first bytes. Raise ImageError for a raw photo and for what is no picture."""
     if not data:
         raise ImageError(name, "corrupt", "the file is empty (0 bytes)")
-    if raw := raw_photo(data):
-        raise ImageError(name, "format", raw)
     kind = kind_of(data)
+    if kind in ("TIFF", None) and (raw := raw_photo(data)):
+        raise ImageError(name, "format", raw)
     if kind is None:
         expected = "expected JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF or HEIC"
         raise ImageError(name, "format", f"not a picture declip reads: it begins with {data[:12]!r}; {expected}")
@@ -158,12 +158,8 @@ def _decoded(file: File, cleaned: bytes, *, thorough: bool) -> tuple[_Upright, t
     fault = damage.fault(cleaned, kind, image)
     if fault is None:
         declared = depth.significant_bits(data, kind)
-        tiles = list(getattr(image, "tile", []))
-        upright = load(image, name, lambda: orientation_of(data, kind, image), declared)
-        deep = None if frame else depth.deep_colour(upright.image, tiles, lambda: _open(cleaned, file), declared)
-        if deep is not None:
-            turned = deep[0] if kind == "TIFF" else _turned(deep[0], upright.orientation)
-            upright = upright._replace(image=turned, highest=deep[1])
+        reopen = None if frame else (lambda: _open(cleaned, file))
+        upright = load(image, name, lambda: orientation_of(data, kind, image), declared, reopen)
         if kind == "JPEG":
             fault = damage.jpeg_tail_fault(cleaned, image, thorough=thorough)
     if fault is not None:
@@ -172,27 +168,32 @@ def _decoded(file: File, cleaned: bytes, *, thorough: bool) -> tuple[_Upright, t
     return upright, (*turn_note, *depth_note, *depth.transparency_note(image))
 
 
-def load(image: Image.Image, name: str, turn: Callable[[], int], declared: int = 16) -> _Upright:
+def load(
+    image: Image.Image,
+    name: str,
+    turn: Callable[[], int],
+    declared: int = 16,
+    reopen: Callable[[], Image.Image] | None = None,
+) -> _Upright:
     """Decode an opened image, which itself keeps its pixels and its mode.
 
-    turn: gives the orientation once the image is loaded. declared: the bits of 16 that the file says it uses.
+    turn: gives the orientation once the image is loaded. declared: the bits of 16 that the file says it uses. reopen:
+    opens the file anew, to read 16-bit colour in full depth where that is needed.
     """
     with decoding(image.width * image.height, name, "the picture is truncated or damaged"):
-        is_tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
         # Pillow turns a TIFF while it loads it, by XMP if there is no tag, and then forgets the tag.
+        is_tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
         tags: Any = getattr(image, "tag_v2", {})
         tag = tags.get(ExifTags.Base.Orientation)
+        tiles = list(getattr(image, "tile", []))
         with depth.xmp_hidden(image):
             image.load()
+        orientation = (tag if tag in TURNS else 1) if is_tiff else turn()
         rgb, highest = depth.to_rgb(image, name, declared)
-        if is_tiff:
-            return _Upright(rgb, tag if tag in TURNS else 1, highest)
-        orientation = turn()
-        return _Upright(_turned(rgb, orientation), orientation, highest)
-
-
-def _turned(image: Image.Image, orientation: int) -> Image.Image:
-    return image.transpose(TURNS[orientation]) if orientation in TURNS else image
+        if reopen is not None and depth.is_nearly_black(rgb, tiles):
+            rgb, highest = depth.deep_colour(image, reopen(), declared)
+        turned = rgb if is_tiff or orientation not in TURNS else rgb.transpose(TURNS[orientation])
+        return _Upright(turned, orientation, highest)
 
 
 def seek(image: Image.Image, frame: int, name: str) -> None:

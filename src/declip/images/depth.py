@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ from declip.images.containers import Format, Tiff, png_chunks, sum_is_right
 __all__ = [
     "deep_colour",
     "depth_note",
+    "is_nearly_black",
     "on_white",
     "significant_bits",
     "to_rgb",
@@ -139,22 +140,21 @@ _OTHER_BYTES = {
 }
 
 
-def deep_colour(
-    high: Image.Image, tiles: list[Any], reopen: Callable[[], Any], declared: int
-) -> tuple[Image.Image, int] | None:
-    """Read 16-bit colour in full depth where no high byte is above 15, so that next to nothing is left of it.
+def is_nearly_black(rgb: Image.Image, tiles: list[Any]) -> bool:
+    """Return whether this is 16-bit colour of which next to nothing is left: no high byte is above 15.
 
-    high: loaded, the high bytes. tiles: how Pillow said that the file's strips or tiles lie, before it was loaded.
-    reopen: opens the same file anew. declared: the bits that the file says it uses.
-
-    Return (RGB, its highest value where 16 bits were taken as such, else 0); None for any other picture.
+    tiles: how Pillow says that the file's strips or tiles lie there, taken before it was loaded.
     """
-    arguments = tiles[0][3] if tiles else ""
-    mode = str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
-    extrema: Any = high.getextrema()
-    if mode not in _OTHER_BYTES or max(highest for _, highest in extrema) > 15:
-        return None
-    again, other = reopen(), _OTHER_BYTES[mode]
+    extrema: Any = rgb.getextrema()
+    return _raw_mode(tiles) in _OTHER_BYTES and max(high for _, high in extrema) <= 15
+
+
+def deep_colour(high: Image.Image, again: Any, declared: int) -> tuple[Image.Image, int]:
+    """Read 16-bit colour in full depth → (RGB, its highest value where 16 bits were taken as such, else 0).
+
+    high: loaded, the high bytes. again: the same file opened anew. declared: the bits that the file says it uses.
+    """
+    other = _OTHER_BYTES[_raw_mode(again.tile)]
     again.tile = [
         tile._replace(args=(other, *tile.args[1:]) if isinstance(tile.args, tuple) else other) for tile in again.tile
     ]
@@ -163,6 +163,11 @@ def deep_colour(
     values = np.asarray(high).astype(np.uint16) << 8 | np.asarray(again)
     depth = _scaled_depth(values, declared)
     return Image.fromarray((values >> (depth - 8)).astype(np.uint8)), int(values.max()) if depth == 16 else 0
+
+
+def _raw_mode(tiles: list[Any]) -> str:
+    arguments = tiles[0][3] if tiles else ""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
 @contextmanager
