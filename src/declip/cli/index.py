@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from declip.cli.options import Force, check_free
+from declip.cli import options
 from declip.cli.terminal import console, line, note
 from declip.errors import DeclipError
 
@@ -62,7 +62,7 @@ def index(
     fix: Annotated[bool, typer.Option("--fix", help="Write a manifest without the broken samples.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --check: print what is wrong as JSON.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Number of processes for --check and --fix.")] = 1,
-    force: Force = False,
+    force: options.Force = False,
 ) -> None:
     """Write the manifest of a data set, or check a manifest and leave out broken samples.
 
@@ -70,7 +70,7 @@ def index(
     """
     from declip import datasets
 
-    options = {
+    chosen = {
         "split": split,
         "generator": generator.split(",") if generator else None,
         "faces": faces,
@@ -81,15 +81,15 @@ def index(
         "fake_is": fake_is,
         "group": group,
     }
-    datasets.check_options(layout, options)
+    datasets.check_options(layout, chosen)
     _check_index(layout, root, out, check=check, fix=fix, as_json=as_json)
     target = Path(layout) if fix and out is None else out
     if target is not None:
-        check_free(target, force)
+        options.check_free(target, force)
     if root is None:
         rows = datasets.read_records(layout)
     else:
-        rows = [(sample, {}) for sample in datasets.load_layout(layout, root, options)]
+        rows = [(sample, {}) for sample in datasets.load_layout(layout, root, chosen)]
     errors = 0
     if check or fix:
         rows, errors = _audited(rows, fix=fix, show=check, as_json=as_json, workers=workers)

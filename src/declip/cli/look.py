@@ -8,21 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from declip.cli.options import (
-    BatchSize,
-    Force,
-    MaxBytes,
-    MaxPixels,
-    Model,
-    Offline,
-    Precise,
-    Threshold,
-    Tile,
-    Whole,
-    check_free,
-    millions,
-    mode_of,
-)
+from declip.cli import options
 from declip.cli.terminal import console, note, print_row, with_bar
 from declip.errors import DeclipError, ImageError
 
@@ -34,20 +20,20 @@ def localize(
     out: Annotated[
         Path, typer.Option("--out", help="Folder to write the maps to. File names start with the name of the photo.")
     ],
-    model: Model = "mini",
+    model: options.Model = "mini",
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON for each photo.")] = False,
-    tile: Tile = False,
-    whole: Whole = False,
-    threshold: Threshold = None,
-    precision: Precise = "exact",
-    batch_size: BatchSize = 8,
-    max_megapixels: MaxPixels = 250,
-    max_megabytes: MaxBytes = 200,
+    tile: options.Tile = False,
+    whole: options.Whole = False,
+    threshold: options.Threshold = None,
+    precision: options.Precise = "exact",
+    batch_size: options.BatchSize = 8,
+    max_megapixels: options.MaxPixels = 250,
+    max_megabytes: options.MaxBytes = 200,
     pages: Annotated[
         Literal["first", "all"], typer.Option(help="Examine the first page of a file with several, or all.")
     ] = "first",
-    offline: Offline = False,
-    force: Force = False,
+    offline: options.Offline = False,
+    force: options.Force = False,
 ) -> None:
     """Show where photos have been manipulated: write scores, mask and overlay of each photo, and print its verdict.
 
@@ -59,12 +45,12 @@ def localize(
     pairs, skipped = find_pictures(paths)
     localizer = load(
         model,
-        mode=mode_of(tile, whole),
+        mode=options.mode_of(tile, whole),
         threshold=threshold,
         precision=precision,
         offline=offline,
-        max_pixels=millions(max_megapixels),
-        max_bytes=millions(max_megabytes),
+        max_pixels=options.millions(max_megapixels),
+        max_bytes=options.millions(max_megabytes),
     )
     rows = localize_files(localizer, pairs, out, force=force, batch_size=batch_size, pages=pages)
     done = [print_row(row, as_json) for row in with_bar(rows, len(pairs))]
@@ -76,24 +62,24 @@ def localize(
 def report(
     photo: Annotated[Path, typer.Argument(metavar="IMAGE", help="The photo to examine.")],
     out: Annotated[Path, typer.Option("--out", help="The .html file to write.")],
-    model: Model = "mini",
+    model: options.Model = "mini",
     as_json: Annotated[bool, typer.Option("--json", help="Print the facts of the page as one line of JSON.")] = False,
     gps: Annotated[
         bool, typer.Option("--gps", help="Also show where the photo was taken, and free text from the file.")
     ] = False,
-    tile: Tile = False,
-    whole: Whole = False,
-    threshold: Threshold = None,
-    max_megapixels: MaxPixels = 250,
-    max_megabytes: MaxBytes = 200,
-    offline: Offline = False,
-    force: Force = False,
+    tile: options.Tile = False,
+    whole: options.Whole = False,
+    threshold: options.Threshold = None,
+    max_megapixels: options.MaxPixels = 250,
+    max_megabytes: options.MaxBytes = 200,
+    offline: options.Offline = False,
+    force: options.Force = False,
 ) -> None:
     """Write a report on one photo: an HTML page with verdict, map, stability, second opinions, metadata and limits.
 
     Example: declip report photo.jpg --out report.html
     """
-    check_free(out, force)
+    options.check_free(out, force)
     from datetime import UTC, datetime
 
     from declip import report as page
@@ -101,11 +87,11 @@ def report(
 
     localizer = load(
         model,
-        mode=mode_of(tile, whole),
+        mode=options.mode_of(tile, whole),
         threshold=threshold,
         offline=offline,
-        max_pixels=millions(max_megapixels),
-        max_bytes=millions(max_megabytes),
+        max_pixels=options.millions(max_megapixels),
+        max_bytes=options.millions(max_megabytes),
     )
     try:
         found = page.examine(photo, localizer, date=datetime.now(UTC), position=gps)
@@ -167,9 +153,9 @@ def serve(
     ] = 16,
     queue: Annotated[int, typer.Option(min=1, help="Most photos that may wait.")] = 128,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds after which a request is given up.")] = 120,
-    precision: Precise = "exact",
-    batch_size: BatchSize = 8,
-    offline: Offline = False,
+    precision: options.Precise = "exact",
+    batch_size: options.BatchSize = 8,
+    offline: options.Offline = False,
 ) -> None:
     """Serve models over HTTP, with a page for the browser.
 
@@ -182,10 +168,10 @@ def serve(
     from declip.localize.localizer import load
 
     limits = serve.Limits(
-        request_bytes=millions(max_megabytes),
-        pixels=millions(max_megapixels),
+        request_bytes=options.millions(max_megabytes),
+        pixels=options.millions(max_megapixels),
         files=max_files,
-        held_bytes=millions(max_memory),
+        held_bytes=options.millions(max_memory),
         requests=requests,
         client_requests=client_requests,
         queue=queue,

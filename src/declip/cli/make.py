@@ -8,20 +8,7 @@ from typing import Annotated, Literal, cast
 
 import typer
 
-from declip.cli.options import (
-    Force,
-    MaxBytes,
-    MaxPixels,
-    Model,
-    Offline,
-    Precise,
-    Threshold,
-    Tile,
-    Whole,
-    check_free,
-    millions,
-    mode_of,
-)
+from declip.cli import options
 from declip.cli.terminal import line
 
 __all__ = ["batch", "convert", "export", "synthesize", "train"]
@@ -111,13 +98,13 @@ def convert(
     fake_class: Annotated[
         int | None, typer.Option(min=0, max=1, help="Patch Forensics: the class that means manipulated. Default: 0.")
     ] = None,
-    force: Force = False,
+    force: options.Force = False,
 ) -> None:
     """Convert a checkpoint from the authors of DeCLIP, or of a compared method, into a .safetensors file.
 
     Example: declip convert fusion.pth --out fusion.safetensors
     """
-    check_free(out, force)
+    options.check_free(out, force)
     from declip.models.official import convert as convert_official
 
     chosen = cast("Literal[0, 1] | None", fake_class)
@@ -130,14 +117,14 @@ def convert(
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Name from `declip models`, or a .safetensors file.")],
     out: Annotated[Path, typer.Option("--out", help="The .onnx file to write.")],
-    offline: Offline = False,
-    force: Force = False,
+    offline: options.Offline = False,
+    force: options.Force = False,
 ) -> None:
     """Export a model to ONNX, and keep the file only if it gives the same results as torch.
 
     Example: declip export run/best.safetensors --out mine.onnx
     """
-    check_free(out, force)
+    options.check_free(out, force)
     from declip.engines import model_file
     from declip.models.export import to_onnx
 
@@ -150,7 +137,7 @@ def batch(
         typer.Argument(metavar="SOURCE", help="Folder or URI of photos, or a list of photos (.jsonl, .txt, .parquet)."),
     ],
     out: Annotated[str, typer.Option("--out", help="Folder or URI for the Parquet files.")],
-    model: Model = "mini",
+    model: options.Model = "mini",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the job in --out, if there is one.")] = False,
     address: Annotated[
         str | None, typer.Option(help="Address of a Ray cluster. Without it, the job runs on this machine.")
@@ -165,13 +152,13 @@ def batch(
     shard_size: Annotated[
         int | None, typer.Option(min=1, help="Number of files in one part. An interrupted part is computed again.")
     ] = None,
-    tile: Tile = False,
-    whole: Whole = False,
-    threshold: Threshold = None,
-    precision: Precise = "exact",
-    max_megapixels: MaxPixels = 250,
-    max_megabytes: MaxBytes = 200,
-    offline: Offline = False,
+    tile: options.Tile = False,
+    whole: options.Whole = False,
+    threshold: options.Threshold = None,
+    precision: options.Precise = "exact",
+    max_megapixels: options.MaxPixels = 250,
+    max_megabytes: options.MaxBytes = 200,
+    offline: options.Offline = False,
 ) -> None:
     """Localize any number of photos with several workers, here or on a Ray cluster, and write Parquet files.
 
@@ -183,7 +170,7 @@ def batch(
         source,
         out,
         model=model,
-        mode=mode_of(tile, whole),
+        mode=options.mode_of(tile, whole),
         threshold=threshold,
         precision=precision,
         resume=resume,
@@ -193,8 +180,8 @@ def batch(
         device=device,
         shard_size=shard_size,
         offline=offline,
-        max_pixels=millions(max_megapixels),
-        max_bytes=millions(max_megabytes),
+        max_pixels=options.millions(max_megapixels),
+        max_bytes=options.millions(max_megabytes),
         progress=sys.stderr.isatty(),
     )
     line(str(summary))

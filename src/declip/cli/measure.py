@@ -8,20 +8,7 @@ from typing import Annotated, Literal, get_args
 
 import typer
 
-from declip.cli.options import (
-    BatchSize,
-    Force,
-    MaxBytes,
-    MaxPixels,
-    Model,
-    Offline,
-    Precise,
-    Threshold,
-    Tile,
-    Whole,
-    millions,
-    mode_of,
-)
+from declip.cli import options
 from declip.cli.terminal import console, line, print_calibration, print_evaluation
 from declip.errors import DeclipError
 
@@ -57,19 +44,19 @@ def evaluate(
         Literal["white", "black"], typer.Option(help="Colour that means manipulated in --maps.")
     ] = "white",
     split: Annotated[str | None, typer.Option(help="Use only the samples of this split.")] = None,
-    tile: Tile = False,
-    whole: Whole = False,
-    threshold: Threshold = None,
+    tile: options.Tile = False,
+    whole: options.Whole = False,
+    threshold: options.Threshold = None,
     score_threshold: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="Lowest image score at which a picture counts as called manipulated."),
     ] = None,
-    precision: Precise = "exact",
-    batch_size: BatchSize = 8,
-    max_megapixels: MaxPixels = 250,
-    max_megabytes: MaxBytes = 200,
-    offline: Offline = False,
-    force: Force = False,
+    precision: options.Precise = "exact",
+    batch_size: options.BatchSize = 8,
+    max_megapixels: options.MaxPixels = 250,
+    max_megabytes: options.MaxBytes = 200,
+    offline: options.Offline = False,
+    force: options.Force = False,
 ) -> None:
     """Measure how well a model, or maps from another method, agree with known masks.
 
@@ -89,11 +76,11 @@ def evaluate(
         source
         or load(
             model,
-            mode=mode_of(tile, whole),
+            mode=options.mode_of(tile, whole),
             precision=precision,
             offline=offline,
-            max_pixels=millions(max_megapixels),
-            max_bytes=millions(max_megabytes),
+            max_pixels=options.millions(max_megapixels),
+            max_bytes=options.millions(max_megabytes),
         ),
         samples,
         threshold=threshold,
@@ -111,7 +98,7 @@ def calibrate(
         list[Path], typer.Argument(metavar="REAL_PHOTOS", help="Untouched photos of your own, or folders of them.")
     ],
     out: Annotated[Path, typer.Option("--out", help="Model file to write. It needs the same suffix as the model.")],
-    model: Model = "mini",
+    model: options.Model = "mini",
     false_alarms: Annotated[
         str, typer.Option(help="Largest shares of untouched photos called manipulated, and inconclusive.")
     ] = "0.01,0.05",
@@ -120,14 +107,14 @@ def calibrate(
     ] = None,
     split: Annotated[str | None, typer.Option(help="Use only the samples of this split.")] = None,
     pieces: Annotated[int, typer.Option(min=0, help="Also compare with up to so many pieces of each large photo.")] = 0,
-    tile: Tile = False,
-    whole: Whole = False,
-    precision: Precise = "exact",
-    batch_size: BatchSize = 8,
-    max_megapixels: MaxPixels = 250,
-    max_megabytes: MaxBytes = 200,
-    offline: Offline = False,
-    force: Force = False,
+    tile: options.Tile = False,
+    whole: options.Whole = False,
+    precision: options.Precise = "exact",
+    batch_size: options.BatchSize = 8,
+    max_megapixels: options.MaxPixels = 250,
+    max_megabytes: options.MaxBytes = 200,
+    offline: options.Offline = False,
+    force: options.Force = False,
 ) -> None:
     """Calibrate a model's verdicts on untouched photos of your own, and write a new model file.
 
@@ -148,12 +135,12 @@ def calibrate(
         rates=rates,
         samples=samples,
         pieces=pieces,
-        mode=mode_of(tile, whole),
+        mode=options.mode_of(tile, whole),
         precision=precision,
         batch_size=batch_size,
         offline=offline,
-        max_pixels=millions(max_megapixels),
-        max_bytes=millions(max_megabytes),
+        max_pixels=options.millions(max_megapixels),
+        max_bytes=options.millions(max_megabytes),
         force=force,
         progress=sys.stderr.isatty(),
     )

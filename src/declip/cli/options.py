@@ -9,22 +9,6 @@ import typer
 
 from declip.errors import DeclipError
 
-__all__ = [
-    "BatchSize",
-    "Force",
-    "MaxBytes",
-    "MaxPixels",
-    "Model",
-    "Offline",
-    "Precise",
-    "Threshold",
-    "Tile",
-    "Whole",
-    "check_free",
-    "millions",
-    "mode_of",
-]
-
 Model = Annotated[str, typer.Option("--model", help="Name from `declip models`, or a .onnx or .safetensors file.")]
 Tile = Annotated[
     bool, typer.Option("--tile", help="Examine photos in tiles at full resolution. Default: as the model says.")
