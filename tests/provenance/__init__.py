@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from typing import Any
 
@@ -11,6 +10,7 @@ from PIL import Image
 from declip import provenance
 from declip.images.read import read_photo
 from declip.provenance import Provenance
+from tests.images.pictures import encode
 from tests.signing import SOURCES
 
 ACCUSING = re.compile("changed after|was changed|tampered|forged|fake|is wrong|not the ones|do not fit", re.IGNORECASE)
@@ -21,9 +21,7 @@ def read(data: bytes, **options: Any) -> Provenance:
 
 
 def saved(kind: str = "JPEG", **options: Any) -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", (24, 16), (90, 120, 150)).save(stream, kind, **options)
-    return stream.getvalue()
+    return encode(Image.new("RGB", (24, 16), (90, 120, 150)), kind, **options)
 
 
 def words(found: Provenance) -> str:

@@ -13,6 +13,7 @@ from PIL import Image, PngImagePlugin
 from declip import provenance
 from declip.images.read import read_photo
 from declip.results import Photo
+from tests.images.pictures import exif_of
 from tests.provenance import read, saved, words, xmp
 
 PROMPT = "a cat\nNegative prompt: dog\nSteps: 20, Sampler: Euler a, CFG scale: 7"
@@ -107,8 +108,7 @@ def test_texts_of_generators_in_exif(kind: str, coding: str) -> None:
 
 @pytest.mark.parametrize("kind", ["WebP", "PNG"])
 def test_a_graph_in_exif(kind: str) -> None:
-    exif = Image.Exif()
-    exif[0x010F] = f"prompt:{GRAPH}"
+    exif = exif_of({0x010F: f"prompt:{GRAPH}"})
     assert [said.code for said in read(saved(kind, exif=exif)).says] == ["prompt"]
 
 

@@ -3,13 +3,12 @@
 A picture is turned, exactly once, as Chromium turns it (`image-orientation: from-image`), so that a map lies where it
 belongs on the picture that a browser shows. XMP never turns a picture.
 
-    JPEG        the tag Orientation in the first EXIF segment, if it is one SHORT of 1-8
-    PNG         the same tag in the first eXIf chunk, if that comes before the picture
-    AVIF        the boxes irot and imir; not its EXIF
-    WebP        never, whatever its EXIF says
-    BMP, GIF    never: they do not say
-    TIFF        its tag Orientation; HEIC: as libheif turns it. Chromium shows neither
-    PIL image   the EXIF block that Pillow keeps in it (WebP: never); of a TIFF, what Pillow does
+    JPEG             the tag Orientation in the first EXIF segment, if it is one SHORT of 1-8
+    PNG              the same tag in the first eXIf chunk, if that comes before the picture
+    AVIF             the boxes irot and imir; not its EXIF
+    WebP, BMP, GIF   never, whatever the EXIF of a WebP says
+    TIFF             its tag Orientation; HEIC: as libheif turns it. Chromium shows neither
+    PIL image        the EXIF block that Pillow keeps in it (WebP: never); of a TIFF, what Pillow does
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFilter
@@ -15,7 +13,6 @@ from declip.images.read import read_photo
 from declip.results import Localization, PictureLike, check_type
 
 __all__ = ["overlay", "overlay_png"]
-
 
 SATURATION = 0.3
 AMBER, RED = (255, 190, 40), (235, 10, 50)
@@ -42,7 +39,7 @@ def overlay(picture: PictureLike, result: Localization, *, opacity: float = 0.5)
     height, width = photo.size
     line = max(1.6, (height * width) ** 0.5 / 600)  # px: of the same weight on a thumbnail and on 24 megapixels
     reach = int(2 * line) + 2
-    tint = _tint(result.threshold, opacity)
+    colours, alphas = _tint(result.threshold, opacity)
     canvas = Image.new("RGB", (width, height))
     for rows in strips(height, width):
         top, bottom = max(0, rows.start - reach), min(height, rows.stop + reach)
@@ -52,12 +49,14 @@ def overlay(picture: PictureLike, result: Localization, *, opacity: float = 0.5)
         scores = result.scores[top:bottom]
         mask = result.mask[top:bottom]
         level = Image.fromarray((scores * np.float32(255)).astype(np.uint8))
-        alpha = level.point(tint.alphas)
+        alpha = level.point(alphas)
         if result.rule.calibration is not None:
             alpha = ImageChops.multiply(alpha, Image.fromarray(mask.view(np.uint8) * np.uint8(255)))
         box = alpha.getbbox()
         if box is not None:  # most strips of most photos have nothing to tint
-            strip.paste(_coloured(level.crop(box), tint), box, mask=alpha.crop(box))
+            tint = level.crop(box)
+            tint.putpalette(colours)
+            strip.paste(tint.convert("RGB"), box, mask=alpha.crop(box))
             _outline(strip, mask, line)
         canvas.paste(strip.crop((0, rows.start - top, width, rows.stop - top)), (0, rows.start))
     return canvas
@@ -68,25 +67,13 @@ def overlay_png(picture: PictureLike, result: Localization) -> bytes:
     return encode_png(np.asarray(overlay(picture, result)))
 
 
-class _Tint(NamedTuple):
-    """For each score × 255: the colour (a flat palette), and the opacity × 255."""
-
-    colours: list[int]
-    alphas: list[int]
-
-
-def _tint(threshold: float, opacity: float) -> _Tint:
+def _tint(threshold: float, opacity: float) -> tuple[list[int], list[int]]:
+    """Return for each score × 255 the colour (a flat palette) and the opacity × 255."""
     start = 0.6 * threshold
     # Strength: 0 up to the start, 0.6 at the threshold, 1 at a score of 1.
     strength = np.interp(np.arange(256) / 255, [start, threshold, 1.0], [0.0, 0.6, 1.0])
     colours = np.outer(1 - strength, AMBER) + np.outer(strength, RED)
-    return _Tint(np.rint(colours).astype(int).ravel().tolist(), np.rint(255 * opacity * strength).astype(int).tolist())
-
-
-def _coloured(level: Image.Image, tint: _Tint) -> Image.Image:
-    level = level.copy()
-    level.putpalette(tint.colours)
-    return level.convert("RGB")
+    return np.rint(colours).astype(int).ravel().tolist(), np.rint(255 * opacity * strength).astype(int).tolist()
 
 
 def _outline(strip: Image.Image, mask: NDArray[np.bool_], line: float) -> None:

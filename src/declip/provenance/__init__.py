@@ -5,13 +5,11 @@
     found.headline   # one sentence for the top of a page, or None
 
 Pixels are not looked at, and nothing is fetched from a network. `marks` finds the blocks in the file, `credentials`
-reads and judges the content credentials, and `sentences` puts the result into words (`words.toml`). A failed check is
-called what it is: the bytes differ, the signature is wrong, the certificate has expired, or nobody vouches for the
-signer. Only a hash that does not match is called a change.
+reads and judges the content credentials, and `sentences` puts the result into words (`words.toml`). Only a hash that
+does not match is called a change.
 
-Files may be hostile. Names inside a sentence are cut and quoted, and their unprintable characters become codes. The
-names and values of `fields` are as they are in the file: whoever prints them must escape them. XMP is searched and
-never parsed, so that no XML entity is expanded.
+Files may be hostile. Names inside a sentence are cut and quoted, and their unprintable characters become codes; the
+values of `fields` are as they are in the file, and whoever prints them must escape them. XMP is never parsed.
 """
 
 from __future__ import annotations

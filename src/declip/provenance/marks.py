@@ -61,7 +61,9 @@ def find_marks(data: bytes) -> Marks:
         case "PNG":
             _read_png(data, found)
         case "WebP":
-            _read_webp(data, found)
+            parts = {kind: data[start + 8 : end] for kind, start, end in riff_chunks(data)}
+            found.manifest = b"C2PA" in parts
+            found.xmp, found.exif = _text(parts.get(b"XMP ", b"")), parts.get(b"EXIF", b"")
         case "TIFF":
             _read_tiff(data, found)
         case "AVIF" | "HEIC":
@@ -116,17 +118,6 @@ def _png_text(kind: bytes, chunk: bytes) -> tuple[str, str]:
         except zlib.error:
             rest = b""
     return key.decode("latin-1"), rest.decode("utf-8", "replace")
-
-
-def _read_webp(data: bytes, found: Marks) -> None:
-    for kind, start, end in riff_chunks(data):
-        match kind:
-            case b"C2PA":
-                found.manifest = True
-            case b"XMP ":
-                found.xmp = _text(data[start + 8 : end])
-            case b"EXIF":
-                found.exif = data[start + 8 : end]
 
 
 def _read_tiff(data: bytes, found: Marks) -> None:

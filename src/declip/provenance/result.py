@@ -89,8 +89,7 @@ class Provenance:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it ready for JSON: strings, None, and lists of {code, text} and {name, value}."""
-        facts: dict[str, Any] = to_plain(self)
-        return facts
+        return dict(to_plain(self))
 
 
 class Statement(NamedTuple):
@@ -113,11 +112,10 @@ class Statement(NamedTuple):
 
 
 class Words(NamedTuple):
-    """The words of `words.toml`, by their codes.
+    """The words of `words.toml`, by their codes, which says more about them.
 
-    expired: about a certificate, by its time stamp. groups: codes of checks by what they decide. sources: with what
-    each says about generators. actions leave what is seen as it is; edits change it. texts: (words that a text must
-    hold, who writes it).
+    groups: codes of checks by what they decide. sources: with what each says about generators. texts: words that a text
+    must hold, and who writes it.
     """
 
     states: dict[str, str]

@@ -1,12 +1,10 @@
 """What a picture file says about itself: EXIF, software, JPEG tables, content credentials. It never affects scores.
 
-All of it can be written by anyone and may be hostile: values are cut at 160 characters, only tags from a list are
-shown, and what cannot be parsed is called unreadable. Strings are kept as they are in the file: whoever prints them
-must escape them.
+All of it can be written by anyone and may be hostile: values are cut at 160 characters, and what cannot be parsed is
+called unreadable. Strings are kept as they are in the file: whoever prints them must escape them.
 
-The place where a photo was taken stays out unless it is asked for. It can be in EXIF's GPS tags, in XMP, maker notes,
-free text (descriptions, comments, text chunks) and content credentials. Therefore only what is on a list is read from
-these, and free text is named with its length instead of shown.
+The place where a photo was taken stays out unless it is asked for. It can be in EXIF, XMP, maker notes, free text and
+content credentials: only what is on a list is read from these, and free text is named instead of shown.
 """
 
 from __future__ import annotations
@@ -108,8 +106,7 @@ class Metadata:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it ready for JSON; of the thumbnail, its size [height, width]."""
-        facts: dict[str, Any] = to_plain(self)
-        return facts | {"thumbnail": None if self.thumbnail is None else list(self.thumbnail.shape[:2])}
+        return dict(to_plain(self), thumbnail=None if self.thumbnail is None else list(self.thumbnail.shape[:2]))
 
 
 def read(photo: Photo, *, position: bool = False) -> Metadata | None:
