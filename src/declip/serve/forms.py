@@ -12,7 +12,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, cast, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, cast, get_args
 from urllib.parse import unquote_to_bytes
 
 from python_multipart.exceptions import FormParserError
@@ -23,17 +23,7 @@ from declip.serve.limits import Claim, Limits
 from declip.serve.problems import ProblemError
 from declip.spec import Mode
 
-__all__ = [
-    "FIELDS",
-    "Form",
-    "MapName",
-    "Options",
-    "Upload",
-    "describe",
-    "discard",
-    "parse_options",
-    "read_form",
-]
+__all__ = ["FIELDS", "Form", "MapName", "Options", "Upload", "describe", "discard", "parse_options", "read_form"]
 
 MapName: TypeAlias = Literal["scores", "mask", "overlay", "photo"]
 MAPS: tuple[MapName, ...] = get_args(MapName)
@@ -85,8 +75,7 @@ class Upload:
     data: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Form:
+class Form(NamedTuple):
     """The body of a request: its files in order, at least one, and its fields by name, each once."""
 
     files: tuple[Upload, ...]
@@ -95,8 +84,7 @@ class Form:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """What a request asks for. threshold: None = the model's own rule. maps, words: what comes with each row. position:
-    tell the GPS position and free text, too."""
+    """What a request asks for. threshold: None = the model's own rule. position: tell it and free text, too."""
 
     model: str
     mode: Mode
@@ -128,8 +116,8 @@ async def read_form(request: Request, limits: Limits, claim: Claim, fields: Sequ
     """Read the form of a request. fields: the names that are allowed beside the files.
 
     The memory for it is taken from claim. Raises ProblemError: 400 (no valid multipart), 408 (too slow), 413 (too
-    large, too many files), 415 (not multipart), 422 (unknown, repeated or missing fields), 503 (no memory left).
-    Raises starlette's ClientDisconnect if the client leaves.
+    large, too many files), 415 (not multipart), 422 (unknown, repeated or missing fields), 503 (no memory left);
+    ClientDisconnect if the client leaves.
     """
     too_large = ProblemError(413, f"the body is larger than {limits.request_bytes} bytes; send fewer or smaller files")
     content_type, length = (request.headers.get(name, "") for name in ("content-type", "content-length"))
@@ -163,7 +151,7 @@ async def read_form(request: Request, limits: Limits, claim: Claim, fields: Sequ
     if not files:
         raise ProblemError(422, "there is no file; send at least one as the field 'file'")
     texts = {name: part.getvalue().decode("utf-8", "replace") for name, part in parts.fields.items()}
-    return Form(files=tuple(files), fields=texts)
+    return Form(tuple(files), texts)
 
 
 class _Parts:
@@ -183,14 +171,8 @@ class _Parts:
 
     def callbacks(self) -> Any:
         """Return what the parser calls."""
-        return {
-            "on_header_field": self._on_header_field,
-            "on_header_value": self._on_header_value,
-            "on_header_end": self._on_header_end,
-            "on_headers_finished": self._on_headers_finished,
-            "on_part_data": self._on_part_data,
-            "on_end": self._on_end,
-        }
+        names = ("header_field", "header_value", "header_end", "headers_finished", "part_data", "end")
+        return {f"on_{name}": getattr(self, f"_on_{name}") for name in names}
 
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
         self._header += data[start:end]
@@ -280,10 +262,7 @@ async def discard(request: Request) -> None:
 
 
 def parse_options(fields: Mapping[str, str], modes: Mapping[str, Sequence[Mode]]) -> Options:
-    """Read the fields of a form. modes: of each served model, its own first; the first model is the default.
-
-    Raises ProblemError 422.
-    """
+    """Read fields, or raise ProblemError 422. modes: of each model, its own first; the first model is the default."""
     model = fields.get("model", next(iter(modes)))
     if model not in modes:
         raise ProblemError(422, f"the model is {model!r}; this service has {', '.join(modes)}")
