@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import logging
@@ -11,33 +10,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from declip import batch
 from declip.batch import driver, stores
 from declip.batch.rows import decode_mask
-from declip.errors import ImageError
-from declip.images.read import read_photo
 from declip.localize.localizer import load
+from tests.batch.test_worker import png
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "bench" / "batch_job.py"
-
-
-@pytest.fixture(scope="module")
-def bench() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("batch_job", SCRIPT)
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["batch_job"] = module  # its dataclasses look themselves up
-    specification.loader.exec_module(module)
-    return module
 
 
 # --- progress -------------------------------------------------------------------------------------------------------
@@ -70,61 +56,11 @@ def test_the_summary_says_what_was_before() -> None:
 # --- whole jobs -----------------------------------------------------------------------------------------------------
 
 
-def declip(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "declip", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env={**os.environ, **(env or {})},
-    )
-
-
-def png(seed: int, size: tuple[int, int] = (70, 90)) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def test_the_hostile_files_of_the_bench_are_what_they_are_called(bench: ModuleType, tmp_path: Path) -> None:
-    made = bench.make(tmp_path, 60, 6, 64)
-    assert len(set(made.files)) == 60 and sorted(made.hostile.values()) == sorted(bench.KINDS)
-    bad = {}
-    contents = set()
-    for path in made.files:
-        try:
-            data = stores.fetch(str(path), 1 << 20)
-            contents.add(data)
-            assert read_photo(data).size == (64, 64)
-        except ImageError as error:
-            bad[path] = error.kind
-    assert bad == {path: bench.KINDS[kind] for path, kind in made.hostile.items()}
-    assert len(contents) == 59  # all but the one that is not there
-
-
-def test_the_bench_sees_what_is_wrong(bench: ModuleType) -> None:
-    good: dict[str, Any] = {
-        "hostile": 2,
-        "parts": 9,
-        "uninterrupted": {"workers": 2, "exit": 1},
-        "interrupted": {"parts_at_third": 3, "parts_at_two_thirds": 6, "exit": 1},
-        "ratio": 1.8,
-        "once": True,
-        "errors_right": True,
-        "identical": True,
-        "errors": {"corrupt": 2},
-    }
-    assert bench.checks(good) == []
-    late = {"parts_at_third": 3, "parts_at_two_thirds": 9, "exit": 1}
-    for wrong in (
-        {"ratio": 1.6},
-        {"once": False},
-        {"identical": False},
-        {"errors_right": False},
-        {"errors": {"corrupt": 3}},
-        {"interrupted": late},
-    ):
-        assert len(bench.checks({**good, **wrong})) == 1, wrong
+def declip(source: object, out: object, model: Path, *options: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """`declip batch` as a process, with one worker."""
+    command = [sys.executable, "-m", "declip", "batch", str(source), "--out", str(out), "--model", str(model)]
+    command += ["--workers", "1", "--threads", "1", *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=500, env={**os.environ, **env})
 
 
 @pytest.mark.slow
@@ -145,25 +81,24 @@ def test_a_job_that_is_killed_twice_ends_as_one_that_is_not(tmp_path: Path) -> N
     )
 
 
-def changed(folder: Path, source: str) -> dict[str, str]:
-    """The environment in which every process of Python runs a source first."""
-    (folder / "sitecustomize.py").write_text(source)
-    return {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+def changed(folder: Path, *lines: str) -> str:
+    """PYTHONPATH with which every process of Python runs these lines first."""
+    (folder / "sitecustomize.py").write_text("\n".join(lines))
+    return os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
 
 
 @pytest.mark.slow
 def test_a_file_that_kills_every_worker_is_a_row(tiny_model: tuple[Path, Path], tmp_path: Path) -> None:
     for seed in range(12):
         stores.write(str(tmp_path / "in" / f"{seed:02d}.png"), png(seed) if seed != 5 else b"POISON")
-    env = changed(
+    path = changed(
         tmp_path,
-        "import os\n"
-        "from declip.images import read\n"
-        "read_photo = read.read_photo\n"
-        "read.read_photo = lambda data, **o: os._exit(1) if data == b'POISON' else read_photo(data, **o)\n",
+        "import os",
+        "from declip.images import read",
+        "read_photo = read.read_photo",
+        "read.read_photo = lambda data, **o: os._exit(1) if data == b'POISON' else read_photo(data, **o)",
     )
-    arguments = ("--model", str(tiny_model[1]), "--workers", "1", "--threads", "1", "--shard-size", "6")
-    done = declip("batch", str(tmp_path / "in"), "--out", str(tmp_path / "out"), *arguments, env=env)
+    done = declip(tmp_path / "in", tmp_path / "out", tiny_model[1], "--shard-size", "6", PYTHONPATH=path)
     assert done.returncode == 1, done.stderr
     assert done.stdout.startswith("12 files, 1 errors, ") and done.stdout.count("\n") == 1
     rows = pq.read_table(tmp_path / "out").sort_by("image").to_pylist()
@@ -175,16 +110,15 @@ def test_ray_data_is_told_to_be_patient(tiny_model: tuple[Path, Path], tmp_path:
     """By default it ends a job in which no part is done for half an hour."""
     for seed in range(3):
         stores.write(str(tmp_path / "in" / f"{seed}.png"), png(seed))
-    env = changed(
+    path = changed(
         tmp_path,
-        "import time\n"
-        "from declip.images import read\n"
-        "read_photo = read.read_photo\n"
-        "read.read_photo = lambda data, **o: time.sleep(1) or read_photo(data, **o)\n",
+        "import time",
+        "from declip.images import read",
+        "read_photo = read.read_photo",
+        "read.read_photo = lambda data, **o: time.sleep(1) or read_photo(data, **o)",
     )
-    env["RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S"] = "2"
-    arguments = ("--model", str(tiny_model[1]), "--workers", "1")
-    done = declip("batch", str(tmp_path / "in"), "--out", str(tmp_path / "out"), *arguments, env=env)
+    patience = {"RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S": "2"}
+    done = declip(tmp_path / "in", tmp_path / "out", tiny_model[1], PYTHONPATH=path, **patience)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("3 files, 0 errors, ")
 
@@ -194,17 +128,16 @@ def test_workers_that_never_start_end_the_job(tiny_model: tuple[Path, Path], tmp
     """Ray alone starts them for ever."""
     stores.write(str(tmp_path / "in" / "0.png"), png(0))
     died = tmp_path / "died"
-    env = changed(
+    path = changed(
         tmp_path,
-        "import os\n"
-        "from declip.batch import worker\n"
-        "def dying(*arguments):\n"
-        f"    open({str(died)!r}, 'a').write('x')\n"
-        "    os._exit(1)\n"
-        "worker._open = dying\n",
+        "import os",
+        "from declip.batch import worker",
+        "def dying(*arguments):",
+        f"    open({str(died)!r}, 'a').write('x')",
+        "    os._exit(1)",
+        "worker._open = dying",
     )
-    arguments = ("--model", str(tiny_model[1]), "--workers", "1")
-    done = declip("batch", str(tmp_path / "in"), "--out", str(tmp_path / "out"), *arguments, env=env)
+    done = declip(tmp_path / "in", tmp_path / "out", tiny_model[1], PYTHONPATH=path)
     assert done.returncode == 2 and "declip: workers died 3 times while they started" in done.stderr
     assert died.read_text() == "xxx" and "Traceback" not in done.stderr
 
@@ -212,8 +145,7 @@ def test_workers_that_never_start_end_the_job(tiny_model: tuple[Path, Path], tmp
 @pytest.mark.slow
 def test_a_job_that_cannot_go_on_says_why(tiny_model: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("nothing://a.jpg\nnothing://b.jpg\n")
-    job = ("batch", str(tmp_path / "list.txt"), "--out", str(tmp_path / "out"), "--model", str(tiny_model[1]))
-    done = declip(*job, "--workers", "1")
+    done = declip(tmp_path / "list.txt", tmp_path / "out", tiny_model[1])
     assert done.returncode == 2 and done.stdout == ""
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("declip: no file of part 0")]
     assert "the first one: nothing://a.jpg: cannot be read" in line and "Traceback" not in done.stderr
@@ -253,8 +185,8 @@ def test_a_job_on_s3(s3: dict[str, str], tiny_model: tuple[Path, Path]) -> None:
     assert stores.fetch("s3://bucket/in/text.jpg", 99) == b"no picture"
 
     model = tiny_model[1]
-    job = ("batch", "s3://bucket/in", "--out", "s3://bucket/out", "--model", str(model), "--shard-size", "8")
-    done = declip(*job, "--workers", "1", "--threads", "1")
+    job = ("s3://bucket/in", "s3://bucket/out", model, "--shard-size", "8")
+    done = declip(*job)
     assert done.returncode == 1, done.stderr
     assert done.stdout.startswith("22 files, 2 errors, ")
     assert "passed over: 1 (other files, hidden names)" in done.stderr
