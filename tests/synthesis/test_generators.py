@@ -25,16 +25,8 @@ def _apply(name: str, pixels: Pixels, mask: Mask, donor: Pixels | None, seed: in
 
 
 def test_the_table() -> None:
-    families: dict[str, set[str]] = {}
-    for name in GENERATORS:
-        families.setdefault(family_of(name), set()).add(name)
-    assert families == {
-        "in-painting": {"telea", "navier-stokes", "patchmatch", "biharmonic"},
-        "splice": {"splice-hard", "splice-feathered", "splice-poisson", "splice-colour"},
-        "copy-move": {"copy-move"},
-        "local-edit": {"blur", "noise", "resample", "relight"},
-    }
-    assert {name for name, row in GENERATORS.items() if row.needs_donor} == families["splice"]
+    assert {name for name, row in GENERATORS.items() if row.needs_donor} == {n for n in GENERATORS if "splice" in n}
+    assert {family_of(name) for name in GENERATORS} == {"in-painting", "splice", "copy-move", "local-edit"}
     assert GENERATORS["biharmonic"].area((200, 300)) == (0.01, 0.1)
     assert GENERATORS["biharmonic"].area((1000, 1000)) == (0.003, 0.006)
 

@@ -10,9 +10,7 @@ from declip.synthesis import steps
 from declip.synthesis.history import History, Saving
 from declip.synthesis.steps import PNG, Cropping, Encoding, Noise, Resizing
 
-
-def _only(name: str) -> History:
-    return History(**{**dict.fromkeys(("resized", "messenger", "screenshot", "web", "lossless"), 0.0), name: 1.0})
+NONE = dict.fromkeys(("resized", "messenger", "screenshot", "web", "lossless"), 0.0)
 
 
 def test_shares_of_saving_are_kept() -> None:
@@ -82,7 +80,7 @@ def test_every_history_has_a_crop_off_the_grid_and_most_end_as_jpeg() -> None:
 def test_messenger_makes_smaller_and_saves_at_70_to_80() -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
-        (crop, editor, smaller), last, name = _only("messenger").draw_after((300, 400), rng)
+        (crop, editor, smaller), last, name = History(**NONE | {"messenger": 1.0}).draw_after((300, 400), rng)
         assert name == "messenger"
         assert isinstance(crop, Cropping) and isinstance(editor, Encoding) and isinstance(smaller, Resizing)
         assert smaller.size[0] < crop.size[0]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,101 +16,30 @@ from declip.images.mapfiles import read_mask
 from declip.images.read import read_photo
 from declip.synthesis import Recipe, forge, synthesize
 from declip.synthesis.history import Saving
-from declip.synthesis.inpainters import INPAINTERS, load
+from declip.synthesis.inpainters import load
 from declip.synthesis.networks import Networks, fingerprint
 from declip.synthesis.steps import Mask, Pixels
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
+from declip.synthesis import neural, painting  # noqa: E402
+from tests.synthesis import tiny  # noqa: E402
+
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
-
-
-class _Half(torch.nn.Module):
-    """Half grey in the hole, the picture elsewhere, a little darker: that must not come through."""
-
-    def forward(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return image * (1 - mask) * 0.98 + mask * 0.5
-
-
-class _Echo(torch.nn.Module):
-    """Returns what it sees."""
-
-    def forward(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return image
-
-
-class _Mask(torch.nn.Module):
-    """Returns no picture."""
-
-    def forward(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return mask
-
-
-def _script(network: torch.nn.Module, path: Path) -> Path:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated")
-        torch.jit.script(network).save(str(path))
-    return path
-
-
-def _unet(channels: int = 3, outputs: int = 3) -> torch.nn.Module:
-    return diffusers.UNet2DModel(
-        in_channels=channels,
-        out_channels=outputs,
-        block_out_channels=(8, 8),
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        norm_num_groups=4,
-        layers_per_block=1,
-    )
-
-
-def _vq() -> torch.nn.Module:
-    return diffusers.VQModel(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 8),
-        latent_channels=3,
-        num_vq_embeddings=16,
-        norm_num_groups=4,
-        scaling_factor=0.5,
-    )
-
-
-def _kl() -> torch.nn.Module:
-    return diffusers.AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 8),
-        latent_channels=3,
-        norm_num_groups=4,
-    )
 
 
 @pytest.fixture(scope="module")
 def lama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _script(_Half(), tmp_path_factory.mktemp("lama") / "big-lama.pt")
+    """Half grey in the hole, the picture elsewhere, a little darker: that must not come through."""
+    path = tmp_path_factory.mktemp("lama") / "big-lama.pt"
+    return tiny.script(lambda image, mask: image * (1 - mask) * 0.98 + mask * 0.5, path)
 
 
 @pytest.fixture(scope="module")
 def ddpm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pixel-space model as `save_pretrained` lays it out."""
-    folder = tmp_path_factory.mktemp("ddpm")
-    torch.manual_seed(0)
-    _unet().save_pretrained(folder / "unet")
-    diffusers.DDPMScheduler().save_pretrained(folder / "scheduler")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def ldm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("ldm")
-    torch.manual_seed(0)
-    _unet().save_pretrained(folder / "unet")
-    _vq().save_pretrained(folder / "vqvae")
-    diffusers.DDIMScheduler(beta_schedule="scaled_linear").save_pretrained(folder / "scheduler")
-    return folder
+    return tiny.save(tmp_path_factory.mktemp("ddpm"), unet=tiny.unet(), scheduler=diffusers.DDPMScheduler())
 
 
 def _cat(height: int = 61, width: int = 75) -> Pixels:
@@ -128,14 +56,6 @@ def _recipe(*, steps: int | None = None, fully_regenerated: bool = False, **weig
     return Recipe(networks=Networks(weights=weights, steps=steps, fully_regenerated=fully_regenerated))
 
 
-def test_the_catalogue() -> None:
-    assert list(INPAINTERS) == ["lama", "pluralistic", "torchscript", "repaint", "ldm", "sd-inpaint"]
-    for name, card in INPAINTERS.items():
-        assert card.licence and name
-        assert (card.source == "") == (card.format == "torchscript")
-    assert [name for name, card in INPAINTERS.items() if card.whole] == ["ldm"]
-
-
 def test_torchscript(lama: Path) -> None:
     pixels, mask = _cat(), _block()
     result = load("lama", str(lama))(pixels, mask, np.random.default_rng(0))
@@ -146,7 +66,7 @@ def test_torchscript(lama: Path) -> None:
 
 def test_what_the_hole_hides_is_not_shown(tmp_path: Path) -> None:
     """Even to a network that would look; nor by way of the padding."""
-    path = _script(_Echo(), tmp_path / "echo.pt")
+    path = tiny.script(lambda image, mask: image, tmp_path / "echo.pt")
     mask = np.zeros((61, 75), dtype=bool)
     mask[50:, 60:] = True
     result = load("torchscript", str(path))(_cat(), mask, np.random.default_rng(0))
@@ -170,8 +90,9 @@ def test_bad_torchscript(lama: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.pt").write_bytes(b"bad")
     with pytest.raises(WeightsError, match=r"bad\.pt is no TorchScript file"):
         load("lama", str(tmp_path / "bad.pt"))
+    path = tiny.script(lambda image, mask: mask, tmp_path / "mask.pt")
     with pytest.raises(DatasetError, match=r"returned \(1, 1, 64, 96\); expected an image \(1, 3, 64, 96\)"):
-        load("torchscript", str(_script(_Mask(), tmp_path / "mask.pt")))(_cat(), _block(), np.random.default_rng(0))
+        load("torchscript", str(path))(_cat(), _block(), np.random.default_rng(0))
 
 
 def test_a_file_on_the_hub(lama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,18 +122,14 @@ def test_repaint_keeps_what_is_known(ddpm: Path) -> None:
 
 
 def test_repaint_with_a_unet_alone_and_with_learnt_variance(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    _unet(outputs=6).save_pretrained(tmp_path)  # noise and variance, as P2 has them
+    tiny.unet(outputs=6).save_pretrained(tmp_path)  # noise and variance, as P2 has them
     result = load("repaint", str(tmp_path), steps=3)(_cat(), _block(), np.random.default_rng(0))
     assert np.abs(result[~_block()].astype(int) - _cat()[~_block()]).max() <= 1
 
 
 def test_repaint_with_everything_at_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As older repositories have it, on the hub too."""
-    from declip.synthesis import neural, painting
-
-    torch.manual_seed(0)
-    _unet().save_pretrained(tmp_path)
+    tiny.unet().save_pretrained(tmp_path)
     assert load("repaint", str(tmp_path), steps=1).scheduler.config.beta_end == 0.02  # type: ignore[attr-defined]
     diffusers.DDPMScheduler(beta_end=0.03).save_pretrained(tmp_path)
     assert load("repaint", str(tmp_path), steps=2).scheduler.config.beta_end == 0.03  # type: ignore[attr-defined]
@@ -234,31 +151,20 @@ def test_repaint_with_everything_at_the_root(tmp_path: Path, monkeypatch: pytest
 def test_repaint_goes_back_and_forth(ddpm: Path) -> None:
     """Ten steps back and forth, ten times, at every tenth step but the last ten."""
     paint = load("repaint", str(ddpm), steps=20)
-    calls = 0
-
-    def count(*_: object) -> None:
-        nonlocal calls
-        calls += 1
-
-    handle = paint.unet.register_forward_hook(count)  # type: ignore[attr-defined]
+    calls: list[object] = []
+    handle = paint.unet.register_forward_hook(lambda *_: calls.append(0))  # type: ignore[attr-defined]
     paint(_cat(16, 16), np.eye(16, dtype=bool), np.random.default_rng(0))
     handle.remove()
-    assert calls == 20 + 9 * 10
+    assert len(calls) == 20 + 9 * 10
 
 
-@pytest.mark.parametrize("autoencoder", ["vqvae", "vae"])
-def test_latent_repaint_passes_the_whole_picture(autoencoder: str, ldm: Path, tmp_path: Path) -> None:
-    folder = ldm
-    if autoencoder == "vae":
-        folder = tmp_path
-        torch.manual_seed(0)
-        _unet().save_pretrained(folder / "unet")
-        _kl().save_pretrained(folder / "vae")
-        diffusers.DDIMScheduler().save_pretrained(folder / "scheduler")
-    from declip.synthesis import neural
-
+@pytest.mark.parametrize(("folder", "kind"), [("vqvae", "VQModel"), ("vae", "AutoencoderKL")])
+def test_latent_repaint_passes_the_whole_picture(folder: str, kind: str, tmp_path: Path) -> None:
+    autoencoder = tiny.autoencoder(kind, latent_channels=3, scaling_factor=0.5)
+    scheduler = diffusers.DDIMScheduler(beta_schedule="scaled_linear")
+    tiny.save(tmp_path, unet=tiny.unet(), scheduler=scheduler, **{folder: autoencoder})
     pixels, mask = _cat(), _block()
-    paint = load("ldm", str(folder), steps=3)
+    paint = load("ldm", str(tmp_path), steps=3)
     result = paint(pixels, mask, np.random.default_rng(0))
     assert result.shape == pixels.shape and result.dtype == np.uint8
     assert (result[~mask] != pixels[~mask]).any(axis=1).mean() > 0.9
@@ -267,26 +173,21 @@ def test_latent_repaint_passes_the_whole_picture(autoencoder: str, ldm: Path, tm
     nothing = paint(pixels, np.zeros((60, 76), dtype=bool), np.random.default_rng(0))
     trip = neural.round_trip(paint.autoencoder, pixels)  # type: ignore[attr-defined]
     assert np.abs(nothing.astype(int) - trip).max() <= 1
-    forged, drawn = forge(
-        np.ascontiguousarray(data.chelsea()[60:156, 100:228]),
-        "ldm",
-        np.random.default_rng(0),
-        recipe=_recipe(ldm=folder, steps=3),
-    )
+    forged, drawn = forge(_cat(96, 128), "ldm", np.random.default_rng(0), recipe=_recipe(ldm=tmp_path, steps=3))
     assert 0 < drawn.mean() < 0.5 and forged.shape == (96, 128, 3)
 
 
-def test_bad_diffusion_models(ddpm: Path, ldm: Path, tmp_path: Path) -> None:
+def test_bad_diffusion_models(ddpm: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     with pytest.raises(WeightsError, match=r"has no vqvae or vae folder with a config\.json"):
         load("ldm", str(ddpm))
     with pytest.raises(WeightsError, match=r"has no unet folder with a config\.json"):
         load("repaint", str(tmp_path))
-    _unet().save_pretrained(tmp_path / "unet")
+    tiny.save(tmp_path, unet=tiny.unet())
     with pytest.raises(WeightsError, match=r"its schedule \(scheduler_config\.json\) cannot be read"):
         load("repaint", str(tmp_path))
-    diffusers.DDIMScheduler(prediction_type="v_prediction").save_pretrained(tmp_path / "scheduler")
+    tiny.save(tmp_path, scheduler=diffusers.DDIMScheduler(prediction_type="v_prediction"))
     with pytest.raises(WeightsError, match="predicts v_prediction; RePaint needs a model that predicts noise"):
         load("repaint", str(tmp_path))
     file = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
@@ -298,9 +199,7 @@ def test_bad_diffusion_models(ddpm: Path, ldm: Path, tmp_path: Path) -> None:
 
 
 def test_sd_inpaint_needs_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import importlib.util
-
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(WeightsError, match="pip install transformers"):
         load("sd-inpaint", str(tmp_path))
 
@@ -309,13 +208,10 @@ def test_sd_inpaint(tmp_path: Path) -> None:
     """Stable Diffusion's in-painting, all parts tiny, through AutoPipelineForInpainting."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    (tmp_path / "words").mkdir()
-    vocabulary = {"<|startoftext|>": 0, "<|endoftext|>": 1, "a</w>": 2}
-    (tmp_path / "words" / "vocab.json").write_text(json.dumps(vocabulary))
-    (tmp_path / "words" / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = transformers.CLIPTokenizer(
-        str(tmp_path / "words" / "vocab.json"), str(tmp_path / "words" / "merges.txt"), model_max_length=8
-    )
+    words, merges = tmp_path / "vocab.json", tmp_path / "merges.txt"
+    words.write_text(json.dumps({"<|startoftext|>": 0, "<|endoftext|>": 1, "a</w>": 2}))
+    merges.write_text("#version: 0.2\n")
+    tokenizer = transformers.CLIPTokenizer(str(words), str(merges), model_max_length=8)
     text = transformers.CLIPTextModel(
         transformers.CLIPTextConfig(
             vocab_size=3,
@@ -340,15 +236,8 @@ def test_sd_inpaint(tmp_path: Path) -> None:
         norm_num_groups=4,
         sample_size=32,
     )
-    vae = diffusers.AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 8),
-        latent_channels=4,
-        norm_num_groups=4,
-    )
     diffusers.StableDiffusionInpaintPipeline(
-        vae=vae,
+        vae=tiny.autoencoder("AutoencoderKL", latent_channels=4),
         text_encoder=text,
         tokenizer=tokenizer,
         unet=unet,
@@ -365,7 +254,7 @@ def test_sd_inpaint(tmp_path: Path) -> None:
     assert np.array_equal(result, paint(pixels, mask, np.random.default_rng(0)))
     recipe = _recipe(**{"sd-inpaint": tmp_path / "sd"}, steps=2)
     regenerated = _recipe(**{"sd-inpaint": tmp_path / "sd"}, steps=2, fully_regenerated=True)
-    large = np.ascontiguousarray(data.chelsea()[60:156, 100:228])
+    large = _cat(96, 128)
     pasted, drawn = forge(large, "sd-inpaint", np.random.default_rng(0), recipe=recipe)
     assert np.array_equal(pasted[~drawn], large[~drawn])
     whole, same = forge(large, "sd-inpaint", np.random.default_rng(0), recipe=regenerated)
@@ -385,13 +274,8 @@ def test_fingerprints(lama: Path, ddpm: Path, tmp_path: Path) -> None:
 
 
 def test_a_data_set_of_learnt_in_painters(lama: Path, ddpm: Path, photos: list[Path], tmp_path: Path) -> None:
-    recipe = dataclasses.replace(
-        _recipe(lama=lama, repaint=ddpm, steps=2),
-        generators=("lama", "repaint"),
-        size=64,
-        per_photo=4,
-        saving=Saving(jpeg=0.0),
-    )
+    changes = {"size": 64, "per_photo": 4, "saving": Saving(jpeg=0.0)}
+    recipe = replace(_recipe(lama=lama, repaint=ddpm, steps=2), generators=("lama", "repaint"), **changes)
     manifest = synthesize(photos[:1], recipe, tmp_path)
     samples = read_manifest(manifest)
     assert [fake.source for fake in samples[::2]] == ["lama", "repaint"] * 2
@@ -407,15 +291,11 @@ def test_a_data_set_of_learnt_in_painters(lama: Path, ddpm: Path, photos: list[P
         "fully_regenerated": False,
     }
     with pytest.raises(DatasetError, match=r"other settings \(networks\)"):
-        synthesize(
-            photos[:1], dataclasses.replace(recipe, networks=dataclasses.replace(recipe.networks, steps=3)), tmp_path
-        )
+        synthesize(photos[:1], replace(recipe, networks=replace(recipe.networks, steps=3)), tmp_path)
 
 
 def test_fully_regenerated(lama: Path, taef2_folder: Path, photos: list[Path], tmp_path: Path) -> None:
     """The whole picture has passed the autoencoder; the mask is still that of what was painted."""
-    from declip.synthesis import neural
-
     networks = Networks(autoencoder=taef2_folder, fully_regenerated=True)
     recipe = Recipe(generators=("telea",), size=64, saving=Saving(jpeg=0.0), networks=networks)
     pixels = _cat(96, 128)

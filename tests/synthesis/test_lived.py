@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from declip import datasets
-from declip.errors import DatasetError
 from declip.images.mapfiles import read_mask
 from declip.images.read import read_photo
 from declip.synthesis import Recipe, synthesize
@@ -125,20 +124,3 @@ def test_an_object_of_another_photo_is_pasted_whole(discs: list[Path], tmp_path:
         down, across = (int(mask.any(axis=axis).sum()) for axis in (1, 0))
         # A disc fills 79 % of its box; part of it may have been cropped.
         assert 0.6 < mask.sum() / (down * across) <= 0.95
-
-
-def test_resumed_is_the_same(discs: list[Path], made: Path, tmp_path: Path) -> None:
-    (tmp_path / "samples.jsonl.part").write_text(
-        "\n".join(made.parent.joinpath("samples.jsonl").read_text().splitlines()[:20]) + "\n"
-    )
-    for folder in ("images", "masks"):
-        (tmp_path / folder).mkdir()
-    for line in _lines(made)[:20]:
-        for name in filter(None, (line["image"], line.get("mask"))):
-            (tmp_path / name).write_bytes((made.parent / name).read_bytes())
-    (tmp_path / _lines(made)[4]["image"]).unlink()
-    assert _make(discs, tmp_path).read_bytes() == made.read_bytes()
-    for path in made.parent.rglob("*.*"):
-        assert path.read_bytes() == (tmp_path / path.relative_to(made.parent)).read_bytes()
-    with pytest.raises(DatasetError, match="other settings \\(history\\)"):
-        _make(discs, made.parent, history=History(camera=0.1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ from declip.synthesis.masks import (
     random_mask,
     snap,
 )
+from declip.synthesis.steps import Mask
 
 
 def _two_halves() -> NDArray[np.uint8]:
@@ -46,14 +49,17 @@ def test_random_masks_obey_the_range_asked_for() -> None:
         assert 0.002 / 1.2 <= random_mask((256, 256), np.random.default_rng(seed), (0.002, 0.01)).mean() <= 0.012
 
 
-def test_object_masks_are_one_part_without_holes() -> None:
-    pixels = data.chelsea()
-    for seed in range(8):
-        mask = object_mask(pixels, np.random.default_rng(seed))
+@pytest.mark.parametrize("make", [object_mask, grabcut_mask])
+def test_masks_of_things_are_one_part_without_holes(make: Callable[..., Mask]) -> None:
+    pixels = data.chelsea()[:256, :256]
+    shares = []
+    for seed in range(6):
+        mask = make(pixels, np.random.default_rng(seed))
         assert mask.shape == pixels.shape[:2] and mask.dtype == np.bool_
-        assert AREA[0] / 1.2 <= mask.mean() <= AREA[1] * 1.2
         assert ndimage.label(mask)[1] == 1
         assert ndimage.label(~np.pad(mask, 1), structure=np.ones((3, 3)))[1] == 1
+        shares.append(mask.mean())
+    assert min(shares) >= AREA[0] / 1.2 and max(shares) <= AREA[1] * 1.2 and len(set(shares)) == 6
 
 
 def test_object_masks_follow_edges() -> None:
@@ -66,17 +72,25 @@ def test_object_masks_follow_edges() -> None:
     assert np.mean(pure) > 0.97
 
 
-def test_object_mask_of_a_flat_picture() -> None:
-    mask = object_mask(np.full((64, 64, 3), 128, dtype=np.uint8), np.random.default_rng(0))
+@pytest.mark.parametrize("make", [object_mask, grabcut_mask])
+def test_flat_pictures_have_masks_too(make: Callable[..., Mask]) -> None:
+    mask = make(np.full((64, 64, 3), 128, dtype=np.uint8), np.random.default_rng(0))
     assert 0 < mask.mean() < 1
 
 
-def test_equal_seeds_give_equal_masks() -> None:
-    pixels = data.chelsea()[:128, :128]
-    for make in (lambda rng: random_mask((90, 80), rng), lambda rng: object_mask(pixels, rng)):
-        one, same, other = (make(np.random.default_rng(seed)) for seed in (1, 1, 2))
-        assert np.array_equal(one, same)
-        assert not np.array_equal(one, other)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda rng: random_mask((90, 80), rng),
+        lambda rng: object_mask(data.chelsea()[:128, :128], rng),
+        lambda rng: grabcut_mask(data.chelsea()[:128, :128], rng),
+        lambda rng: face_mask([(100, 60, 200, 160)], (256, 300), rng),
+    ],
+)
+def test_equal_seeds_give_equal_masks(make: Callable[..., Mask]) -> None:
+    one, same, other = (make(np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)
 
 
 def test_snap_moves_the_outline_to_the_edge() -> None:
@@ -104,20 +118,6 @@ def test_too_small_pictures_and_wrong_ranges() -> None:
             random_mask((64, 64), rng, area)
 
 
-def test_grabcut_masks_are_one_part_without_holes() -> None:
-    pixels = data.chelsea()[:256, :256]
-    shares = []
-    for seed in range(5):
-        mask = grabcut_mask(pixels, np.random.default_rng(seed))
-        assert mask.shape == pixels.shape[:2] and mask.dtype == np.bool_
-        assert ndimage.label(mask)[1] == 1
-        assert ndimage.label(~np.pad(mask, 1), structure=np.ones((3, 3)))[1] == 1
-        shares.append(mask.mean())
-    assert min(shares) >= AREA[0] / 1.2 and max(shares) <= AREA[1] * 1.2 and len(set(shares)) == 5
-    one, same = (grabcut_mask(pixels, np.random.default_rng(4)) for _ in range(2))
-    assert np.array_equal(one, same)
-
-
 def test_grabcut_cuts_out_what_stands_out() -> None:
     """A bright disc on dark noise: what is cut out is the disc, whatever the box."""
     rows, columns = np.ogrid[:128, :128]
@@ -129,11 +129,6 @@ def test_grabcut_cuts_out_what_stands_out() -> None:
         mask = grabcut_mask(pixels, np.random.default_rng(seed), (0.12, 0.25))
         overlaps.append((mask & disc).sum() / (mask | disc).sum())
     assert np.median(overlaps) > 0.8
-
-
-def test_grabcut_of_a_flat_picture() -> None:
-    mask = grabcut_mask(np.full((64, 64, 3), 128, dtype=np.uint8), np.random.default_rng(0))
-    assert 0 < mask.mean() < 1
 
 
 def test_faces_are_found_where_they_are() -> None:
@@ -156,8 +151,6 @@ def test_face_masks_lie_on_the_face() -> None:
         assert mask[35:190, 80:220].sum() == mask.sum()
         shares.append(mask.mean())
     assert min(shares) < 0.02 and max(shares) > 0.09  # an eye; the whole face
-    one, same = (face_mask([box], (256, 300), np.random.default_rng(3)) for _ in range(2))
-    assert one is not None and same is not None and np.array_equal(one, same)
 
 
 def test_face_masks_of_no_fitting_area() -> None:

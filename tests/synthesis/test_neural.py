@@ -32,24 +32,19 @@ def _cat(height: int = 96, width: int = 128) -> Pixels:
 
 
 def test_layout_of_the_files(taef2_folder: Path) -> None:
-    encoder, decoder = (torch.load(taef2_folder / name, weights_only=True) for name in taef2.FILES)
-    assert (len(encoder), len(decoder)) == (79, 79)
-    shapes = {key: tuple(encoder[key].shape) for key in ("0.weight", "6.weight", "11.pool.3.weight", "14.weight")}
-    assert shapes == {
-        "0.weight": (64, 3, 3, 3),
-        "6.weight": (64, 64, 3, 3),
-        "11.pool.3.weight": (64, 256, 1, 1),
-        "14.weight": (32, 64, 3, 3),
-    }
-    assert "6.bias" not in encoder and "10.conv.4.weight" not in encoder
-    shapes = {key: tuple(decoder[key].shape) for key in ("1.weight", "3.pool.1.bias", "17.weight", "19.weight")}
-    assert shapes == {
-        "1.weight": (64, 32, 3, 3),
-        "3.pool.1.bias": (256,),
-        "17.weight": (64, 64, 3, 3),
-        "19.weight": (3, 64, 3, 3),
-    }
-    assert "8.pool.0.weight" not in decoder and "7.bias" not in decoder
+    """The keys and shapes of the published files."""
+    for name, expected, missing in zip(
+        taef2.FILES,
+        (
+            {"0.weight": (64, 3, 3, 3), "11.pool.3.weight": (64, 256, 1, 1), "14.weight": (32, 64, 3, 3)},
+            {"1.weight": (64, 32, 3, 3), "3.pool.1.bias": (256,), "19.weight": (3, 64, 3, 3)},
+        ),
+        (("6.bias", "10.conv.4.weight"), ("8.pool.0.weight", "7.bias")),
+        strict=True,
+    ):
+        tensors = torch.load(taef2_folder / name, weights_only=True)
+        assert len(tensors) == 79 and not tensors.keys() & set(missing)
+        assert {key: tuple(tensors[key].shape) for key in expected} == expected
 
 
 def test_shapes_and_range(autoencoder: taef2.Taef2) -> None:
@@ -111,35 +106,13 @@ def test_pickles_are_not_run(taef2_folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "touched").exists()
 
 
-def _save_diffusers(kind: str, folder: Path) -> Path:
-    """A tiny autoencoder of diffusers with random weights, as published ones are laid out."""
-    diffusers = pytest.importorskip("diffusers")
-    torch.manual_seed(0)
-    blocks = {
-        "down_block_types": ("DownEncoderBlock2D",) * 3,
-        "up_block_types": ("UpDecoderBlock2D",) * 3,
-        "block_out_channels": (8, 8, 8),
-        "norm_num_groups": 4,
-    }
-    match kind:
-        case "AutoencoderTiny":
-            network = diffusers.AutoencoderTiny(
-                encoder_block_out_channels=(8, 8, 8, 8),
-                decoder_block_out_channels=(8, 8, 8, 8),
-                num_encoder_blocks=(1, 1, 1, 1),
-                num_decoder_blocks=(1, 1, 1, 1),
-            )
-        case "AutoencoderKL":
-            network = diffusers.AutoencoderKL(**blocks, latent_channels=4)
-        case _:
-            network = diffusers.VQModel(**blocks, num_vq_embeddings=16)
-    network.save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.parametrize(("kind", "stride"), [("AutoencoderTiny", 8), ("AutoencoderKL", 4), ("VQModel", 4)])
 def test_autoencoders_of_diffusers(kind: str, stride: int, tmp_path: Path) -> None:
-    autoencoder = neural.load(_save_diffusers(kind, tmp_path))
+    pytest.importorskip("diffusers")
+    from tests.synthesis import tiny
+
+    tiny.autoencoder(kind, levels=int(np.log2(stride)) + 1).save_pretrained(tmp_path)
+    autoencoder = neural.load(tmp_path)
     assert isinstance(autoencoder, neural.LatentAutoencoder)
     assert (autoencoder.kind, autoencoder.stride) == (kind, stride)
     latents = autoencoder.encode(torch.rand(1, 3, 32, 64) * 2 - 1)
@@ -157,15 +130,14 @@ def test_autoencoders_of_diffusers(kind: str, stride: int, tmp_path: Path) -> No
 
 
 def test_autoencoders_of_diffusers_load_strictly(tmp_path: Path) -> None:
-    diffusers = pytest.importorskip("diffusers")
+    pytest.importorskip("diffusers")
     from safetensors.torch import load_file, save_file
 
-    diffusers.UNet2DModel(
-        block_out_channels=(8,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), norm_num_groups=4
-    ).save_pretrained(tmp_path / "unet")
+    from tests.synthesis import tiny
+
+    folder = tiny.save(tmp_path, unet=tiny.unet(), kl=tiny.autoencoder("AutoencoderKL")) / "kl"
     with pytest.raises(WeightsError, match="is a UNet2DModel; expected an autoencoder: AutoencoderKL"):
         neural.load(tmp_path / "unet")
-    folder = _save_diffusers("AutoencoderKL", tmp_path / "kl")
     file = folder / "diffusion_pytorch_model.safetensors"
     tensors = load_file(file)
     del tensors["encoder.conv_in.bias"]

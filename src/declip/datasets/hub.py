@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,17 +60,9 @@ def hugging_face(
         if picture is None:
             raise DatasetError(f"row {number}: {image} is empty; every row needs a picture")
         white = None if mask is None else _keep(row[mask], out / "masks" / f"{number:06d}")
-        samples.append(
-            Sample(
-                image=picture,
-                mask=white,
-                fake_is=fake_is,
-                label="real" if white is None else "fake",
-                split=split,
-                source=source,
-                group="" if group is None else str(row[group]),
-            )
-        )
+        sample = Sample(image=picture, mask=white, fake_is=fake_is, label="fake", split=split, source=source)
+        owner = "" if group is None else str(row[group])
+        samples.append(replace(sample, label="real" if white is None else "fake", group=owner))
     return samples
 
 

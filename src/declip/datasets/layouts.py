@@ -49,18 +49,15 @@ def dolos(
 ) -> list[Sample]:
     """Load Dolos: faces of 256×256 px, in-painted by one generator or by several; black = manipulated.
 
-        ROOT/FACES/fake/GENERATOR/{images,masks}/{train,valid,test}/ID-k.png
-        ROOT/FACES/real/{train,valid,test}/ID.*
+        ROOT/FACES/fake/GENERATOR/{images,masks}/{train,valid,test}/ID-k.png    ROOT/FACES/real/{train,valid,test}/ID.*
 
-    generator: one name or several. celebahq has "lama", "ldm", "pluralistic" and "repaint-p2-9k" (9,000, 900 and 900
-        pictures each), "repaint-p2" (30,000) and "p2"; ffhq has "repaint-p2" and "p2".
-    split: "train", "valid", "test", or None for those of the three that exist.
-    reals: add the real photos of the same splits, once.
+    generator: one name or several: of celebahq "lama", "ldm", "pluralistic", "repaint-p2-9k" (9,000, 900 and 900
+    pictures each), "repaint-p2" (30,000) and "p2"; of ffhq "repaint-p2" and "p2". split: one, or None for those of the
+    three that exist. reals: add the real photos of the same splits, once.
 
-    "p2" pictures are generated as a whole: fake/p2/{train,valid,test} holds pictures and no masks. Its samples are
-    fakes without a mask, for scores of whole images; `read_mask` refuses them. They come from no photo and have
-    no group. For all others the group is the ID (of ffhq: "ffhq-ID"), which the variants ID-0, ID-1, … and the real
-    photo ID share. source: the generator; of real photos, the faces.
+    "p2" pictures are generated as a whole: fake/p2/{train,valid,test} holds fakes without masks, for scores of whole
+    images (`read_mask` refuses them), and without a group. For all others the group is the ID (of ffhq: "ffhq-ID"),
+    which the variants ID-0, ID-1, … and the real photo ID share. source: the generator; of real photos, the faces.
 
     Raises DatasetError for an unknown name, a missing folder, and masks that do not fit the pictures.
     """
@@ -86,16 +83,16 @@ def dolos(
 def autosplice(
     root: str | Path, *, quality: Quality | None = None, reals: bool = True, split: str = ""
 ) -> list[Sample]:
-    """AutoSplice: news photos in-painted by DALL-E 2 and saved as JPEG of three qualities; white = fake.
+    """Load AutoSplice: news photos in-painted by DALL-E 2 and saved as JPEG of three qualities; white = fake.
 
         ROOT/Forged_JPEG{75,90,100}/ID_k.jpg (3,621 each)    ROOT/Mask/ID_mask.png    ROOT/Authentic/ID.jpg (2,273)
 
-    quality: of the manipulated pictures; None = all three, which show the same contents.
-    reals: append the authentic photos. split: written into the samples; the data set has none of its own.
+    quality: of the manipulated pictures; None = all three, which show the same contents. reals: append the authentic
+    photos. split: written into the samples.
 
     Assumed from the published names: what stands before the last "_" of a manipulated picture is the name of its
-    source photo. That is the group, shared by the variants ID_0, ID_1, …, their three qualities and the authentic
-    photo ID; the variants also share the mask. source: "autosplice-jpeg75", …; of authentic photos "autosplice".
+    photo. That is the group of all variants and of the authentic photo; the variants also share the mask. source:
+    "autosplice-jpeg75", …; of authentic photos "autosplice".
 
     A mask whose authentic photo is there, but no manipulated picture, is counted in the log. Raises DatasetError for a
     mask without either, a manipulated picture without its mask, and a folder that is not there.
@@ -122,15 +119,15 @@ def autosplice(
 
 
 def coco_sd(root: str | Path, *, split: str | None = None) -> list[Sample]:
-    """COCO photos in-painted by Stable Diffusion; white = fake.
+    """Load COCO photos in-painted by Stable Diffusion; white = fake.
 
     The paper's pictures were never released. This layout is declip's own, for those who make them anew:
 
         ROOT/{images,masks}/{train,valid,test}/ID-k.* (masks: .png)    ROOT/real/{train,valid,test}/ID.*
 
     "-k" tells variants of one photo apart and may be missing, as may real/ as a whole. The group is the ID.
-    split: "train", "valid", "test", or None = those of the three that are there. source: "coco-sd"; of real photos
-    "coco". Raises DatasetError for a folder that is not there, and masks that do not fit the pictures.
+    split: one, or None for those of the three that are there. source: "coco-sd"; of real photos "coco".
+    Raises DatasetError for a folder that is not there, and masks that do not fit the pictures.
     """
     images, masks, real = (Path(root) / name for name in ("images", "masks", "real"))
     parts = _parts(split, images, masks)
@@ -148,11 +145,10 @@ def folder(
     split: str = "",
     source: str = "",
 ) -> list[Sample]:
-    r"""Read a folder of pictures, with its sub-folders: manipulated ones with masks, or, without masks, real ones.
+    r"""Load a folder of pictures, with its sub-folders: manipulated ones with masks, or, without masks, real ones.
 
     masks: folder of the masks, with the same sub-folders. It may lie in `images`, or be the same folder: what is the
-        mask of another picture is no picture then.
-    fake_is: which value of the mask files is manipulated.
+        mask of another picture is no picture then. fake_is: which value of the mask files is manipulated.
     mask_name: the file name of a picture's mask; {stem} is the picture's name without its extension, {name} with it.
     group: a regular expression; what its first group (…) matches in a picture's stem is the sample's group: with
         r"^(.+)_\d+$", a_0 and a_1 are variants of "a". None: samples have no group.
@@ -164,8 +160,7 @@ def folder(
     images = Path(images)
     pictures = _pictures(images)
     if masks is None:
-        samples = [Sample(image=path, label="real", split=split, source=source) for path in pictures]
-        return _grouped(samples, group)
+        return _grouped([Sample(image=path, label="real", split=split, source=source) for path in pictures], group)
     masks = Path(masks)
     mask_of = {path: masks / path.relative_to(images).parent / _mask_name(mask_name, path) for path in pictures}
     there = set(_pictures(masks))
@@ -183,13 +178,10 @@ def folder(
 
 
 def imdl(path: str | Path, *, root: str | Path | None = None, split: str = "") -> list[Sample]:
-    """Either format of IMDL-BenCo: a JSON file, or a folder with Tp/ and Gt/; white = fake.
+    """Load either format of IMDL-BenCo: a JSON file, or a folder with Tp/ and Gt/; white = fake.
 
     A JSON file holds [[image, mask or "Negative"], …], "Negative" = real; samples come in its order. Relative paths
-    start at `root`, or without it at the file's own folder.
-    In a folder, Tp/x.* has the mask Gt/x.* or Gt/x_gt.*. (IMDL-BenCo pairs by alphabetical order, where one file too
-    many shifts all pairs after it.)
-
+    start at `root`, or without it at the file's own folder. In a folder, Tp/x.* has the mask Gt/x.* or Gt/x_gt.*.
     split: written into the samples. source: the name of the file or folder. There are no groups.
 
     Raises DatasetError if path is neither, and for files that are not there or do not fit each other.
@@ -200,13 +192,8 @@ def imdl(path: str | Path, *, root: str | Path | None = None, split: str = "") -
             raise DatasetError(f"{path} is a folder; root is for the relative paths of a JSON file")
         return _imdl_folder(path, split)
     if not path.is_file():
-        raise DatasetError(
-            f"{path}: there is no such file or folder; expected a JSON file, or a folder with Tp/ and Gt/"
-        )
+        raise DatasetError(f"{path}: no such file or folder; expected a JSON file, or a folder with Tp/ and Gt/")
     return _imdl_json(path, path.parent if root is None else Path(root), split)
-
-
-# --- files ----------------------------------------------------------------------------------------------------------
 
 
 def _pictures(top: Path) -> list[Path]:
@@ -237,28 +224,21 @@ def _parts(split: str | None, *folders: Path | None) -> list[str]:
     return parts
 
 
-# --- pictures and their masks ---------------------------------------------------------------------------------------
-
-
 def _fakes(
     images: Path, masks: Path | None, parts: Sequence[str], *, fake_is: Polarity, source: str, prefix: str
 ) -> list[Sample]:
     """images/PART/ID-k.* with masks/PART/ID-k.png. Without masks: fakes that have none, and come from no photo."""
-    samples = []
-    there: set[Path] = set()
-    for part in parts:
-        pictures = _pictures(images / part)
-        if masks is None:
-            samples += [Sample(image=path, label="fake", split=part, source=source) for path in pictures]
-            continue
-        there.update(_pictures(masks / part))
-        for path in pictures:
-            mask, group = (masks / path.relative_to(images)).with_suffix(".png"), prefix + _photo_of(path)
-            samples.append(
-                Sample(image=path, mask=mask, fake_is=fake_is, label="fake", split=part, source=source, group=group)
-            )
-    if masks is not None:
-        _check_masks(samples, there)
+    samples = [
+        Sample(image=path, fake_is=fake_is, label="fake", split=part, source=source)
+        for part in parts
+        for path in _pictures(images / part)
+    ]
+    if masks is None:
+        return samples
+    for index, sample in enumerate(samples):
+        mask, group = (masks / sample.image.relative_to(images)).with_suffix(".png"), prefix + _photo_of(sample.image)
+        samples[index] = dataclasses.replace(sample, mask=mask, group=group)
+    _check_masks(samples, [mask for part in parts for mask in _pictures(masks / part)])
     return samples
 
 
@@ -312,13 +292,10 @@ def _grouped(samples: list[Sample], pattern: str | None) -> list[Sample]:
         raise DatasetError(f"group is {pattern!r}, which is no regular expression: {error}") from error
     if rule.groups == 0:
         raise DatasetError(f"group is {pattern!r}; expected a regular expression with a group (…)")
-    found = [match[1] if (match := rule.search(sample.image.stem)) else None for sample in samples]
+    found = [match[1] or "" if (match := rule.search(sample.image.stem)) else "" for sample in samples]
     unmatched = [sample.image for sample, group in zip(samples, found, strict=True) if not group]
     _refuse(unmatched, f"of {len(samples)} names have no group {pattern!r}", "widen the expression")
-    return [dataclasses.replace(sample, group=group or "") for sample, group in zip(samples, found, strict=True)]
-
-
-# --- IMDL-BenCo -----------------------------------------------------------------------------------------------------
+    return [dataclasses.replace(sample, group=group) for sample, group in zip(samples, found, strict=True)]
 
 
 def _imdl_folder(path: Path, split: str) -> list[Sample]:
@@ -337,10 +314,8 @@ def _imdl_folder(path: Path, split: str) -> list[Sample]:
 def _imdl_json(path: Path, base: Path, split: str) -> list[Sample]:
     samples = []
     for image, name in _imdl_records(path):
-        if name == "Negative":
-            samples.append(Sample(image=base / image, label="real", split=split, source=path.stem))
-        else:
-            samples.append(Sample(image=base / image, mask=base / name, label="fake", split=split, source=path.stem))
+        sample = Sample(image=base / image, label="real", split=split, source=path.stem)
+        samples.append(sample if name == "Negative" else dataclasses.replace(sample, mask=base / name, label="fake"))
     images, masks = [s.image for s in samples], [s.mask for s in samples if s.mask is not None]
     for kind, paths in (("pictures", images), ("masks", masks)):
         lost = [file for file in paths if not file.is_file()]

@@ -23,17 +23,12 @@ from declip.results import Sample, check_samples
 __all__ = ["format_line", "parse_line", "read_manifest", "read_records", "write_manifest"]
 
 _KEYS = tuple(field.name for field in dataclasses.fields(Sample))
-_PATHS = ("image", "mask")
-_REQUIRED = ("image", "label")
 
 
 def read_manifest(path: str | Path) -> list[Sample]:
-    """Read a manifest, in its order; empty lines are skipped.
+    """Read a manifest, in its order; empty lines are skipped. Whether the pictures exist is not looked at.
 
-    The samples' paths are the manifest's folder joined with what it says. Whether the pictures exist is not looked at.
-
-    Raises:
-        DatasetError: there is no such file, or a line is not a sample (the message names the line).
+    Raises DatasetError if there is no such file, or a line is not a sample (the message names the line).
     """
     return [sample for sample, _ in read_records(path)]
 
@@ -59,10 +54,7 @@ def write_manifest(
 ) -> None:
     """Write a manifest: the file appears whole or not at all.
 
-    provenance: one object (or None) per sample, anything JSON can hold.
-
-    Raises:
-        DatasetError: provenance has another length than samples.
+    provenance: one object (or None) per sample, anything JSON can hold. Raises DatasetError for another number of them.
     """
     check_samples(samples, "write_manifest(path, […])")
     path = Path(path)
@@ -75,11 +67,9 @@ def write_manifest(
 
 
 def format_line(sample: Sample, folder: Path, provenance: Mapping[str, Any] | None = None) -> str:
-    """One line of a manifest that lies in `folder`, without the line break; always the same keys in the same order."""
-    record: dict[str, Any] = {}
-    for key in _KEYS:
-        value = getattr(sample, key)
-        record[key] = _relative(value, folder) if isinstance(value, Path) else value
+    """Return a line of a manifest that lies in `folder`, without the line break; the same keys in the same order."""
+    values = {key: getattr(sample, key) for key in _KEYS}
+    record = {key: _relative(value, folder) if isinstance(value, Path) else value for key, value in values.items()}
     if provenance is not None:
         record["provenance"] = dict(provenance)
     return json.dumps(record, ensure_ascii=False)
@@ -102,13 +92,13 @@ def parse_line(line: str, folder: Path, where: str) -> tuple[Sample, dict[str, A
     unknown = sorted(record.keys() - set(_KEYS))
     if unknown:
         raise DatasetError(f"{where}: unknown keys {', '.join(unknown)}; expected {', '.join(_KEYS)}, provenance")
-    missing = [key for key in _REQUIRED if record.get(key) in (None, "")]
+    missing = [key for key in ("image", "label") if record.get(key) in (None, "")]
     if missing:
         raise DatasetError(f"{where}: {' and '.join(missing)} missing or empty; every sample needs them")
     for key, value in record.items():
         if not isinstance(value, str) and not (key == "mask" and value is None):
             raise DatasetError(f"{where}: {key} is {value!r}; expected a string")
-    for key in _PATHS:
+    for key in ("image", "mask"):
         if record.get(key) is not None:
             record[key] = folder / local_path(record[key])
     try:

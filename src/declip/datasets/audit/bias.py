@@ -114,8 +114,7 @@ def baselines(samples: Sequence[Sample], facts: Sequence[Facts]) -> tuple[Baseli
 def _baseline(
     answer: Literal["all fake", "all real"], iou: NDArray[Any], f1: NDArray[np.float64], iou_all: NDArray[Any]
 ) -> Baseline:
-    mean = _mean(f1)
-    undefined = int(np.isnan(f1).sum())
+    mean, undefined = _mean(f1), int(np.isnan(f1).sum())
     return Baseline(answer=answer, iou=_mean(iou), f1=mean, iou_all=_mean(iou_all), f1_all=mean, f1_undefined=undefined)
 
 

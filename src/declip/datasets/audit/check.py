@@ -34,7 +34,9 @@ def check(samples: Sequence[Sample], *, workers: int = 1, progress: bool = False
     Raises MissingExtraError without the extra `data`. Files that cannot be read are findings and never raised.
     """
     check_samples(samples, "check([…])")
-    _require_extra()
+    with naming_extras():
+        import imagehash  # noqa: F401
+        import sklearn  # noqa: F401
     facts = list(_stream(inspect, samples, workers, progress, "Reading"))
     twins = find_twins(samples, facts)
     tasks = [(samples[fake], samples[real].image) for fake, real in twins.items()]
@@ -88,11 +90,3 @@ def _stream(
         yield from track(results, title, len(tasks), console=console, disable=not progress)
     finally:
         executor.shutdown(cancel_futures=True)
-
-
-def _require_extra() -> None:
-    """Raise MissingExtraError if the extra `data` is not installed."""
-    with naming_extras():
-        import imagehash
-        import sklearn
-    del imagehash, sklearn

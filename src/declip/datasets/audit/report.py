@@ -135,11 +135,8 @@ def render(report: Report, console: Console) -> None:
         rows[finding.severity, finding.kind].append(finding)
     counts = Counter(finding.severity for finding in report.findings)
     summary = ", ".join(_plural(counts[severity], severity) for severity in _COLOURS) if counts else "nothing found"
-    console.print(
-        f"{_plural(report.samples, 'sample')}, {report.fakes} fake ({report.compared} compared with an untouched "
-        f"twin): {summary}",
-        highlight=False,
-    )
+    compared = f"{report.compared} compared with an untouched twin"
+    console.print(f"{_plural(report.samples, 'sample')}, {report.fakes} fake ({compared}): {summary}", highlight=False)
     if rows:
         table = Table("", "what", "times", "the first", box=None, pad_edge=False)
         for (severity, kind), findings in rows.items():
@@ -150,10 +147,6 @@ def render(report: Report, console: Console) -> None:
             mark = Text(severity, style=_COLOURS[severity])
             table.add_row(mark, kind, str(len(findings)), Text(where + example.message))
         console.print(table)
-    _render_numbers(report, console)
-
-
-def _render_numbers(report: Report, console: Console) -> None:
     if report.bias is None:
         bias = "Bias of the files: not measured (it takes 5 groups, 10 real and 10 fake samples)"
     else:
