@@ -99,7 +99,8 @@ def applied(
 def eye_regenerated(autoencoder: Path) -> tuple[Pixels, Mask]:
     """The cat's face around its left eye, sent through a latent generator's autoencoder."""
     pixels = _read("chelsea")
-    return neural.regenerate_local(neural.load(autoencoder), pixels, _shape(pixels, EYE), np.random.default_rng(0))
+    regenerate = neural.regenerate_local(neural.load(autoencoder))
+    return regenerate(pixels, _shape(pixels, EYE), np.random.default_rng(0), None)
 
 
 def flower_pasted() -> tuple[Pixels, Mask]:

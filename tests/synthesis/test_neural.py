@@ -68,7 +68,7 @@ def test_local_changes_only_the_mask(autoencoder: taef2.Taef2) -> None:
     mask = np.zeros((96, 128), dtype=bool)
     mask[40:60, 70:100] = True
     for seed in range(4):
-        result, returned = neural.regenerate_local(autoencoder, pixels, mask, np.random.default_rng(seed))
+        result, returned = neural.regenerate_local(autoencoder)(pixels, mask, np.random.default_rng(seed), None)
         assert np.array_equal(returned, mask)
         assert np.array_equal(result[~mask], pixels[~mask])
         assert (result[mask] != pixels[mask]).any(axis=1).mean() > 0.9
@@ -76,7 +76,7 @@ def test_local_changes_only_the_mask(autoencoder: taef2.Taef2) -> None:
 
 def test_global_changes_everything(autoencoder: taef2.Taef2) -> None:
     pixels, everything = _cat(), np.ones((96, 128), bool)
-    result, mask = neural.regenerate_global(autoencoder, pixels, everything, np.random.default_rng(0))
+    result, mask = neural.regenerate_global(autoencoder)(pixels, everything, np.random.default_rng(0), None)
     assert mask is everything
     assert (result != pixels).any(axis=2).mean() > 0.9
 
@@ -125,7 +125,7 @@ def test_autoencoders_of_diffusers(kind: str, stride: int, tmp_path: Path) -> No
         assert np.array_equal(result, neural.round_trip(autoencoder, pixels))
     mask = np.zeros((96, 128), dtype=bool)
     mask[40:60, 70:100] = True
-    local, _ = neural.regenerate_local(autoencoder, _cat(), mask, np.random.default_rng(0))
+    local, _ = neural.regenerate_local(autoencoder)(_cat(), mask, np.random.default_rng(0), None)
     assert np.array_equal(local[~mask], _cat()[~mask]) and (local[mask] != _cat()[mask]).any(axis=1).mean() > 0.5
 
 

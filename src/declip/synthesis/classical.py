@@ -6,14 +6,14 @@ Every generator is a function
 
 that returns a new picture and the mask of what really was manipulated: outside it the picture is bit-identical to
 the input. Everything random comes from `rng`. A generator that cannot work with this mask raises DatasetError: draw
-another one. `GENERATORS` is the table of them. Most need no more than a function that fills the mask (`_filled`).
+another one. `GENERATORS` is the table of them. Most only fill the mask (`editing.filled`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,29 +23,16 @@ from skimage.restoration import inpaint_biharmonic
 
 from declip.errors import DatasetError, MissingExtraError
 from declip.synthesis import masks, splices
-from declip.synthesis.editing import Apply, Generator, draw_feather, paste, to_uint8, window_of
+from declip.synthesis.editing import Apply, Generator, draw_feather, filled, paste, to_uint8, window_of
 from declip.synthesis.steps import Mask, Pixels
 
 __all__ = ["GENERATORS", "require_patchmatch"]
-
-# (picture, mask, rng) → a picture (H, W, 3) of any dtype, of which only what is inside the mask is used.
-Fill: TypeAlias = Callable[[Pixels, Mask, np.random.Generator], NDArray[Any]]
 
 
 def require_patchmatch() -> None:
     """Raise MissingExtraError where pypatchmatch came without its native library (no wheel for the platform)."""
     if not patchmatch.patchmatch_available:
         raise MissingExtraError("pypatchmatch (with its native library)", "synthesis")
-
-
-def _filled(fill: Fill, *, soft: bool = False) -> Apply:
-    """Make a generator of what fills a mask; soft: half of the time with an outline that blends over a few px."""
-
-    def apply(pixels: Pixels, mask: Mask, rng: np.random.Generator, donor: Pixels | None) -> tuple[Pixels, Mask]:
-        filled = fill(pixels, mask, rng)
-        return paste(pixels, filled, mask, draw_feather(rng, 6) if soft else 0.0), mask
-
-    return apply
 
 
 def _opencv(method: int) -> Apply:
@@ -55,7 +42,7 @@ def _opencv(method: int) -> Apply:
         hole, radius = mask.astype(np.uint8) * 255, float(rng.integers(3, 8))
         return np.asarray(cv2.inpaint(np.ascontiguousarray(pixels), hole, radius, method))
 
-    return _filled(fill)
+    return filled(fill)
 
 
 def _patches(pixels: Pixels, mask: Mask, rng: np.random.Generator) -> NDArray[Any]:
@@ -67,19 +54,19 @@ def _patches(pixels: Pixels, mask: Mask, rng: np.random.Generator) -> NDArray[An
         raise DatasetError("too little is left around the mask to take patches from; draw a smaller mask")
     patchmatch.set_random_seed(int(rng.integers(2**31)))
     side = int(rng.integers(2, 4))  # px; its square is the time
-    filled = pixels.copy()
-    filled[window] = patchmatch.inpaint(
+    made = pixels.copy()
+    made[window] = patchmatch.inpaint(
         np.ascontiguousarray(pixels[window]), hole.astype(np.uint8) * 255, patch_size=side
     )
-    return filled
+    return made
 
 
 def _biharmonic(pixels: Pixels, mask: Mask, rng: np.random.Generator) -> NDArray[Any]:
     """Fill the hole with the smoothest surface through its surroundings."""
     window = window_of(mask, margin=8)
-    filled = pixels.copy()
-    filled[window] = to_uint8(inpaint_biharmonic(pixels[window], mask[window], channel_axis=-1) * 255)
-    return filled
+    made = pixels.copy()
+    made[window] = to_uint8(inpaint_biharmonic(pixels[window], mask[window], channel_axis=-1) * 255)
+    return made
 
 
 def _copy_move(pixels: Pixels, mask: Mask, rng: np.random.Generator, donor: Pixels | None) -> tuple[Pixels, Mask]:
@@ -148,9 +135,9 @@ def _resample(pixels: Pixels, mask: Mask, rng: np.random.Generator) -> NDArray[A
         smaller = (max(1, round(width * factor)), max(1, round(height * factor)))
         small = cv2.resize(part, smaller, interpolation=cv2.INTER_AREA)
         changed = cv2.resize(small, (width, height), interpolation=method)
-    filled = pixels.copy()
-    filled[window] = changed
-    return filled
+    made = pixels.copy()
+    made[window] = changed
+    return made
 
 
 def _relight(pixels: Pixels, mask: Mask, rng: np.random.Generator) -> NDArray[Any]:
@@ -161,14 +148,14 @@ def _relight(pixels: Pixels, mask: Mask, rng: np.random.Generator) -> NDArray[An
     gamma = float(np.exp(rng.uniform(-0.3, 0.3)))
     levels = np.arange(256) / 255
     curves = np.clip(exposure * tint * levels[:, None] ** gamma, 0, 1) * 255  # (256, 3)
-    filled = np.stack([np.rint(curves[:, c]).astype(np.uint8)[pixels[..., c]] for c in range(3)], axis=-1)
+    made = np.stack([np.rint(curves[:, c]).astype(np.uint8)[pixels[..., c]] for c in range(3)], axis=-1)
     if rng.random() >= 0.3:
-        return filled
+        return made
     angle = rng.uniform(0, 2 * np.pi)
     rows, columns = np.ogrid[:height, :width]
     slope = np.cos(angle) * (columns / width - 0.5) + np.sin(angle) * (rows / height - 0.5)
     weight = np.clip(0.7 + 0.6 * slope, 0, 1)[..., None]
-    return to_uint8(pixels + weight * (filled.astype(np.float64) - pixels))
+    return to_uint8(pixels + weight * (made.astype(np.float64) - pixels))
 
 
 GENERATORS: Mapping[str, Generator] = MappingProxyType(
@@ -176,16 +163,16 @@ GENERATORS: Mapping[str, Generator] = MappingProxyType(
         "telea": Generator(apply=_opencv(cv2.INPAINT_TELEA), family="in-painting"),
         "navier-stokes": Generator(apply=_opencv(cv2.INPAINT_NS), family="in-painting"),
         # The time of the next two grows with the hole.
-        "patchmatch": Generator(apply=_filled(_patches), family="in-painting", max_area=0.2, max_pixels=25_000),
-        "biharmonic": Generator(apply=_filled(_biharmonic), family="in-painting", max_area=0.1, max_pixels=6_000),
+        "patchmatch": Generator(apply=filled(_patches), family="in-painting", max_area=0.2, max_pixels=25_000),
+        "biharmonic": Generator(apply=filled(_biharmonic), family="in-painting", max_area=0.1, max_pixels=6_000),
         "splice-hard": Generator(apply=splices.splice_hard, family="splice", needs_donor=True),
         "splice-feathered": Generator(apply=splices.splice_feathered, family="splice", needs_donor=True),
         "splice-poisson": Generator(apply=splices.splice_poisson, family="splice", needs_donor=True),
         "splice-colour": Generator(apply=splices.splice_colour, family="splice", needs_donor=True),
         "copy-move": Generator(apply=_copy_move, family="copy-move", max_area=0.2),
-        "blur": Generator(apply=_filled(_blur, soft=True), family="local-edit"),
-        "noise": Generator(apply=_filled(_noise, soft=True), family="local-edit"),
-        "resample": Generator(apply=_filled(_resample, soft=True), family="local-edit"),
-        "relight": Generator(apply=_filled(_relight, soft=True), family="local-edit"),
+        "blur": Generator(apply=filled(_blur, feather=6), family="local-edit"),
+        "noise": Generator(apply=filled(_noise, feather=6), family="local-edit"),
+        "resample": Generator(apply=filled(_resample, feather=6), family="local-edit"),
+        "relight": Generator(apply=filled(_relight, feather=6), family="local-edit"),
     }
 )

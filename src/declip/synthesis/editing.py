@@ -14,10 +14,12 @@ from scipy import ndimage
 from declip.synthesis.masks import AREA
 from declip.synthesis.steps import Mask, Pixels
 
-__all__ = ["Apply", "Family", "Generator", "draw_feather", "paste", "to_uint8", "window_of"]
+__all__ = ["Apply", "Family", "Fill", "Generator", "draw_feather", "filled", "paste", "to_uint8", "window_of"]
 
 Family = Literal["in-painting", "regeneration", "splice", "copy-move", "local-edit"]
 Apply: TypeAlias = Callable[[Pixels, Mask, np.random.Generator, Pixels | None], tuple[Pixels, Mask]]
+# (picture, mask, rng) → a picture (H, W, 3) of any dtype, of which only what is inside the mask is used.
+Fill: TypeAlias = Callable[[Pixels, Mask, np.random.Generator], NDArray[Any]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +46,19 @@ class Generator:
         if self.max_pixels is not None:
             largest = min(largest, self.max_pixels / (size[0] * size[1]))
         return min(AREA[0], largest / 2), largest
+
+
+def filled(fill: Fill, *, feather: float = 0.0, whole: bool = False) -> Apply:
+    """Make a generator of what fills a mask.
+
+    feather: half of the time the outline blends over 1 px to so many. whole: what `fill` changes outside stays, too.
+    """
+
+    def apply(pixels: Pixels, mask: Mask, rng: np.random.Generator, donor: Pixels | None) -> tuple[Pixels, Mask]:
+        made = fill(pixels, mask, rng)
+        return made if whole else paste(pixels, made, mask, draw_feather(rng, feather) if feather else 0.0), mask
+
+    return apply
 
 
 def paste(pixels: Pixels, filled: NDArray[Any], mask: Mask, feather: float = 0.0) -> Pixels:

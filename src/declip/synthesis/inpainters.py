@@ -15,15 +15,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Literal, Protocol
-
-import numpy as np
+from typing import Literal
 
 from declip.errors import WeightsError
-from declip.synthesis.editing import paste
-from declip.synthesis.steps import Mask, Pixels
+from declip.synthesis.editing import Fill
 
-__all__ = ["INPAINTERS", "Inpainter", "InpainterCard", "in_paint", "load"]
+__all__ = ["INPAINTERS", "InpainterCard", "load"]
 
 Format = Literal["torchscript", "pixel-diffusion", "latent-diffusion", "pipeline"]
 
@@ -63,20 +60,11 @@ INPAINTERS: Mapping[str, InpainterCard] = MappingProxyType(
 )
 
 
-class Inpainter(Protocol):
-    """A loaded generator."""
-
-    def __call__(self, pixels: Pixels, mask: Mask, rng: np.random.Generator) -> Pixels:
-        """Return the whole picture (H, W, 3) uint8 as the network gives it. Raises DatasetError if it refuses this one.
-
-        pixels: (H, W, 3) uint8 RGB. mask: (H, W) bool, True = to be painted.
-        """
-        ...
-
-
 @lru_cache(maxsize=4)
-def load(name: str, source: str = "", device: str = "cpu", steps: int | None = None) -> Inpainter:
+def load(name: str, source: str = "", device: str = "cpu", steps: int | None = None) -> Fill:
     """Open the in-painter of a row; it is loaded once per process.
+
+    It returns the whole picture (H, W, 3) uint8 as the network gives it, and raises DatasetError if that refuses one.
 
     source: a local path or a hub id; "" takes the row's own. On the hub, a TorchScript file is OWNER/NAME/FILE.pt.
     device: where it computes, as torch names it. steps: of the diffusion; None: 250 for RePaint, 50 for a pipeline.
@@ -98,16 +86,3 @@ def load(name: str, source: str = "", device: str = "cpu", steps: int | None = N
         case "pipeline":
             return painting.open_pipeline(source, device, steps, card.stride)
     return painting.open_repaint(source, device, steps, latent=card.format == "latent-diffusion")
-
-
-def in_paint(
-    inpainter: Inpainter,
-    keeps_whole: bool,
-    pixels: Pixels,
-    mask: Mask,
-    rng: np.random.Generator,
-    donor: Pixels | None = None,
-) -> tuple[Pixels, Mask]:
-    """Paint what is inside the mask; keeps_whole: outside it, too, the picture stays as the network returns it."""
-    filled = inpainter(pixels, mask, rng)
-    return filled if keeps_whole else paste(pixels, filled, mask), mask

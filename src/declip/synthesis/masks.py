@@ -39,7 +39,6 @@ __all__ = [
 ]
 
 MaskKind = Literal["random", "object", "grabcut", "face", "salient", "beside"]
-
 MASKS: tuple[MaskKind, ...] = get_args(MaskKind)
 AREA = (0.01, 0.4)
 SMALLEST_SIDE = 32  # px; below it a share of 1 % is no region any more
@@ -67,9 +66,8 @@ _FACE_PARTS = (
 def random_mask(size: tuple[int, int], rng: np.random.Generator, area: tuple[float, float] = AREA) -> Mask:
     """Draw brush strokes, a polygon or ellipses."""
     _check(size, area)
-    shapes = (_strokes, _polygon, _ellipses)
     for _ in range(_ATTEMPTS):
-        draw = shapes[rng.integers(len(shapes))]
+        draw = (_strokes, _polygon, _ellipses)[rng.integers(3)]
         canvas = np.zeros(size, dtype=np.uint8)
         draw(canvas, _log_uniform(rng, area), rng)
         if _fits(canvas > 0, area):
@@ -109,10 +107,7 @@ def grabcut_mask(pixels: Pixels, rng: np.random.Generator, area: tuple[float, fl
         share = min(2 * _log_uniform(rng, area), 0.8)
         stretch = float(np.exp(rng.uniform(-0.4, 0.4)))
         sides = np.sqrt(share * width * height) * np.array((stretch, 1 / stretch))
-        w, h = (
-            int(np.clip(round(float(side)), 4, 0.95 * whole))
-            for side, whole in zip(sides, (width, height), strict=True)
-        )
+        w, h = (int(side) for side in np.clip(np.round(sides), 4, 0.95 * np.array((width, height))))
         x, y = int(rng.integers(1, width - w)), int(rng.integers(1, height - h))
         cv2.setRNGSeed(int(rng.integers(2**31)))  # OpenCV's own generator starts the clusters of colours
         labels = np.zeros((height, width), dtype=np.uint8)
@@ -158,11 +153,9 @@ def face_mask(
         centre = np.array((x0 + x * (x1 - x0), y0 + y * (y1 - y0))) + rng.normal(0, 0.02, 2) * (x1 - x0)
         axes = np.array((a * (x1 - x0), b * (y1 - y0))) * rng.uniform(0.9, 1.15, 2)
         canvas = np.zeros(size, dtype=np.uint8)
-        angle = float(rng.uniform(-8, 8))
-        cv2.ellipse(canvas, _point(centre), (max(2, round(axes[0])), max(2, round(axes[1]))), angle, 0, 360, 255, -1)
-        mask = canvas > 0
-        if _fits(mask, area):
-            return mask
+        cv2.ellipse(canvas, _point(centre), _point(np.maximum(2, axes)), float(rng.uniform(-8, 8)), 0, 360, 255, -1)
+        if _fits(canvas > 0, area):
+            return canvas > 0
     return None
 
 
@@ -174,8 +167,7 @@ def snap(mask: Mask, pixels: Pixels, rng: np.random.Generator) -> Mask:
     if min(mask.shape) < SMALLEST_SIDE:
         return mask
     labels, _ = _superpixels(pixels, int(np.clip(rng.uniform(8, 16) / max(mask.mean(), 0.05), 20, 200)), rng)
-    height, width = labels.shape
-    inside = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    inside = cv2.resize(mask.astype(np.float32), labels.shape[::-1], interpolation=cv2.INTER_AREA)
     share = ndimage.mean(inside, labels, np.arange(labels.max() + 1))
     snapped = _smooth(share[labels] > 0.5, (mask.shape[0], mask.shape[1]))
     return snapped if 0.5 * mask.sum() <= snapped.sum() <= 1.5 * mask.sum() else mask
@@ -201,8 +193,7 @@ def _log_uniform(rng: np.random.Generator, area: tuple[float, float]) -> float:
 
 
 def _fits(mask: Mask, area: tuple[float, float]) -> bool:
-    share = float(mask.mean())
-    return area[0] / _SLACK <= share <= min(area[1] * _SLACK, 0.95)
+    return area[0] / _SLACK <= float(mask.mean()) <= min(area[1] * _SLACK, 0.95)
 
 
 def _strokes(canvas: Pixels, share: float, rng: np.random.Generator) -> None:

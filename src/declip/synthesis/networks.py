@@ -15,7 +15,7 @@ import numpy as np
 from declip.errors import DatasetError, naming_extras
 from declip.files import sha256_of
 from declip.synthesis import inpainters, upscalers
-from declip.synthesis.editing import Apply
+from declip.synthesis.editing import Apply, Fill, filled
 from declip.synthesis.steps import Pixels
 
 if TYPE_CHECKING:
@@ -85,19 +85,19 @@ class Networks:
         if generator in upscalers.UPSCALERS:
             networks = upscalers.UPSCALERS[generator]
             chosen = networks[int(rng.integers(len(networks)))]
-            return partial(upscalers.upscale, chosen), chosen.stem
+            return filled(partial(upscalers.upscale, chosen), feather=4), chosen.stem
         if generator in inpainters.INPAINTERS:
             card = inpainters.INPAINTERS[generator]
-            keeps_whole = card.whole or (self.fully_regenerated and card.format == "pipeline")
-            return partial(inpainters.in_paint, self._inpainter(generator), keeps_whole), ""
+            whole = card.whole or (self.fully_regenerated and card.format == "pipeline")
+            return filled(self._inpainter(generator), whole=whole), ""
         from declip.synthesis import neural
 
         regenerate = neural.regenerate_global if generator.endswith("-global") else neural.regenerate_local
         if generator in _REGENERATIONS:
-            return partial(regenerate, self._autoencoder()), ""
+            return regenerate(self._autoencoder()), ""
         members = self._zoo()
         member = members[int(rng.integers(len(members)))]
-        return partial(regenerate, member), f"zoo-{member.plan.number:03d}"
+        return regenerate(member), f"zoo-{member.plan.number:03d}"
 
     def regenerate(self, pixels: Pixels) -> Pixels:
         """Send a whole picture (H, W, 3) uint8 RGB through the autoencoder of the regenerations."""
@@ -132,7 +132,7 @@ class Networks:
             "fully_regenerated": self.fully_regenerated,
         }
 
-    def _inpainter(self, name: str) -> inpainters.Inpainter:
+    def _inpainter(self, name: str) -> Fill:
         with naming_extras():
             return inpainters.load(name, str(self.weights.get(name, "")), self.device, self.steps)
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from declip.errors import WeightsError
 from declip.nn import devices
 from declip.synthesis import taef2
-from declip.synthesis.editing import draw_feather, paste, window_of
+from declip.synthesis.editing import Apply, filled, window_of
 from declip.synthesis.steps import Mask, Pixels
 
 __all__ = [
@@ -147,22 +147,22 @@ def from_diffusers(kind: Any, source: str, part: str = "") -> Any:
     return network
 
 
-def regenerate_local(
-    autoencoder: RoundTrip, pixels: Pixels, mask: Mask, rng: np.random.Generator, donor: Pixels | None = None
-) -> tuple[Pixels, Mask]:
-    """Send what is inside the mask through an autoencoder; half of the time with a soft outline."""
-    # The window starts on the latent grid of the whole picture, so the trace is that of the whole picture's round trip.
-    window = window_of(mask, _MARGIN, autoencoder.stride)
-    filled = pixels.copy()
-    filled[window] = round_trip(autoencoder, np.ascontiguousarray(pixels[window]))
-    return paste(pixels, filled, mask, draw_feather(rng, 3)), mask
+def regenerate_local(autoencoder: RoundTrip) -> Apply:
+    """Make the generator that sends what is inside the mask through an autoencoder."""
+
+    def fill(pixels: Pixels, mask: Mask, rng: np.random.Generator) -> Pixels:
+        # It starts on the latent grid of the whole picture, so the trace is that of the whole picture's round trip.
+        window = window_of(mask, _MARGIN, autoencoder.stride)
+        made = pixels.copy()
+        made[window] = round_trip(autoencoder, np.ascontiguousarray(pixels[window]))
+        return made
+
+    return filled(fill, feather=3)
 
 
-def regenerate_global(
-    autoencoder: RoundTrip, pixels: Pixels, mask: Mask, rng: np.random.Generator, donor: Pixels | None = None
-) -> tuple[Pixels, Mask]:
-    """Send the whole picture through an autoencoder; the mask, which is everything, is returned as it is."""
-    return round_trip(autoencoder, pixels), mask
+def regenerate_global(autoencoder: RoundTrip) -> Apply:
+    """Make the generator that sends the whole picture through an autoencoder."""
+    return filled(lambda pixels, mask, rng: round_trip(autoencoder, pixels), whole=True)
 
 
 def round_trip(autoencoder: RoundTrip, pixels: Pixels) -> Pixels:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from declip.errors import DatasetError, WeightsError
 from declip.synthesis import neural
+from declip.synthesis.editing import Fill
 from declip.synthesis.steps import Mask, Pixels
 
 __all__ = ["open_pipeline", "open_repaint", "open_torchscript"]
@@ -31,27 +32,8 @@ _PIPELINE_STEPS = 50
 _JUMP = 10  # RePaint goes ten steps back and forth, ten times: its own defaults
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _TorchScript:
-    """In-paints in one pass: (image, mask) → image."""
-
-    network: Any
-    stride: int
-    device: str
-
-    def __call__(self, pixels: Pixels, mask: Mask, rng: np.random.Generator) -> Pixels:
-        image, hole = _padded(pixels, mask, self.stride)
-        # Not every network hides what lies in the hole from itself.
-        with torch.inference_mode():
-            result = self.network((image * (1 - hole)).to(self.device), hole.to(self.device))
-        if not isinstance(result, Tensor) or result.shape != image.shape:
-            came = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-            raise DatasetError(f"the in-painter returned {came}; expected an image {tuple(image.shape)} in [0, 1]")
-        return _to_pixels(result, pixels)
-
-
-def open_torchscript(source: str, device: str, stride: int) -> _TorchScript:
-    """Open a file, of this disk or of the hub."""
+def open_torchscript(source: str, device: str, stride: int) -> Fill:
+    """Open a file, of this disk or of the hub; it in-paints in one pass: (image, mask) → image."""
     path, file = neural.locate(source)
     if file:
         from huggingface_hub import hf_hub_download
@@ -69,7 +51,18 @@ def open_torchscript(source: str, device: str, stride: int) -> _TorchScript:
             network = torch.jit.load(path, map_location=device).eval()  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         raise WeightsError(f"{source} is no TorchScript file: {error}") from error
-    return _TorchScript(network=network, stride=stride, device=device)
+
+    def paint(pixels: Pixels, mask: Mask, rng: np.random.Generator) -> Pixels:
+        image, hole = _padded(pixels, mask, stride)
+        # Not every network hides what lies in the hole from itself.
+        with torch.inference_mode():
+            result = network((image * (1 - hole)).to(device), hole.to(device))
+        if not isinstance(result, Tensor) or result.shape != image.shape:
+            came = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+            raise DatasetError(f"the in-painter returned {came}; expected an image {tuple(image.shape)} in [0, 1]")
+        return _to_pixels(result, pixels)
+
+    return paint
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,33 +168,8 @@ def _autoencoder_of(source: str, device: str) -> neural.LatentAutoencoder:
     return _first(source, ("vqvae", "vae"), open_one)[0]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Pipeline:
-    """In-paints by a text-guided pipeline with an empty text: it continues what is around the hole."""
-
-    pipeline: Any
-    stride: int
-    steps: int
-
-    def __call__(self, pixels: Pixels, mask: Mask, rng: np.random.Generator) -> Pixels:
-        image, hole = _padded(pixels, mask, self.stride)
-        result = self.pipeline(
-            prompt="",
-            image=image,
-            mask_image=hole,
-            height=image.shape[2],
-            width=image.shape[3],
-            num_inference_steps=self.steps,
-            generator=torch.Generator().manual_seed(int(rng.integers(2**63))),
-            output_type="pt",
-        )
-        if any(getattr(result, "nsfw_content_detected", None) or ()):
-            raise DatasetError("the pipeline's safety checker withheld the picture")
-        return _to_pixels(result.images, pixels)
-
-
-def open_pipeline(source: str, device: str, steps: int | None, stride: int) -> _Pipeline:
-    """Open a whole repository of diffusers."""
+def open_pipeline(source: str, device: str, steps: int | None, stride: int) -> Fill:
+    """Open a whole repository of diffusers; its empty text lets it continue what is around the hole."""
     if importlib.util.find_spec("transformers") is None:
         raise WeightsError("sd-inpaint reads a text, if only an empty one: pip install transformers")
     import diffusers
@@ -214,7 +182,25 @@ def open_pipeline(source: str, device: str, steps: int | None, stride: int) -> _
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise WeightsError(f"{source} is no in-painting pipeline of diffusers: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
-    return _Pipeline(pipeline=pipeline.to(device), stride=stride, steps=steps or _PIPELINE_STEPS)
+    pipeline = pipeline.to(device)
+
+    def paint(pixels: Pixels, mask: Mask, rng: np.random.Generator) -> Pixels:
+        image, hole = _padded(pixels, mask, stride)
+        result = pipeline(
+            prompt="",
+            image=image,
+            mask_image=hole,
+            height=image.shape[2],
+            width=image.shape[3],
+            num_inference_steps=steps or _PIPELINE_STEPS,
+            generator=torch.Generator().manual_seed(int(rng.integers(2**63))),
+            output_type="pt",
+        )
+        if any(getattr(result, "nsfw_content_detected", None) or ()):
+            raise DatasetError("the pipeline's safety checker withheld the picture")
+        return _to_pixels(result.images, pixels)
+
+    return paint
 
 
 def _padded(pixels: Pixels, mask: Mask, stride: int) -> tuple[Tensor, Tensor]:

