@@ -61,14 +61,19 @@ def test_alpha_of_arrays_is_composited_on_white() -> None:
 
 
 def test_values_that_are_no_picture_are_refused_with_words() -> None:
-    for given, words in (
+    cases: Any = (
         (np.linspace(0, 255, 48).reshape(4, 4, 3), r"floats from 0 to 255; expected floats in \[0, 1\]"),
         (np.linspace(-2.1, 2.6, 48).reshape(4, 4, 3), r"floats from -2.1 to 2.6; .*undo a network's normalisation"),
         (np.full((4, 4, 3), np.inf), r"floats from inf to inf; expected"),
         (np.zeros((4, 4), bool), "this is a mask, not a picture; expected"),
         (np.zeros((3, 9, 3), np.uint8), "of 3 rows or one of 3 channels"),
         (np.zeros((1, 3, 9, 9), np.uint8), "a batch, or a video; give one picture at a time"),
-    ):
+        (np.full((4, 4, 3), np.nan), "expected"),
+        (np.zeros((4, 4, 3), np.int64), "expected"),
+        *((np.zeros(shape, np.uint8), "expected") for shape in ((5, 4, 2), (3, 4, 4), (0, 4, 3), (2, 8, 9), (9,))),
+        *((given, "expected a path, the bytes of a picture file") for given in (None, 3.5, [1, 2])),
+    )
+    for given, words in cases:
         with refused("input", words):
             read_photo(given)
     with refused("too-large", "at most 99 pixels"):

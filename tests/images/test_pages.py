@@ -17,13 +17,7 @@ from declip.results import Photo
 from tests.images.pictures import chunk, encode, exif_of, refused, segment, with_segments
 
 COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200), (90, 90, 90))
-MP4 = (
-    struct.pack(">I", 24)
-    + b"ftypmp42\0\0\0\0mp42isom"
-    + struct.pack(">I", 200_008)
-    + b"mdat"
-    + bytes(range(200)) * 1000
-)
+MP4 = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + struct.pack(">I", 200_008) + b"mdat" + bytes(range(200)) * 1000
 
 
 def plain(index: int, size: tuple[int, int] = (48, 32)) -> Image.Image:
@@ -51,10 +45,9 @@ def check_pages(data: bytes, unit: str, order: list[int]) -> None:
             read_photo(data, page=wrong)
 
 
-@pytest.mark.parametrize(
-    ("kind", "unit"), [("TIFF", "pages"), ("GIF", "frames"), ("WEBP", "frames"), ("PNG", "frames"), ("AVIF", "frames")]
-)
-def test_every_page_can_be_read(kind: str, unit: str) -> None:
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "WEBP", "PNG", "AVIF"])
+def test_every_page_can_be_read(kind: str) -> None:
+    unit = "pages" if kind == "TIFF" else "frames"
     check_pages(encode(plain(0), kind, plain(1), plain(2)), unit, [0, 1, 2])
 
 
@@ -81,10 +74,7 @@ def tiff_of(*pages: tuple[Image.Image, dict[int, int]]) -> bytes:
     stream = io.BytesIO()
     with TiffImagePlugin.AppendingTiffWriter(stream) as writer:
         for picture, tags in pages:
-            info = TiffImagePlugin.ImageFileDirectory_v2()
-            for tag, value in tags.items():
-                info[tag] = value
-            picture.save(writer, "TIFF", tiffinfo=info)
+            picture.save(writer, "TIFF", tiffinfo=tags)
             writer.newFrame()
         return stream.getvalue()
 
@@ -200,74 +190,51 @@ def notes(data: bytes) -> tuple[str, ...]:
 
 
 def test_every_picture_of_a_jpeg_can_be_read() -> None:
-    frames = [encode(plain(index), "JPEG") for index in range(3)]
-    data = with_index(frames[0], [(0x020003, frames[1]), (0, frames[2])])
+    second = encode(plain(1), "JPEG")
+    data = with_index(encode(plain(0), "JPEG"), [(0x020003, second), (0, encode(plain(2), "JPEG"))])
     check_pages(data, "pictures", [0, 1, 2])
     assert read_photo(data).data == data
-    assert read_photo(data, page=2).data == frames[1]  # its own coefficients are these
+    assert read_photo(data, page=2).data == second  # its own coefficients are these
 
 
-def test_previews_are_told_and_no_pages() -> None:
-    small = encode(plain(1, (24, 16)), "JPEG")
-    first = encode(plain(0), "JPEG")
-    assert notes(with_index(first, [(0x010001, small)])) == (
-        "1 smaller copy of the picture inside the file: not examined.",
-    )
-    data = with_index(first, [(0x010001, small), (0x010002, small)])
-    assert notes(data) == ("2 smaller copies of the picture inside the file: not examined.",)
-    assert read_photo(data).pages == 1
+FIRST, SECOND, SMALL = (encode(plain(0), "JPEG"), encode(plain(1), "JPEG"), encode(plain(1, (24, 16)), "JPEG"))
+MAP = encode(Image.new("L", (12, 8), 99), "JPEG")
+ADOBE = b'<x hdrgm:Version="1.0"/>'
+GAIN_MAP = "A gain map for HDR screens was not examined."
+VIDEO = "A video of 0.2 MB behind the photo (a motion photo) was not examined."
+LISTED = with_index(FIRST, [(0, SECOND)])
 
 
 @pytest.mark.parametrize(
-    "words", [b'<x hdrgm:Version="1.0"/>', b"<HDRGainMap:HDRGainMapVersion>65536<", b'Item:Semantic="GainMap"']
+    ("data", "expected"),
+    [
+        (with_index(FIRST, [(0x010001, SMALL)]), ["1 smaller copy of the picture inside the file: not examined."]),
+        (
+            with_index(FIRST, [(0x010001, SMALL), (0x010002, SMALL)]),
+            ["2 smaller copies of the picture inside the file: not examined."],
+        ),
+        *(
+            (with_index(FIRST, [(0, with_xmp(MAP, words))]), [GAIN_MAP])
+            for words in (ADOBE, b"<HDRGainMap:HDRGainMapVersion>65536<", b'Item:Semantic="GainMap"')
+        ),
+        (with_xmp(FIRST, ADOBE), [GAIN_MAP]),
+        (with_xmp(FIRST, b'<x GDepth:Format="RangeInverse"/>'), ["A depth map was not examined."]),
+        *(
+            (with_xmp(FIRST, words) + b"MotionPhoto_Data" + MP4 + b"SEFHtrailerSEFT", [VIDEO])
+            for words in (b'GCamera:MicroVideo="1"', b'GCamera:MotionPhoto="1"', b"<GCamera:MotionPhoto>1<")
+        ),
+        (FIRST + MP4 + bytes(16), [VIDEO]),
+        (
+            with_xmp(FIRST, b'GCamera:MotionPhoto="1"'),
+            ["The file says that it is a motion photo; the video is not in it."],
+        ),
+        (with_xmp(FIRST, b'GCamera:MotionPhoto="0"'), []),
+        (with_index(with_xmp(FIRST, b'GCamera:MotionPhoto="1"'), [(0, with_xmp(MAP, ADOBE))]) + MP4, [GAIN_MAP, VIDEO]),
+        (LISTED[: -len(SECOND)], ["The file lists 1 further picture that cannot be found in it."]),
+    ],
 )
-@pytest.mark.parametrize("where", ["photo", "map"])
-def test_a_gain_map_is_told(words: bytes, where: str) -> None:
-    first, other = encode(plain(0), "JPEG"), encode(Image.new("L", (12, 8), 99), "JPEG")
-    first, other = (with_xmp(first, words), other) if where == "photo" else (first, with_xmp(other, words))
-    photo = read_photo(with_index(first, [(0, other)]))
-    assert "A gain map for HDR screens was not examined." in photo.notes
-    if where == "map":
-        assert photo.pages == 1 and len(photo.notes) == 1
-
-
-def test_depth_maps_are_told() -> None:
-    assert notes(with_xmp(encode(plain(0), "JPEG"), b'<x GDepth:Format="RangeInverse"/>')) == (
-        "A depth map was not examined.",
-    )
-
-
-@pytest.mark.parametrize(
-    "words", [b'GCamera:MicroVideo="1"', b'GCamera:MotionPhoto="1"', b"", b"<GCamera:MotionPhoto>1<"]
-)
-def test_a_video_behind_the_photo_is_told(words: bytes) -> None:
-    trailer = b"SEFHtrailerSEFT" if words else b"\0" * 16
-    first = encode(plain(0), "JPEG")
-    data = (with_xmp(first, words) if words else first) + b"MotionPhoto_Data" + MP4 + trailer
-    assert notes(data) == ("A video of 0.2 MB behind the photo (a motion photo) was not examined.",)
-
-
-def test_a_video_that_was_cut_off_is_told() -> None:
-    assert notes(with_xmp(encode(plain(0), "JPEG"), b'GCamera:MotionPhoto="1"')) == (
-        "The file says that it is a motion photo; the video is not in it.",
-    )
-    assert notes(with_xmp(encode(plain(0), "JPEG"), b'GCamera:MotionPhoto="0"')) == ()
-
-
-def test_a_photo_may_have_a_gain_map_and_a_video() -> None:
-    other = with_xmp(encode(Image.new("L", (12, 8), 99), "JPEG"), b'<x hdrgm:Version="1.0"/>')
-    words = b'<x hdrgm:Version="1.0" GCamera:MotionPhoto="1"/>'
-    data = with_index(with_xmp(encode(plain(0), "JPEG"), words), [(0, other)]) + MP4
-    assert notes(data) == (
-        "A gain map for HDR screens was not examined.",
-        "A video of 0.2 MB behind the photo (a motion photo) was not examined.",
-    )
-
-
-def test_pictures_that_are_listed_and_not_there_are_told() -> None:
-    first, other = encode(plain(0), "JPEG"), encode(plain(1), "JPEG")
-    data = with_index(first, [(0, other)])
-    assert notes(data[: -len(other)]) == ("The file lists 1 further picture that cannot be found in it.",)
+def test_what_else_a_jpeg_holds_is_told(data: bytes, expected: list[str]) -> None:
+    assert list(notes(data)) == expected and read_photo(data).pages == 1
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
@@ -353,9 +320,8 @@ def test_counting_ends_somewhere() -> None:
 
 @pytest.mark.parametrize("at", [4, 40])
 def test_a_damaged_index_of_pictures_is_told(at: int) -> None:
-    data = with_index(encode(plain(0), "JPEG"), [(0, encode(plain(1), "JPEG"))])
-    start = data.index(b"MPF\0") + 4
-    photo = read_photo(data[: start + at] + b"\xff" * 8 + data[start + at + 8 :])
+    start = LISTED.index(b"MPF\0") + 4
+    photo = read_photo(LISTED[: start + at] + b"\xff" * 8 + LISTED[start + at + 8 :])
     assert colour(photo) == 0 and photo.notes
 
 

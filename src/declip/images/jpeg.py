@@ -76,15 +76,14 @@ def read_coefficients(source: PictureLike) -> JpegCoefficients:
     (arithmetic coding); MissingExtraError without the extra `data`.
     """
     photo = read_photo(source)  # refuses damaged files
-    if photo.data.startswith(b"\xff\xd8\xff"):
-        stored = _decode(photo.data, photo.name)
-        if stored is not None:
-            return JpegCoefficients(
-                coefficients=stored[0], table=stored[1], was_jpeg=True, orientation=photo.orientation
-            )
-    saved = _decode(encode_jpeg(photo.pixels, 100, "4:4:4"), photo.name)
-    assert saved is not None  # an RGB picture is saved in YCbCr
-    return JpegCoefficients(coefficients=saved[0], table=saved[1], was_jpeg=False, orientation=1)
+    stored = _decode(photo.data, photo.name) if photo.data.startswith(b"\xff\xd8\xff") else None
+    was_jpeg = stored is not None
+    if stored is None:
+        stored = _decode(encode_jpeg(photo.pixels, 100, "4:4:4"), photo.name)
+        assert stored is not None  # an RGB picture is saved in YCbCr
+    coefficients, table = stored
+    orientation = photo.orientation if was_jpeg else 1
+    return JpegCoefficients(coefficients=coefficients, table=table, was_jpeg=was_jpeg, orientation=orientation)
 
 
 @functools.cache
