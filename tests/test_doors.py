@@ -27,7 +27,6 @@ EXAMPLES = ROOT / "examples" / "photos"
 MINI = Path(declip.__file__).parent / "assets" / "mini.onnx"
 DATA = ROOT.parent / "shared" / "data"
 
-pytestmark = pytest.mark.skipif(not MINI.is_file(), reason="the embedded model is not built yet")
 # Told by one door in its own way: where the file lay, and how long it took.
 OWN = ("image", "seconds")
 

@@ -13,15 +13,12 @@ from declip.errors import SpecError
 from declip.models import official
 from declip.reproduce import setup
 from declip.results import Sample
-from declip.spec import Calibration, ModelSpec, check_choice
+from declip.spec import check_choice
 from declip.synthesis import steps
 from declip.training import views
 from tests.tiny import tiny_spec
 
 CALLS: dict[str, Callable[[], Any]] = {
-    "mode is 'foo'; expected one of 'whole', 'tiled'": lambda: ModelSpec(**{**fields(), "mode": "foo"}),
-    "calibration mode is 'foo'": lambda: Calibration(mode="foo"),  # type: ignore[arg-type]
-    "calibration precision is 'foo'": lambda: Calibration(precision="foo"),  # type: ignore[arg-type]
     "label is 'foo'; expected one of 'real', 'fake'": lambda: Sample(image=Path("a.png"), label="foo"),  # type: ignore[arg-type]
     "fake_is is 'foo'; expected one of 'white', 'black'": lambda: evaluation.Maps(".", [], fake_is="foo"),  # type: ignore[arg-type]
     "target is 'foo'; expected one of 'mask', 'image'": lambda: views.Views([], tiny_spec(), target="foo"),  # type: ignore[arg-type]
@@ -46,12 +43,6 @@ CALLS: dict[str, Callable[[], Any]] = {
     "device is 'gpu'; expected one of 'cpu', 'cuda'": lambda: batch.run(".", "out", device="gpu"),  # type: ignore[arg-type]
     "precision is 'half'; expected one of 'exact', 'fast'": lambda: batch.run(".", "out", precision="half"),  # type: ignore[arg-type]
 }
-
-
-def fields() -> dict[str, Any]:
-    """Those of a model that is right."""
-    spec = tiny_spec()
-    return {"backbones": spec.backbones, "decoder": spec.decoder}
 
 
 @pytest.mark.parametrize("message", CALLS)

@@ -18,10 +18,7 @@ import declip
 ROOT = Path(__file__).resolve().parents[2]
 MINI = Path(declip.__file__).parent / "assets" / "mini.onnx"
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not MINI.is_file(), reason="the embedded model is not built"),
-]
+pytestmark = pytest.mark.slow
 
 
 def run(*command: str | Path, cwd: Path) -> str:

@@ -20,7 +20,7 @@ from declip.localize.localizer import Localizer
 from declip.localize.tiling import TiledPhoto, WholePhoto
 from declip.regions import MaskRule
 from declip.results import Localization, Photo
-from declip.testing import Compute, FakeEngine, brightness
+from declip.testing import Compute, FakeEngine
 
 
 class Bright(Localizer):
@@ -293,15 +293,6 @@ def test_force_overwrites(tmp_path: Path) -> None:
         assert np.asarray(mask).mean() / 255 == pytest.approx(5 / 9)
 
 
-def test_pictures_of_the_same_name_in_two_folders_are_both_kept(tmp_path: Path) -> None:
-    picture(tmp_path / "one" / "a.png", white=1)
-    picture(tmp_path / "two" / "a.png", white=2)
-    assert kinds(run([tmp_path / "one", tmp_path / "two"], tmp_path / "out")) == [None, None]
-    for name, white in (("one", 1), ("two", 2)):
-        with Image.open(tmp_path / "out" / name / "a.png.mask.png") as mask:
-            assert np.asarray(mask).mean() / 255 == pytest.approx(white / 9)
-
-
 @pytest.mark.parametrize("force", [False, True])
 def test_two_pictures_given_the_same_name_do_not_overwrite_each_other(tmp_path: Path, force: bool) -> None:
     pairs = [Pair(picture(tmp_path / f"{i}.png", white=i), Path("a.png")) for i in (1, 2)]
@@ -326,17 +317,6 @@ def test_what_another_run_wrote_meanwhile_is_kept(tmp_path: Path) -> None:
 
 
 # --- what goes wrong ------------------------------------------------------------------------------------------------
-
-
-def test_an_image_error_of_the_localizer_is_a_row(tmp_path: Path) -> None:
-    class Picky(Bright):
-        def one(self, photo: Photo) -> Localization | ImageError:
-            return ImageError(photo.name, "input", "no") if photo.name.endswith("1.png") else super().one(photo)
-
-    for i in range(3):
-        picture(tmp_path / f"{i}.png")
-    rows = list(localize_files(Picky(), find_pictures([tmp_path])[0], tmp_path / "out"))
-    assert kinds(rows) == [None, "input", None]
 
 
 def test_an_unforeseen_error_costs_one_picture(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -393,37 +373,6 @@ def test_a_name_too_long_for_its_maps(tmp_path: Path) -> None:
     assert rows[0]["error"].endswith("File name too long")
 
 
-def test_names_that_just_fit(tmp_path: Path) -> None:
-    long = picture(tmp_path / f"{'照' * 79}1.jpg")  # with .overlay.png it has 254 bytes
-    assert kinds(run([long], tmp_path / "out")) == [None]
-    assert len(list((tmp_path / "out").iterdir())) == 3
-
-
-@pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("Failed to allocate memory for requested buffer of size 9")]
-)
-def test_what_the_memory_does_not_hold_is_a_row_and_the_others_are_tried_alone(
-    error: Exception, tmp_path: Path
-) -> None:
-    class Small(Bright):
-        def one(self, photo: Photo) -> Localization | ImageError:
-            if photo.size == (70, 70):
-                raise error
-            return super().one(photo)
-
-    def compute(images: Any) -> Any:
-        if len(images) > 1:
-            raise error
-        return brightness(images, 16)
-
-    for i in range(4):
-        picture(tmp_path / f"{i}.png", (70, 70) if i == 2 else (6, 9))
-    rows = list(localize_files(Small(compute), find_pictures([tmp_path])[0], tmp_path / "out"))
-    assert kinds(rows) == [None, None, "too-large", None]
-    assert rows[2]["error"].startswith(f"{tmp_path / '2.png'}: there is not enough memory for this picture")
-    assert len(list((tmp_path / "out").iterdir())) == 9
-
-
 @pytest.mark.parametrize("where", ["localizer.read_photo", "folder.overlay_png"])
 def test_memory_that_ends_while_one_photo_is_read_or_written(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -437,9 +386,10 @@ def test_memory_that_ends_while_one_photo_is_read_or_written(
 
     for i in range(3):
         picture(tmp_path / f"{i}.png")
-    pairs = find_pictures([tmp_path])[0]
     monkeypatch.setattr(f"declip.localize.{where}", limited)
-    assert kinds(list(localize_files(Bright(), pairs, tmp_path / "out"))) == [None, "too-large", None]
+    rows = run([tmp_path], tmp_path / "out")
+    assert kinds(rows) == [None, "too-large", None]
+    assert rows[1]["error"].startswith(f"{tmp_path / '1.png'}: there is not enough memory for this picture")
     assert len(list((tmp_path / "out").iterdir())) == 6
 
 
@@ -470,28 +420,15 @@ def test_every_page_has_its_own_row_and_files(tmp_path: Path) -> None:
         find_pictures([tmp_path / "out"])
 
 
-def test_logits_that_are_not_finite_are_a_row(tmp_path: Path) -> None:
-    broken = FakeEngine(compute=lambda images: np.full((len(images), 16, 16), np.nan, np.float32))
-    paths = [picture(tmp_path / f"{i}.png") for i in range(2)]
-    rows = list(localize_files(Localizer(broken), find_pictures(paths)[0], tmp_path / "out"))
-    assert kinds(rows) == ["internal", "internal"] and "logits are not finite" in rows[0]["error"]
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_the_first_page_is_the_default(tmp_path: Path) -> None:
-    (row,) = run([pages_file(tmp_path / "scan.tif", [1, 5])], tmp_path / "out")
-    assert row["image"] == str(tmp_path / "scan.tif") and row["area"] == pytest.approx(0.1)
-    assert (tmp_path / "out" / "scan.tif.mask.png").exists()
-
-
 def test_pages_fail_by_themselves(tmp_path: Path) -> None:
-    scan = pages_file(tmp_path / "scan.tif", [1, 2])
-    run([scan], tmp_path / "out", pages="all")
-    (tmp_path / "out" / "scan.tif#1.mask.png").unlink()
-    (tmp_path / "out" / "scan.tif#1.scores.png").unlink()
-    (tmp_path / "out" / "scan.tif#1.overlay.png").unlink()
+    scan, out = pages_file(tmp_path / "scan.tif", [1, 2]), tmp_path / "out"
+    (row,) = run([scan], out)  # the first page is the default
+    assert row["image"] == str(scan) and row["area"] == pytest.approx(0.1) and (out / "scan.tif.mask.png").exists()
+    run([scan], out, pages="all")
+    for kind in ("mask", "scores", "overlay"):
+        (out / f"scan.tif#1.{kind}.png").unlink()
     (tmp_path / "bad.tif").write_bytes(b"II*\0nothing")
-    rows = run([scan, tmp_path / "bad.tif"], tmp_path / "out", pages="all")
+    rows = run([scan, tmp_path / "bad.tif"], out, pages="all")
     assert kinds(rows) == [None, "exists", "corrupt"] and "scan.tif#2" in rows[1]["error"]
 
 

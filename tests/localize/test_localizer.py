@@ -39,15 +39,8 @@ from declip.spec import Calibration
 from declip.testing import Compute, FakeEngine
 
 # Tiled, 256 px in, a map of 64; pictures reach the engine in [0, 1].
-SPEC = dataclasses.replace(
-    testing.SPEC,
-    input_size=256,
-    output_size=64,
-    mean=(0.0, 0.0, 0.0),
-    std=(1.0, 1.0, 1.0),
-    mode="tiled",
-    overlap=64,
-)
+UNSCALED = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+SPEC = dataclasses.replace(testing.SPEC, input_size=256, output_size=64, mode="tiled", overlap=64, **UNSCALED)
 
 
 def engine_of(compute: Compute, **fields: Any) -> FakeEngine:
@@ -431,16 +424,6 @@ def test_logits_that_are_not_finite_are_an_error_of_that_photo_alone(mode: Any, 
         localizer(photos[1])
 
 
-def test_limits_travel_with_a_localizer(tiny_model: tuple[Path, Path]) -> None:
-    localizer = load(tiny_model[1], threads=1, max_pixels=5000, max_bytes=9000)
-    for other in (localizer.variant(mode="whole"), localizer.variant(engine=engine_of(constant(0.5)))):
-        assert (other.max_pixels, other.max_bytes) == (5000, 9000)
-    other = pickle.loads(pickle.dumps(localizer))
-    assert (other.max_pixels, other.max_bytes) == (5000, 9000)
-    with pytest.raises(ImageError, match="at most 5000 pixels are read"):
-        other(waves(80, 80))
-
-
 def test_an_engine_that_fails_otherwise_is_not_called_short_of_memory() -> None:
     def broken(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         raise RuntimeError("a bug")
@@ -496,8 +479,13 @@ def test_limits_travel_with_the_localizer() -> None:
         small(noise(9, 9))
     with pytest.raises(SpecError, match="max_pixels is 0"):
         Localizer(engine_of(constant(0.3)), max_pixels=0)
-    raised = load(max_pixels=10**9, max_bytes=10**10)
-    assert (raised.max_pixels, raised.max_bytes) == (10**9, 10**10)
+    loaded = load(max_pixels=5000, max_bytes=9000, threads=1)
+    for other in (
+        loaded.variant(mode="whole"),
+        loaded.variant(engine=small.engine),
+        pickle.loads(pickle.dumps(loaded)),
+    ):
+        assert (other.max_pixels, other.max_bytes) == (5000, 9000)
 
 
 def test_photos_seen_whole_are_read_and_finished_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -586,15 +574,13 @@ def test_load_opens_either_file_and_passes_its_arguments_on(
     ids=str,
 )
 def test_load_refuses_what_is_no_choice(tiny_model: tuple[Path, Path], options: dict[str, Any], message: str) -> None:
-    for path in tiny_model:
+    """Before a model is fetched, where the model has no say in it."""
+    for model in tiny_model if options.keys() & {"threads", "device"} else ("no-such-model",):
         with pytest.raises(SpecError, match=message):
-            load(path, **options)
+            load(model, **options)
 
 
-def test_wrong_choices_are_refused_before_a_model_is_fetched() -> None:
-    for options in ({"mode": "foo"}, {"precision": "quick"}, {"threshold": 2}):
-        with pytest.raises(SpecError, match=next(iter(options))):
-            load("no-such-model", **options)  # type: ignore[arg-type]
+def test_a_localizer_refuses_another_mode() -> None:
     with pytest.raises(SpecError, match="mode is 'foo'"):
         Localizer(engine_of(constant(0.3)), mode="foo")  # type: ignore[arg-type]
 
@@ -621,40 +607,6 @@ def test_a_published_pickle_is_converted_once_in_the_cache(
     for _ in range(2):
         assert load(tmp_path / "official.pth").model == "official"
     assert asked == [tmp_path / "official.pth"]
-
-
-def test_without_torch_an_onnx_localizes_and_a_checkpoint_says_what_to_install(
-    tiny_model: tuple[Path, Path], tmp_path: Path
-) -> None:
-    Image.fromarray(waves(70, 80)).save(tmp_path / "photo.png")
-    script = f"""
-import sys
-import threading
-for name in ("torch", "timm", "safetensors", "torchvision"):
-    sys.modules[name] = None
-import declip
-print(declip.load({str(tiny_model[1])!r})("photo.png").scores.shape)
-try:
-    declip.load({str(tiny_model[0])!r})
-except declip.MissingExtraError as error:
-    print(error)
-"""
-    source = Path(declip.__file__).parents[1]
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(source)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.stderr == ""
-    message = "this needs the package 'torch', which is not installed: pip install 'declip[torch]'"
-    assert done.stdout.splitlines() == ["(70, 80)", message]
-
-
-def test_a_photo_read_before_is_taken_as_it_is() -> None:
-    photo = Photo(pixels=waves(20, 30), name="from elsewhere")
-    assert Localizer(engine_of(constant(0.3)))(photo).name == "from elsewhere"
 
 
 def test_an_upright_photo_is_what_is_localized() -> None:
@@ -797,21 +749,25 @@ def test_what_goes_in_and_comes_out_travels() -> None:
 # ── precision ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def calibrated(source: Path, folder: Path) -> Path:
+    """A copy for which whatever reaches a threshold this low is more than untouched photos have."""
+    calibration = Calibration(threshold=1e-6, untouched=((0.0,) * 100, (), ()), photos=(100, 0, 0), mode="tiled")
+    return respec.with_spec(
+        source, dataclasses.replace(load(source).spec, calibration=calibration), folder / source.name
+    )
+
+
 @pytest.mark.parametrize("position", [0, 1], ids=["torch", "openvino"])
 def test_fast_keeps_the_verdict_where_it_computes_exactly(
     tiny_model: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, position: int
 ) -> None:
     """Without instructions for bf16."""
-    source = tiny_model[position]
     monkeypatch.setattr(devices, "has_bf16", lambda device: False)
     if position:
         openvino = pytest.importorskip("openvino")
         if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             pytest.skip("this processor has bf16")
-    # Whatever reaches a threshold this low is more than untouched photos have.
-    calibration = Calibration(threshold=1e-6, untouched=((0.0,) * 100, (), ()), photos=(100, 0, 0), mode="tiled")
-    spec = dataclasses.replace(load(source).spec, calibration=calibration)
-    path = respec.with_spec(source, spec, tmp_path / f"tiny{source.suffix}")
+    path = calibrated(tiny_model[position], tmp_path)
     exact, fast = (load(path, precision=precision) for precision in ("exact", "fast"))
     assert (exact.precision, fast.precision) == ("exact", "exact")
     ours, theirs = exact(waves(70, 80)), fast(waves(70, 80))
@@ -823,7 +779,5 @@ def test_bf16_has_no_verdict_of_an_exact_calibration(
     tiny_model: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(devices, "has_bf16", lambda device: True)
-    calibration = Calibration(threshold=1e-6, untouched=((0.0,) * 100, (), ()), photos=(100, 0, 0), mode="tiled")
-    spec = dataclasses.replace(load(tiny_model[0]).spec, calibration=calibration)
-    fast = load(respec.with_spec(tiny_model[0], spec, tmp_path / "tiny.safetensors"), precision="fast")
+    fast = load(calibrated(tiny_model[0], tmp_path), precision="fast")
     assert fast.precision == "fast" and fast(waves(70, 80)).verdict is None
