@@ -627,7 +627,7 @@ def _mixed(photos: Sequence[Path], quick: int | None) -> list[Path]:
 
 
 def write_page(card: dict[str, Any], attribution: Path, docs: Path) -> None:
-    """models.json with all figures, models.md made from it, and beside the weights what a report shows of them."""
+    """models.json with all figures, the pages made from it, and beside the weights what a report shows of them."""
     path = resolve.embedded_path()
     record = {
         "declip": declip.__version__,
@@ -640,6 +640,7 @@ def write_page(card: dict[str, Any], attribution: Path, docs: Path) -> None:
     }
     (docs / "models.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (docs / "models.md").write_text(model_page.page(record, attribution), encoding="utf-8")
+    (docs / "mini-photos.md").write_text(model_page.photos_page(attribution), encoding="utf-8")
     figures = json.dumps(model_page.shipped(record), indent=1, ensure_ascii=False)
     path.with_suffix(".json").write_text(figures + "\n", encoding="utf-8")
 

@@ -15,7 +15,7 @@ import rival_sizes
 from declip.models.catalog import MODELS
 from declip.spec import SIZE_CLASSES, STATISTICS, ModelSpec
 
-__all__ = ["page", "shipped"]
+__all__ = ["page", "photos_page", "shipped"]
 
 Figures = Mapping[str, Any]
 
@@ -36,7 +36,12 @@ FIXED = {
     "pixels": "the picture itself, for learnt filters",
 }
 DOLOS = ("dolos-ldm", "dolos-repaint", "dolos-lama", "dolos-pluralistic")
-PARTS = {"train": "training", "valid": "choosing and reporting", "calibrate": "verdict thresholds"}
+PARTS = {"train": "training", "valid": "choosing and reporting", "calibrate": "verdicts"}
+PHOTOS = """# Photos of the embedded model
+
+This page lists the photos that `mini` was trained, measured and calibrated on ([models.md](models.md)), with their
+sources and licences. They are not part of this repository. `make model-card` writes this page.
+"""
 
 
 def page(record: Figures, attribution: Path) -> str:
@@ -58,7 +63,7 @@ def page(record: Figures, attribution: Path) -> str:
             verdicts=_verdicts,
             best_free=lambda name: max((found[name], method) for method, found in record["training_free"].items()),
             found_kinds=_found_kinds(record),
-            photos=_photos(attribution),
+            photos=_counts(attribution),
             pairs_of=lambda stage: sum(record["training"]["pairs"][part] for part in stage["parts"]),
             dict=dict,
             rivals=rival_sizes.section(rival_sizes.measure()),
@@ -116,18 +121,26 @@ def _found_kinds(record: Figures) -> list[tuple[str, list[str]]]:
     return list(groups.items())
 
 
-def _photos(attribution: Path) -> list[tuple[str, ...]]:
-    """Return the rows of the table of photos: what for, how many, source, licence."""
+def photos_page(attribution: Path) -> str:
+    """Return docs/mini-photos.md: where the photos come from, and their licences."""
+    lines = [PHOTOS, "| used for | photos | source | licence |", "| --- | --- | --- | --- |"]
+    counts = _sources(attribution)
+    for part, source, licence in sorted(counts, key=lambda key: (list(PARTS).index(key[0]), -counts[key], key)):
+        linked = f"<{licence}>" if licence.startswith("http") else licence
+        lines.append(f"| {PARTS[part]} | {counts[part, source, licence]} | {source} | {linked} |")
+    return "\n".join(lines) + "\n"
+
+
+def _counts(attribution: Path) -> list[tuple[str, int]]:
+    """Return what the photos were used for, and how many."""
+    counts = _sources(attribution)
+    return [(name, sum(count for key, count in counts.items() if key[0] == part)) for part, name in PARTS.items()]
+
+
+def _sources(attribution: Path) -> Counter[tuple[str, str, str]]:
+    """Return how many photos there are of each (part, source, licence)."""
     with attribution.open(encoding="utf-8", newline="") as file:
-        counts = Counter((row["file"].partition("/")[0], row["source"], row["licence"]) for row in csv.DictReader(file))
-    order = sorted(counts, key=lambda line: (list(PARTS).index(line[0]), -counts[line], line))
-    return [
-        (PARTS[part], str(counts[part, source, licence]), source, _linked(licence)) for part, source, licence in order
-    ]
-
-
-def _linked(licence: str) -> str:
-    return f"<{licence}>" if licence.startswith("http") else licence
+        return Counter((row["file"].partition("/")[0], row["source"], row["licence"]) for row in csv.DictReader(file))
 
 
 def _verdicts(figures: Figures) -> str:

@@ -69,9 +69,9 @@ def section(rows: list[Row]) -> str:
     lines = [
         "## The rivals",
         "",
-        "The networks DeCLIP is compared with ([rivals.md](rivals.md)), as `tools/rival_sizes.py` measures them: one",
-        "picture at their authors' input; one multiplication and addition is one MAC. Published: what their authors",
-        "state, where a number is known.",
+        "DeCLIP is compared with these networks ([rivals.md](rivals.md)). `tools/rival_sizes.py` measures them for",
+        "one picture of the size that their authors use. One multiplication and addition is one MAC. Published is",
+        "the number that their authors state, if it is known.",
         "",
         "| network | in | out | parameters, M | published, M | GMAC |",
         "|---|---|---|---|---|---|",
