@@ -58,6 +58,14 @@ def visit(browser: Any, url: str) -> Iterator[Visit]:
         yield found
 
 
+@pytest.fixture
+def examined(visit: Visit) -> Visit:
+    """The page with a forged photo that has been examined."""
+    visit.give(FORGED)
+    visit.done()
+    return visit
+
+
 @pytest.fixture(scope="module")
 def fake_url() -> Iterator[str]:
     """Of a service whose network finds brightness."""
@@ -119,24 +127,22 @@ def test_a_photo_that_is_dropped_is_examined(visit: Visit, mini: Localizer) -> N
 
 
 @pytest.mark.slow
-def test_the_threshold_gives_what_python_counts(visit: Visit) -> None:
+def test_the_threshold_gives_what_python_counts(examined: Visit) -> None:
     expected = result(FORGED)
-    visit.give(FORGED)
-    visit.done()
     for threshold in (0.0, 0.1234, 0.987, 1.0):
-        visit.set_threshold(threshold)
-        assert area(visit) == flagged(expected, round(threshold, 3)), threshold
-    visit.page.fill("#threshold-value", "0.42")
-    visit.page.press("#threshold-value", "Enter")
-    assert area(visit) == flagged(expected, 0.42)
-    visit.page.focus("#threshold")
-    visit.page.keyboard.press("ArrowRight")
-    assert area(visit) == flagged(expected, 0.43)
-    visit.page.keyboard.press("[")
-    assert area(visit) == flagged(expected, 0.42)
-    visit.page.click("#threshold-reset")
-    assert area(visit) == flagged(expected, expected.threshold)
-    visit.until("document.querySelector('#live').textContent.includes('is flagged')")
+        examined.set_threshold(threshold)
+        assert area(examined) == flagged(expected, round(threshold, 3)), threshold
+    examined.page.fill("#threshold-value", "0.42")
+    examined.page.press("#threshold-value", "Enter")
+    assert area(examined) == flagged(expected, 0.42)
+    examined.page.focus("#threshold")
+    examined.page.keyboard.press("ArrowRight")
+    assert area(examined) == flagged(expected, 0.43)
+    examined.page.keyboard.press("[")
+    assert area(examined) == flagged(expected, 0.42)
+    examined.page.click("#threshold-reset")
+    assert area(examined) == flagged(expected, expected.threshold)
+    examined.until("document.querySelector('#live').textContent.includes('is flagged')")
 
 
 @pytest.mark.slow
@@ -172,15 +178,13 @@ def test_faint_parts_are_left_out_until_the_threshold_is_moved(browser: Any) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("threshold", [0.3, 0.99])
-def test_regions_are_those_of_python(visit: Visit, threshold: float) -> None:
+def test_regions_are_those_of_python(examined: Visit, threshold: float) -> None:
     scores = scores16(result(FORGED).scores).astype(np.float32) / np.float32(65535)
     expected = Localization(
         name="", scores=scores, rule=MaskRule(threshold=threshold), image_score=0, model="", sha256=""
     ).regions
-    visit.give(FORGED)
-    visit.done()
-    visit.set_threshold(threshold)
-    shown = visit.settled()
+    examined.set_threshold(threshold)
+    shown = examined.settled()
     assert len(shown) == len(expected) > 0 or threshold == 0.99
     for number, (row, region) in enumerate(zip(shown, expected, strict=True), start=1):
         x0, y0, x1, y1 = region.bbox
@@ -189,107 +193,99 @@ def test_regions_are_those_of_python(visit: Visit, threshold: float) -> None:
 
 
 @pytest.mark.slow
-def test_a_region_that_is_chosen_comes_into_view_and_scores_are_read(visit: Visit) -> None:
+def test_a_region_that_is_chosen_comes_into_view_and_scores_are_read(examined: Visit) -> None:
     expected = result(FORGED)
-    visit.give(FORGED)
-    visit.done()
     (x0, y0, x1, y1) = expected.regions[0].bbox
-    before = READING.match(visit.at(0.5, 0.5))
+    before = READING.match(examined.at(0.5, 0.5))
     assert before is not None and (int(before[1]), int(before[2])) != ((x0 + x1) // 2, (y0 + y1) // 2)
-    visit.page.click("#regions button >> nth=0")
-    visit.page.wait_for_timeout(1500)
-    assert visit.page.get_attribute("#regions button >> nth=0", "aria-pressed") == "true"
+    examined.page.click("#regions button >> nth=0")
+    examined.page.wait_for_timeout(1500)
+    assert examined.page.get_attribute("#regions button >> nth=0", "aria-pressed") == "true"
     for across, down in ((0.5, 0.5), (0.45, 0.6), (0.6, 0.4)):
-        found = READING.match(visit.at(across, down))
+        found = READING.match(examined.at(across, down))
         assert found is not None
         x, y = int(found[1]), int(found[2])
         assert abs(x - (x0 + x1) / 2) < x1 - x0 and abs(y - (y0 + y1) / 2) < y1 - y0
         assert float(found[3]) == pytest.approx(expected.scores[y, x], abs=0.0006)
         assert (found[4] is not None) == bool(expected.mask[y, x])
-    box = visit.page.locator(".pane >> nth=1 >> .region-box").bounding_box()
-    view = visit.page.locator("#view").bounding_box()
+    box = examined.page.locator(".pane >> nth=1 >> .region-box").bounding_box()
+    view = examined.page.locator("#view").bounding_box()
     assert view["x"] <= box["x"] and box["x"] + box["width"] <= view["x"] + view["width"]
     assert box["width"] / box["height"] == pytest.approx((x1 - x0) / (y1 - y0), rel=0.05)
 
 
 @pytest.mark.slow
-def test_panes_move_together_and_the_swipe_cuts_the_map(visit: Visit) -> None:
-    visit.give(FORGED)
-    visit.done()
-    visit.page.check("[name=layout][value=side]")
-    visit.page.wait_for_timeout(500)
+def test_panes_move_together_and_the_swipe_cuts_the_map(examined: Visit) -> None:
+    examined.page.check("[name=layout][value=side]")
+    examined.page.wait_for_timeout(500)
     views = []
     for _ in range(3):
-        pair = [visit.at(0.6, 0.4, pane) for pane in (0, 1)]
+        pair = [examined.at(0.6, 0.4, pane) for pane in (0, 1)]
         assert pair[0] == pair[1] and READING.match(pair[0])
         views.append(pair[0])
-        visit.at(0.3, 0.55, len(views) % 2)
-        visit.page.mouse.wheel(0, -300)  # once over the one, once over the other; what is under the pointer stays
-        visit.page.wait_for_timeout(1500)
+        examined.at(0.3, 0.55, len(views) % 2)
+        examined.page.mouse.wheel(0, -300)  # once over the one, once over the other; what is under the pointer stays
+        examined.page.wait_for_timeout(1500)
     assert len(set(views)) == 3
-    visit.page.check("[name=layout][value=swipe]")
-    visit.page.wait_for_timeout(500)
-    handle = visit.page.locator(".swipe-handle")
+    examined.page.check("[name=layout][value=swipe]")
+    examined.page.wait_for_timeout(500)
+    handle = examined.page.locator(".swipe-handle")
     assert handle.get_attribute("aria-valuenow") == "50"
     handle.focus()
-    visit.page.keyboard.press("ArrowRight")
+    examined.page.keyboard.press("ArrowRight")
     assert handle.get_attribute("aria-valuenow") == "55"
-    assert visit.page.evaluate("document.querySelector('.map').style.clipPath") == "inset(0px 0px 0px 55%)"
-    box = visit.page.locator("#view").bounding_box()
+    assert examined.page.evaluate("document.querySelector('.map').style.clipPath") == "inset(0px 0px 0px 55%)"
+    box = examined.page.locator("#view").bounding_box()
     place = handle.bounding_box()
-    visit.page.mouse.move(place["x"] + place["width"] / 2, place["y"] + 20)
-    visit.page.mouse.down()
-    visit.page.mouse.move(box["x"] + 0.2 * box["width"], place["y"] + 20, steps=4)
-    visit.page.mouse.up()
+    examined.page.mouse.move(place["x"] + place["width"] / 2, place["y"] + 20)
+    examined.page.mouse.down()
+    examined.page.mouse.move(box["x"] + 0.2 * box["width"], place["y"] + 20, steps=4)
+    examined.page.mouse.up()
     assert abs(int(handle.get_attribute("aria-valuenow")) - 20) <= 1
 
 
 @pytest.mark.slow
-def test_what_can_be_kept_is_what_python_writes(visit: Visit) -> None:
+def test_what_can_be_kept_is_what_python_writes(examined: Visit) -> None:
     expected = result(FORGED)
-    visit.give(FORGED)
-    visit.done()
-    visit.page.click("#outline")
-    visit.page.fill("#threshold-value", "0.3")
-    visit.page.press("#threshold-value", "Enter")
+    examined.page.click("#outline")
+    examined.page.fill("#threshold-value", "0.3")
+    examined.page.press("#threshold-value", "Enter")
     levels = scores16(expected.scores)
-    name, data = visit.saved("[data-save=mask]")
+    name, data = examined.saved("[data-save=mask]")
     assert name == f"{FORGED.name}.mask.png"
     np.testing.assert_array_equal(pixels(data), np.where(levels / 65535 >= 0.3, 255, 0))
-    name, data = visit.saved("[data-save=scores]")
+    name, data = examined.saved("[data-save=scores]")
     assert name == f"{FORGED.name}.scores.png"
     np.testing.assert_array_equal(pixels(data), levels)
-    assert visit.saved("[data-save=raw]")[1] == levels.astype("<u2").tobytes()
-    visit.settled()
-    name, data = visit.saved("[data-save=json]")
+    assert examined.saved("[data-save=raw]")[1] == levels.astype("<u2").tobytes()
+    examined.settled()
+    name, data = examined.saved("[data-save=json]")
     row = json.loads(data)
     assert (row["threshold"], row["verdict"], row["image"]) == (0.3, None, FORGED.name)
     assert row["score"] == pytest.approx(expected.image_score)
     assert row["area"] == pytest.approx(float(np.mean(levels / 65535 >= 0.3)), abs=1e-12)
     assert set(row) == set(expected.to_dict())
-    visit.page.click("#threshold-reset")
-    visit.settled()
-    own = json.loads(visit.saved("[data-save=json]")[1])
+    examined.page.click("#threshold-reset")
+    examined.settled()
+    own = json.loads(examined.saved("[data-save=json]")[1])
     assert own["regions"] == json.loads(json.dumps(expected.to_dict()["regions"]))
-    visit.page.fill("#opacity", "0")
+    examined.page.fill("#opacity", "0")
     photo = pixels(FORGED.read_bytes()).astype(int)
-    shown = pixels(visit.saved("[data-save=overlay]")[1])[..., :3].astype(int)
+    shown = pixels(examined.saved("[data-save=overlay]")[1])[..., :3].astype(int)
     assert shown.shape == photo.shape and np.abs(shown - photo).mean() < 2  # two decoders of JPEG
-    visit.page.fill("#opacity", "100")
-    visit.page.select_option("#colours", "mask")
-    shown = pixels(visit.saved("[data-save=overlay]")[1])[..., :3]
+    examined.page.fill("#opacity", "100")
+    examined.page.select_option("#colours", "mask")
+    shown = pixels(examined.saved("[data-save=overlay]")[1])[..., :3]
     np.testing.assert_array_equal(shown[..., 0] == 255, expected.mask)
 
 
 @pytest.mark.slow
-def test_the_report_is_saved_and_opens(visit: Visit, tmp_path: Path) -> None:
-    visit.give(FORGED)
-    visit.done()
-    name, data = visit.saved("#save-report")
-    assert name == f"{FORGED.name}.report.html" and "saved" in visit.text("#keep-said")
+def test_the_report_is_saved_and_opens(examined: Visit, tmp_path: Path) -> None:
+    name, data = examined.saved("#save-report")
+    assert name == f"{FORGED.name}.report.html" and "saved" in examined.text("#keep-said")
     path = tmp_path / "report.html"
     path.write_bytes(data)
-    other = visit.context.new_page()
+    other = examined.context.new_page()
     other.goto(path.as_uri())
     assert other.inner_text("h1") == FORGED.name
     assert "Traces of manipulation were found" in other.inner_text("main")

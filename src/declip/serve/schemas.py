@@ -11,15 +11,7 @@ from declip.regions import Verdict
 from declip.report.wording import Tone
 from declip.spec import Found, Mode, Precision
 
-__all__ = [
-    "ErrorRow",
-    "MetadataBody",
-    "Models",
-    "Problem",
-    "Results",
-    "Row",
-    "State",
-]
+__all__ = ["ErrorRow", "MetadataBody", "Models", "Problem", "Results", "Row", "State"]
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
