@@ -6,9 +6,7 @@ import base64
 import dataclasses
 import io
 import json
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -80,15 +78,6 @@ def test_nothing_but_bad_files_is_a_problem(
 ) -> None:
     body = problem(post(client, *bad), status)
     assert [row["kind"] for row in body["errors"]] == kinds
-
-
-def test_a_bomb_is_refused_by_its_header(client: TestClient) -> None:
-    """A few bytes that say 20,000 × 20,000 pixels."""
-    data = bytearray(picture())
-    data[16:24] = struct.pack(">II", 20_000, 20_000)
-    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
-    body = problem(post(client, bytes(data)), 413)
-    assert "20000×20000" in body["errors"][0]["error"]
 
 
 @pytest.mark.parametrize(
@@ -252,12 +241,9 @@ def test_png_is_one_map_of_one_picture(client: TestClient, fields: dict[str, str
     assert said in problem(post(client, *[picture()] * count, accept="image/png", **fields), 422)["detail"]
 
 
-@pytest.mark.parametrize("accept", ["image/webp, text/html", "application/octet-stream", "multipart/form-data"])
-def test_what_cannot_be_made_is_406(client: TestClient, accept: str) -> None:
-    assert (
-        "this service has application/json, image/png, application/zip"
-        in problem(post(client, picture(), accept=accept), 406)["detail"]
-    )
+def test_what_cannot_be_made_is_406(client: TestClient) -> None:
+    said = problem(post(client, picture(), accept="image/webp, text/html"), 406)["detail"]
+    assert "this service has application/json, image/png, application/zip" in said
 
 
 # --- metadata and report --------------------------------------------------------------------------------------------
