@@ -76,11 +76,6 @@ def test_few_and_cut_photos_are_told() -> None:
     assert none.tone == "none" and "too few untouched photos of this size for a verdict: 0." in none.summary
 
 
-def test_nothing_is_promised() -> None:
-    assert words(0).caution == "It is no proof that the photo is genuine."
-    assert words(MANIPULATED).caution.startswith("It is no probability")
-
-
 def test_why_there_is_no_verdict() -> None:
     never = wording.explain(found(MANIPULATED, None), None)
     assert never.tone == "none" and "0.321" in never.summary and "never calibrated" in never.summary
@@ -96,23 +91,15 @@ def test_why_there_is_no_verdict() -> None:
     assert scope.caution == "It is no finding of either kind."
 
 
-def test_what_is_flagged() -> None:
+def test_what_is_flagged_and_that_nothing_is_promised() -> None:
+    assert words(0).caution == "It is no proof that the photo is genuine."
+    assert words(MANIPULATED).caution.startswith("It is no probability")
     assert words(MANIPULATED).flagged == "9 % of the picture is flagged, in 1 part."
     assert words(WEAK).flagged == words(0).flagged == "No part of the picture is flagged."
 
 
-def test_a_rank_is_rounded_down() -> None:
-    assert [wording.rank_percent(rank) for rank in (0, 0.9499, 0.95, 0.99479, 0.9999)] == [
-        "0 %",
-        "94.9 %",
-        "95 %",
-        "99.4 %",
-        "99.9 %",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("share", "text"), [(0, "0 %"), (0.00001, "< 0.01 %"), (0.0123, "1.23 %"), (0.05, "5 %"), (1, "100 %")]
-)
-def test_percent(share: float, text: str) -> None:
-    assert wording.percent(share) == text
+def test_percents_are_short_and_ranks_are_rounded_down() -> None:
+    ranks = {0: "0 %", 0.9499: "94.9 %", 0.95: "95 %", 0.99479: "99.4 %", 0.9999: "99.9 %"}
+    assert {rank: wording.rank_percent(rank) for rank in ranks} == ranks
+    shares = {0: "0 %", 0.00001: "< 0.01 %", 0.0123: "1.23 %", 0.05: "5 %", 1: "100 %"}
+    assert {share: wording.percent(share) for share in shares} == shares

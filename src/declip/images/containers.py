@@ -157,16 +157,12 @@ def _palette(flags: int) -> int:
 
 # --- TIFF -----------------------------------------------------------------------------------------------------------
 
-
 # The struct codes of the integer types.
 _INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 
 
 class Entry(NamedTuple):
-    """An entry of a directory. raw: its bytes as they lie there; value: what of them is its value, or its offset.
-
-    code: the type, 3 = SHORT, 4 = LONG. number: of values.
-    """
+    """An entry of a directory: its type (3 = SHORT), how many values it has, its bytes, and its value or offset."""
 
     code: int
     number: int

@@ -62,12 +62,7 @@ def perturb(pixels: Pixels, kind: Perturbation, level: float, rng: np.random.Gen
     not (H, W, 3) uint8, or too large for WebP.
     """
     _check_pixels(pixels)
-    if kind not in LEVELS:
-        raise DeclipError(f"there is no perturbation {kind!r}; expected {', '.join(map(repr, LEVELS))}")
-    low, high = sorted(LEVELS[kind])
-    whole = "whole " if kind in _QUALITIES else ""
-    if not low <= level <= high or (whole and level != int(level)):
-        raise DeclipError(f"the level of {kind} is {level}; expected a {whole}number from {low:g} to {high:g}")
+    _check_level(kind, level)
     match kind:
         case "jpeg" | "webp":
             if kind == "webp" and max(pixels.shape) > _WEBP_SIDE:
@@ -148,6 +143,15 @@ def augment(pixels: Pixels, kinds: Collection[Augmentation], rng: np.random.Gene
             level = rng.integers(int(low), int(high) + 1) if kind in _QUALITIES else rng.uniform(low, high)
             pixels = perturb(pixels, kind, float(level), rng)
     return pixels
+
+
+def _check_level(kind: Perturbation, level: float) -> None:
+    if kind not in LEVELS:
+        raise DeclipError(f"there is no perturbation {kind!r}; expected {', '.join(map(repr, LEVELS))}")
+    low, high = sorted(LEVELS[kind])
+    whole = "whole " if kind in _QUALITIES else ""
+    if not low <= level <= high or (whole and level != int(level)):
+        raise DeclipError(f"the level of {kind} is {level}; expected a {whole}number from {low:g} to {high:g}")
 
 
 def _check_pixels(pixels: Pixels) -> None:
