@@ -1,11 +1,8 @@
 """Load data sets as they lie on disk: one function per layout, which returns samples.
 
-Each knows where the files are, which value of the masks means manipulated, and which pictures come from one photo.
 Samples are sorted by path, manipulated ones before real ones. No picture is opened. A picture is a file with an image
-extension; other files and hidden names are ignored, and folders are read by `files.walk`.
-
-A manipulated picture without its mask, or a mask without its picture, is a DatasetError that counts them and names the
-first ones.
+extension; other files and hidden names are ignored, and folders are read by `files.walk`. A manipulated picture without
+its mask, or a mask without its picture, is a DatasetError that counts them and names the first ones.
 """
 
 from __future__ import annotations
@@ -131,8 +128,8 @@ def coco_sd(root: str | Path, *, split: str | None = None) -> list[Sample]:
     """
     images, masks, real = (Path(root) / name for name in ("images", "masks", "real"))
     parts = _parts(split, images, masks)
-    samples = _fakes(images, masks, parts, fake_is="white", source="coco-sd", prefix="")
-    return samples + (_reals(real, parts, source="coco", prefix="") if real.is_dir() else [])
+    samples = _fakes(images, masks, parts, fake_is="white", source="coco-sd")
+    return samples + (_reals(real, parts, source="coco") if real.is_dir() else [])
 
 
 def folder(
@@ -225,7 +222,7 @@ def _parts(split: str | None, *folders: Path | None) -> list[str]:
 
 
 def _fakes(
-    images: Path, masks: Path | None, parts: Sequence[str], *, fake_is: Polarity, source: str, prefix: str
+    images: Path, masks: Path | None, parts: Sequence[str], *, fake_is: Polarity, source: str, prefix: str = ""
 ) -> list[Sample]:
     """images/PART/ID-k.* with masks/PART/ID-k.png. Without masks: fakes that have none, and come from no photo."""
     samples = [
@@ -242,7 +239,7 @@ def _fakes(
     return samples
 
 
-def _reals(top: Path, parts: Sequence[str], *, source: str, prefix: str) -> list[Sample]:
+def _reals(top: Path, parts: Sequence[str], *, source: str, prefix: str = "") -> list[Sample]:
     """top/PART/ID.*"""
     return [
         Sample(image=path, label="real", split=part, source=source, group=prefix + _photo_of(path))

@@ -11,8 +11,6 @@ another one. `GENERATORS` is the table of them. Most only fill the mask (`editin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import cv2
@@ -158,21 +156,19 @@ def _relight(pixels: Pixels, mask: Mask, rng: np.random.Generator) -> NDArray[An
     return to_uint8(pixels + weight * (made.astype(np.float64) - pixels))
 
 
-GENERATORS: Mapping[str, Generator] = MappingProxyType(
-    {
-        "telea": Generator(apply=_opencv(cv2.INPAINT_TELEA), family="in-painting"),
-        "navier-stokes": Generator(apply=_opencv(cv2.INPAINT_NS), family="in-painting"),
-        # The time of the next two grows with the hole.
-        "patchmatch": Generator(apply=filled(_patches), family="in-painting", max_area=0.2, max_pixels=25_000),
-        "biharmonic": Generator(apply=filled(_biharmonic), family="in-painting", max_area=0.1, max_pixels=6_000),
-        "splice-hard": Generator(apply=splices.splice_hard, family="splice", needs_donor=True),
-        "splice-feathered": Generator(apply=splices.splice_feathered, family="splice", needs_donor=True),
-        "splice-poisson": Generator(apply=splices.splice_poisson, family="splice", needs_donor=True),
-        "splice-colour": Generator(apply=splices.splice_colour, family="splice", needs_donor=True),
-        "copy-move": Generator(apply=_copy_move, family="copy-move", max_area=0.2),
-        "blur": Generator(apply=filled(_blur, feather=6), family="local-edit"),
-        "noise": Generator(apply=filled(_noise, feather=6), family="local-edit"),
-        "resample": Generator(apply=filled(_resample, feather=6), family="local-edit"),
-        "relight": Generator(apply=filled(_relight, feather=6), family="local-edit"),
-    }
-)
+GENERATORS: dict[str, Generator] = {
+    "telea": Generator(apply=_opencv(cv2.INPAINT_TELEA), family="in-painting"),
+    "navier-stokes": Generator(apply=_opencv(cv2.INPAINT_NS), family="in-painting"),
+    # The time of the next two grows with the hole.
+    "patchmatch": Generator(apply=filled(_patches), family="in-painting", max_area=0.2, max_pixels=25_000),
+    "biharmonic": Generator(apply=filled(_biharmonic), family="in-painting", max_area=0.1, max_pixels=6_000),
+    "splice-hard": Generator(apply=splices.splice_hard, family="splice", needs_donor=True),
+    "splice-feathered": Generator(apply=splices.splice_feathered, family="splice", needs_donor=True),
+    "splice-poisson": Generator(apply=splices.splice_poisson, family="splice", needs_donor=True),
+    "splice-colour": Generator(apply=splices.splice_colour, family="splice", needs_donor=True),
+    "copy-move": Generator(apply=_copy_move, family="copy-move", max_area=0.2),
+    "blur": Generator(apply=filled(_blur, feather=6), family="local-edit"),
+    "noise": Generator(apply=filled(_noise, feather=6), family="local-edit"),
+    "resample": Generator(apply=filled(_resample, feather=6), family="local-edit"),
+    "relight": Generator(apply=filled(_relight, feather=6), family="local-edit"),
+}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any
 
 import numpy as np
 
@@ -68,10 +67,6 @@ class Forgery:
     mask: Mask = field(repr=False)
     kind: str
     network: str = ""
-
-    def record(self) -> dict[str, Any]:
-        """Return what a sample's provenance says of it."""
-        return {"mask": self.kind} | ({"network": self.network} if self.network else {})
 
 
 def forge(

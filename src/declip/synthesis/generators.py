@@ -5,8 +5,7 @@ To add a generator, write a function as `classical` has them and give it a row h
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 
 from declip.errors import DatasetError
 from declip.synthesis import classical, splices
@@ -32,15 +31,13 @@ GENERATORS: dict[str, Generator] = {
 }
 ALL_GENERATORS: tuple[str, ...] = tuple(GENERATORS)
 # Short names for several generators.
-SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "all-classical": tuple(classical.GENERATORS),
-        "splice": tuple(name for name, row in classical.GENERATORS.items() if row.family == "splice"),
-        "regenerate": ("regenerate-local", "regenerate-global"),
-        "zoo": ("zoo-local", "zoo-global"),
-        "upscale": tuple(UPSCALERS),
-    }
-)
+SETS: dict[str, tuple[str, ...]] = {
+    "all-classical": tuple(classical.GENERATORS),
+    "splice": tuple(name for name, row in classical.GENERATORS.items() if row.family == "splice"),
+    "regenerate": ("regenerate-local", "regenerate-global"),
+    "zoo": ("zoo-local", "zoo-global"),
+    "upscale": tuple(UPSCALERS),
+}
 
 
 def expand(names: Sequence[str]) -> tuple[str, ...]:

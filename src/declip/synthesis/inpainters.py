@@ -11,11 +11,8 @@ other comes by a local path or hub id. Formats (`painting` reads them):
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from types import MappingProxyType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from declip.errors import WeightsError
 from declip.synthesis.editing import Fill
@@ -25,8 +22,7 @@ __all__ = ["INPAINTERS", "InpainterCard", "load"]
 Format = Literal["torchscript", "pixel-diffusion", "latent-diffusion", "pipeline"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InpainterCard:
+class InpainterCard(NamedTuple):
     """A row of the catalogue.
 
     source: hub id of the default weights, or "" where a path must be given; licence: of those weights.
@@ -41,23 +37,16 @@ class InpainterCard:
     whole: bool = False
 
 
-INPAINTERS: Mapping[str, InpainterCard] = MappingProxyType(
-    {
-        "lama": InpainterCard(format="torchscript", licence="Apache-2.0", stride=8),
-        "pluralistic": InpainterCard(format="torchscript", licence="research", stride=32),
-        "torchscript": InpainterCard(format="torchscript", licence="your own", stride=32),
-        "repaint": InpainterCard(format="pixel-diffusion", licence="Apache-2.0", source="google/ddpm-ema-celebahq-256"),
-        "ldm": InpainterCard(
-            format="latent-diffusion", licence="Apache-2.0", source="CompVis/ldm-celebahq-256", whole=True
-        ),
-        "sd-inpaint": InpainterCard(
-            format="pipeline",
-            licence="CreativeML OpenRAIL-M",
-            source="stable-diffusion-v1-5/stable-diffusion-inpainting",
-            stride=64,
-        ),
-    }
-)
+INPAINTERS: dict[str, InpainterCard] = {
+    "lama": InpainterCard("torchscript", "Apache-2.0", stride=8),
+    "pluralistic": InpainterCard("torchscript", "research", stride=32),
+    "torchscript": InpainterCard("torchscript", "your own", stride=32),
+    "repaint": InpainterCard("pixel-diffusion", "Apache-2.0", "google/ddpm-ema-celebahq-256"),
+    "ldm": InpainterCard("latent-diffusion", "Apache-2.0", "CompVis/ldm-celebahq-256", whole=True),
+    "sd-inpaint": InpainterCard(
+        "pipeline", "CreativeML OpenRAIL-M", "stable-diffusion-v1-5/stable-diffusion-inpainting", stride=64
+    ),
+}
 
 
 @lru_cache(maxsize=4)

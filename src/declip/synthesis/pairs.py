@@ -75,8 +75,7 @@ class Maker:
         cache: the last few photos, as several samples of one follow each other.
         The provenance of both has "seed": [seed, index]. Raises DatasetError or ImageError.
         """
-        photo = self.photos[index]
-        generator = self.recipe.generators[index % len(self.recipe.generators)]
+        photo, generator = self.photos[index], self.recipe.generators[index % len(self.recipe.generators)]
         rng = np.random.default_rng(np.random.SeedSequence((self.recipe.seed, index)))
         made: dict[str, Any] = {"generator": generator, "family": family_of(generator)}
         last = DatasetError()
@@ -157,7 +156,7 @@ class Maker:
         mask = steps.resize_mask(forgery.mask, after.steps)
         if mask.mean() < _LEAST_LEFT:
             raise DatasetError(f"only {mask.mean():.2%} of the picture is left of the mask")
-        made = made | forgery.record()
+        made = made | {"mask": forgery.kind} | ({"network": forgery.network} if forgery.network else {})
         if recipe.networks.fully_regenerated and forgery.kind != "whole":
             made["fully_regenerated"] = True
         made["area"] = round(float(mask.mean()), 6)

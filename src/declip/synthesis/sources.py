@@ -25,26 +25,19 @@ def source_of(photo: str | Path) -> str:
 
 
 def allot(photos: Sequence[Path], total: int, *, cap: float = 0.08, seed: int = 0) -> list[Path]:
-    """Return a list of `total` photos, with repetitions, in which no source has more than `cap` of the places.
+    """Return a list of `total` photos, with repetitions, in which no source has more than the share `cap`, in (0, 1].
 
     Photos have equal shares, but for those of large sources, which have less. The list consists of rounds: every photo
     appears in each round at most once, and each round has a random order of its own, so that the beginning of the list
-    is a fair part of the whole.
+    is a fair part of the whole. seed: of the order and of who gets the places that do not divide evenly.
 
-    Args:
-        photos: files without repetitions.
-        total: length of the list, at least 1.
-        cap: largest share of a source, in (0, 1].
-        seed: of the order and of who gets the places that do not divide evenly.
-
-    Raises:
-        DatasetError: there are no photos, or fewer than 1 / cap sources, so that the cap cannot be kept.
+    Raises DatasetError if there are no photos, or fewer than 1 / cap sources, so that the cap cannot be kept.
     """
     sources: dict[str, list[Path]] = defaultdict(list)
     for photo in sorted(set(photos)):
         sources[source_of(photo)].append(photo)
     limit = math.floor(cap * total)
-    if total < 1 or not 0 < cap <= 1 or limit * len(sources) < total:
+    if limit * len(sources) < total:
         raise DatasetError(
             f"{len(sources)} sources cannot fill {total} places with at most {cap:.0%} each; "
             "give photos of more sources, or a larger cap"
