@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from declip.nn.rivals.cat_net import CatNet
-from declip.nn.rivals.grad_cam import GradCam
-from declip.nn.rivals.patch_forensics import PatchForensics
 from declip.nn.rivals.pscc_net import PsccNet, PsccOutput
+from declip.nn.rivals.xception import GradCam, PatchForensics
 
 __all__ = ["Row", "measure", "millions", "networks", "parameters", "section"]
 

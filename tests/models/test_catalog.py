@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 
 import pytest
 
-from declip.errors import SpecError, WeightsError
+from declip.errors import WeightsError
 from declip.models.catalog import MODELS, find
 
 OFFICIAL = [card for card in MODELS if card.urls]
@@ -32,11 +31,6 @@ def test_the_rivals_are_got_by_hand_from_the_pages_of_their_authors() -> None:
     assert all(word in terms for word in ("code Apache-2.0", "weights CC BY 4.0"))
     assert "research" not in terms
     assert find("pscc-net-official").license == "MIT"
-
-
-def test_a_card_is_downloaded_or_got_by_hand_not_both() -> None:
-    with pytest.raises(SpecError, match="pscc-net-official is downloaded or got by hand, not both"):
-        dataclasses.replace(find("pscc-net-official"), urls=("https://example.org/a.pth",))
 
 
 @pytest.mark.parametrize("card", OFFICIAL, ids=lambda card: card.name)

@@ -14,8 +14,8 @@ from torch import Tensor
 from declip.errors import WeightsError
 from declip.models import checkpoint, official
 from declip.nn.rivals import cat_net
-from declip.nn.rivals.patch_forensics import PatchForensics
 from declip.nn.rivals.pscc_net import PsccNet
+from declip.nn.rivals.xception import PatchForensics
 from tests.test_cli import call
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

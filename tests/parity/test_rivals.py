@@ -12,8 +12,8 @@ from torch import Tensor
 
 from declip.models.official import CAT_NET, PATCH_FORENSICS, PSCC_NET, load_renamed
 from declip.nn.rivals.cat_net import CatNet, coefficient_planes
-from declip.nn.rivals.patch_forensics import PatchForensics
 from declip.nn.rivals.pscc_net import PsccNet
+from declip.nn.rivals.xception import PatchForensics
 from tests.parity.formula import GOLDEN, formula_state
 
 pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden values are not on this machine")

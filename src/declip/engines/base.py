@@ -1,7 +1,8 @@
-"""What the engines share: threads for the pictures of a batch, and how they travel to other processes."""
+"""What the engines share: how they are opened, travel to other processes, and share out the pictures of a batch."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -13,11 +14,12 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from declip.errors import SpecError
+from declip.errors import SpecError, WeightsError
+from declip.models.respec import onnx_bytes
 from declip.process import PerProcess, cores
 from declip.spec import ModelSpec, Precision
 
-__all__ = ["NO_BF16", "SMALL", "Engine", "Opened", "Pool", "Wrapped"]
+__all__ = ["NO_BF16", "SMALL", "Engine", "Exported", "Opened", "Wrapped"]
 
 NO_BF16 = "this processor has no instructions for bf16: precision 'fast' computes %s in fp32"
 
@@ -54,66 +56,41 @@ class Engine(Protocol):
 
 
 class Wrapped:
-    """An engine that does what another one does, under another description if one is given."""
+    """An engine that does what another one does, under another description if one is given.
+
+    Subclasses change a part of it.
+    """
 
     def __init__(self, engine: Engine, spec: ModelSpec | None = None) -> None:
         self.engine = engine
-        self._spec = spec
-
-    @property
-    def spec(self) -> ModelSpec:
-        """The one that is given, else the other's."""
-        return self._spec or self.engine.spec
-
-    @property
-    def model(self) -> str:
-        """The other's."""
-        return self.engine.model
-
-    @property
-    def sha256(self) -> str:
-        """The other's."""
-        return self.engine.sha256
-
-    @property
-    def precision(self) -> Precision:
-        """The other's."""
-        return self.engine.precision
+        self.spec = engine.spec if spec is None else spec
+        self.model = engine.model
+        self.sha256 = engine.sha256
+        self.precision = engine.precision
 
     def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """As `Engine.logits`."""
+        """Compute as `Engine.logits`."""
         return self.engine.logits(inputs)
-
-
-class Pool:
-    """Threads that each compute a picture of a batch."""
-
-    def __init__(self, threads: int | None) -> None:
-        self.count = threads or cores()
-        self._threads = PerProcess(partial(ThreadPoolExecutor, self.count, thread_name_prefix="declip-engine"))
-
-    def run(
-        self, run: Callable[[Mapping[str, NDArray[Any]]], NDArray[np.float32]], inputs: Mapping[str, NDArray[Any]]
-    ) -> NDArray[np.float32]:
-        """Compute the logits of a batch from those of its pictures."""
-        singles = [{name: rows[i : i + 1] for name, rows in inputs.items()} for i in range(len(inputs["image"]))]
-        # Going through threads costs a single one more than it gains.
-        found = map(run, singles) if min(self.count, len(singles)) == 1 else self._threads().map(run, singles)
-        return np.concatenate(list(found))
 
 
 class Opened:
     """What an engine of a file was opened with; pickled, it is this, and opens the file again.
 
     The embedded model and those of the catalogue travel by name, since each machine has them at a place of its own.
+    Raises SpecError for an impossible number of threads or name of a device.
     """
 
-    model: str
     sha256: str
 
     def __init__(self, path: Path, threads: int | None, device: str | None) -> None:
-        _check_threads(threads)
-        _check_device(device)
+        if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
+            raise SpecError(f"threads is {threads!r}; expected a whole number >= 1, or None for one for each core")
+        if device is not None and not re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d+)?", str(device)):
+            raise SpecError(
+                f"declip cannot use device {device!r}; expected 'cpu', 'cuda' (or 'cuda:1' …), or 'mps' or 'xpu' with "
+                "torch"
+            )
+        self.model = path.stem
         self._path = path
         self._threads = threads
         self._device_asked = device
@@ -128,13 +105,39 @@ class Opened:
         return reopen, (source, self.sha256, self._threads, self._device_asked, self._wish, self._offline)
 
 
-def _check_threads(threads: object) -> None:
-    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
-        raise SpecError(f"threads is {threads!r}; expected a whole number >= 1, or None for one for each core")
+class Exported(Opened):
+    """An engine of an .onnx file. Of a small network, threads compute a picture of a batch each."""
 
+    def __init__(self, path: Path, threads: int | None, device: str | None) -> None:
+        super().__init__(path, threads, device)
+        content = onnx_bytes(path)
+        digest = self.sha256 = hashlib.sha256(content).hexdigest()
+        self._on_gpu = device not in (None, "cpu")
+        self._count = threads or cores()
+        self._pool: PerProcess[ThreadPoolExecutor] | None = None
+        if len(content) < SMALL and not self._on_gpu:
+            self._pool = PerProcess(partial(ThreadPoolExecutor, self._count, thread_name_prefix="declip-engine"))
+        self._first = first = [content]
 
-def _check_device(device: object) -> None:
-    if device is not None and not (isinstance(device, str) and re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d+)?", device)):
-        raise SpecError(
-            f"declip cannot use device {device!r}; expected 'cpu', 'cuda' (or 'cuda:1' …), or 'mps' or 'xpu' with torch"
-        )
+        def read() -> bytes:
+            if first:
+                return first.pop()
+            again = onnx_bytes(path)
+            if hashlib.sha256(again).hexdigest() != digest:
+                raise WeightsError(f"{path} was replaced since it was opened; load it anew")
+            return again
+
+        # The file's bytes, as they are here already, or else (in a fork) from the same file.
+        self._read = read
+
+    def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """{"image": (N, 3, S, S) float32} → (N, T, T) float32."""
+        if self._pool is None:
+            return self._run(inputs)
+        singles = [{name: rows[i : i + 1] for name, rows in inputs.items()} for i in range(len(inputs["image"]))]
+        # Going through threads costs a single one more than it gains.
+        run = map if min(self._count, len(singles)) == 1 else self._pool().map
+        return np.concatenate(list(run(self._run, singles)))
+
+    def _run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        raise NotImplementedError

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from declip.engines import base
-from declip.engines.base import Opened, Pool
+from declip.engines.base import Exported
 from declip.errors import SpecError, WeightsError
-from declip.models.respec import onnx_bytes, same_bytes, spec_of
-from declip.process import PerProcess, check_process, cores
+from declip.models.respec import spec_of
+from declip.process import PerProcess, check_process
 from declip.spec import ModelSpec, Precision
 
 __all__ = ["OnnxEngine"]
 
 
-class OnnxEngine(Opened):
+class OnnxEngine(Exported):
     """An exported .onnx on ONNX Runtime; the ModelSpec travels in its metadata.
 
     threads: at work on a batch (None = one for each core). device: "cpu", "cuda" or "cuda:1" (the second GPU);
@@ -36,54 +35,35 @@ class OnnxEngine(Opened):
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime
 
-        self._on_gpu = device not in (None, "cpu")
-        provider = "CUDAExecutionProvider" if self._on_gpu else "CPUExecutionProvider"
-        if (device or "cpu").partition(":")[0] not in ("cpu", "cuda") or (
-            provider not in onnxruntime.get_available_providers()
+        kind = (device or "cpu").partition(":")[0]
+        if (
+            kind not in ("cpu", "cuda")
+            or f"{kind.upper()}ExecutionProvider" not in onnxruntime.get_available_providers()
         ):
             raise SpecError(
                 f"this ONNX Runtime cannot use device {device!r}; expected 'cpu', or 'cuda' (or 'cuda:1' …) with "
                 "onnxruntime-gpu"
             )
-        content = onnx_bytes(path)
-        self.model = path.stem
-        self.sha256 = hashlib.sha256(content).hexdigest()
-        self._pool = Pool(threads) if not self._on_gpu and len(content) < base.SMALL else None
-        count = 1 if self._pool else threads or cores()
-        session = _onnx_session(path, content, count, device if self._on_gpu else None)
-        self.spec: ModelSpec = spec_of(path, session.get_modelmeta().custom_metadata_map)
-        first, digest = [session], self.sha256  # the process that opened the file has its session already
-
-        def own() -> Any:
-            return first.pop() if first else _onnx_session(path, same_bytes(path, digest), count, None)
-
-        self._own = PerProcess(own)
-        self._own()
-
-    @property
-    def _session(self) -> Any:
-        """ONNX Runtime's, of this process."""
-        if self._on_gpu:
-            check_process(self._process, f"{self.model} on the GPU")
-        return self._own()
-
-    def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """{"image": (N, 3, S, S) float32} → (N, T, T) float32; CAT-Net: "coefficients" and "table", too."""
-        return self._pool.run(self._run, inputs) if self._pool else self._run(inputs)
+        threads = 1 if self._pool else self._count
+        self._session = PerProcess(partial(_open, path, self._read, threads, device if self._on_gpu else None))
+        self.spec: ModelSpec = spec_of(path, self._session().get_modelmeta().custom_metadata_map)
 
     def _run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        if self._on_gpu:
+            check_process(self._process, f"{self.model} on the GPU")
         logits: NDArray[np.float32]
-        (logits,) = self._session.run(["logits"], dict(inputs))
+        (logits,) = self._session().run(["logits"], dict(inputs))
         return logits
 
 
-def _onnx_session(path: Path, content: bytes, threads: int, device: str | None) -> Any:
+def _open(path: Path, read: Callable[[], bytes], threads: int, device: str | None) -> Any:
     """Open an ONNX Runtime session, on the GPU `device` or else on the CPU, whose operators share `threads` threads.
 
     Raises WeightsError for a bad file, SpecError where the session is not on that device.
     """
     import onnxruntime
 
+    content = read()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # its warnings are about graph clean-ups, not about results
     options.intra_op_num_threads = threads

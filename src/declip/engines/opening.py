@@ -52,19 +52,12 @@ def model_file(model: str | Path | None = None, *, offline: bool = False) -> Pat
     if model is None:
         return resolve.embedded_path()
     if resolve.is_fetched(model):
-        _need_torch()  # rather than after hundreds of megabytes
+        for package in ("torch", "timm", "safetensors"):  # rather than after hundreds of megabytes
+            if importlib.util.find_spec(package) is None:
+                raise MissingExtraError(package, "torch")
     path = resolve.resolve(model, offline=offline)
-    return _converted(path) if path.suffix == ".pth" and path.parent == resolve.cache_dir() else path
-
-
-def _need_torch() -> None:
-    for package in ("torch", "timm", "safetensors"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(package, "torch")
-
-
-def _converted(path: Path) -> Path:
-    """Return an official .pth of the cache as the .safetensors beside it, converted once."""
+    if path.suffix != ".pth" or path.parent != resolve.cache_dir():
+        return path
     out = path.with_suffix(".safetensors")
     if not out.exists():
         with naming_extras():

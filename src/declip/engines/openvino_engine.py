@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from declip.engines import base
-from declip.engines.base import NO_BF16, Opened, Pool
+from declip.engines.base import NO_BF16, Exported
 from declip.errors import MissingExtraError, SpecError, WeightsError
 from declip.models import probe
-from declip.models.respec import onnx_bytes, same_bytes, spec_of
-from declip.process import PerProcess, cores
+from declip.models.respec import parse_onnx, spec_of
+from declip.process import PerProcess
 from declip.spec import PROBE_KEY, ModelSpec, Precision
 
 __all__ = ["OpenVinoEngine"]
@@ -28,7 +27,7 @@ _log = logging.getLogger(__name__)
 EXACT = 1e-4
 
 
-class OpenVinoEngine(Opened):
+class OpenVinoEngine(Exported):
     """An exported .onnx on OpenVINO, in bf16 where the CPU has it and else in fp32: what "fast" means for .onnx.
 
     In fp32 it is an exact engine, and `precision` says so, where its answer to the probe is ONNX Runtime's up to 1e-4.
@@ -38,10 +37,8 @@ class OpenVinoEngine(Opened):
 
     def __init__(self, path: Path, *, threads: int | None = None, device: str | None = None) -> None:
         super().__init__(path, threads, device)
-        import onnx
-
         self._wish = "fast"
-        if device not in (None, "cpu"):
+        if self._on_gpu:
             raise SpecError(f"the fast engine of .onnx files runs on the CPU; got device {device!r}")
         if "openvino" not in sys.modules:
             # Importing it sends its maker a message, unless it finds nothing to send it with.
@@ -50,41 +47,25 @@ class OpenVinoEngine(Opened):
             import openvino
         except ModuleNotFoundError as error:
             raise MissingExtraError("openvino", "openvino") from error
-        content = onnx_bytes(path)
-        try:
-            metadata = {entry.key: entry.value for entry in onnx.load_model_from_string(content).metadata_props}
-        except Exception as error:  # protobuf's own, of a package that declip does not name
-            raise WeightsError(f"{path} cannot be read as ONNX: {error}") from error
+        metadata = {entry.key: entry.value for entry in parse_onnx(path, self._first[0]).metadata_props}
         self.spec: ModelSpec = spec_of(path, metadata)
         if PROBE_KEY not in metadata:
             raise WeightsError(f"{path} has no probe to prove a fast engine on; make it anew with `declip export`")
-        self.model = path.stem
-        self.sha256 = digest = hashlib.sha256(content).hexdigest()
-        self._pool = Pool(threads) if len(content) < base.SMALL else None
         lower = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if not lower:
             _log.warning(NO_BF16, self.model)
         config = {
             "INFERENCE_PRECISION_HINT": "bf16" if lower else "f32",
-            "INFERENCE_NUM_THREADS": threads or cores(),
-            "NUM_STREAMS": self._pool.count if self._pool else 1,
+            "INFERENCE_NUM_THREADS": self._count,
+            "NUM_STREAMS": self._count if self._pool else 1,
         }
         side = self.spec.input_size if self._pool else None
-        first = [content]  # the process that opened the file has its bytes already
-
-        def own() -> SimpleQueue[Any]:
-            return _openvino_requests(path, first.pop() if first else same_bytes(path, digest), side, config)
-
-        self._requests = PerProcess(own)
+        self._requests = PerProcess(partial(_open, path, self._read, side, config))
         expected = probe.unpack(metadata[PROBE_KEY])
         found = self.logits({"image": probe.picture(self.spec)})
         probe.check(self.spec, expected, found, what=f"OpenVINO's {path.name}")
         exact = not lower and probe.distance(expected, found) <= EXACT
         self.precision: Precision = "exact" if exact else "fast"
-
-    def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """{"image": (N, 3, S, S) float32} → (N, T, T) float32."""
-        return self._pool.run(self._run, inputs) if self._pool else self._run(inputs)
 
     def _run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         requests = self._requests()
@@ -95,14 +76,14 @@ class OpenVinoEngine(Opened):
             requests.put(request)
 
 
-def _openvino_requests(path: Path, content: bytes, side: int | None, config: dict[str, Any]) -> SimpleQueue[Any]:
+def _open(path: Path, read: Callable[[], bytes], side: int | None, config: dict[str, Any]) -> SimpleQueue[Any]:
     """Compile a model for this process; return its requests, one per stream. side: of its inputs, one at a time, px;
     None = as the file has them. Raises WeightsError for a bad file."""
     import openvino
 
     core = openvino.Core()
     try:
-        model = core.read_model(content)
+        model = core.read_model(read())
     except RuntimeError as error:
         raise WeightsError(f"{path} cannot be opened by OpenVINO: {error}") from error
     if side is not None:

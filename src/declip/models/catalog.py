@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from pathlib import Path
 
-from declip.errors import SpecError, WeightsError
+from declip.errors import WeightsError
 from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
 
 __all__ = ["MODELS", "ModelCard", "find"]
@@ -44,65 +43,51 @@ class ModelCard:
     trained_on: str
     numbers: tuple[tuple[str, float], ...] = ()
 
-    def __post_init__(self) -> None:
-        if self.urls and self.by_hand:
-            raise SpecError(f"{self.name} is downloaded or got by hand, not both")
-
-    def fetch_by_hand(self, folder: Path) -> str:
-        """Return a sentence that says which file to put where instead of a download."""
-        return f"Get {self.urls[0]} by other means and put it at {folder / self.file}"
-
 
 _BUCKET = "https://storage.googleapis.com/bitdefender_ml_artifacts/declip"
-_LICENSE = "CC BY-NC-SA 4.0"
+_DOLOS = ("ldm", "repaint", "lama", "pluralistic")
 
 _VIT = BackboneSpec(name="vit_large_patch14_clip_quickgelu_224.openai", layer=20)
 _RN50 = BackboneSpec(name="resnet50_clip_gap.openai", layer=3)
-_VIT_CONV20 = ModelSpec(backbones=(_VIT,), decoder=DecoderSpec(kind="conv-20"))
-_FUSION_CONV20 = ModelSpec(backbones=(_VIT, _RN50), decoder=DecoderSpec(kind="conv-20"))
+_CONV20 = DecoderSpec(kind="conv-20")
+# Of each family of the authors' checkpoints: its spec, words, place in the bucket (with a literal +, percent-encoded),
+# and size: decoder (52.2 and 65.3 million parameters) and AdamW's state in float32, to within a megabyte.
+_FAMILIES = {
+    "vit-l14": (
+        ModelSpec(backbones=(_VIT,), decoder=_CONV20),
+        "CLIP ViT-L/14 block 20",
+        "backbone_VIT/ViT_layer20",
+        627_000_000,
+    ),
+    "fusion": (
+        ModelSpec(backbones=(_VIT, _RN50), decoder=_CONV20),
+        "CLIP ViT-L/14 block 20 + RN50 layer3",
+        "backbone_VIT%2BRN50/ViT_layer20%2BRN50_layer3",
+        784_000_000,
+    ),
+}
 
-# Decoder (52.2 and 65.3 million parameters) and AdamW's state in float32: what a download costs, to within a megabyte.
-_VIT_BYTES = 627_000_000
-_FUSION_BYTES = 784_000_000
 
-
-def _vit(name: str, data: str, trained_on: str, numbers: tuple[tuple[str, float], ...] = ()) -> ModelCard:
+def _official(family: str, name: str, trained_on: str, *numbers: tuple[str, float]) -> ModelCard:
+    """One of the authors' checkpoints."""
+    spec, words, place, size = _FAMILIES[family]
+    data = "repaint-p2-9k" if name == "repaint" else name
     return ModelCard(
-        name=f"vit-l14-conv20-{name}",
-        summary=f"CLIP ViT-L/14 block 20, conv-20, trained on {trained_on}",
-        spec=_VIT_CONV20,
-        file=f"vit-l14-conv20-{name}.pth",
-        urls=(f"{_BUCKET}/backbone_VIT/ViT_layer20_conv-20_{data}.pth",),
-        size_bytes=_VIT_BYTES,
-        license=_LICENSE,
+        name=f"{family}-conv20-{name}",
+        summary=f"{words}, conv-20, trained on {trained_on}",
+        spec=spec,
+        file=f"{family}-conv20-{name}.pth",
+        urls=(f"{_BUCKET}/{place}_conv-20_{data}.pth",),
+        size_bytes=size,
+        license="CC BY-NC-SA 4.0",
         trained_on=trained_on,
         numbers=numbers,
     )
 
 
-def _fusion(name: str, data: str, trained_on: str, numbers: tuple[tuple[str, float], ...]) -> ModelCard:
-    return ModelCard(
-        name=f"fusion-conv20-{name}",
-        summary=f"CLIP ViT-L/14 block 20 + RN50 layer3, conv-20, trained on {trained_on}",
-        spec=_FUSION_CONV20,
-        file=f"fusion-conv20-{name}.pth",
-        # A literal + in the bucket's names, percent-encoded.
-        urls=(f"{_BUCKET}/backbone_VIT%2BRN50/ViT_layer20%2BRN50_layer3_conv-20_{data}.pth",),
-        size_bytes=_FUSION_BYTES,
-        license=_LICENSE,
-        trained_on=trained_on,
-        numbers=numbers,
-    )
-
-
-def _dolos(metric: str, ldm: float, repaint: float, lama: float, pluralistic: float) -> tuple[tuple[str, float], ...]:
+def _dolos(metric: str, *values: float) -> list[tuple[str, float]]:
     """One metric on the four Dolos test sets."""
-    return (
-        (f"dolos-ldm {metric}", ldm),
-        (f"dolos-repaint {metric}", repaint),
-        (f"dolos-lama {metric}", lama),
-        (f"dolos-pluralistic {metric}", pluralistic),
-    )
+    return [(f"dolos-{data} {metric}", v) for data, v in zip(_DOLOS, values, strict=True)]
 
 
 def _rival(name: str, *, summary: str, page: str, terms: str, trained_on: str) -> ModelCard:
@@ -126,35 +111,31 @@ MODELS: tuple[ModelCard, ...] = (
         license="Apache-2.0",
         trained_on="public photographs, manipulated by declip.synthesis",
     ),
-    _vit(
-        "ldm",
-        "ldm",
-        "Dolos LDM",
-        numbers=(
-            *_dolos("iou", 0.4870, 0.4371, 0.4263, 0.5555),
-            *_dolos("f1-best", 0.697, 0.674, 0.682, 0.756),
-            *_dolos("f1-fixed", 0.562, 0.516, 0.501, 0.626),
-            *_dolos("ap", 0.695, 0.673, 0.671, 0.756),
-        ),
-    ),
-    _vit("repaint", "repaint-p2-9k", "Dolos RePaint-P2"),
-    _vit("lama", "lama", "Dolos LaMa"),
-    _vit("pluralistic", "pluralistic", "Dolos Pluralistic"),
-    _vit("cocosd", "cocosd", "COCO-SD"),
-    _fusion(
-        "ldm",
+    _official(
+        "vit-l14",
         "ldm",
         "Dolos LDM",
-        numbers=(
-            *_dolos("iou", 0.5103, 0.4475, 0.4355, 0.5646),
-            *_dolos("f1-best", 0.726, 0.693, 0.694, 0.782),
-            *_dolos("f1-fixed", 0.604, 0.549, 0.530, 0.655),
-            *_dolos("ap", 0.727, 0.690, 0.687, 0.787),
-        ),
+        *_dolos("iou", 0.4870, 0.4371, 0.4263, 0.5555),
+        *_dolos("f1-best", 0.697, 0.674, 0.682, 0.756),
+        *_dolos("f1-fixed", 0.562, 0.516, 0.501, 0.626),
+        *_dolos("ap", 0.695, 0.673, 0.671, 0.756),
     ),
-    _fusion("repaint", "repaint-p2-9k", "Dolos RePaint-P2", _dolos("iou", 0.274, 0.740, 0.424, 0.542)),
-    _fusion("lama", "lama", "Dolos LaMa", _dolos("iou", 0.216, 0.295, 0.865, 0.320)),
-    _fusion("pluralistic", "pluralistic", "Dolos Pluralistic", _dolos("iou", 0.049, 0.081, 0.519, 0.837)),
+    _official("vit-l14", "repaint", "Dolos RePaint-P2"),
+    _official("vit-l14", "lama", "Dolos LaMa"),
+    _official("vit-l14", "pluralistic", "Dolos Pluralistic"),
+    _official("vit-l14", "cocosd", "COCO-SD"),
+    _official(
+        "fusion",
+        "ldm",
+        "Dolos LDM",
+        *_dolos("iou", 0.5103, 0.4475, 0.4355, 0.5646),
+        *_dolos("f1-best", 0.726, 0.693, 0.694, 0.782),
+        *_dolos("f1-fixed", 0.604, 0.549, 0.530, 0.655),
+        *_dolos("ap", 0.727, 0.690, 0.687, 0.787),
+    ),
+    _official("fusion", "repaint", "Dolos RePaint-P2", *_dolos("iou", 0.274, 0.740, 0.424, 0.542)),
+    _official("fusion", "lama", "Dolos LaMa", *_dolos("iou", 0.216, 0.295, 0.865, 0.320)),
+    _official("fusion", "pluralistic", "Dolos Pluralistic", *_dolos("iou", 0.049, 0.081, 0.519, 0.837)),
     _rival(
         "pscc-net",
         summary="PSCC-Net (TCSVT 2022), its authors' weights",

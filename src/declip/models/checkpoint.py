@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from declip.errors import SpecError, WeightsError
+from declip.errors import WeightsError
 from declip.files import write_atomic
+from declip.models.respec import spec_of
 from declip.nn.backbones import neighbours
 from declip.nn.model import Network, build_network
 from declip.nn.rivals.net import RivalNet
@@ -123,16 +124,11 @@ def _read(path: Path, *, tensors: bool) -> tuple[ModelSpec, dict[str, Tensor]]:
         raise WeightsError(f"no weight file at {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(SPEC_KEY)
+            metadata = file.metadata() or {}
             content = {k: file.get_tensor(k) for k in file.keys()} if tensors else {}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} is no readable .safetensors file: {error}") from error
-    if text is None:
-        raise WeightsError(f"{path} has no declip model description; official .pth files go through `declip convert`")
-    try:
-        return ModelSpec.from_json(text), content
-    except SpecError as error:
-        raise WeightsError(f"{path}: {error}") from error
+    return spec_of(path, metadata), content
 
 
 def _write(tensors: dict[str, Tensor], spec: ModelSpec, path: Path) -> Path:

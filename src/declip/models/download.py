@@ -17,25 +17,24 @@ import urllib.request
 from collections.abc import Iterator
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from declip.errors import WeightsError
 from declip.files import read_text, sha256_of, write_atomic
 from declip.models.catalog import ModelCard
 
-__all__ = ["download", "verify"]
+__all__ = ["download", "fetch_by_hand", "verify"]
 
 _log = logging.getLogger(__name__)
 _CHUNK = 1 << 20
 
 
 def download(card: ModelCard, folder: Path, *, attempts: int = 4, timeout: float = 30.0, pause: float = 0.5) -> Path:
-    """Fetch a model into folder, verify it, and only then give it its name.
+    """Fetch a model into folder, verify it, and only then give it its name; processes that want it wait for each other.
 
-    An interrupted download is kept as NAME.part. The next call goes on where it stopped, provided the server still has
-    the same file. Each of card.urls is given up after `attempts` tries in a row that brought nothing, with pauses of
-    1, 2, 4, … × pause seconds in between. timeout (s) is for each wait on the network. Processes that want the same
-    file wait for each other.
+    An interrupted download is kept as NAME.part, and the next call goes on if the server still has the same file. Each
+    of card.urls is given up after `attempts` tries in a row that brought nothing, with pauses of 1, 2, 4, … × pause
+    seconds in between. timeout (s) is for each wait on the network.
     Raises WeightsError that says what failed and which file to put where.
     """
     target, part = folder / card.file, folder / f"{card.file}.part"
@@ -59,7 +58,12 @@ def download(card: ModelCard, folder: Path, *, attempts: int = 4, timeout: float
                 return target
     except OSError as error:
         raise WeightsError(f"cannot write {error.filename or target}: {error.strerror}") from error
-    raise WeightsError(f"cannot fetch {card.name}: {'; '.join(failures)}. {card.fetch_by_hand(folder)}")
+    raise WeightsError(f"cannot fetch {card.name}: {'; '.join(failures)}. {fetch_by_hand(card, folder)}")
+
+
+def fetch_by_hand(card: ModelCard, folder: Path) -> str:
+    """Return a sentence that says which file to put where instead of a download."""
+    return f"Get {card.urls[0]} by other means and put it at {folder / card.file}"
 
 
 def verify(path: Path, card: ModelCard, *, target: Path | None = None) -> None:
@@ -111,14 +115,6 @@ class _TransferError(Exception):
         self.again = again
 
 
-class _Reply(NamedTuple):
-    """What a server's answer means for the file so far."""
-
-    start: int  # where its bytes belong
-    total: int | None  # size of the whole file
-    version: str  # names this version of the file, "" if the server gives none
-
-
 def _fetch_patiently(url: str, part: Path, *, attempts: int, timeout: float, pause: float) -> None:
     """Fetch until `attempts` tries in a row have failed without bringing a byte."""
     failed = 0
@@ -142,18 +138,18 @@ def _fetch(url: str, part: Path, timeout: float) -> None:
     if response is None:
         return
     with response:
-        reply = _read_headers(response)
-        if reply.start == 0:
+        start, total, found = _read_headers(response)
+        if start == 0:
             # In this order: a crash in between never leaves old bytes under a new version.
             _version_file(part).unlink(missing_ok=True)
             part.write_bytes(b"")
-            _version_file(part).write_text(json.dumps({"url": url, "validator": reply.version}), encoding="utf-8")
-        elif reply.start != have or reply.version not in ("", version):
+            _version_file(part).write_text(json.dumps({"url": url, "validator": found}), encoding="utf-8")
+        elif start != have or found not in ("", version):
             part.unlink()
             raise _TransferError("the file changed on the server in between", again=True)
-        _append(response, part, reply)
-    if reply.total is not None and _size(part) != reply.total:
-        raise _TransferError(f"the connection ended after {_size(part)} of {reply.total} bytes", again=True)
+        _append(response, part, start, total)
+    if total is not None and _size(part) != total:
+        raise _TransferError(f"the connection ended after {_size(part)} of {total} bytes", again=True)
 
 
 def _request(url: str, part: Path, have: int, version: str, timeout: float) -> HTTPResponse | None:
@@ -179,8 +175,11 @@ def _request(url: str, part: Path, have: int, version: str, timeout: float) -> H
         raise _network_error(error) from error
 
 
-def _read_headers(response: HTTPResponse) -> _Reply:
-    """Return what the headers say. Raises _TransferError for an answer that cannot be the file."""
+def _read_headers(response: HTTPResponse) -> tuple[int, int | None, str]:
+    """Return where the reply's bytes belong, the size of the whole file, and what names this version, if anything.
+
+    Raises _TransferError for an answer that cannot be the file.
+    """
     headers = response.headers
     if headers.get_content_type() == "text/html":
         raise _TransferError("the server sent a web page (a login or a proxy?), not a weight file", again=False)
@@ -191,13 +190,13 @@ def _read_headers(response: HTTPResponse) -> _Reply:
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", ""))
         if match is None:
             raise _TransferError(f"unusable Content-Range {headers.get('Content-Range')!r}", again=False)
-        return _Reply(int(match[1]), None if match[2] == "*" else int(match[2]), version)
+        return int(match[1]), None if match[2] == "*" else int(match[2]), version
     if length is None and headers.get("Transfer-Encoding") != "chunked":
         raise _TransferError("the server does not say where the file ends", again=False)
-    return _Reply(0, None if length is None else int(length), version)
+    return 0, None if length is None else int(length), version
 
 
-def _append(response: HTTPResponse, part: Path, reply: _Reply) -> None:
+def _append(response: HTTPResponse, part: Path, start: int, total: int | None) -> None:
     """Append the body to part, with a progress bar on stderr where that is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -206,7 +205,7 @@ def _append(response: HTTPResponse, part: Path, reply: _Reply) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
     with bar, part.open("ab") as file:
-        task = bar.add_task(part.name.removesuffix(".part"), total=reply.total, completed=reply.start)
+        task = bar.add_task(part.name.removesuffix(".part"), total=total, completed=start)
         while True:
             try:
                 block = response.read1(_CHUNK)

@@ -20,9 +20,8 @@ from declip.nn.backbones import Backbone, load_tensors
 from declip.nn.model import Network, build
 from declip.nn.rivals.cat_net import CatNet
 from declip.nn.rivals.net import RivalNet
-from declip.nn.rivals.patch_forensics import PatchForensics
 from declip.nn.rivals.pscc_net import PsccNet
-from declip.nn.rivals.xception import XCEPTION
+from declip.nn.rivals.xception import XCEPTION, PatchForensics
 from declip.spec import BackboneSpec, DecoderKind, DecoderSpec, ModelSpec, check_choice
 
 __all__ = ["FakeClass", "Tower", "convert", "load_renamed"]
@@ -80,12 +79,16 @@ PSCC_NET: Mapping[str, tuple[str, Rules]] = {
         },
     ),
 }
+_BLOCK: Rules = {
+    r"attn\.in_proj_": "qkv.",
+    r"attn\.out_proj\.": "proj.",
+    r"ln_1\.": "norm1.",
+    r"ln_2\.": "norm2.",
+    r"mlp\.c_fc\.": "fc1.",
+    r"mlp\.c_proj\.": "fc2.",
+}
 _ATTENTION: Rules = {
-    r"att(\d)\.attn\.in_proj_": r"blocks.\1.qkv.",
-    r"att(\d)\.attn\.out_proj\.": r"blocks.\1.proj.",
-    r"att(\d)\.ln_(\d)\.": r"blocks.\1.norm\2.",
-    r"att(\d)\.mlp\.c_fc\.": r"blocks.\1.fc1.",
-    r"att(\d)\.mlp\.c_proj\.": r"blocks.\1.fc2.",
+    **{rf"att{i + 1}\.{theirs}": f"blocks.{i}.{ours}" for i in range(2) for theirs, ours in _BLOCK.items()},
     r"fc\.0\.": "head.",
 }
 
@@ -105,26 +108,37 @@ def convert(official: Path, out: Path, *, tower: Tower | None = None, fake_class
         check_choice(tower, Tower, "tower")
     if fake_class is not None:
         check_choice(fake_class, FakeClass, "fake_class")
-    found: tuple[Network, ModelSpec]
     content = None if official.is_dir() else _open(official)
     state = _state_dict(content)
     if content is None:
-        _refuse(official, "PSCC-Net", tower, fake_class)
-        found = _read_pscc_net({path: _state_dict(_open(path)) for path in sorted(official.rglob("*.pth"))}, official)
+        model = "PSCC-Net"
     elif any(key.startswith("convout.") for key in state):
-        _refuse(official, "Patch Forensics", tower, None)
-        found = _read_patch_forensics(state, official, fake_class or 0)
+        model = "Patch Forensics"
     elif any(key.startswith("dc_layer0_dil.") for key in state):
-        _refuse(official, "CAT-Net", tower, fake_class)
-        found = _read_cat_net(state, official)
+        model = "CAT-Net"
     elif part := next((part for part in PSCC_NET if _is_part(state, part)), None):
         names = ", ".join(PSCC_NET)
         raise WeightsError(f"{official} is {part}, one of PSCC-Net's three files; give the folder that holds {names}")
     else:
-        _refuse(official, "DeCLIP", None, fake_class)
-        found = _read_declip(content, official, tower)
-    checkpoint.save(*found, out)
-    return found[1]
+        model = "DeCLIP"
+    if tower is not None and model != "DeCLIP":
+        raise SpecError(f"{official} is of {model}, which has no tower: leave it out")
+    if fake_class is not None and model != "Patch Forensics":
+        raise SpecError(
+            f"{official} is of {model}, whose classes are known; fake_class is for Patch Forensics: leave it out"
+        )
+    net: Network
+    match model:
+        case "PSCC-Net":
+            net, spec = _read_pscc_net(official)
+        case "Patch Forensics":
+            net, spec = _read_patch_forensics(state, official, fake_class or 0)
+        case "CAT-Net":
+            net, spec = _read_cat_net(state, official)
+        case _:
+            net, spec = _read_declip(content, official, tower)
+    checkpoint.save(net, spec, out)
+    return spec
 
 
 def load_renamed(net: nn.Module, state: Mapping[str, Tensor], rules: Rules, source: str) -> None:
@@ -163,22 +177,10 @@ def _state_dict(content: Any) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in inner.items()}
 
 
-def _refuse(official: Path, model: str, tower: Tower | None, fake_class: int | None) -> None:
-    """Raise SpecError for an option that means nothing for a file of this model."""
-    if tower is not None:
-        raise SpecError(f"{official} is of {model}, which has no tower: leave it out")
-    if fake_class is not None:
-        raise SpecError(
-            f"{official} is of {model}, whose classes are known; fake_class is for Patch Forensics: leave it out"
-        )
-
-
 # --- rivals ---------------------------------------------------------------------------------------------------------
 
 
-def _read_patch_forensics(
-    state: Mapping[str, Tensor], source: Path, fake_class: FakeClass
-) -> tuple[RivalNet, ModelSpec]:
+def _read_patch_forensics(state: Mapping[str, Tensor], source: Path, fake_class: int) -> tuple[RivalNet, ModelSpec]:
     """Return the network of a Patch Forensics file, in which the manipulated class is the second one."""
     block = max((int(found[1]) for key in state if (found := re.match(r"block(\d+)\.", key))), default=0)
     if block not in PATCHES:
@@ -208,8 +210,9 @@ def _read_cat_net(state: Mapping[str, Tensor], source: Path) -> tuple[RivalNet, 
     return RivalNet(net).eval(), spec
 
 
-def _read_pscc_net(states: Mapping[Path, Mapping[str, Tensor]], folder: Path) -> tuple[RivalNet, ModelSpec]:
+def _read_pscc_net(folder: Path) -> tuple[RivalNet, ModelSpec]:
     """Join PSCC-Net's three files, among those of a folder. Raises WeightsError where one is missing or there twice."""
+    states = {path: _state_dict(_open(path)) for path in sorted(folder.rglob("*.pth"))}
     found = {part: [path for path, state in states.items() if _is_part(state, part)] for part in PSCC_NET}
     if any(len(paths) != 1 for paths in found.values()):
         counts = ", ".join(f"{len(paths)} of {part}" for part, paths in found.items())
@@ -262,9 +265,8 @@ def _read_declip(content: Any, source: Path, tower: Tower | None) -> tuple[Netwo
         whole = Backbone(backbone.name, [backbone.layer], spec.input_size)
         load_tensors(whole, frozen, str(source))
         whole.prune()
-        net.backbones[0].load_state_dict(whole.state_dict())
-    renamed = {f"decoder.{k}": v for k, v in _rename_decoder(learnt, net.decoder, source).items()}
-    checkpoint.fill(net, renamed, str(source), published=("backbones.",))
+        net.backbones[0] = whole
+    load_renamed(net.decoder, learnt, _decoder_rules(learnt, net.decoder, source), str(source))
     return net, spec
 
 
@@ -304,23 +306,12 @@ def _declip_spec(tower: Tower, layer: int, kind: str) -> ModelSpec:
     return ModelSpec(backbones=backbones, decoder=decoder)
 
 
-def _rename_decoder(learnt: dict[str, Tensor], decoder: nn.Module, source: Path) -> dict[str, Tensor]:
-    """Rename the tensors of a decoder: those of attention by rules, those of the other kinds by their order."""
-    renamed: dict[str, Tensor] = {}
+def _decoder_rules(learnt: dict[str, Tensor], decoder: nn.Module, source: Path) -> Rules:
+    """Return how the tensors of a decoder are renamed: those of attention by a table, the others by their order."""
     if any(key.startswith("att1.") for key in learnt):
-        for key, value in learnt.items():
-            name = key
-            for pattern, replacement in _ATTENTION.items():
-                name = re.sub(pattern, replacement, name)
-            # Official blocks count from 1.
-            renamed[re.sub(r"blocks\.(\d)", lambda found: f"blocks.{int(found[1]) - 1}", name)] = value
-        return renamed
+        return _ATTENTION
     theirs = sorted({int(key.split(".")[1]) for key in learnt if key.startswith("fc.")})
     ours = [name for name, module in decoder.named_modules() if next(module.parameters(False), None) is not None]
     if len(theirs) != len(ours):
         raise WeightsError(f"{source}: the decoder has {len(theirs)} layers with weights; expected {len(ours)}")
-    names = dict(zip(theirs, ours, strict=True))
-    for key, value in learnt.items():
-        _, index, field = key.split(".", 2)
-        renamed[f"{names[int(index)]}.{field}"] = value
-    return renamed
+    return {rf"fc\.{index}\.": f"{name}." for index, name in zip(theirs, ours, strict=True)}

@@ -17,7 +17,7 @@ from declip.errors import MissingExtraError, WeightsError
 from declip.files import local_path, sha256_of
 from declip.models import catalog
 from declip.models.catalog import ModelCard
-from declip.models.download import download, verify
+from declip.models.download import download, fetch_by_hand, verify
 
 __all__ = ["PackagedFile", "cache_dir", "cached", "embedded_path", "is_fetched", "resolve"]
 
@@ -57,7 +57,7 @@ def resolve(name_or_path: str | Path, *, offline: bool = False) -> Path:
         verify(found, card)
         return found
     if offline or os.environ.get("DECLIP_OFFLINE", "") not in ("", "0"):
-        advice = card.fetch_by_hand(cache_dir())
+        advice = fetch_by_hand(card, cache_dir())
         raise WeightsError(f"{card.name} is not in the cache, and offline forbids to fetch it. {advice}")
     return download(card, cache_dir())
 

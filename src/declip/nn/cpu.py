@@ -20,7 +20,6 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-from torch.overrides import TorchFunctionMode
 
 from declip.nn.decoders import Stem
 from declip.nn.model import Network
@@ -80,49 +79,43 @@ class Call(NamedTuple):
     shape: torch.Size
 
 
-class _Uses(TorchFunctionMode):
-    """Within it, count the functions that compute with a tensor, by the tensor's id."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.of: Counter[int] = Counter()
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor | tuple | list) and not isinstance(result, torch.Size):  # not its size or device
-            given = [*args, *(kwargs or {}).values()]
-            lists = [value for value in given if isinstance(value, tuple | list)]
-            self.of.update(id(value) for value in itertools.chain(given, *lists) if isinstance(value, Tensor))
-        return result
-
-
 def watch(net: nn.Module, image: Tensor) -> list[Call]:
     """Run a network on an image (1, 3, S, S) without computing (fake tensors); return its convolutions and norms."""
-    convolved: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # by the id of the output, which is held here
-    ran: list[tuple[nn.Module, tuple[nn.Conv2d, Tensor] | None, torch.Size]] = []
-    uses = _Uses()
+    ran: list[tuple[nn.Module, Any, Any, torch.Size]] = []  # with the nodes of autograd that gave input and output
+    convs: dict[Any, nn.Conv2d] = {}
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ran.append((module, convolved.get(id(inputs[0])), output.shape))
+        ran.append((module, inputs[0].grad_fn, output.grad_fn, output.shape))
         if isinstance(module, nn.Conv2d):
-            convolved[id(output)] = module, output
-            uses.of[id(output)] = 0  # an earlier tensor with this id is gone
+            convs[output.grad_fn] = module
 
     hooks = [m.register_forward_hook(note) for m in net.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.inference_mode():
-            fake = mode.from_tensor(image)
-            with uses:
-                net(fake)
+        with torch.inference_mode(False), torch.enable_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            last = net(mode.from_tensor(image).requires_grad_()).grad_fn
     finally:
         for hook in hooks:
             hook.remove()
-    times = Counter(module for module, _, _ in ran)
+    uses = _count_uses(last)
+    times = Counter(module for module, *_ in ran)
     calls = []
-    for module, before, shape in ran:
-        alone = before is not None and times[module] == times[before[0]] == uses.of[id(before[1])] == 1
-        calls.append(Call(module, before[0] if before and alone else None, shape))
+    for module, before, _, shape in ran:
+        source = convs.get(before)
+        alone = source is not None and times[module] == times[source] == uses[before] == 1
+        calls.append(Call(module, source if alone else None, shape))
     return calls
+
+
+def _count_uses(last: Any) -> Counter[Any]:
+    """Return how often the result of each node of autograd's graph is computed with, from its last node on."""
+    uses: Counter[Any] = Counter()
+    found, new = {last}, [last]
+    while new:
+        given = [node for node, _ in new.pop().next_functions if node is not None]
+        uses.update(given)
+        new += set(given) - found
+        found.update(given)
+    return uses
 
 
 # --- folding ----------------------------------------------------------------------------------------------------------
@@ -147,72 +140,57 @@ def fold(net: nn.Module, calls: Sequence[Call]) -> int:
         setattr(parent, name, norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity())
         folded += 1
     with torch.no_grad():
-        for block in list(net.modules()):
-            if _is_quick(block):
-                mlp: Any = block
-                mlp.fc1.weight *= QUICK
-                mlp.fc1.bias *= QUICK
-                mlp.fc2.weight /= QUICK
+        for mlp in list(net.modules()):
+            if not (isinstance(mlp, Mlp) and isinstance(mlp.act, QuickGELU) and isinstance(mlp.norm, nn.Identity)):
+                continue
+            if isinstance(mlp.fc1, nn.Linear) and isinstance(mlp.fc2, nn.Linear):
+                mlp.fc1.weight.mul_(QUICK)
+                mlp.fc1.bias.mul_(QUICK)
+                mlp.fc2.weight.div_(QUICK)
                 mlp.act = nn.SiLU(inplace=True)
                 folded += 1
     return folded
 
 
-def _is_quick(module: Any) -> bool:
-    """Return whether this is a timm MLP with nothing but QuickGELU between two linear layers."""
-    if not (isinstance(module, Mlp) and isinstance(module.act, QuickGELU) and isinstance(module.norm, nn.Identity)):
-        return False
-    return isinstance(module.fc1, nn.Linear) and isinstance(module.fc2, nn.Linear)
-
-
 # --- a convolution to one map before an enlargement -------------------------------------------------------------------
 
 
-class Taps(nn.Module):
-    """What each tap of a k × k convolution to one map gives: (N, C, H, W) → (N, k², H, W)."""
+class NarrowConv(nn.Module):
+    """An enlargement and a k × k convolution to one map, in the other order: (N, C, h, w) → (N, 1, H, W).
+
+    A convolution with one kernel is slow on CPUs. As a matrix it gives k² maps, one for each tap, fewer than the
+    channels it reads; only they are enlarged, and then summed where they belong. It is the same function: both steps
+    are linear, and each channel is enlarged by itself.
+    """
 
     weight: Tensor
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    def __init__(self, enlarge: nn.Upsample, conv: nn.Conv2d) -> None:
         super().__init__()
+        self.enlarge = enlarge
+        self.side = conv.kernel_size[0]
+        self.bias = conv.bias
         # The value at a place goes to where the tap finds it: from the other side.
         flipped = conv.weight.detach()[0].flip(1, 2)  # (C, k, k)
         self.register_buffer("weight", flipped.flatten(1).T.contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) → (N, k², H, W)."""
-        found = self.weight @ x.flatten(2)
-        return found.view(*found.shape[:2], *x.shape[2:])
-
-
-class ShiftedSum(nn.Module):
-    """The sum of the taps' maps, each where it belongs: (N, k², H, W) → (N, 1, H, W)."""
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.side = conv.kernel_size[0]
-        self.bias = conv.bias
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """(N, k², H, W) → (N, 1, H, W)."""
-        size = (maps.shape[2], maps.shape[3])
-        y = F.fold(maps.flatten(2), size, self.side, padding=self.side // 2)
+        """(N, C, h, w) → (N, 1, H, W)."""
+        taps = self.weight @ x.flatten(2)  # (N, k², h·w)
+        maps = self.enlarge(taps.view(*taps.shape[:2], *x.shape[2:]))  # (N, k², H, W)
+        y = F.fold(maps.flatten(2), (maps.shape[2], maps.shape[3]), self.side, padding=self.side // 2)
         return y if self.bias is None else y + self.bias
 
 
 def narrow(net: nn.Module) -> int:
-    """Move each convolution to one map before the enlargement that it follows, in place. Return how many were moved.
-
-    A convolution with one kernel is slow on CPUs. As a matrix it gives k² maps, fewer than the channels it reads, and
-    only they are enlarged. It is the same function: both steps are linear, and each channel is enlarged by itself.
-    """
+    """Move each convolution to one map before the enlargement that it follows, in place. Return how many were moved."""
     found = 0
     for parent in list(net.modules()):
         children = list(parent.named_children()) if isinstance(parent, nn.Sequential) else []
         for (before, enlarge), (after, conv) in itertools.pairwise(children):
             if isinstance(enlarge, nn.Upsample) and isinstance(conv, nn.Conv2d) and _is_narrow(conv):
-                setattr(parent, before, Taps(conv))
-                setattr(parent, after, nn.Sequential(enlarge, ShiftedSum(conv)))
+                setattr(parent, before, NarrowConv(enlarge, conv))
+                setattr(parent, after, nn.Identity())
                 found += 1
     return found
 
@@ -290,24 +268,18 @@ def replace_convs(net: nn.Module, calls: Sequence[Call]) -> int:
     The other 5×5 convolutions become channels-last, in which those of few channels are computed faster.
     calls: of `watch`.
     """
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d) and _is_plain(module, TAPS):
-            module.to(memory_format=torch.channels_last)
-    sizes = {
-        module: shape[2:]
-        for module, _, shape in calls
-        if isinstance(module, nn.Conv2d)
-        and _is_plain(module, TAPS)
-        and min(module.in_channels, module.out_channels) >= FEWEST
-    }
+    shapes = {call.module: call.shape for call in calls}
     replaced = 0
     for parent in list(net.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Conv2d) and child in sizes:
-                tile = 2 if min(child.in_channels, child.out_channels) >= MANY else 4
-                if not any(side % tile for side in sizes[child]):
-                    setattr(parent, name, WinogradConv(child, tile))
-                    replaced += 1
+        for name, conv in list(parent.named_children()):
+            if not isinstance(conv, nn.Conv2d) or not _is_plain(conv, TAPS):
+                continue
+            conv.to(memory_format=torch.channels_last)
+            channels = min(conv.in_channels, conv.out_channels)
+            tile = 2 if channels >= MANY else 4
+            if channels >= FEWEST and conv in shapes and not any(side % tile for side in shapes[conv][2:]):
+                setattr(parent, name, WinogradConv(conv, tile))
+                replaced += 1
     return replaced
 
 

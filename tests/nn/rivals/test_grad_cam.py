@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from declip.errors import SpecError, WeightsError
-from declip.nn.rivals.grad_cam import GradCam
 from declip.nn.rivals.net import build_rival
+from declip.nn.rivals.xception import GradCam, load_imagenet
 from declip.spec import BackboneSpec, ModelSpec
 from declip.training import TrainConfig
 
@@ -99,7 +99,7 @@ def test_the_body_starts_from_imagenet(tmp_path: Path) -> None:
     assert all(torch.equal(value, state[key]) for key, value in body.items())
     save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(WeightsError, match="does not fit timm's legacy_xception"):
-        GradCam().load_imagenet(tmp_path / "other.safetensors")
+        load_imagenet(GradCam(), tmp_path / "other.safetensors")
 
 
 XCEPTION = BackboneSpec(name="legacy_xception", layer=4)

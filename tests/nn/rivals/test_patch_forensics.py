@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from declip.errors import SpecError, WeightsError
-from declip.nn.rivals.patch_forensics import PatchForensics
+from declip.nn.rivals.xception import PatchForensics, load_imagenet
 
 PATCHES = {1: 74, 2: 37, 3: 19, 4: 19, 5: 19}
 FIELDS = {1: 19, 2: 43, 3: 91, 4: 187, 5: 283}
@@ -76,21 +76,11 @@ def test_imagenet_weights_fill_all_but_the_head(tmp_path: Path) -> None:
     save_file(whole, tmp_path / "xception.safetensors")
     net = PatchForensics(2)
     head = net.head.weight.clone()
-    net.load_imagenet(tmp_path / "xception.safetensors")
+    load_imagenet(net, tmp_path / "xception.safetensors")
     for key, value in net.state_dict().items():
         assert torch.equal(value, head if key == "head.weight" else whole.get(key, value))
     assert torch.equal(net.head.weight, head)
 
     save_file({k: v for k, v in whole.items() if k != "block9.rep.1.conv1.weight"}, tmp_path / "part.safetensors")
     with pytest.raises(WeightsError, match="does not fit timm's legacy_xception"):
-        net.load_imagenet(tmp_path / "part.safetensors")
-
-
-def test_weights_that_cannot_be_fetched_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError("no network")
-
-    net = PatchForensics(1)
-    monkeypatch.setattr(timm, "create_model", lambda *a, **k: refuse() if k["pretrained"] else None)
-    with pytest.raises(WeightsError, match="pass its path"):
-        net.load_imagenet()
+        load_imagenet(net, tmp_path / "part.safetensors")

@@ -5,6 +5,8 @@ Of two classes the logit is the difference, manipulated minus untouched: its sig
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,9 +14,8 @@ from torch import Tensor, nn
 from declip.errors import SpecError
 from declip.nn.backbones import weights_file
 from declip.nn.rivals.cat_net import CatNet
-from declip.nn.rivals.grad_cam import GradCam
-from declip.nn.rivals.patch_forensics import PatchForensics
 from declip.nn.rivals.pscc_net import PsccNet
+from declip.nn.rivals.xception import GradCam, PatchForensics, load_imagenet
 from declip.spec import ModelSpec
 
 __all__ = ["RivalNet", "build_rival"]
@@ -77,36 +78,25 @@ def build_rival(spec: ModelSpec, *, load_weights: bool = True, offline: bool = F
 
     Raises SpecError for sizes that the network does not have, WeightsError if weights are missing.
     """
+    network: PatchForensics | GradCam | PsccNet | CatNet
     match spec.architecture:
-        case "patch-forensics" | "grad-cam":
-            (body,) = spec.backbones
-            network = _xception(spec.architecture, body.layer)
-            with torch.device("meta"):
-                whole = torch.empty(1, 3, spec.input_size, spec.input_size)
-                side = _xception(spec.architecture, body.layer)(whole).shape[-1]
-            _check_output(spec, side)
-            if load_weights and body.weights is not None:
-                network.load_imagenet(weights_file(body.name, body.weights, body.sha256, offline))
-            return RivalNet(network).eval()
         case "pscc-net":
-            return RivalNet(PsccNet(spec.output_size)).eval()
+            network, side = PsccNet(spec.output_size), spec.output_size
         case "cat-net":
-            _check_output(spec, spec.input_size // 4)
-            return RivalNet(CatNet() if spec.width is None else CatNet(spec.width)).eval()
-    known = "patch-forensics, grad-cam, pscc-net or cat-net"
-    raise SpecError(f"architecture {spec.architecture!r} is no rival; expected {known}")
-
-
-def _xception(architecture: str, layer: int) -> PatchForensics | GradCam:
-    return GradCam() if architecture == "grad-cam" else PatchForensics(layer)
-
-
-def _check_output(spec: ModelSpec, side: int) -> None:
+            network, side = CatNet(spec.width or 48), spec.input_size // 4
+        case _:
+            (body,) = spec.backbones
+            network = GradCam() if spec.architecture == "grad-cam" else PatchForensics(body.layer)
+            whole = torch.empty(1, 3, spec.input_size, spec.input_size, device="meta")
+            side = copy.deepcopy(network).to("meta")(whole).shape[-1]
+            if load_weights and body.weights is not None:
+                load_imagenet(network, weights_file(body.name, body.weights, body.sha256, offline))
     if spec.output_size != side:
         raise SpecError(
             f"output_size is {spec.output_size}; {spec.architecture} gives a map of {side} px for an input of "
             f"{spec.input_size} px"
         )
+    return RivalNet(network).eval()
 
 
 def _difference(logits: Tensor) -> Tensor:
