@@ -111,6 +111,14 @@ def fetch(model: ModelCard, folder: Path, attempts: int = 3) -> Path:
     return download(model, folder, attempts=attempts, timeout=5, pause=0.001)
 
 
+def interrupt(server: Server, folder: Path) -> None:
+    """Leave the first 100,000 bytes, as a process does whose connection breaks off."""
+    server.cuts = [100_000]
+    with pytest.raises(WeightsError, match="the connection ended after 100000 of 300000 bytes"):
+        fetch(card(server.url), folder, attempts=1)
+    assert (folder / "m.pth.part").read_bytes() == CONTENT[:100_000]
+
+
 def files(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if path.suffix != ".lock"}
 
@@ -130,19 +138,10 @@ def test_an_unpublished_hash_is_pinned_in_the_format_of_sha256sum(server: Server
     assert (tmp_path / "m.pth.sha256").read_text() == f"{SHA256}  m.pth\n"
 
 
-def test_a_cut_download_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
-    server.cuts = [100_000]
-    assert fetch(card(server.url), tmp_path).read_bytes() == CONTENT
-    assert server.seen == [(None, None), ("bytes=100000-", '"v1"')]
-
-
-def test_another_process_goes_on_too(server: Server, tmp_path: Path) -> None:
-    server.cuts = [100_000]
-    with pytest.raises(WeightsError, match="the connection ended after 100000 of 300000 bytes"):
-        fetch(card(server.url), tmp_path, attempts=1)
-    assert (tmp_path / "m.pth.part").read_bytes() == CONTENT[:100_000]
+def test_another_process_goes_on_where_a_download_stopped(server: Server, tmp_path: Path) -> None:
+    interrupt(server, tmp_path)
     assert fetch(card(server.url), tmp_path, attempts=1).read_bytes() == CONTENT
-    assert server.seen[-1] == ("bytes=100000-", '"v1"')
+    assert server.seen == [(None, None), ("bytes=100000-", '"v1"')]
 
 
 def test_tries_that_bring_something_are_not_counted(server: Server, tmp_path: Path) -> None:
@@ -151,60 +150,48 @@ def test_tries_that_bring_something_are_not_counted(server: Server, tmp_path: Pa
     assert [wanted for wanted, _ in server.seen][-1] == "bytes=250000-"
 
 
-def test_last_modified_serves_where_there_is_no_strong_etag(server: Server, tmp_path: Path) -> None:
-    date = "Wed, 01 Jan 2025 00:00:00 GMT"
-    server.validators = {"ETag": 'W/"weak"', "Last-Modified": date}
-    server.cuts = [100_000]
+DATE = "Wed, 01 Jan 2025 00:00:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("validators", "ranges", "again"),
+    [
+        ({"ETag": 'W/"weak"', "Last-Modified": DATE}, True, ("bytes=100000-", DATE)),
+        ({}, True, (None, None)),  # what goes on may be of another file: from the start
+        ({"ETag": '"v1"'}, False, ("bytes=100000-", '"v1"')),  # a server that sends all again
+    ],
+    ids=["last-modified", "none", "no ranges"],
+)
+def test_a_cut_download_becomes_whole(
+    validators: dict[str, str], ranges: bool, again: tuple[str | None, ...], server: Server, tmp_path: Path
+) -> None:
+    server.validators, server.ranges, server.cuts = validators, ranges, [100_000]
     assert fetch(card(server.url), tmp_path).read_bytes() == CONTENT
-    assert server.seen[1] == ("bytes=100000-", date)
-
-
-def test_without_any_validator_a_cut_download_starts_again(server: Server, tmp_path: Path) -> None:
-    server.validators = {}
-    server.cuts = [100_000]
-    assert fetch(card(server.url), tmp_path).read_bytes() == CONTENT
-    assert server.seen == [(None, None), (None, None)]
-
-
-def test_a_server_that_ignores_ranges_sends_all_again(server: Server, tmp_path: Path) -> None:
-    server.ranges = False
-    server.cuts = [100_000]
-    assert fetch(card(server.url), tmp_path).read_bytes() == CONTENT
-    assert len(server.seen) == 2
+    assert server.seen == [(None, None), again]
 
 
 @pytest.mark.parametrize("conditional", [True, False])
 def test_a_file_that_changed_in_between_is_never_mixed(server: Server, tmp_path: Path, conditional: bool) -> None:
-    server.cuts = [100_000]
-    with pytest.raises(WeightsError):
-        fetch(card(server.url), tmp_path, attempts=1)
+    interrupt(server, tmp_path)
     server.content = CONTENT[::-1]
     server.validators = {"ETag": '"v2"'}
     server.conditional = conditional  # False: a server that does not know If-Range
     assert fetch(card(server.url), tmp_path).read_bytes() == CONTENT[::-1]
 
 
-def test_a_partial_file_that_was_whole_is_taken(server: Server, tmp_path: Path) -> None:
-    server.cuts = [100_000]
-    with pytest.raises(WeightsError):
-        fetch(card(server.url), tmp_path, attempts=1)
-    (tmp_path / "m.pth.part").write_bytes(CONTENT)  # the process died before it could rename
+@pytest.mark.parametrize(("more", "asked"), [(b"", 2), (b"more", 3)], ids=["whole", "longer"])
+def test_a_partial_file_that_is_too_long_is_not_continued(
+    more: bytes, asked: int, server: Server, tmp_path: Path
+) -> None:
+    """A process that died before it could rename leaves a whole one, for which the server answers 416."""
+    interrupt(server, tmp_path)
+    (tmp_path / "m.pth.part").write_bytes(CONTENT + more)
     assert fetch(card(server.url), tmp_path).read_bytes() == CONTENT
-    assert len(server.seen) == 2  # the second was answered with 416
-
-
-def test_a_partial_file_longer_than_the_servers_is_dropped(server: Server, tmp_path: Path) -> None:
-    server.cuts = [100_000]
-    with pytest.raises(WeightsError):
-        fetch(card(server.url), tmp_path, attempts=1)
-    (tmp_path / "m.pth.part").write_bytes(CONTENT + b"more")
-    assert fetch(card(server.url), tmp_path).read_bytes() == CONTENT
+    assert len(server.seen) == asked
 
 
 def test_a_partial_file_of_another_url_is_not_continued(server: Server, tmp_path: Path) -> None:
-    server.cuts = [100_000]
-    with pytest.raises(WeightsError):
-        fetch(card(server.url), tmp_path, attempts=1)
+    interrupt(server, tmp_path)
     other = server.url.replace("127.0.0.1", "localhost")
     assert fetch(card(other), tmp_path).read_bytes() == CONTENT
     assert server.seen[-1] == (None, None)
@@ -232,17 +219,16 @@ def test_the_next_url_is_tried(server: Server, tmp_path: Path) -> None:
     assert fetch(card(gone, server.url), tmp_path).read_bytes() == CONTENT
 
 
-def test_a_web_page_is_no_weight_file(server: Server, tmp_path: Path) -> None:
-    server.html = True
-    with pytest.raises(WeightsError, match="sent a web page"):
+@pytest.mark.parametrize(
+    ("fault", "message"), [({"html": True}, "sent a web page"), ({"length": False}, "does not say where the file ends")]
+)
+def test_a_reply_that_cannot_be_the_file_is_refused(
+    fault: dict[str, bool], message: str, server: Server, tmp_path: Path
+) -> None:
+    vars(server).update(fault)
+    with pytest.raises(WeightsError, match=message):
         fetch(card(server.url), tmp_path)
     assert not files(tmp_path)
-
-
-def test_a_reply_without_an_end_is_refused(server: Server, tmp_path: Path) -> None:
-    server.length = False  # a cut could not be told from the end
-    with pytest.raises(WeightsError, match="does not say where the file ends"):
-        fetch(card(server.url), tmp_path)
 
 
 def test_no_server_at_all(tmp_path: Path, server: Server) -> None:
@@ -283,19 +269,19 @@ def test_two_at_once_fetch_once(server: Server, tmp_path: Path) -> None:
 # --- hashes ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_wrong_hash_is_refused_and_the_download_dropped(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=f"has sha256 {SHA256}; expected {'0' * 64} .published."):
-        fetch(card(server.url, sha256="0" * 64), tmp_path)
-    assert not (tmp_path / "m.pth").exists()
-    assert not (tmp_path / "m.pth.part").exists()
-
-
-def test_a_download_that_differs_from_the_pinned_hash_is_refused(server: Server, tmp_path: Path) -> None:
-    fetch(card(server.url), tmp_path).unlink()
-    server.content = CONTENT[::-1]
-    with pytest.raises(WeightsError, match=r"pinned in .*the file at the source has changed"):
-        fetch(card(server.url), tmp_path)
-    assert not (tmp_path / "m.pth").exists()
+@pytest.mark.parametrize("published", ["0" * 64, None])
+def test_a_download_of_another_hash_is_refused_and_dropped(
+    published: str | None, server: Server, tmp_path: Path
+) -> None:
+    if published is None:
+        fetch(card(server.url), tmp_path).unlink()
+        server.content = CONTENT[::-1]
+    found = hashlib.sha256(server.content).hexdigest()
+    origin = "published" if published else "pinned in .*"
+    message = rf"has sha256 {found}; expected {published or SHA256} \({origin}\): .*the file at the source has changed"
+    with pytest.raises(WeightsError, match=message):
+        fetch(card(server.url, sha256=published), tmp_path)
+    assert files(tmp_path) <= {"m.pth.sha256", "m.pth.part.json"}
 
 
 def test_a_cached_file_is_verified_every_time(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

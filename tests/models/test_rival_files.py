@@ -137,19 +137,6 @@ def test_the_command_takes_either_class_of_patch_forensics_as_the_manipulated_on
     assert "fake-class" in capfd.readouterr().err
 
 
-def test_the_command_joins_pscc_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    net = PsccNet().eval()
-    folder = tmp_path / "checkpoint"
-    folder.mkdir()
-    for name, state in pscc_parts(net).items():
-        torch.save(state, folder / f"{name}.pth")
-    images = pixels(64)
-    opened = converted(monkeypatch, folder)
-    with torch.inference_mode():
-        torch.testing.assert_close(opened(images), net(images).masks[0][:, 0])
-
-
 @pytest.mark.slow
 def test_the_command_converts_cat_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)

@@ -44,10 +44,9 @@ SPECS = {
 }
 
 
-def network(name: str) -> tuple[nn.Module, ModelSpec, int]:
+def network(spec: ModelSpec) -> nn.Module:
     """With BatchNorms that have seen something."""
     torch.manual_seed(0)
-    spec, folded = SPECS[name]
     net = build(spec, load_weights=False)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -55,15 +54,15 @@ def network(name: str) -> tuple[nn.Module, ModelSpec, int]:
             nn.init.uniform_(module.running_var, 0.5, 1.5)
             nn.init.normal_(module.weight, 1, 0.1)
             nn.init.normal_(module.bias, 0, 0.1)
-    return net, spec, folded
+    return net
 
 
 @pytest.mark.parametrize(
     "name", ["resnet", "mini", *(pytest.param(n, marks=pytest.mark.slow) for n in ("vit", "quick"))]
 )
 def test_folding_changes_nothing_but_rounding(name: str) -> None:
-    net, spec, folded = network(name)
-    image = torch.from_numpy(probe.picture(spec))
+    spec, folded = SPECS[name]
+    net, image = network(spec), torch.from_numpy(probe.picture(spec))
     others = torch.randn(2, 3, spec.input_size, spec.input_size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = net(others)
@@ -76,8 +75,8 @@ def test_folding_changes_nothing_but_rounding(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["vit", "mini"])
 def test_bf16_is_close_and_leaves_statistics_exact(name: str) -> None:
-    net, spec, _ = network(name)
-    image = torch.from_numpy(probe.picture(spec))
+    spec, _ = SPECS[name]
+    net, image = network(spec), torch.from_numpy(probe.picture(spec))
     with torch.no_grad():
         expected = net(image)
         quick = cpu.use_bf16(copy.deepcopy(net))
@@ -139,21 +138,30 @@ def test_other_ends_stay(net: nn.Module) -> None:
     assert cpu.narrow(net) == 0
 
 
-def test_what_is_used_elsewhere_as_well_is_not_folded() -> None:
-    class Tapped(nn.Module):
-        """A BatchNorm in another module than the convolution whose output it takes."""
+class Discarding(nn.Module):
+    """A network that gives what a convolution left, and makes nothing of its BatchNorm's output."""
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(3, 4, 3)
-            self.rest = nn.Sequential(nn.BatchNorm2d(4))
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
 
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
-            y = self.conv(image)
-            return self.rest(y) + y
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        feature: torch.Tensor = self.conv(image)
+        self.norm(feature)
+        return feature * 2
 
-    net = Tapped().eval()
-    assert cpu.fold(net, cpu.watch(net, torch.randn(1, 3, 8, 8))) == 0
+
+class Tapped(nn.Module):
+    """A BatchNorm in another module than the convolution whose output it takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.rest = nn.Sequential(nn.BatchNorm2d(4))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        y = self.conv(image)
+        return self.rest(y) + y
 
 
 class Features(nn.Module):
@@ -191,8 +199,10 @@ class Shared(nn.Module):
         ((nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)), 0),
         ((Features(),), 0),
         ((Shared(),), 0),
+        ((Discarding(),), 0),
+        ((Tapped(),), 0),
     ],
-    ids=["plain", "in-place", "between", "feature", "shared"],
+    ids=["plain", "in-place", "between", "feature", "shared", "discarding", "tapped"],
 )
 def test_only_what_nothing_else_takes_is_folded(parts: tuple[nn.Module, ...], folded: int) -> None:
     net = copy.deepcopy(nn.Sequential(*parts)).eval()
@@ -209,15 +219,9 @@ def test_only_what_nothing_else_takes_is_folded(parts: tuple[nn.Module, ...], fo
 @pytest.mark.parametrize("name", ["ghostnet_050", "resnet18"])
 def test_two_layers_of_a_backbone_stay_what_they_were(name: str) -> None:
     """timm's ghostnet gives what its first convolution leaves as its first feature."""
-    torch.manual_seed(0)
     layers = tuple(BackboneSpec(name=name, layer=layer) for layer in (0, 1))
     spec = ModelSpec(backbones=layers, decoder=DecoderSpec(kind="linear"))
-    net = build(spec, load_weights=False)
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean, 0, 0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-    image = torch.from_numpy(probe.picture(spec))
+    net, image = network(spec), torch.from_numpy(probe.picture(spec))
     with torch.no_grad():
         expected = net(image)
         assert cpu.fold(net, cpu.watch(net, image)) > 0

@@ -11,42 +11,21 @@ from torch import Tensor, nn
 from declip.errors import SpecError
 from declip.nn.backbones import Features
 from declip.nn.model import DeclipNet, build
-from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
-from tests.tiny import NARROW, RESIDUALS, RESNET, VIT, tiny_net, tiny_spec
+from declip.spec import BackboneSpec, ModelSpec
+from tests.tiny import RESIDUALS, RESNET, VIT, tiny_net, tiny_spec
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 BACKBONES = {
     "vit": (BackboneSpec(name=VIT, layer=1),),
-    **{f"stage{k}": (BackboneSpec(name=RESNET, layer=k),) for k in (1, 2, 3, 4)},
+    "stage3": (BackboneSpec(name=RESNET, layer=3),),
     "vit+stage3": (BackboneSpec(name=VIT, layer=2), BackboneSpec(name=RESNET, layer=3)),
     "residuals+stages": (RESIDUALS, BackboneSpec(name=RESNET, layer=1), BackboneSpec(name=RESNET, layer=2)),
-}
-DECODERS: dict[str, DecoderSpec] = {
-    "linear": DecoderSpec(kind="linear"),
-    "attention": DecoderSpec(kind="attention"),
-    "conv-4": DecoderSpec(kind="conv-4", widths=NARROW),
-    "conv-12": DecoderSpec(kind="conv-12", widths=NARROW),
-    "conv-20": DecoderSpec(kind="conv-20", widths=NARROW),
-    "dilated": DecoderSpec(kind="dilated", widths=(8, 8)),
 }
 
 
 def pictures(batch: int = 2, size: int = 64, seed: int = 0) -> Tensor:
     return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("decoder", DECODERS)
-def test_every_backbone_with_every_decoder_gives_256(backbone: str, decoder: str) -> None:
-    net = tiny_net(tiny_spec(*BACKBONES[backbone], decoder=DECODERS[decoder], output_size=256))
-    with torch.inference_mode():
-        logits = net(pictures())
-    assert logits.shape == (2, 256, 256)
-    assert logits.dtype == torch.float32
-    assert bool(torch.isfinite(logits).all())
-    # The picture arrives: two pictures give two maps.
-    assert float((logits[0] - logits[1]).abs().max()) > 1e-5
 
 
 def test_a_built_net_is_in_eval_and_a_picture_s_map_is_its_own() -> None:

@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from declip.errors import DatasetError, SpecError
-from declip.images.mapfiles import write_mask
 from declip.results import Sample
 from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
 from declip.training import features
@@ -23,19 +21,14 @@ from declip.training.features import CachedViews
 from declip.training.store import TensorStore
 from declip.training.views import Views
 from tests.tiny import RESIDUALS, RESNET, VIT, tiny_net, tiny_spec
+from tests.training.test_views import make_noise
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 @pytest.fixture
 def samples(tmp_path: Path) -> list[Sample]:
-    made = []
-    for i in range(5):
-        rng = np.random.default_rng(i)
-        Image.fromarray(rng.integers(0, 256, (70, 90, 3), np.uint8)).save(tmp_path / f"{i}.png")
-        write_mask(tmp_path / f"{i}-mask.png", rng.random((70, 90)) < 0.3)
-        made.append(Sample(image=tmp_path / f"{i}.png", mask=tmp_path / f"{i}-mask.png", label="fake"))
-    return made
+    return make_noise(tmp_path, 5, (70, 90))
 
 
 def cached(spec: ModelSpec, samples: list[Sample], folder: Path, **options: Any) -> CachedViews:

@@ -29,12 +29,12 @@ def mask_as_picture(folder: Path, mask: np.ndarray[Any, Any], polarity: Any = "w
     return Sample(image=picture, mask=path, fake_is=polarity, label="fake")
 
 
-def make_noise(folder: Path, count: int, side: int = 120) -> list[Sample]:
+def make_noise(folder: Path, count: int, size: tuple[int, int] = (120, 120)) -> list[Sample]:
     samples = []
     for i in range(count):
         rng = np.random.default_rng(i)
-        Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)).save(folder / f"{i}.png")
-        write_mask(folder / f"{i}-mask.png", rng.random((side, side)) < 0.3)
+        Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(folder / f"{i}.png")
+        write_mask(folder / f"{i}-mask.png", rng.random(size) < 0.3)
         samples.append(Sample(image=folder / f"{i}.png", mask=folder / f"{i}-mask.png", label="fake"))
     return samples
 
@@ -95,8 +95,7 @@ def test_keys_name_all_that_decides_a_view(spec: Any, tmp_path: Path) -> None:
     (sample,) = make_noise(tmp_path, 1)
 
     def key(sample: Sample = sample, spec: Any = spec, view: int = 0, **options: Any) -> tuple[str, str]:
-        views = Views([sample], spec, **options)
-        return views.content(0, view), views.target_content(0, view)
+        return Views([sample], spec, **options).key(0, view)
 
     before = key()
     black = key(dataclasses.replace(sample, fake_is="black"))

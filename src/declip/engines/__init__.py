@@ -1,10 +1,8 @@
 """Engines: normalised pictures → logits, by ONNX Runtime (the light core), OpenVINO or torch.
 
-`open_engine` picks by the file's suffix and the precision. All are thread-safe. The exact ones compute in fp32 and give
-the same numbers (export is checked to 1e-4); the fast ones are as exact as their proof says (`declip.models.probe`).
-
-An engine works on in a fork of its process, and travels to other processes (pickle) as the file it was opened from:
-what holds threads is made anew there. On a GPU a fork cannot go on, and is told so.
+All are thread-safe. The exact ones compute in fp32 and give the same numbers (export is checked to 1e-4); the fast
+ones are as exact as their proof says (`declip.models.probe`). An engine works on in a fork of its process (not on a
+GPU), and travels to other processes (pickle) as the file it was opened from.
 """
 
 from declip.engines.base import Engine, Wrapped

@@ -32,10 +32,9 @@ _log = logging.getLogger(__name__)
 def in_torch_thread(job: Callable[[], T]) -> T:
     """Return or raise what a job on torch does; all of a process are done one after the other by the same thread.
 
-    OpenMP keeps a team of threads for each thread that computes. Once the teams together have more threads than there
-    are cores, those of GNU's library soon fall asleep where they wait for the next operator (`GOMP_SPINCOUNT` in its
-    manual), and each operator has to wake them: RN50 then took 1.1 to 1.4 times as long on two cores. The job has as
-    many threads as torch would use in the caller's. Not to be called from a job.
+    OpenMP keeps a team of threads for each thread that computes. Of more threads than cores, those of GNU's library
+    soon fall asleep between operators (`GOMP_SPINCOUNT`), and waking them made RN50 1.1 to 1.4 times as slow on two
+    cores. The job has as many threads as torch would use in the caller's. Not to be called from a job.
     """
     import torch
 

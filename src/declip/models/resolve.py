@@ -25,13 +25,11 @@ _SUFFIXES = (".onnx", ".safetensors", ".pth", ".pt")
 
 
 def resolve(name_or_path: str | Path, *, offline: bool = False) -> Path:
-    """Return a local file for a name of the catalogue or a path.
+    """Return a local file for a name of the catalogue or a path; a name wins over a file that is called so.
 
-    A catalogue name wins over a file of the same name in the current folder (write ./NAME for that file). An official
-    checkpoint is downloaded once and verified every time. If the cache holds its converted .safetensors, the result is
-    that file, otherwise the .pth itself. Weights that a person has to fetch must lie in the cache, converted.
-    offline (or DECLIP_OFFLINE=1): download nothing.
-    Raises WeightsError for an unknown name, a missing or damaged file, or a failed download.
+    An official checkpoint is downloaded once and verified every time; its converted .safetensors in the cache is
+    preferred. Weights that a person has to fetch must lie in the cache, converted. offline (or DECLIP_OFFLINE=1):
+    download nothing. Raises WeightsError for an unknown name, a missing or damaged file, or a failed download.
     """
     text = str(name_or_path)
     if isinstance(name_or_path, Path) or not any(card.name == text for card in catalog.MODELS):

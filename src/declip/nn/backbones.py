@@ -79,8 +79,7 @@ class Backbone(nn.Module):
             raise SpecError(f"timm cannot cut {self.name} at layers {self.layers}: {error}") from error
 
     def train(self, mode: bool = True) -> Backbone:
-        """Stay in eval whatever `mode` says. In train mode BatchNorm would move its statistics although nothing is
-        learnt, as those of the official code's frozen RN50 do."""
+        """Stay in eval whatever `mode` says: BatchNorm would move its statistics, as in the official code."""
         return super().train(False)
 
     def forward(self, images: Tensor) -> Features:

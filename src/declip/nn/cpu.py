@@ -99,22 +99,22 @@ def watch(net: nn.Module, image: Tensor) -> list[Call]:
     uses = _count_uses(last)
     times = Counter(module for module, *_ in ran)
     calls = []
-    for module, before, _, shape in ran:
+    for module, before, after, shape in ran:
         source = convs.get(before)
-        alone = source is not None and times[module] == times[source] == uses[before] == 1
+        # What comes to nothing is not counted, so that this call itself has to come to something.
+        alone = source is not None and times[module] == times[source] == uses[before] == 1 and after in uses
         calls.append(Call(module, source if alone else None, shape))
     return calls
 
 
 def _count_uses(last: Any) -> Counter[Any]:
-    """Return how often the result of each node of autograd's graph is computed with, from its last node on."""
-    uses: Counter[Any] = Counter()
-    found, new = {last}, [last]
+    """Return how often the result of each node of autograd's graph is used for the last one, which is the output."""
+    uses = Counter([last])
+    new = [last]
     while new:
         given = [node for node, _ in new.pop().next_functions if node is not None]
+        new += set(given) - uses.keys()
         uses.update(given)
-        new += set(given) - found
-        found.update(given)
     return uses
 
 

@@ -78,8 +78,8 @@ class AttentionBlock(nn.Module):
 class AttentionDecoder(LinearDecoder):
     """Two attention blocks, then the linear decoder.
 
-    Beyond the paper's ViT: width = channels of the fused features, heads = largest divisor of it ≤ max(1, width/64),
-    a class token in front only where the backbone has one; it is dropped again before the linear map.
+    Width = channels of the fused features, heads = largest divisor of it ≤ max(1, width/64). A class token stands in
+    front where the backbone has one; it is dropped again before the linear map.
     """
 
     def __init__(self, channels: int, output_size: int, causal: bool) -> None:

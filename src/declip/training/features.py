@@ -1,6 +1,5 @@
 """Frozen features, computed once and kept on disk.
 
-A frozen backbone gives the same features in every epoch and to every decoder; the decoder is a fraction of the cost.
 A cache is a folder that runs share, also at the same time:
 
     FOLDER/<layer>/about.json            what the layer is: backbone, tensors' digest, preprocessing, precision
@@ -8,8 +7,7 @@ A cache is a folder that runs share, also at the same time:
     FOLDER/targets/…                     the targets of the same views
 
 Names are digests of all that decides the content (file bytes, crop and augmentation, backbone tensors), so that
-nothing stale can be read. Each file appears whole or not at all and carries a checksum: what is interrupted is
-resumed, what is damaged is computed again. Nothing is ever deleted; a folder that is no longer wanted may be.
+nothing stale can be read. What is interrupted is resumed, what is damaged is computed again. Nothing is ever deleted.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from typing import Any
 import timm
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import track
 from torch import Tensor, nn
 
 from declip._version import __version__
@@ -52,8 +50,8 @@ class CachedViews:
     Item (view · number of samples + position) is view `view` of the sample at `position`. `fill` computes what is not
     there; what turns out to be damaged when it is read is computed again on the spot.
 
-    net: with its backbones' weights, on any device. folder: of the cache. precision: "fp16", or "fp32" for twice the
-    room. views: how many of each sample.
+    net: with its backbones' weights, on any device. precision: "fp16", or "fp32" for twice the room. count: views of
+    each sample.
     """
 
     def __init__(
@@ -95,8 +93,14 @@ class CachedViews:
         target = self._output**2 if self.views.target == "mask" else 1
         return values * self._dtype.itemsize + 2 * target
 
-    def announce(self, items: Sequence[int]) -> None:
-        """Say how much filling in items will write; raises DatasetError if the disk has less room."""
+    def fill(self, items: Sequence[int], *, batch_size: int = BATCH_SIZE, progress: bool = False) -> None:
+        """Compute and keep items; say first how much that will write.
+
+        Raises DatasetError if the disk has less room, ImageError for a picture that cannot be read, and SpecError for
+        features that do not fit the precision.
+        """
+        if not items:
+            return
         console = Console(stderr=True)
         size, room = len(items) * self.bytes_per_item(), shutil.disk_usage(self.folder).free
         console.print(
@@ -108,24 +112,11 @@ class CachedViews:
                 f"the features need {size / 1e9:.1f} GB and {self.folder} has room for {room / 1e9:.1f} GB; "
                 "choose another folder for the cache, or views = 0 for none"
             )
-
-    def fill(self, items: Sequence[int], *, batch_size: int = BATCH_SIZE, progress: bool = False) -> None:
-        """Compute and keep items, announced first. Raises as `announce`, ImageError for a picture that cannot be read,
-        and SpecError for features that do not fit the precision."""
-        if not items:
-            return
-        self.announce(items)
-        columns = (TextColumn("frozen features"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        console = Console(stderr=True)
-        with (
-            Progress(*columns, console=console, disable=not progress) as bar,
-            ThreadPoolExecutor(min(_MOST_THREADS, cores())) as pool,
-        ):
-            task = bar.add_task("", total=len(items))
-            for start in range(0, len(items), batch_size):
+        starts = track(range(0, len(items), batch_size), "frozen features", console=console, disable=not progress)
+        with ThreadPoolExecutor(min(_MOST_THREADS, cores())) as pool:
+            for start in starts:
                 chosen = items[start : start + batch_size]
                 self._compute(chosen, list(pool.map(self._load, chosen)))
-                bar.advance(task, len(chosen))
 
     def batch(self, items: Sequence[int], dtype: torch.dtype = torch.float32) -> tuple[Features, Tensor]:
         """Return features of this dtype, and targets (N, T, T) or (N,) float32, of items in their order, on the CPU."""
@@ -162,14 +153,10 @@ class CachedViews:
         images = torch.stack([pixels for pixels, _ in loaded]).to(device).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode(), exact():
             layers = extract_layers(list(self.net.backbones), images)
-        for (wide, token), store in zip(layers, self._stores, strict=True):
-            maps = self._narrow(wide)
-            tokens = None if token is None else self._narrow(token)
+        for (maps, tokens), store in zip(layers, self._stores, strict=True):
+            kept = {"map": self._narrow(maps)} | ({} if tokens is None else {"cls": self._narrow(tokens)})
             for row, item in enumerate(items):
-                entry = {"map": maps[row].contiguous()}
-                if tokens is not None:
-                    entry["cls"] = tokens[row].contiguous()
-                store.write(self.keys[item][0], entry)
+                store.write(self.keys[item][0], {name: values[row].contiguous() for name, values in kept.items()})
         for (_, target), item in zip(loaded, items, strict=True):
             self._targets.write(self.keys[item][1], {"target": target.to(torch.float16)})
 

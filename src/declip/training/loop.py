@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -38,8 +38,6 @@ from declip.training.views import Views
 __all__ = ["FreshViews", "Loop", "Objective"]
 
 Batch: TypeAlias = Features | dict[str, Tensor]
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
 # Threads that read pictures where nothing is cached.
 _READERS = 4
 
@@ -130,7 +128,8 @@ class Loop:
         done = len(state.losses)
         batches = [order[i * config.batch_size : (i + 1) * config.batch_size] for i in range(done, self.steps)]
         mine = [np.sort(batch[accelerator.process_index :: accelerator.num_processes]) for batch in batches]
-        for step, (inputs, targets) in enumerate(prefetch(map(self._training_batch, mine)), start=done):
+        ahead = prefetch(self._batch(self.train_data, items, view=state.epoch) for items in mine)
+        for step, (inputs, targets) in enumerate(ahead, start=done):
             for group in self.optimizer.param_groups:
                 group["lr"] = state.rate(step / self.steps)
             batch = self._features(inputs)  # frozen features are always computed in float32, as those that are kept
@@ -158,16 +157,15 @@ class Loop:
 
     def _diverged(self, what: str, step: int) -> TrainingError:
         """Return the error of weights that are lost. step: of the epoch, from 0."""
-        rate = self.optimizer.param_groups[0]["lr"]
-        state, folder = self.state, Path(self.accelerator.project_dir)
+        rate, best = self.optimizer.param_groups[0]["lr"], self.state.best_numbers[0]
+        folder = Path(self.accelerator.project_dir)
         kept = "nothing was kept, since no epoch had ended"
         if (folder / "state.pt").exists():
-            best = state.best_numbers[0]
             kept = f"{folder / 'state.pt'} is that of the last good step"
             kept += f", {folder / 'best.safetensors'} of epoch {best}" if best else ""
         return TrainingError(
-            f"the training diverged in epoch {state.epoch + 1}, step {step + 1} of {self.steps}, at a rate (lr) of "
-            f"{rate:g}: {what}; {kept}. Start again with a lower rate, in another folder"
+            f"the training diverged in epoch {self.state.epoch + 1}, step {step + 1} of {self.steps}, at a rate (lr) "
+            f"of {rate:g}: {what}; {kept}. Start again with a lower rate, in another folder"
         )
 
     def validate(self) -> tuple[float, float, float]:
@@ -220,10 +218,7 @@ class Loop:
             if mask.any()
         ]
 
-    def _training_batch(self, items: Any) -> tuple[Batch, Tensor]:
-        return self._batch(self.train_data, items, view=self.state.epoch)
-
-    def _batch(self, data: CachedViews | FreshViews, items: Sequence[int], view: int) -> tuple[Batch, Tensor]:
+    def _batch(self, data: CachedViews | FreshViews, items: Any, view: int) -> tuple[Batch, Tensor]:
         """Return frozen features, or the inputs of views, and targets, on the CPU."""
         if isinstance(data, FreshViews):
             return data.load(items, view)

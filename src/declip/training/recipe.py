@@ -139,20 +139,16 @@ class TrainConfig:
         if self.augment and traits.reads_coefficients:
             raise SpecError(f"augment is not for {architecture}: it reads the coefficients of the files as they are")
 
-    @property
-    def kept_views(self) -> int:
-        """How many views of each training sample are kept; 0 = none, they are drawn anew in each epoch."""
+    def kept_views(self, part: str = "train") -> int:
+        """Return how many views of each sample of a part are kept; 0 = none, they are drawn anew in each epoch.
+
+        part: "train" | "valid", which has one, never augmented.
+        """
         if not self.model.traits.has_decoder:
             return 0
-        if self.views is None:
-            return 0 if self.augment else 1
-        return self.views
-
-    def kept_of(self, part: str) -> int:
-        """Return how many views of each sample of "train" or "valid" are kept; validation has one, never augmented."""
-        if part == "train":
-            return self.kept_views
-        return 1 if self.model.traits.has_decoder else 0
+        if part == "valid":
+            return 1
+        return self.views if self.views is not None else int(not self.augment)
 
     @classmethod
     def from_toml(cls, path: str | Path, changes: Sequence[str] = ()) -> TrainConfig:

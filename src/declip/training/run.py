@@ -95,7 +95,7 @@ def train(
     accelerator.wait_for_everyone()
     net = _first_network(config, accelerator, start)
     data = _open_views(config, net, parts, cache, accelerator)
-    if isinstance(net, DeclipNet) and not config.kept_views:
+    if isinstance(net, DeclipNet) and not config.kept_views():
         console.print("no features are kept: each epoch draws new views and runs the backbones (views = 0)")
         if config.compile:
             for backbone in net.backbones:
@@ -133,9 +133,9 @@ def fill_features(
     """
     check_samples(train, "train=[…]")
     check_samples(valid, "valid=[…]")
-    if not config.kept_of("valid"):
+    if not config.kept_views("valid"):
         raise SpecError(f"all of {config.model.architecture} is learnt, there are no features to keep")
-    if not config.kept_views:
+    if not config.kept_views():
         raise SpecError("by this recipe each epoch draws new views, and none are kept; set views = 1 or more in it")
     accelerator = Accelerator()
     net = _first_network(config, accelerator, None)
@@ -173,19 +173,14 @@ def choose_samples(samples: Sequence[Sample], config: TrainConfig) -> list[Sampl
     return fakes + [reals[i] for i in np.sort(drawn)]
 
 
-def initialise(decoder: nn.Module, std: float) -> None:
-    """Draw every weight from N(0, std), BatchNorm's gammas included; biases keep their defaults (paper §4)."""
-    for name, parameter in decoder.named_parameters():
-        if name.endswith("weight"):
-            nn.init.normal_(parameter, 0.0, std)
-
-
 def _first_network(config: TrainConfig, accelerator: Accelerator, start: str | Path | None) -> Network:
     """Return the network with which a training begins, on its device."""
     torch.manual_seed(config.seed)
     net = build_network(config.model)
     if config.init_std and isinstance(net, DeclipNet):
-        initialise(net.decoder, config.init_std)
+        for name, parameter in net.decoder.named_parameters():
+            if name.endswith("weight"):  # BatchNorm's gammas included (paper §4)
+                nn.init.normal_(parameter, 0.0, config.init_std)
     if start is not None:
         checkpoint.load_learnt(net, config.model, Path(start))
     placed: Network = net.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -204,7 +199,7 @@ def _open_views(
     progress = accelerator.is_main_process and Console(stderr=True).is_terminal
     data: dict[str, CachedViews | FreshViews] = {}
     for name, views in parts.items():
-        count = config.kept_of(name)
+        count = config.kept_views(name)
         if isinstance(net, RivalNet) or not count:
             data[name] = FreshViews(views)
             continue
@@ -226,8 +221,10 @@ def _run_epoch(loop: Loop, out: Path, console: Console) -> None:
     improved = state.close_epoch(value, loop.steps, tie=ap)
     if improved:
         state.best_numbers = (state.epoch, iou, ap)
-    row = {"epoch": state.epoch, "loss": loss, "valid_loss": _defined(valid_loss), "iou": _defined(iou), "ap": ap}
-    row |= {"lr": rate, "phase": phase, "best": improved, "seconds": round(time.perf_counter() - began, 2)}
+    # JSON has no nan.
+    numbers = {k: None if math.isnan(v) else v for k, v in {"valid_loss": valid_loss, "iou": iou, "ap": ap}.items()}
+    row = {"epoch": state.epoch, "loss": loss} | numbers | {"lr": rate, "phase": phase, "best": improved}
+    row["seconds"] = round(time.perf_counter() - began, 2)
     if accelerator.is_main_process:
         if improved:
             averaged = state.averaged
@@ -242,11 +239,6 @@ def _run_epoch(loop: Loop, out: Path, console: Console) -> None:
         f"epoch {state.epoch:3d}  loss {loss:.4f}  valid IoU {iou:.4f}  AP {ap:.4f}  "
         f"rate {rate:.1e}  {row['seconds']:.0f} s{'  best' if improved else ''}"
     )
-
-
-def _defined(value: float) -> float | None:
-    """Return the value, or None for nan, which JSON does not have."""
-    return None if math.isnan(value) else value
 
 
 def _check_masks(parts: Mapping[str, Views]) -> None:

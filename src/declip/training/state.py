@@ -8,6 +8,7 @@ import json
 import math
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,7 +35,12 @@ class State:
                 if isinstance(module, nn.BatchNorm2d):
                     module.momentum = config.norm_momentum
         self.averaged = copy.deepcopy(self.learnt).requires_grad_(False) if config.ema else self.learnt
-        self.optimizer = _optimizer(config, self.learnt)
+        options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+        self.optimizer: torch.optim.Optimizer = (
+            torch.optim.AdamW(self.learnt.parameters(), **options)
+            if config.optimizer == "adamw"
+            else torch.optim.SGD(self.learnt.parameters(), momentum=config.momentum, **options)
+        )
         self.epoch = 0
         self.phase = 0
         self.waited = 0
@@ -113,16 +119,6 @@ class State:
             setattr(self, name, value)
 
 
-def _optimizer(config: TrainConfig, learnt: nn.Module) -> torch.optim.Optimizer:
-    match config.optimizer:
-        case "adamw":
-            return torch.optim.AdamW(learnt.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-        case "sgd":
-            return torch.optim.SGD(
-                learnt.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-            )
-
-
 def claim(config: TrainConfig, digests: dict[str, str], out: Path, resume: bool) -> None:
     """Make `out` the folder of this run, or check that it already is. digests: of the data, by part.
 
@@ -146,7 +142,7 @@ def claim(config: TrainConfig, digests: dict[str, str], out: Path, resume: bool)
 def trim(path: Path, epochs: int) -> None:
     """Drop the lines of epochs that were measured but not saved: they are computed again."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    write_atomic(path, "".join(line for line in lines[:epochs]))
+    write_atomic(path, "".join(lines[:epochs]))
 
 
 def _revision() -> str | None:

@@ -1,13 +1,11 @@
 """Samples → what a network is trained on: inputs and targets, whole or cropped, augmented or as they are.
 
 Every random choice is drawn from the seed, the number of the view and the bytes of the picture, so that a view is the
-same in every run and list of samples that it appears in, and `Views.content` can name it.
+same in every run and list of samples that it appears in, and `Views.key` can name it.
 """
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -69,12 +67,6 @@ class Views:
         """Return how many samples there are."""
         return len(self.samples)
 
-    def part(self, start: int, stop: int) -> Views:
-        """Return the same views of samples[start:stop]; digests of files are shared."""
-        other = copy.copy(self)
-        other.samples = self.samples[start:stop]
-        return other
-
     def load(self, position: int, view: int = 0) -> tuple[Inputs, NDArray[np.float32]]:
         """Return view `view` of a sample: (inputs, target).
 
@@ -114,34 +106,25 @@ class Views:
             target = resize_scores(np.ascontiguousarray(mask, np.float32), (spec.output_size, spec.output_size))
         return {"image": to_input(pixels, spec)} | inputs, target
 
-    def content(self, position: int, view: int = 0) -> str:
-        """Return a digest of all that decides the input of a view: the file's bytes and what is done to them."""
-        return _hash(self._description(position, view))
-
-    def target_content(self, position: int, view: int = 0) -> str:
-        """Return a digest of all that decides the target of a view, and its input."""
-        sample = self.samples[position]
-        about: dict[str, Any] = {"input": self._description(position, view), "target": self.target}
+    def key(self, position: int, view: int = 0) -> tuple[str, str]:
+        """Return digests of all that decides the input of a view, and of all that decides its target and its input."""
+        sample, spec = self.samples[position], self.spec
+        given: dict[str, Any] = {key: getattr(spec, key) for key in ("input_size", "mean", "std", "mode")}
+        given["image"] = self._digest(sample.image)
+        if spec.mode == "tiled" or self.augment:
+            given |= {"seed": self.seed, "view": view, "augment": sorted(self.augment), "share": self.share}
+        about: dict[str, Any] = {"input": given, "target": self.target, "size": spec.output_size}
         if self.target == "image" or sample.mask is None:
             about["label"] = sample.label
         else:
             about |= {"mask": self._digest(sample.mask), "fake_is": sample.fake_is}
-        return _hash(about | {"size": self.spec.output_size})
+        return _hash(given), _hash(about)
 
     def keys(self, count: int) -> list[tuple[str, str]]:
-        """Return (content, target content) of `count` views of each sample, the first view of all samples first."""
+        """Return the keys of `count` views of each sample, the first view of all samples first."""
         pairs = [(position, view) for view in range(count) for position in range(len(self))]
         with ThreadPoolExecutor(min(_MOST_THREADS, cores())) as pool:  # hashing files lets other threads run
-            return list(pool.map(lambda pair: (self.content(*pair), self.target_content(*pair)), pairs))
-
-    def _description(self, position: int, view: int) -> dict[str, Any]:
-        spec = dataclasses.asdict(self.spec)
-        about = {key: spec[key] for key in ("input_size", "mean", "std", "mode")} | {
-            "image": self._digest(self.samples[position].image)
-        }
-        if self.spec.mode == "tiled" or self.augment:
-            about |= {"seed": self.seed, "view": view, "augment": sorted(self.augment), "share": self.share}
-        return about
+            return list(pool.map(lambda pair: self.key(*pair), pairs))
 
     def _digest(self, path: Path) -> str:
         if path not in self._digests:

@@ -27,13 +27,17 @@ pytestmark = pytest.mark.usefixtures("one_torch_thread")
 HALF: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
 
-def make_smoothed(folder: Path, count: int, side: int) -> list[Sample]:
-    """JPEG files of noise with a smoother and brighter rectangle each."""
+def make_noisy(folder: Path, count: int, side: int, *, real: bool = False) -> list[Sample]:
+    """JPEG files of noise with a smoother and brighter rectangle each; real: without it."""
     folder.mkdir()
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(int(real))
     samples = []
     for i in range(count):
         pixels = 100 + 20 * rng.standard_normal((side, side, 3))
+        if real:
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i}.jpg", quality=95)
+            samples.append(Sample(image=folder / f"{i}.jpg", label="real", group=f"real-{i}"))
+            continue
         mask = np.zeros((side, side), bool)
         h, w = rng.integers(side * 3 // 8, side * 5 // 8, 2)
         y, x = rng.integers(0, side - h), rng.integers(0, side - w)
@@ -42,18 +46,6 @@ def make_smoothed(folder: Path, count: int, side: int) -> list[Sample]:
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i}.jpg", quality=95)
         write_mask(folder / f"{i}.png", mask)
         samples.append(Sample(image=folder / f"{i}.jpg", mask=folder / f"{i}.png", label="fake", group=str(i)))
-    return samples
-
-
-def make_untouched(folder: Path, count: int, side: int) -> list[Sample]:
-    """The same noise without a rectangle."""
-    folder.mkdir()
-    rng = np.random.default_rng(1)
-    samples = []
-    for i in range(count):
-        pixels = 100 + 20 * rng.standard_normal((side, side, 3))
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i}.jpg", quality=95)
-        samples.append(Sample(image=folder / f"{i}.jpg", label="real", group=f"real-{i}"))
     return samples
 
 
@@ -84,7 +76,7 @@ MODELS = {
     ],
 )
 def test_sixteen_pictures_are_learnt_by_heart(name: str, recipe: dict[str, Any], tmp_path: Path) -> None:
-    samples = make_smoothed(tmp_path / "data", 16, MODELS[name].input_size)
+    samples = make_noisy(tmp_path / "data", 16, MODELS[name].input_size)
     config = TrainConfig(model=MODELS[name], batch_size=4, schedule="cosine", norm_momentum=0.2, **recipe)
     run = training.train(config, train=samples, valid=samples, out=tmp_path / "run")
     assert run.iou >= 0.8
@@ -94,8 +86,8 @@ def test_sixteen_pictures_are_learnt_by_heart(name: str, recipe: dict[str, Any],
 def test_grad_cam_tells_sixteen_pictures_apart_by_their_labels(tmp_path: Path) -> None:
     """Weakly supervised: what is learnt is which pictures are manipulated, and the map, of 4×4 positions, follows as
     far as it does. Measured: AP 1.00 of pictures; of pixels AP 0.56, IoU 0.28, where flagging all has 0.28 in both."""
-    fakes = make_smoothed(tmp_path / "data", 8, 123)
-    reals = make_untouched(tmp_path / "reals", 8, 123)
+    fakes = make_noisy(tmp_path / "data", 8, 123)
+    reals = make_noisy(tmp_path / "reals", 8, 123, real=True)
     spec = ModelSpec(
         architecture="grad-cam",
         backbones=(BackboneSpec(name="legacy_xception", layer=4),),
@@ -122,7 +114,7 @@ def test_a_linear_decoder_learns_sixteen_pictures_as_far_as_it_can(tmp_path: Pat
     spec = tiny_spec(
         BackboneSpec(name=RESNET, layer=2), decoder=DecoderSpec(kind="linear"), input_size=128, output_size=128
     )
-    samples = make_smoothed(tmp_path / "data", 16, spec.input_size)
+    samples = make_noisy(tmp_path / "data", 16, spec.input_size)
     config = TrainConfig(model=spec, batch_size=4, schedule="cosine", lr=0.1, epochs=40)
     run = training.train(config, train=samples, valid=samples, out=tmp_path / "run", cache=tmp_path / "features")
     assert run.iou >= 0.5
