@@ -13,11 +13,10 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from declip.errors import SpecError, WeightsError
+from declip.errors import WeightsError
 from declip.nn.rivals.net import build_rival
 from declip.nn.rivals.xception import GradCam, load_imagenet
 from declip.spec import BackboneSpec, ModelSpec
-from declip.training import TrainConfig
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -89,28 +88,3 @@ def test_the_body_starts_from_imagenet(tmp_path: Path) -> None:
     save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(WeightsError, match="does not fit timm's legacy_xception"):
         load_imagenet(GradCam(), tmp_path / "other.safetensors")
-
-
-XCEPTION = BackboneSpec(name="legacy_xception", layer=4)
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({}, r"grad-cam has one backbone, legacy_xception with layer 4; got \[\]"),
-        ({"backbones": (BackboneSpec(name="legacy_xception", layer=2),)}, "with layer 4; got .*2"),
-        ({"backbones": (XCEPTION,), "mode": "tiled"}, "mode is 'tiled'; grad-cam needs 'whole'"),
-        ({"backbones": (XCEPTION,), "width": 8}, "only cat-net has one"),
-    ],
-)
-def test_a_spec_that_is_none_is_refused(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(SpecError, match=message):
-        ModelSpec(architecture="grad-cam", **fields)
-
-
-def test_masks_and_other_sizes_are_refused() -> None:
-    spec = ModelSpec(architecture="grad-cam", backbones=(XCEPTION,), input_size=299, output_size=37)
-    with pytest.raises(SpecError, match='grad-cam learns from labels alone: target = "image"'):
-        TrainConfig(model=spec)
-    with pytest.raises(SpecError, match="grad-cam gives a map of 10 px for an input of 299 px"):
-        build_rival(spec)

@@ -265,6 +265,9 @@ def test_it_learns_from_labels_alone(name: str, tmp_path: Path) -> None:
     ("fields", "message"),
     [
         ({"architecture": "patch-forensics"}, "has one backbone, legacy_xception with layer 1-5; got"),
+        ({"architecture": "grad-cam"}, r"grad-cam has one backbone, legacy_xception with layer 4; got \[\]"),
+        ({"architecture": "grad-cam", "backbones": (XCEPTION,)}, "with layer 4; got .*2"),
+        ({"architecture": "patch-forensics", "backbones": (XCEPTION,), "mode": "tiled"}, "'tiled'; .* needs 'whole'"),
         ({"architecture": "pscc-net", "backbones": (XCEPTION,)}, "pscc-net has no backbones"),
         ({"architecture": "pscc-net", "output_size": 60}, "pscc-net needs a multiple of 8"),
         ({"architecture": "cat-net"}, "cat-net needs 'tiled'"),
@@ -282,11 +285,11 @@ def test_a_spec_that_is_none_is_refused(fields: dict[str, Any], message: str) ->
         ModelSpec(**fields)
 
 
-def test_a_map_of_another_size_is_refused() -> None:
-    spec = dataclasses.replace(SPECS["patch-forensics"], output_size=37)
-    with pytest.raises(SpecError, match="output_size is 37; patch-forensics gives a map of 9 px for an input of 75 px"):
+@pytest.mark.parametrize(("name", "side"), [("patch-forensics", 9), ("grad-cam", 3)])
+def test_a_map_of_another_size_is_refused(name: str, side: int) -> None:
+    spec = dataclasses.replace(SPECS[name], output_size=37)
+    with pytest.raises(SpecError, match=f"output_size is 37; {name} gives a map of {side} px for an input of 75 px"):
         build_network(spec)
-    assert build_network(dataclasses.replace(spec, input_size=299)).training is False
 
 
 @pytest.mark.parametrize(
@@ -294,6 +297,7 @@ def test_a_map_of_another_size_is_refused() -> None:
     [
         ("pscc-net", {"views": 2}, "views is 2; all of pscc-net is learnt"),
         ("cat-net", {"augment": ["flip"]}, "augment is not for cat-net"),
+        ("grad-cam", {}, 'grad-cam learns from labels alone: target = "image"'),
         ("pscc-net", {"target": "image", "reals": 1.0}, 'target = "image" is not for pscc-net'),
     ],
 )
