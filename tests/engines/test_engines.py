@@ -29,7 +29,7 @@ from declip.engines.openvino_engine import OpenVinoEngine
 from declip.engines.torch_engine import TorchEngine, in_torch_thread
 from declip.errors import DeclipError, SpecError, WeightsError
 from declip.files import sha256_of
-from declip.models import checkpoint, probe
+from declip.models import probe
 from declip.models.respec import check_target, with_spec
 from declip.nn import devices
 from declip.spec import PROBE_KEY, SPEC_KEY, Calibration
@@ -57,7 +57,7 @@ def test_both_engines_compute_the_same(tiny_model: Pair) -> None:
         assert float(np.abs(ours - theirs).max()) <= 1e-4
         assert float(ours.std()) > 0.05  # a map, not a constant
     for path, engine in ((source, by_torch), (exported, by_onnx)):
-        assert (engine.spec, engine.model, engine.sha256) == (checkpoint.read_spec(source), "tiny", sha256_of(path))
+        assert (engine.spec, engine.model, engine.sha256) == (tiled_spec(), "tiny", sha256_of(path))
 
 
 def test_a_picture_s_logits_do_not_depend_on_its_company(tiny_model: Pair) -> None:
@@ -173,7 +173,7 @@ def test_damaged_onnx_files_are_refused(tiny_model: Pair, tmp_path: Path) -> Non
 
 def test_an_onnx_file_needs_its_description(tiny_model: Pair, tmp_path: Path) -> None:
     model = onnx.load(str(tiny_model[1]))
-    spec = checkpoint.read_spec(tiny_model[0])
+    spec = tiled_spec()
     path = tmp_path / "other.onnx"
     entry = next(e for e in model.metadata_props if e.key == "declip")
     entry.value = json.dumps({**dataclasses.asdict(spec), "format_version": 2})

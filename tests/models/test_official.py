@@ -99,7 +99,7 @@ def test_an_rn50_decoder_alone_is_converted(layer: int, channels: int, tmp_path:
     spec = official.convert(source, out, tower="rn50" if layer == 4 else None)
     (backbone,) = spec.backbones
     assert (backbone.name, backbone.weights, backbone.layer) == ("resnet50_clip_gap", "openai", layer)
-    assert spec == ModelSpec(backbones=(backbone,), decoder=DecoderSpec(kind="conv-4")) == checkpoint.read_spec(out)
+    assert spec == ModelSpec(backbones=(backbone,), decoder=DecoderSpec(kind="conv-4"))
     written = load_file(out)
     # The file's own numbers are kept, but for what the paper's files count behind a doubling that is not there.
     assert all(torch.equal(written[key.replace("fc.", "decoder.layers.")], value) for key, value in tensors.items())

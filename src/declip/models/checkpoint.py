@@ -22,7 +22,7 @@ from declip.nn.model import Network, build_network
 from declip.nn.rivals.net import RivalNet
 from declip.spec import SPEC_KEY, ModelSpec
 
-__all__ = ["fill", "load", "load_learnt", "read_spec", "save", "with_spec"]
+__all__ = ["fill", "load", "load_learnt", "save", "with_spec"]
 
 
 def save(net: Network, spec: ModelSpec, path: Path) -> Path:
@@ -32,14 +32,9 @@ def save(net: Network, spec: ModelSpec, path: Path) -> Path:
     return _write(tensors, spec, path)
 
 
-def read_spec(path: Path) -> ModelSpec:
-    """Return the ModelSpec in a .safetensors header without reading the tensors."""
-    return _read(path, tensors=False)[0]
-
-
 def with_spec(path: Path, spec: ModelSpec, out: Path) -> Path:
     """Write the tensors of path as they are, under another description, to out; build no network. Return out."""
-    _, tensors = _read(path, tensors=True)
+    _, tensors = _read(path)
     return _write(tensors, spec, out)
 
 
@@ -48,7 +43,7 @@ def load(path: Path, *, offline: bool = False) -> tuple[Network, ModelSpec]:
 
     Raises WeightsError for a missing or damaged file, or tensors that are not exactly those of the spec.
     """
-    spec, tensors = _read(path, tensors=True)
+    spec, tensors = _read(path)
     with _Undrawn():
         # A rival's file has all its weights: those that its training started from are not needed.
         net = build_network(spec, load_weights=spec.traits.has_decoder, offline=offline)
@@ -78,7 +73,7 @@ def load_learnt(net: Network, spec: ModelSpec, path: Path) -> None:
 
     Raises WeightsError where the file's model is another one, or as `load` does.
     """
-    found, tensors = _read(path, tensors=True)
+    found, tensors = _read(path)
     parts = [(s.architecture, s.backbones, s.decoder, s.width) for s in (found, spec)]
     if parts[0] != parts[1]:
         raise WeightsError(f"{path} holds another model: its architecture, backbones or decoder are not the recipe's")
@@ -118,17 +113,17 @@ def _published(spec: ModelSpec) -> tuple[str, ...]:
     return tuple(f"backbones.{i}." for i, group in enumerate(groups) if group[0].weights is not None)
 
 
-def _read(path: Path, *, tensors: bool) -> tuple[ModelSpec, dict[str, Tensor]]:
-    """Return the spec of a file and, if asked for, its tensors."""
+def _read(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
+    """Return the spec of a file and its tensors."""
     if not path.is_file():
         raise WeightsError(f"no weight file at {path}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            content = {k: file.get_tensor(k) for k in file.keys()} if tensors else {}  # noqa: SIM118 (no mapping)
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} is no readable .safetensors file: {error}") from error
-    return spec_of(path, metadata), content
+    return spec_of(path, metadata), tensors
 
 
 def _write(tensors: dict[str, Tensor], spec: ModelSpec, path: Path) -> Path:

@@ -1,7 +1,6 @@
-"""Check a fast engine when it is opened, by a fixed picture and the exact answer to it.
+"""Check a fast engine when it is opened, by a fixed picture: it is refused if its answer is not close to the exact one.
 
-Machines and libraries choose lower precision in ways that no version number shows. So a fast engine first computes one
-picture, and is refused if its answer is not close to the exact one.
+Machines and libraries choose lower precision in ways that no version number shows.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ converted lies beside its result NAME.safetensors, which `resolve` then returns.
 
 from __future__ import annotations
 
-import importlib.resources
 import importlib.util
 import os
 import sys
@@ -22,6 +21,7 @@ from declip.models.download import download, fetch_by_hand, verify
 __all__ = ["PackagedFile", "cache_dir", "cached", "embedded_path", "is_fetched", "resolve"]
 
 _SUFFIXES = (".onnx", ".safetensors", ".pth", ".pt")
+_EMBEDDED = Path(__file__).parents[1] / "assets" / "mini.onnx"
 
 
 def resolve(name_or_path: str | Path, *, offline: bool = False) -> Path:
@@ -68,10 +68,9 @@ def is_fetched(name_or_path: str | Path) -> bool:
 
 def embedded_path() -> Path:
     """Return the model that comes with declip. Raises WeightsError where the installation lacks it."""
-    path = Path(str(importlib.resources.files("declip") / "assets" / "mini.onnx"))
-    if not path.is_file():
-        raise WeightsError(f"the embedded model is missing from this installation ({path}): reinstall declip")
-    return path
+    if not _EMBEDDED.is_file():
+        raise WeightsError(f"the embedded model is missing from this installation ({_EMBEDDED}): reinstall declip")
+    return _EMBEDDED
 
 
 def cache_dir() -> Path:
@@ -87,11 +86,9 @@ def cache_dir() -> Path:
 
 def cached(card: ModelCard) -> Path | None:
     """Return where this model lies on this machine, unverified, or None if it has to be fetched first."""
-    if not card.urls and not card.by_hand:
-        path = Path(str(importlib.resources.files("declip") / "assets" / card.file))
-        return path if path.is_file() else None
     path = cache_dir() / card.file
-    return next((p for p in (path.with_suffix(".safetensors"), path) if p.is_file()), None)
+    places = (path.with_suffix(".safetensors"), path) if card.urls or card.by_hand else (_EMBEDDED,)
+    return next((place for place in places if place.is_file()), None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -151,8 +151,7 @@ class Projection(nn.Module):
     """A map → `width` channels, seen twice: against all training data, and against the rest of its own window.
 
     A (x − mean) / deviation + B (x − window's mean) / deviation within windows + c, with learnt A, B and c: what is
-    manipulated differs from the rest of its picture by far less than pictures differ. Both are one 1×1 convolution, so
-    the standardisation costs next to nothing; a BatchNorm on every map would be a good part of a small decoder's time.
+    manipulated differs from the rest of its picture by far less than pictures differ. Both are one 1×1 convolution.
     """
 
     BATCHES = 200  # the first of a training, whose statistics are kept: frozen features do not change
@@ -238,11 +237,10 @@ def _halving(channels: int, width: int) -> tuple[nn.Module, ...]:
 class DilatedDecoder(nn.Module):
     """For small models: sees far at little cost; outlines on the finest grid of its backbones.
 
-    Each map is projected at its own size and only then resized (a 1×1 convolution and a bilinear resize commute, so
-    this equals projecting the fused features, cheaper). On half that grid, residual blocks of dilation 1, 2, 4, 8, 1,
-    … look around; in their middle the window's mean and deviation join every position, since what is unusual depends
-    on the rest of the picture. One block on the fine grid draws the outline. With a stem, the first map is the picture,
-    and what the stem makes of it joins the others.
+    Each map is projected at its own size and only then resized: the same as projecting the fused features, cheaper. On
+    half that grid, residual blocks of dilation 1, 2, 4, 8, 1, … look around; in their middle the window's mean and
+    deviation join every position. One block on the fine grid draws the outline. With a stem, the first map is the
+    picture, and what the stem makes of it joins the others.
     """
 
     def __init__(

@@ -2,8 +2,7 @@
 
 They take the network's input (N, 3, S, S), normalised; its scale is undone, so that they measure grey levels of 0-255.
 They always compute in float32: what they measure is finer than bfloat16's 8 bits of a pixel. Means are written as what
-ONNX Runtime does fast; its pooling of overlapping windows and of planes that are no multiple of 16 takes several times
-as long as the convolutions before it.
+ONNX Runtime does fast: its pooling takes several times as long as the convolutions before it.
 """
 
 from __future__ import annotations
