@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from declip.cli.main import main
 from declip.errors import WeightsError
 from declip.models import checkpoint, official
 from declip.nn.rivals import cat_net
 from declip.nn.rivals.pscc_net import PsccNet
 from declip.nn.rivals.xception import PatchForensics
-from tests.test_cli import call
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Run `declip ARGUMENTS` in this process; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["declip", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    return int(caught.value.code or 0)
 
 
 def official_of(net: torch.nn.Module, rules: Mapping[str, str]) -> dict[str, Tensor]:
