@@ -140,33 +140,42 @@ def _add_uploads(app: FastAPI, service: Service) -> None:
     models = list(service.localizers)
     refused = _problems(400, 401, 403, 408, 413, 415, 422, 429, 500, 503)
 
-    @app.post(
+    def taking(answer: Callable[[Request], Awaitable[Response]]) -> Callable[..., Awaitable[Response]]:
+        async def endpoint(request: Request, bearer: Bearer) -> Response:
+            try:
+                service.check(bearer)
+                return await answer(request)
+            except ProblemError:
+                await discard(request)  # what is left of a refused body is read, not cut off
+                raise
+            except (ClientDisconnect, DroppedError):
+                service.monitor.left.inc()
+                return Response(status_code=499)  # nobody reads it
+
+        return endpoint
+
+    app.post(
         "/v1/localize",
+        name="localize",
         summary="Localize manipulations in one or several pictures.",
         responses={200: {"model": schemas.Results, "content": answers.CONTENT}, **refused, **_problems(406)},
         openapi_extra=describe("localize", models, service.limits.files),
-    )
-    async def localize(request: Request, bearer: Bearer) -> Response:
-        return await _answered(service, service.localize, request, bearer)
-
-    @app.post(
+    )(taking(service.localize))
+    app.post(
         "/v1/metadata",
+        name="read_metadata",
         summary="Read what the file of one picture says of itself: EXIF, software, JPEG tables, content credentials.",
         responses={200: {"model": schemas.MetadataBody}, **refused},
         openapi_extra=describe("metadata", models),
-    )
-    async def read_metadata(request: Request, bearer: Bearer) -> Response:
-        return await _answered(service, service.metadata, request, bearer)
-
-    @app.post(
+    )(taking(service.metadata))
+    app.post(
         "/v1/report",
+        name="write_report",
         summary="Examine one picture, and write a page on it to be filed: one HTML file that needs no other.",
         response_class=HTMLResponse,
         responses={200: {"content": {"text/html": {}}}, **refused},
         openapi_extra=describe("report", models),
-    )
-    async def write_report(request: Request, bearer: Bearer) -> Response:
-        return await _answered(service, service.report, request, bearer)
+    )(taking(service.report))
 
 
 def _add_facts(app: FastAPI, service: Service) -> None:
@@ -211,24 +220,6 @@ def _add_facts(app: FastAPI, service: Service) -> None:
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
         return HTMLResponse(_page(app.openapi()))
-
-
-async def _answered(
-    service: Service,
-    answer: Callable[[Request], Awaitable[Response]],
-    request: Request,
-    bearer: HTTPAuthorizationCredentials | None,
-) -> Response:
-    """Return the answer for a client that has the token. The rest of a refused body is read, not cut off."""
-    try:
-        service.check(bearer)
-        return await answer(request)
-    except ProblemError:
-        await discard(request)
-        raise
-    except (ClientDisconnect, DroppedError):
-        service.monitor.left.inc()
-        return Response(status_code=499)  # nobody reads it
 
 
 def _models(service: Service) -> dict[str, Any]:
