@@ -210,13 +210,8 @@ class Localization:
     def row(self) -> ResultRow:
         """What the command line, the service, the report and batch jobs tell of it."""
         height, width = self.scores.shape
-        given = {
-            "image": self.name,
-            "width": width,
-            "height": height,
-            "regions": list(self.regions),
-            "notes": list(self.said),
-        }
+        given: dict[str, Any] = {"image": self.name, "width": width, "height": height}
+        given |= {"regions": list(self.regions), "notes": list(self.said)}
         named = (column.name for column in dataclasses.fields(ResultRow) if column.name not in given)
         return ResultRow(**given, **{name: getattr(self, name) for name in named})
 
