@@ -24,7 +24,7 @@ help:
 	@echo "make mini        synthesize, train, calibrate and export the embedded model (ARGS=\"--data FOLDER\")"
 	@echo "make model-card  measure the embedded model: the numbers of docs/models.md (ARGS=\"--data FOLDER\")"
 	@echo "make examples    make examples/photos and examples/masks anew (ARGS=\"--autoencoder FOLDER\")"
-	@echo "make readme      write the table of models in README.md from the catalogue"
+	@echo "make readme      write the pages of figures (docs/models.md, README.md) from docs/models.json"
 	@echo "make bench       measure speed and memory, and write docs/performance.md (ARGS=\"--only networks\")"
 	@echo "make clean       remove .venv and the caches of the tools; results stay"
 
@@ -57,8 +57,8 @@ model-card: $(VENV)/.all
 examples: $(VENV)/.all
 	$(BIN)/python tools/make_examples.py $(ARGS)
 
-readme: $(VENV)/.core
-	$(BIN)/python tools/readme_models.py --write
+readme: $(VENV)/.all
+	$(BIN)/python tools/model_page.py
 
 bench: $(VENV)/.all
 	$(BIN)/python bench/speed.py $(ARGS)

@@ -153,18 +153,8 @@ class Service:
 
     def __init__(self, clients: int, options: Sequence[str]) -> None:
         taken = ("--requests", str(round(0.75 * clients)), "--client-requests", str(clients))
-        command = [
-            sys.executable,
-            "-m",
-            "declip",
-            "serve",
-            "--port",
-            "0",
-            "--no-access-log",
-            *OPTIONS,
-            *taken,
-            *options,
-        ]
+        command = [sys.executable, "-m", "declip", "serve", "--port", "0", "--no-access-log", *OPTIONS, *taken]
+        command += options
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         self.url = self.process.stderr.readline().split()[-1]

@@ -19,7 +19,7 @@ from declip.errors import ImageError, MissingExtraError, SpecError
 from declip.evaluation import metrics
 from declip.images.mapfiles import write_mask
 from declip.images.read import read_photo
-from declip.results import Localization, Photo, Sample
+from declip.results import Localization, Sample
 
 PHOTOS = Path(__file__).resolve().parents[1] / "examples" / "photos"
 SIZE = (264, 392)  # px, height and width
@@ -119,14 +119,11 @@ def test_noise_level_is_in_octaves(mask: NDArray[np.bool_]) -> None:
     assert scores[:50].mean() < 0.05
 
 
-def test_jpeg_ghost_finds_a_part_of_lower_quality(flower: Pixels, mask: NDArray[np.bool_]) -> None:
+def test_jpeg_ghost_finds_a_part_of_another_past(flower: Pixels, cat: Pixels, mask: NDArray[np.bool_]) -> None:
     forged = pasted(flower, saved(flower, 60), mask)
     assert found(JpegGhost, forged, mask) > 0.6
     assert found(JpegGhost, encode(forged, quality=92), mask) > 0.5
     assert found(JpegGhost, flower, mask) < 0.25
-
-
-def test_jpeg_ghost_finds_a_part_that_has_none(flower: Pixels, cat: Pixels, mask: NDArray[np.bool_]) -> None:
     assert found(JpegGhost, encode(pasted(saved(flower, 65), cat, mask), quality=92), mask) > 0.6
 
 
@@ -155,22 +152,14 @@ def test_double_jpeg_reads_the_past_of_a_png(flower: Pixels, cat: Pixels, mask: 
     assert np.array_equal(map_of(DoubleJpeg, forged).scores, map_of(DoubleJpeg, encode(forged, "PNG")).scores)
 
 
-@pytest.mark.parametrize("quality", [50, 90])
-def test_double_jpeg_of_a_photo_saved_once_is_0(flower: Pixels, cat: Pixels, quality: int) -> None:
-    for pixels in (flower, cat):
-        assert map_of(DoubleJpeg, encode(pixels, quality=quality)).scores.max() == 0
-        assert map_of(DoubleJpeg, pixels).scores.max() == 0
-
-
-def test_double_jpeg_of_a_photo_saved_twice_is_low(flower: Pixels) -> None:
-    """Its red petals are clipped, and would be called "saved once" if such blocks were not left out."""
+def test_double_jpeg_of_other_pasts(flower: Pixels, cat: Pixels, mask: NDArray[np.bool_]) -> None:
+    for source in (flower, cat, encode(flower, quality=50), encode(cat, quality=50), encode(cat, quality=90)):
+        assert map_of(DoubleJpeg, source).scores.max() == 0  # saved once at most
+    # A finer first saving is the limit that its description names.
+    assert map_of(DoubleJpeg, encode(pasted(saved(flower, 95), cat, mask), quality=75)).scores.max() == 0
+    # Its red petals are clipped, and would be called "saved once" if such blocks were not left out.
     result = map_of(DoubleJpeg, encode(saved(flower, 70), quality=92))
     assert 0 < result.score < 0.05 and result.area < 0.005
-
-
-def test_double_jpeg_of_a_finer_first_saving_is_0(flower: Pixels, cat: Pixels, mask: NDArray[np.bool_]) -> None:
-    """The limit that its description names."""
-    assert map_of(DoubleJpeg, encode(pasted(saved(flower, 95), cat, mask), quality=75)).scores.max() == 0
 
 
 @pytest.mark.parametrize("orientation", [1, 5, 6])
@@ -213,12 +202,15 @@ def test_flat_pictures_are_not_suspicious(kind: type[Baseline], level: int) -> N
 def test_a_bad_file_is_yielded(kind: type[Baseline], flower: Pixels, tmp_path: Path) -> None:
     whole = encode(flower)
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    sources = [whole, tmp_path / "none.jpg", flower, tmp_path / "cut.jpg", read_photo(whole)]
+    (tmp_path / "photo.jpg").write_bytes(whole)
+    sources = [whole, tmp_path / "none.jpg", flower, tmp_path / "cut.jpg", read_photo(whole), tmp_path / "photo.jpg"]
     results = list(kind().map(iter(sources), batch_size=2))
-    assert [getattr(result, "kind", "") for result in results] == ["", "missing", "", "corrupt", ""]
-    first, last = results[0], results[-1]
-    assert isinstance(first, Localization) and isinstance(last, Localization)
-    assert np.array_equal(first.scores, last.scores)  # nor does anything else depend on a draw
+    assert [getattr(result, "kind", "") for result in results] == ["", "missing", "", "corrupt", "", ""]
+    first, _, _, _, photo, path = results
+    assert isinstance(first, Localization) and isinstance(photo, Localization) and isinstance(path, Localization)
+    # The same photo by any way; nor does anything else depend on a draw.
+    assert np.array_equal(first.scores, photo.scores) and np.array_equal(first.scores, path.scores)
+    assert path.name == str(tmp_path / "photo.jpg")
     assert first.model == kind.name and first.verdict is None and first.sha256 == "" and first.seconds > 0
 
 
@@ -228,19 +220,14 @@ def test_too_long_for_jpeg(kind: type[Baseline]) -> None:
     assert isinstance(result, ImageError) and result.kind == "too-large" and "65500 px" in str(result)
 
 
-@kinds
-def test_strips_leave_no_seams(kind: type[Baseline], flower: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
-    if kind is DoubleJpeg:  # its statistics leave out a block at each border of a strip
-        pytest.skip("not cut into strips where it scores")
-    whole = map_of(kind, flower).scores
-    monkeypatch.setattr("declip.baselines.blocks.STRIP", 64)
-    assert np.array_equal(map_of(kind, flower).scores, whole)
-
-
-def test_double_jpeg_of_many_strips(
+def test_strips_leave_no_seams(
     flower: Pixels, cat: Pixels, mask: NDArray[np.bool_], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    whole = {kind: map_of(kind, flower).scores for kind in (ErrorLevel, NoiseLevel, JpegGhost)}
     monkeypatch.setattr("declip.baselines.blocks.STRIP", 64)
+    for kind, scores in whole.items():
+        assert np.array_equal(map_of(kind, flower).scores, scores)
+    # Its statistics leave out a block at each border of a strip.
     assert found(DoubleJpeg, encode(pasted(saved(flower, 70), cat, mask), quality=90), mask) > 0.85
 
 
@@ -275,13 +262,3 @@ def test_without_jpeglib(flower: Pixels, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(MissingExtraError, match=r"pip install 'declip\[data\]'"):
         DoubleJpeg()
     assert map_of(ErrorLevel, flower).scores.max() > 0  # the others need no extra
-
-
-def test_the_same_photo_by_any_way(flower: Pixels, tmp_path: Path) -> None:
-    data = encode(flower)
-    (tmp_path / "photo.jpg").write_bytes(data)
-    photo: Photo = read_photo(data)
-    for kind in BASELINES.values():
-        by_path = map_of(kind, tmp_path / "photo.jpg")
-        assert by_path.name == str(tmp_path / "photo.jpg")
-        assert np.array_equal(by_path.scores, map_of(kind, photo).scores)

@@ -1,11 +1,12 @@
 """The pictures that models are measured on, and what a model makes of one: always the same, for all of them.
 
-`forgeries` and `untouched` of `photos/valid`, `forged_sets` and `forged_originals` of `forged/dev` give Cases;
-`measure` turns them into Outcomes. tools/model_card.py says what they stand for.
+`forgeries` and `untouched` of `photos/valid`, `published` of `forged/dev` give Cases; `measure` turns them into
+Outcomes. tools/model_card.py says what they stand for.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +22,7 @@ from declip.evaluation import metrics
 from declip.images.encode import encode_jpeg
 from declip.images.mapfiles import read_mask
 from declip.images.read import read_photo
-from declip.results import Localization, Predictor, Sample
+from declip.results import Predictor, Sample
 from declip.synthesis import Recipe, forge
 from declip.synthesis.networks import Networks
 
@@ -30,20 +31,9 @@ Mask = NDArray[np.bool_]
 Half = Literal["choose", "report"]
 
 KINDS = (
-    "telea",
-    "navier-stokes",
-    "patchmatch",
-    "biharmonic",
-    "regenerate-local",
-    "splice-hard",
-    "splice-feathered",
-    "splice-poisson",
-    "splice-colour",
-    "copy-move",
-    "blur",
-    "noise",
-    "resample",
-    "relight",
+    *("telea", "navier-stokes", "patchmatch", "biharmonic", "regenerate-local"),
+    *("splice-hard", "splice-feathered", "splice-poisson", "splice-colour"),
+    *("copy-move", "blur", "noise", "resample", "relight"),
 )
 SEED = 2
 CROP = 512  # px
@@ -52,7 +42,7 @@ FLAGGED = 0.02  # share of the area above which an untouched photo counts as fal
 THRESHOLDS = (np.arange(1, 200) / 200).astype(np.float32)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Case:
     """A picture with its known mask. group: what it shares a photo or scene with; jpeg: re-saved by this script; path:
     of the file, where it is measured as it is."""
@@ -65,8 +55,13 @@ class Case:
     jpeg: bool = False
     path: Path | None = None
 
+    def saved(self, quality: int, kind: str | None = None) -> Case:
+        """Return the same picture, re-saved as JPEG."""
+        pixels = resaved(self.pixels, quality)
+        return dataclasses.replace(self, kind=kind or self.kind, pixels=pixels, jpeg=True, path=None)
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What one model made of one case.
 
@@ -132,45 +127,37 @@ def forgeries(photos: Sequence[Path], kinds: Sequence[str], autoencoder: Path) -
             except DatasetError:
                 yield None
                 continue
-            jpeg = (number + place) % 2 == 1
-            if jpeg:
-                forged = resaved(forged, int(rng.integers(JPEG_QUALITY[0], JPEG_QUALITY[1] + 1)))
-            yield Case(kind=kind, group=path.name, half=half, pixels=forged, mask=mask, jpeg=jpeg)
+            case = Case(kind=kind, group=path.name, half=half, pixels=forged, mask=mask)
+            lossless = (number + place) % 2 == 0
+            yield case if lossless else case.saved(int(rng.integers(JPEG_QUALITY[0], JPEG_QUALITY[1] + 1)))
 
 
 def untouched(photos: Sequence[Path]) -> Iterator[Case]:
     """Every photo whole, as it is and re-saved as JPEG 75."""
     for path in photos:
-        pixels, half = read_photo(path).pixels, half_of(path.name)
+        pixels = read_photo(path).pixels
         nothing = np.zeros(pixels.shape[:2], dtype=bool)
-        yield Case(kind="as they are", group=path.name, half=half, pixels=pixels, mask=nothing)
-        again = resaved(pixels, 75)
-        yield Case(kind="JPEG 75", group=path.name, half=half, pixels=again, mask=nothing, jpeg=True)
+        case = Case(kind="as they are", group=path.name, half=half_of(path.name), pixels=pixels, mask=nothing)
+        yield case
+        yield case.saved(75, "JPEG 75")
 
 
-def forged_sets(folder: Path, quick: int | None = None) -> Iterator[Case]:
-    """The real manipulated pictures: each as it is, and re-saved as JPEG 90; kind = the set's name.
+def published(folder: Path, what: Literal["image", "original"], quick: int | None = None) -> Iterator[Case]:
+    """The real manipulated pictures, or the untouched originals that some sets have: as they are, and as JPEG 90.
 
-    quick: at most so many of each set.
+    kind: the set's name. quick: at most so many of each set.
     """
-    for dataset in sorted(path for path in folder.iterdir() if (path / "image").is_dir()):
-        for path in sorted((dataset / "image").iterdir())[:quick]:
-            sample = Sample(image=path, mask=dataset / "mask" / f"{path.stem}.png", label="fake")
-            pixels, mask = read_photo(path).pixels, read_mask(sample)
-            yield Case(kind=dataset.name, group=_scene(path.stem), half="report", pixels=pixels, mask=mask, path=path)
-            again = resaved(pixels, 90)
-            yield Case(kind=dataset.name, group=_scene(path.stem), half="report", pixels=again, mask=mask, jpeg=True)
-
-
-def forged_originals(folder: Path, quick: int | None = None) -> Iterator[Case]:
-    """The untouched originals that some of those sets have: each as it is, and re-saved as JPEG 90."""
-    for dataset in sorted(path for path in folder.iterdir() if (path / "original").is_dir()):
-        for path in sorted((dataset / "original").iterdir())[:quick]:
+    for dataset in sorted(path for path in folder.iterdir() if (path / what).is_dir()):
+        for path in sorted((dataset / what).iterdir())[:quick]:
             pixels = read_photo(path).pixels
-            nothing = np.zeros(pixels.shape[:2], dtype=bool)
-            yield Case(kind=dataset.name, group=path.stem, half="report", pixels=pixels, mask=nothing, path=path)
-            again = resaved(pixels, 90)
-            yield Case(kind=dataset.name, group=path.stem, half="report", pixels=again, mask=nothing, jpeg=True)
+            if what == "image":
+                group = _scene(path.stem)
+                mask = read_mask(Sample(image=path, mask=dataset / "mask" / f"{path.stem}.png", label="fake"))
+            else:
+                group, mask = path.stem, np.zeros(pixels.shape[:2], dtype=bool)
+            case = Case(kind=dataset.name, group=group, half="report", pixels=pixels, mask=mask, path=path)
+            yield case
+            yield case.saved(90)
 
 
 def _scene(stem: str) -> str:
@@ -200,26 +187,22 @@ def measure(predictor: Predictor, cases: Iterable[Case]) -> Iterator[Outcome]:
         (result,) = predictor.map([case.pixels if case.path is None else case.path])
         if isinstance(result, ImageError):
             raise result
-        yield _outcome(case, result)
-
-
-def _outcome(case: Case, result: Localization) -> Outcome:
-    inside, outside = result.scores[case.mask], result.scores[~case.mask]
-    return Outcome(
-        kind=case.kind,
-        group=case.group,
-        half=case.half,
-        jpeg=case.jpeg,
-        pixels=case.mask.size,
-        manipulated=inside.size,
-        hits=_at_least(inside, result.mask[case.mask]),
-        alarms=_at_least(outside, result.mask[~case.mask]),
-        ap=metrics.average_precision(result.scores, case.mask),
-        auc=metrics.auc(result.scores, case.mask),
-        score=0.0 if result.score is None else result.score,
-        verdict=result.verdict,
-        threshold=result.threshold,
-    )
+        inside, outside = result.scores[case.mask], result.scores[~case.mask]
+        yield Outcome(
+            kind=case.kind,
+            group=case.group,
+            half=case.half,
+            jpeg=case.jpeg,
+            pixels=case.mask.size,
+            manipulated=inside.size,
+            hits=_at_least(inside, result.mask[case.mask]),
+            alarms=_at_least(outside, result.mask[~case.mask]),
+            ap=metrics.average_precision(result.scores, case.mask),
+            auc=metrics.auc(result.scores, case.mask),
+            score=0.0 if result.score is None else result.score,
+            verdict=result.verdict,
+            threshold=result.threshold,
+        )
 
 
 def _at_least(scores: NDArray[np.float32], own: Mask) -> NDArray[np.int64]:

@@ -20,20 +20,13 @@ from declip.images.dose import Perturbation, perturb
 from declip.images.overlay import overlay
 from declip.localize.localizer import Localizer
 
-# From the mildest on. Before them comes the picture as it is.
-DOSES: dict[Perturbation, tuple[float, ...]] = {
-    "jpeg": (95, 85, 75, 60),
-    "webp": (90, 75),
-    "resize": (0.9, 0.75, 0.5),
-    "blur": (0.5, 1.0, 2.0),
-    "noise": (1.0, 2.0, 4.0),
-}
-_TITLES: dict[Perturbation, tuple[str, str]] = {
-    "jpeg": ("JPEG", "quality"),
-    "webp": ("WebP", "quality"),
-    "resize": ("resize and back", "factor"),
-    "blur": ("blur", "sigma, px"),
-    "noise": ("noise", "sigma, of 255"),
+# From the mildest on; before them comes the picture as it is. Doses, title and label of the panel.
+DOSES: dict[Perturbation, tuple[tuple[float, ...], str, str]] = {
+    "jpeg": ((95, 85, 75, 60), "JPEG", "quality"),
+    "webp": ((90, 75), "WebP", "quality"),
+    "resize": ((0.9, 0.75, 0.5), "resize and back", "factor"),
+    "blur": ((0.5, 1.0, 2.0), "blur", "sigma, px"),
+    "noise": ((1.0, 2.0, 4.0), "noise", "sigma, of 255"),
 }
 # Whose pictures may be shown here.
 SHOWN_SOURCES = ("kodak24-", "popos-")
@@ -47,14 +40,12 @@ def robustness(localizer: Localizer, cases: Sequence[Case]) -> dict[str, Any]:
     manipulation of their means. The first of each list, with level None, is the picture as it is.
     """
     lossless = [case for case in cases if not case.jpeg]
-    whole = _means(localizer, lossless)
+    whole = {"level": None, **_means(localizer, lossless)}
     found: dict[str, list[dict[str, Any]]] = {}
-    for kind, levels in DOSES.items():
-        found[kind] = [{"level": None, **whole}]
+    for kind, (levels, _, _) in DOSES.items():
+        found[kind] = [whole]
         for level in levels:
-            dosed = [
-                dataclasses.replace(case, pixels=perturb(case.pixels, kind, level, _rng(case))) for case in lossless
-            ]
+            dosed = [dataclasses.replace(c, pixels=perturb(c.pixels, kind, level, _rng(c))) for c in lossless]
             found[kind].append({"level": level, **_means(localizer, dosed)})
     return {"pictures": len(lossless), "kinds": found}
 
@@ -62,8 +53,7 @@ def robustness(localizer: Localizer, cases: Sequence[Case]) -> dict[str, Any]:
 def robustness_figure(found: Mapping[str, Any]) -> Figure:
     """AP and IoU over the doses, a panel for each kind."""
     panels = []
-    for kind, levels in DOSES.items():
-        title, label = _TITLES[kind]
+    for kind, (levels, title, label) in DOSES.items():
         rows = found["kinds"][kind]
         x = tuple(float(i) for i in range(len(rows)))
         lines = tuple(

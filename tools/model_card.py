@@ -1,6 +1,6 @@
-"""Measure a localizer and write its card: docs/models.md and docs/models.json; mini.json beside its weights.
+"""Measure a localizer: docs/models.json, and from it all pages that show its figures (tools/model_page.py).
 
-    python tools/model_card.py                                        the embedded model; writes docs/
+    python tools/model_card.py                                        the embedded model; writes the pages
     python tools/model_card.py --model a.onnx --model b.safetensors   compares candidates; writes nothing
 
 What is measured, always on the same pictures:
@@ -27,7 +27,7 @@ Needs `pip install 'declip[all]'`.
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import csv
 import json
 import math
 import os
@@ -39,10 +39,9 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import card_figures
 import model_page
@@ -56,12 +55,10 @@ from card_cases import (
     Case,
     Outcome,
     Pixels,
-    forged_originals,
-    forged_sets,
     forgeries,
     half_of,
     measure,
-    resaved,
+    published,
     untouched,
 )
 from numpy.typing import NDArray
@@ -81,6 +78,7 @@ from declip.localize.folder import localize_files
 from declip.localize.localizer import Localizer, load
 from declip.models import resolve
 from declip.nn.model import build_network
+from declip.process import cores
 from declip.results import Predictor
 from declip.spec import SIZE_CLASSES, Calibration, ModelSpec
 from declip.synthesis import family_of
@@ -98,6 +96,7 @@ FAMILIES = {
     ),
     "splices": ("casia1_subset", "psbattles_mantranet"),
 }
+PARTS = {"train": "training", "valid": "choosing and reporting", "calibrate": "verdicts"}
 
 
 def best_threshold(forged: Sequence[Outcome], clean: Sequence[Outcome] = ()) -> int:
@@ -120,94 +119,21 @@ def _by_kind(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
     return kinds
 
 
-def interval(values: NDArray[np.float64], groups: Sequence[str]) -> dict[str, float]:
-    """Mean over rows, then over columns, with its 95 % bootstrap interval over groups of rows.
-
-    values: (N, K) with nan where there is none; groups: N names, resampled as wholes. {"mean", "low", "high"}.
-    """
-    names, index = np.unique(np.asarray(groups), return_inverse=True)
-    sums = np.zeros((len(names), values.shape[1]))
-    counts = np.zeros_like(sums)
-    np.add.at(sums, index, np.nan_to_num(values))
-    np.add.at(counts, index, ~np.isnan(values))
+def interval(outcomes: Sequence[Outcome], value: Callable[[Outcome], float]) -> dict[str, float]:
+    """Mean over the outcomes of each kind, then over kinds, with its 95 % bootstrap interval over groups."""
+    names, index = np.unique([outcome.group for outcome in outcomes], return_inverse=True)
+    kinds = sorted({outcome.kind for outcome in outcomes})
+    sums, counts = np.zeros((2, len(names), len(kinds)))
+    for row, outcome in zip(index, outcomes, strict=True):
+        if not math.isnan(found := value(outcome)):
+            sums[row, kinds.index(outcome.kind)] += found
+            counts[row, kinds.index(outcome.kind)] += 1
     rng = np.random.default_rng(SEED)
     drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES)
     with np.errstate(invalid="ignore"):
         means = np.nanmean(drawn @ sums / (drawn @ counts), axis=1)
-        mean = float(np.nanmean(sums.sum(axis=0) / counts.sum(axis=0)))
-    low, high = np.nanquantile(means, (0.025, 0.975))
-    return {"mean": mean, "low": float(low), "high": float(high)}
-
-
-def _rows(outcomes: Sequence[Outcome], value: Callable[[Outcome], float]) -> tuple[NDArray[np.float64], list[str]]:
-    """A row per outcome, a column per kind: the value in the outcome's own column, else nan; and the rows' groups."""
-    kinds = sorted({outcome.kind for outcome in outcomes})
-    values = np.full((len(outcomes), len(kinds)), np.nan)
-    for row, outcome in enumerate(outcomes):
-        values[row, kinds.index(outcome.kind)] = value(outcome)
-    return values, [outcome.group for outcome in outcomes]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Thresholds:
-    """Indices into the arrays of an Outcome: the threshold of the figures, and the one of the highest mean IoU."""
-
-    used: int
-    best: int
-
-
-def summarise(
-    forged: Sequence[Outcome],
-    clean: Sequence[Outcome],
-    real: Sequence[Outcome],
-    originals: Sequence[Outcome],
-    again: Sequence[Outcome] = (),
-    *,
-    calibrated: bool,
-) -> dict[str, Any]:
-    """All figures of one model; on the reporting half, but for the choice of thresholds. again: forged, as JPEG 75."""
-    choosing = [outcome for outcome in forged if outcome.half == "choose"]
-    best = best_threshold(choosing)
-    allowed = best_threshold(choosing, [outcome for outcome in clean if outcome.half == "choose"])
-    at = Thresholds(used=-1 if calibrated else allowed, best=best)
-    reporting = [outcome for outcome in forged if outcome.half == "report"]
-    return {
-        "threshold": {
-            "used": forged[0].threshold if calibrated else float(THRESHOLDS[allowed]),
-            "origin": "calibration" if calibrated else "choosing half",
-            "best": float(THRESHOLDS[best]),
-        },
-        "photos": {half: len({o.group for o in forged if o.half == half}) for half in ("choose", "report")},
-        "kinds": {kind: _figures(outcomes, at) for kind, outcomes in _by_kind(reporting).items()},
-        "mean": _figures(reporting, at),
-        "saved": {
-            name: _figures([outcome for outcome in reporting if outcome.jpeg == jpeg], at)
-            for name, jpeg in (("lossless", False), ("JPEG 75-95", True))
-        },
-        "JPEG 75": _figures(again, at),
-        "untouched": {
-            half: {kind: _alarms(o, at) for kind, o in _by_kind([o for o in clean if o.half == half]).items()}
-            for half in ("report", "choose")
-        },
-        "sizes": {kind: _sizes(outcomes) for kind, outcomes in _by_kind(clean).items()},
-        "choice": _choice(forged, clean),
-        "forged": {
-            name: {
-                ("JPEG 90" if jpeg else "as they are"): _figures([o for o in outcomes if o.jpeg == jpeg], at)
-                for jpeg in (False, True)
-            }
-            for name, outcomes in _by_kind(real).items()
-        },
-        "originals": {
-            name: _alarms([o for o in outcomes if not o.jpeg], at) for name, outcomes in _by_kind(originals).items()
-        },
-        "told apart": {
-            name: told_apart(
-                [o.score for o in real if o.kind == name and o.jpeg], [o.score for o in outcomes if o.jpeg]
-            )
-            for name, outcomes in _by_kind(originals).items()
-        },
-    }
+        mean = np.nanmean(sums.sum(axis=0) / counts.sum(axis=0))
+    return _with_ends(mean, means)
 
 
 def told_apart(forged: Sequence[float], originals: Sequence[float]) -> dict[str, float]:
@@ -217,28 +143,82 @@ def told_apart(forged: Sequence[float], originals: Sequence[float]) -> dict[str,
     rows = rng.integers(len(forged), size=(RESAMPLES, len(forged)))
     columns = rng.integers(len(originals), size=(RESAMPLES, len(originals)))
     means = [wins[np.ix_(r, c)].mean() for r, c in zip(rows, columns, strict=True)]
-    low, high = np.quantile(means, (0.025, 0.975))
-    return {"mean": float(wins.mean()), "low": float(low), "high": float(high)}
+    return _with_ends(wins.mean(), means)
 
 
-def _figures(outcomes: Sequence[Outcome], at: Thresholds) -> dict[str, Any]:
+def _with_ends(mean: float, draws: Any) -> dict[str, float]:
+    low, high = np.nanquantile(draws, (0.025, 0.975))
+    return {"mean": float(mean), "low": float(low), "high": float(high)}
+
+
+class At(NamedTuple):
+    """Indices into the arrays of an Outcome: the threshold of the figures, and the one of the highest mean IoU."""
+
+    used: int
+    best: int
+
+
+def summarise(outcomes: Mapping[str, Sequence[Outcome]], *, calibrated: bool) -> dict[str, Any]:
+    """All figures of one model; on the reporting half, but for the choice of thresholds. outcomes: by their source."""
+    forged, clean, real = outcomes["manipulated"], outcomes["untouched"], outcomes["forged/dev"]
+    originals = _by_kind(outcomes["originals"])
+    choosing = [outcome for outcome in forged if outcome.half == "choose"]
+    reporting = [outcome for outcome in forged if outcome.half == "report"]
+    best = best_threshold(choosing)
+    allowed = best_threshold(choosing, [outcome for outcome in clean if outcome.half == "choose"])
+    at = At(used=-1 if calibrated else allowed, best=best)
+    return {
+        "threshold": {
+            "used": forged[0].threshold if calibrated else float(THRESHOLDS[allowed]),
+            "origin": "calibration" if calibrated else "choosing half",
+            "best": float(THRESHOLDS[best]),
+        },
+        "photos": {half: len({o.group for o in forged if o.half == half}) for half in ("choose", "report")},
+        "kinds": {kind: _figures(found, at) for kind, found in _by_kind(reporting).items()},
+        "mean": _figures(reporting, at),
+        "saved": {
+            name: _figures([outcome for outcome in reporting if outcome.jpeg == jpeg], at)
+            for name, jpeg in (("lossless", False), ("JPEG 75-95", True))
+        },
+        "JPEG 75": _figures(outcomes["JPEG 75"], at),
+        "untouched": {
+            half: {kind: _alarms(found, at) for kind, found in _by_kind([o for o in clean if o.half == half]).items()}
+            for half in ("report", "choose")
+        },
+        "sizes": {kind: _sizes(found) for kind, found in _by_kind(clean).items()},
+        "forged": {
+            name: {
+                ("JPEG 90" if jpeg else "as they are"): _figures([o for o in found if o.jpeg == jpeg], at)
+                for jpeg in (False, True)
+            }
+            for name, found in _by_kind(real).items()
+        },
+        "originals": {name: _alarms([o for o in found if not o.jpeg], at) for name, found in originals.items()},
+        "told apart": {
+            name: told_apart([o.score for o in real if o.kind == name and o.jpeg], [o.score for o in found if o.jpeg])
+            for name, found in originals.items()
+        },
+    }
+
+
+def _figures(outcomes: Sequence[Outcome], at: At) -> dict[str, Any]:
     """Of forgeries. prevalence is what flagging everything reaches, both in AP and in IoU."""
     if not outcomes:
         return {"pictures": 0}
     return {
         "pictures": len(outcomes),
         "groups": len({outcome.group for outcome in outcomes}),
-        "prevalence": interval(*_rows(outcomes, lambda o: o.manipulated / o.pixels))["mean"],
-        "ap": interval(*_rows(outcomes, lambda o: o.ap)),
-        "auc": interval(*_rows(outcomes, lambda o: o.auc)),
-        "iou": interval(*_rows(outcomes, lambda o: float(o.iou()[at.used]))),
-        "f1": interval(*_rows(outcomes, lambda o: float(o.f1()[at.used]))),
-        "iou_best": interval(*_rows(outcomes, lambda o: float(o.iou()[at.best]))),
+        "prevalence": interval(outcomes, lambda o: o.manipulated / o.pixels)["mean"],
+        "ap": interval(outcomes, lambda o: o.ap),
+        "auc": interval(outcomes, lambda o: o.auc),
+        "iou": interval(outcomes, lambda o: float(o.iou()[at.used])),
+        "f1": interval(outcomes, lambda o: float(o.f1()[at.used])),
+        "iou_best": interval(outcomes, lambda o: float(o.iou()[at.best])),
         "verdicts": _verdicts(outcomes),
     }
 
 
-def _alarms(outcomes: Sequence[Outcome], at: Thresholds) -> dict[str, Any]:
+def _alarms(outcomes: Sequence[Outcome], at: At) -> dict[str, Any]:
     """Of untouched photos."""
     areas = [float(outcome.flagged()[at.used]) for outcome in outcomes]
     worst = sorted(zip(areas, (outcome.group for outcome in outcomes), strict=True), reverse=True)[:5]
@@ -257,33 +237,15 @@ def _sizes(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     rows = []
     for i, size in enumerate(SIZE_CLASSES):
         found = [outcome.verdict for outcome in outcomes if Calibration.size_class(outcome.pixels) == i]
-        called, doubtful = found.count("manipulated"), found.count("inconclusive")
-        share = binomtest(called, len(found)).proportion_ci() if found else None
-        low, high = (share.low, share.high) if share is not None else (math.nan, math.nan)
-        rows.append(
-            {
-                "size": size,
-                "pictures": len(found),
-                "manipulated": called,
-                "inconclusive": doubtful,
-                "low": low,
-                "high": high,
-            }
-        )
+        row = {"size": size, "pictures": len(found)}
+        row |= {word: found.count(word) for word in ("manipulated", "inconclusive")}
+        share = binomtest(row["manipulated"], len(found)).proportion_ci() if found else None
+        rows.append(row | {"low": share.low if share else math.nan, "high": share.high if share else math.nan})
     return rows
 
 
 def _verdicts(outcomes: Sequence[Outcome]) -> dict[str, int]:
     return dict(sorted(Counter(outcome.verdict or "none" for outcome in outcomes).items()))
-
-
-def _choice(forged: Sequence[Outcome], clean: Sequence[Outcome]) -> list[dict[str, float]]:
-    """On the choosing half, at every twentieth threshold: mean IoU, and share of untouched photos flagged."""
-    kinds = _by_kind([outcome for outcome in forged if outcome.half == "choose"]).values()
-    iou = np.mean([np.mean([outcome.iou() for outcome in kind], axis=0) for kind in kinds], axis=0)
-    flagged = np.mean([outcome.flagged() > FLAGGED for outcome in clean if outcome.half == "choose"], axis=0)
-    rows = range(9, len(THRESHOLDS), 20)
-    return [{"threshold": float(THRESHOLDS[i]), "iou": float(iou[i]), "flagged": float(flagged[i])} for i in rows]
 
 
 # Time and memory ---------------------------------------------------------------------------------------------------
@@ -298,10 +260,9 @@ class TimedEngine(Wrapped):
 
     def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         start = time.perf_counter()
-        try:
-            return super().logits(inputs)
-        finally:
-            self.seconds += time.perf_counter() - start
+        logits = super().logits(inputs)
+        self.seconds += time.perf_counter() - start
+        return logits
 
 
 # A process counts the memory of the one it was started from, so a small one stands in between.
@@ -310,19 +271,16 @@ import json, os, subprocess, sys, time
 start = time.perf_counter()
 child = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
 _, status, usage = os.wait4(child.pid, 0)
-print(json.dumps([time.perf_counter() - start, usage.ru_maxrss * 1024, os.waitstatus_to_exitcode(status)]))
+print(json.dumps([time.perf_counter() - start, usage.ru_maxrss * 1024]))
+sys.exit(os.waitstatus_to_exitcode(status))
 """
 
 
 def run_command(model: Path, photo: Path, out: Path) -> tuple[float, int]:
     """(seconds, peak bytes of memory) of `declip localize` in a fresh process, files written."""
     command = [sys.executable, "-m", "declip", "localize", photo, "--out", out, "--model", model, "--force"]
-    done = subprocess.run(
-        [sys.executable, "-c", _STOPWATCH, *map(str, command)], check=True, capture_output=True, text=True
-    )
-    seconds, memory, status = json.loads(done.stdout)
-    if status != 0:
-        raise RuntimeError(f"declip localize ended with {status}: {done.stderr}")
+    done = subprocess.run([sys.executable, "-c", _STOPWATCH, *map(str, command)], check=True, stdout=subprocess.PIPE)
+    seconds, memory = json.loads(done.stdout)
     return seconds, memory
 
 
@@ -339,49 +297,34 @@ def time_model(model: Path, photos: Sequence[Path]) -> dict[str, Any]:
         seconds, memory = run_command(model, large, folder)
         starts = [run_command(model, small, folder)[0] for _ in range(5)]
         engine = TimedEngine(load(model).engine)
-        start = time.perf_counter()
-        list(localize_files(Localizer(engine), [(large, Path(large.name))], folder, force=True))
-        share = engine.seconds / (time.perf_counter() - start)
-        network, localizer = engine.seconds, Localizer(engine)
+        localizer = Localizer(engine)
+        list(localize_files(localizer, [(large, Path(large.name))], folder, force=True))
+        network = engine.seconds
         started = []
         for _ in range(5):
             start = time.perf_counter()
             localizer(small)
             started.append(time.perf_counter() - start)
+    size = {"height": pixels.shape[0], "width": pixels.shape[1]}
+    times = {"seconds": statistics.median(starts), "started_seconds": statistics.median(started)}
     return {
-        "large": {
-            "height": pixels.shape[0],
-            "width": pixels.shape[1],
-            "seconds": seconds,
-            "peak_bytes": memory,
-            "network_share": share,
-            "network_seconds": network,
-        },
-        "small": {
-            "height": 512,
-            "width": 512,
-            "seconds": statistics.median(starts),
-            "started_seconds": statistics.median(started),
-        },
-        "cores": _cores(),
+        "large": size | {"seconds": seconds, "peak_bytes": memory, "network_seconds": network},
+        "small": {"height": 512, "width": 512} | times,
+        "cores": cores(),
         "load_before": load_before,
     }
 
 
 def _twelve_megapixels(photos: Sequence[Path]) -> Pixels:
     """The middle 3000 × 4000 px of the smallest photo that has them; failing that, the largest enlarged."""
-    sizes = {path: Image.open(path).size for path in photos}
+    sizes = {path: Image.open(path).size for path in sorted(photos, key=lambda path: math.prod(Image.open(path).size))}
     fitting = [path for path, (width, height) in sizes.items() if width >= 4000 and height >= 3000]
     if not fitting:
-        largest = max(photos, key=lambda path: sizes[path][0] * sizes[path][1])
-        return np.asarray(Image.fromarray(read_photo(largest).pixels).resize((4000, 3000), Image.Resampling.BICUBIC))
-    pixels = read_photo(min(fitting, key=lambda path: sizes[path][0] * sizes[path][1])).pixels
+        pixels = read_photo(list(sizes)[-1]).pixels
+        return np.asarray(Image.fromarray(pixels).resize((4000, 3000), Image.Resampling.BICUBIC))
+    pixels = read_photo(fitting[0]).pixels
     top, left = (pixels.shape[0] - 3000) // 2, (pixels.shape[1] - 4000) // 2
     return np.ascontiguousarray(pixels[top : top + 3000, left : left + 4000])
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def macs(spec: ModelSpec) -> float:
@@ -490,121 +433,94 @@ def main() -> None:
     """Parse, measure, print, write."""
     parser = argparse.ArgumentParser(description="Measure models by the protocol of docs/models.md.")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="holds photos/ and forged/")
-    parser.add_argument("--model", action="append", help="a path or a catalogue name; repeatable (default: mini)")
-    parser.add_argument("--kinds", default=",".join(KINDS), help="kinds of manipulation, separated by commas")
     parser.add_argument("--manipulated", type=int, metavar="N", help="manipulate at most N photos of each half")
+    parser.add_argument("--model", action="append", help="a path or a catalogue name; repeatable (default: mini)")
     parser.add_argument("--quick", type=int, metavar="N", help="at most N photos of each half, N of each forged set")
-    parser.add_argument("--no-forged", action="store_true", help="leave out forged/dev")
     parser.add_argument("--no-timings", action="store_true", help="leave out time and memory")
-    parser.add_argument("--no-write", action="store_true", help="print only; so does every option above but --data")
+    parser.add_argument("--no-write", action="store_true", help="print only; so do --model, --quick and --no-timings")
     parser.add_argument("--json", type=Path, help="put all figures of all models here")
-    arguments = parser.parse_args()
+    given = parser.parse_args()
 
-    models = arguments.model or ["mini"]
-    kinds = tuple(arguments.kinds.split(","))
-    photos = _photos(arguments.data / "photos" / "valid", arguments.quick)
-    cards = measure_models(
-        [load(model) for model in models],
-        photos,
-        kinds,
-        arguments.data,
-        real=not arguments.no_forged,
-        quick=arguments.quick,
-        manipulated=arguments.manipulated,
-        progress=sys.stderr.isatty(),
-    )
-    if not arguments.no_timings:
+    models = given.model or ["mini"]
+    valid = given.data / "photos" / "valid"
+    photos = _mixed([path for path in valid.iterdir() if path.suffix.lower() in EXTENSIONS], given.quick)
+    chosen = _mixed(photos, given.manipulated)
+    cards = measure_models([load(model) for model in models], photos, chosen, given.data, given.quick)
+    if not given.no_timings:
         for model, card in zip(models, cards, strict=True):
             card["timings"] = time_model(resolve.resolve(model), photos)
     # A table is never squeezed into a narrow pipe.
     console = Console(width=None if sys.stdout.isatty() else 150)
     print_comparison(cards, console)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(cards, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    whole = kinds == KINDS and not (arguments.quick or arguments.no_forged or arguments.no_timings)
+    if given.json:
+        given.json.write_text(json.dumps(cards, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     left_out = ROOT / "docs" / "leave-one-out.json"
-    for card in cards:
-        if not arguments.model and left_out.exists():
-            card["leave_one_out"] = json.loads(left_out.read_text(encoding="utf-8"))
+    if not given.model and left_out.exists():
+        cards[0]["leave_one_out"] = json.loads(left_out.read_text(encoding="utf-8"))
     for card in cards:
         print_goals(card, console)
-    if whole and not arguments.model and not arguments.no_write:
-        chosen = _photos(arguments.data / "photos" / "valid", arguments.manipulated)
-        cards[0]["robustness"] = draw(load("mini"), cards[0], chosen, arguments.data / "weights", ROOT / "docs/images")
-        write_page(cards[0], arguments.data / "photos" / "ATTRIBUTION.csv", ROOT / "docs")
+    if not (given.model or given.quick or given.no_timings or given.no_write):
+        draw(load("mini"), cards[0], chosen, given.data / "weights")
+        write(cards[0], given.data / "photos" / "ATTRIBUTION.csv")
 
 
-def draw(
-    localizer: Localizer, card: Mapping[str, Any], photos: Sequence[Path], autoencoder: Path, images: Path
-) -> dict[str, Any]:
-    """mini-robustness.png and mini-misses.png, of the reporting half; returns what the former shows."""
+def draw(localizer: Localizer, card: dict[str, Any], photos: Sequence[Path], autoencoder: Path) -> None:
+    """Draw mini-robustness.png, whose figures go into the card, and mini-misses.png, of the reporting half."""
+    images = ROOT / "docs" / "images"
     reporting = [path for path in photos if half_of(path.name) == "report"]
     # Of every second photo: a mean over all kinds needs no more, and there are seventeen versions of each.
     cases = [case for case in forgeries(reporting[::2], KINDS, autoencoder) if case is not None]
-    found = card_figures.robustness(localizer, cases)
-    plots.save(card_figures.robustness_figure(found), images / "mini-robustness.png")
+    card["robustness"] = card_figures.robustness(localizer, cases)
+    plots.save(card_figures.robustness_figure(card["robustness"]), images / "mini-robustness.png")
     hardest = card_figures.hardest(card["kinds"])
     shown = [path for path in reporting if path.name.startswith(card_figures.SHOWN_SOURCES)]
     cases = [case for case in forgeries(shown, hardest, autoencoder) if case is not None]
     misses = images / "mini-misses.png"
     plots.save(card_figures.misses(localizer, cases, hardest), misses)
     Image.open(misses).convert("RGB").quantize(256).save(misses, optimize=True)  # a third of the bytes
-    return found
 
 
 def measure_models(
-    predictors: Sequence[Predictor],
-    photos: Sequence[Path],
-    kinds: Sequence[str],
-    data: Path,
-    *,
-    real: bool = True,
-    quick: int | None = None,
-    manipulated: int | None = None,
-    progress: bool = False,
+    predictors: Sequence[Predictor], photos: Sequence[Path], chosen: Sequence[Path], data: Path, quick: int | None
 ) -> list[dict[str, Any]]:
     """The figures of each model, all on the same pictures, each of which is made once.
 
-    quick: at most so many pictures of each forged set. manipulated: at most so many photos of each half are
-    manipulated; all are measured as they are.
+    photos: measured as they are. chosen: those of them that are manipulated. quick: at most so many pictures of each
+    forged set.
     """
     sets = data / "forged" / "dev"
-    chosen = _mixed(photos, manipulated)
-    sources: list[tuple[str, Iterable[Case | None], int | None]] = [
-        ("manipulated", forgeries(chosen, kinds, data / "weights"), len(chosen) * len(kinds)),
-        ("untouched", untouched(photos), 2 * len(photos)),
-        ("forged/dev", forged_sets(sets, quick) if real else (), None),
-        ("originals", forged_originals(sets, quick) if real else (), None),
-        ("JPEG 75", (), None),
-    ]
-    measured: list[list[list[Outcome]]] = [[[] for _ in sources] for _ in predictors]
+    sources: dict[str, tuple[Iterable[Case | None], int | None]] = {
+        "manipulated": (forgeries(chosen, KINDS, data / "weights"), len(chosen) * len(KINDS)),
+        "untouched": (untouched(photos), 2 * len(photos)),
+        "forged/dev": (published(sets, "image", quick), None),
+        "originals": (published(sets, "original", quick), None),
+    }
+    measured: list[dict[str, list[Outcome]]] = [{name: [] for name in (*sources, "JPEG 75")} for _ in predictors]
     failed = 0
-    with Progress(console=Console(stderr=True), disable=not progress) as bar:
-        for number, (name, cases, total) in enumerate(sources):
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        for name, (cases, total) in sources.items():
             for case in bar.track(cases, total=total, description=name):
                 if case is None:
                     failed += 1
                     continue
                 for predictor, outcomes in zip(predictors, measured, strict=True):
-                    outcomes[number] += measure(predictor, [case])
+                    outcomes[name] += measure(predictor, [case])
                     if name == "manipulated" and case.half == "report":
-                        saved = dataclasses.replace(case, pixels=resaved(case.pixels, 75), jpeg=True)
-                        outcomes[-1] += measure(predictor, [saved])
-    free = training_free(sets, quick) if real else {}
+                        outcomes["JPEG 75"] += measure(predictor, [case.saved(75)])
+    free = training_free([case for case in published(sets, "image", quick) if case.path is not None])
     cards = []
     for predictor, outcomes in zip(predictors, measured, strict=True):
         spec = getattr(predictor, "spec", None)
         calibrated = isinstance(spec, ModelSpec) and spec.calibration is not None
         identity = {key: getattr(predictor, key, "") for key in ("model", "sha256")}
         described = {"spec": json.loads(spec.to_json()), "gmac": macs(spec)} if isinstance(spec, ModelSpec) else {}
-        card = identity | described | {"failed": failed} | summarise(*outcomes, calibrated=calibrated)
-        cards.append(card | ({"training_free": free} if free else {}))
+        card = identity | described | {"failed": failed} | summarise(outcomes, calibrated=calibrated)
+        cards.append(card | {"training_free": free})
     return cards
 
 
-def training_free(folder: Path, quick: int | None = None) -> dict[str, dict[str, float]]:
-    """Mean AP of each training-free map on each set, of the files as they are."""
-    cases = [case for case in forged_sets(folder, quick) if case.path is not None]
+def training_free(cases: Sequence[Case]) -> dict[str, dict[str, float]]:
+    """Mean AP of each training-free map on each set."""
     return {
         name: {
             dataset: statistics.fmean(outcome.ap for outcome in outcomes)
@@ -614,43 +530,36 @@ def training_free(folder: Path, quick: int | None = None) -> dict[str, dict[str,
     }
 
 
-def _photos(folder: Path, quick: int | None) -> list[Path]:
-    """The photos, sorted; of each half the N that come first in the order of a hash, so that all sources are there."""
-    return _mixed([path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS], quick)
-
-
-def _mixed(photos: Sequence[Path], quick: int | None) -> list[Path]:
-    """Of each half at most the N that come first in the order of a hash, sorted by name."""
+def _mixed(photos: Sequence[Path], most: int | None) -> list[Path]:
+    """Of each half at most the N that come first in the order of a hash, so that all sources are there; sorted."""
     mixed = sorted(photos, key=lambda path: zlib.crc32(path.name.encode()))
     halves = ([path for path in mixed if half_of(path.name) == half] for half in ("choose", "report"))
-    return sorted(path for half in halves for path in half[:quick])
+    return sorted(path for half in halves for path in half[:most])
 
 
-def write_page(card: dict[str, Any], attribution: Path, docs: Path) -> None:
-    """models.json with all figures, the pages made from it, and beside the weights what a report shows of them."""
-    path = resolve.embedded_path()
+def write(card: dict[str, Any], attribution: Path) -> None:
+    """Write docs/models.json with all figures, and the pages made from it. attribution: of the training photos."""
+    git = ["git", "describe", "--always", "--dirty"]
     record = {
         "declip": declip.__version__,
-        "revision": _revision(),
+        "revision": subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip() or None,
         "libraries": {name: version(name) for name in ("numpy", "pillow", "onnxruntime", "opencv-python-headless")},
-        "size_bytes": path.stat().st_size,
+        "size_bytes": resolve.embedded_path().stat().st_size,
         **card,
-        "training": json.loads((docs / "mini-training.json").read_text(encoding="utf-8")),
+        "training": json.loads((ROOT / "docs" / "mini-training.json").read_text(encoding="utf-8")),
         "goals": goals(card),
+        "sources": sources_of(attribution),
     }
-    (docs / "models.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (docs / "models.md").write_text(model_page.page(record, attribution), encoding="utf-8")
-    (docs / "mini-photos.md").write_text(model_page.photos_page(attribution), encoding="utf-8")
-    figures = json.dumps(model_page.shipped(record), indent=1, ensure_ascii=False)
-    path.with_suffix(".json").write_text(figures + "\n", encoding="utf-8")
+    model_page.RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    model_page.main()
 
 
-def _revision() -> str | None:
-    """The commit of the working tree, marked where it has changes; None outside of a clone."""
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return git.stdout.strip() or None
+def sources_of(attribution: Path) -> list[dict[str, Any]]:
+    """Where the photos come from: what they are for, how many, source and licence, in the order of PARTS."""
+    with attribution.open(encoding="utf-8", newline="") as file:
+        counts = Counter((row["file"].partition("/")[0], row["source"], row["licence"]) for row in csv.DictReader(file))
+    order = sorted(counts, key=lambda line: (list(PARTS).index(line[0]), -counts[line], line))
+    return [{"use": PARTS[line[0]], "photos": counts[line], "source": line[1], "licence": line[2]} for line in order]
 
 
 if __name__ == "__main__":

@@ -16,15 +16,14 @@ calibration of its own.
 from __future__ import annotations
 
 import argparse
-import sys
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
+from card_cases import FLAGGED, published
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
@@ -35,12 +34,8 @@ from declip.images.read import read_photo
 from declip.localize.localizer import Localizer
 from declip.results import Localization
 
-sys.path.insert(0, str(Path(__file__).parent))
-import card_cases
-
 ROOT = Path(__file__).resolve().parents[1]
 CROP = 144  # px
-FLAGGED = 0.02
 
 Inputs = Mapping[str, NDArray[Any]]
 Means = tuple[NDArray[np.float32], ...]
@@ -149,20 +144,20 @@ class TwoPasses(Wrapped):
         return np.zeros((len(inputs["image"]), size, size), np.float32)
 
 
-class Whole:
-    """A localizer with statistics of whole photos."""
+def whole(path: Path) -> Callable[[NDArray[np.uint8]], Localization]:
+    """Return a function that localizes with statistics of the whole photo."""
+    engine = TwoPasses(open_engine(path), PhotoStatistics(path))
+    localizer = Localizer(engine)
 
-    def __init__(self, path: Path) -> None:
-        self.engine = TwoPasses(open_engine(path), PhotoStatistics(path))
-        self.localizer = Localizer(self.engine)
-
-    def __call__(self, pixels: NDArray[np.uint8]) -> Localization:
-        self.engine.found = []
-        self.localizer(pixels)
-        found, self.engine.found = self.engine.found, None
+    def predict(pixels: NDArray[np.uint8]) -> Localization:
+        engine.found = []
+        localizer(pixels)
+        found, engine.found = engine.found, None
         parts = zip(*found, strict=True)
-        self.engine.means = [np.concatenate(part).mean(axis=0, dtype=np.float64).astype(np.float32) for part in parts]
-        return self.localizer(pixels)
+        engine.means = [np.concatenate(part).mean(axis=0, dtype=np.float64).astype(np.float32) for part in parts]
+        return localizer(pixels)
+
+    return predict
 
 
 def main() -> None:
@@ -171,42 +166,40 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=ROOT / "src/declip/assets/mini.onnx")
     parser.add_argument("--quick", type=int, help="only so many pictures of each set")
     parser.add_argument("--large", type=int, default=16, help="large untouched photos for seams and crops")
-    arguments = parser.parse_args()
-    both = {"tile": Localizer(open_engine(arguments.model)), "photo": Whole(arguments.model)}
-    for name, predict in both.items():
-        for key, value in measured(predict, arguments).items():
+    given = parser.parse_args()
+    for name, predict in {"tile": Localizer(open_engine(given.model)), "photo": whole(given.model)}.items():
+        for key, value in measured(predict, given.data, given.quick, given.large).items():
             print(f"{name:6} {key:34} {value:.3f}", flush=True)
 
 
-def measured(predict: Any, arguments: argparse.Namespace) -> dict[str, float]:
+def measured(predict: Any, data: Path, quick: int | None, large: int) -> dict[str, float]:
     """Return all figures of one predictor."""
     found: dict[str, float] = {}
-    for label, quality in (("as is", None), ("JPEG 90", 90)):
-        ap, iou = defaultdict(list), defaultdict(list)
-        for case in card_cases.forged_sets(arguments.data / "forged/dev", arguments.quick):
-            pixels = case.pixels if quality is None else card_cases.resaved(case.pixels, quality)
-            result = predict(pixels)
-            ap[case.kind].append(metrics.average_precision(result.scores, case.mask) - float(case.mask.mean()))
-            iou[case.kind].append(metrics.iou(result.mask, case.mask))
-        for kind in ap:
-            found[f"{label}, {kind}, AP - share"] = float(np.nanmean(ap[kind]))
-            found[f"{label}, {kind}, IoU"] = float(np.nanmean(iou[kind]))
-        found[f"{label}, AP - share"] = float(np.mean([np.nanmean(values) for values in ap.values()]))
-        found[f"{label}, IoU"] = float(np.mean([np.nanmean(values) for values in iou.values()]))
-    photos = sorted((arguments.data / "photos/valid").iterdir(), key=lambda path: path.stat().st_size)
-    areas = [float(predict(read_photo(path).pixels).area) for path in photos[: arguments.quick]]
-    found["untouched with more than 2 % flagged"] = float(np.mean(np.array(areas) > FLAGGED))
+    results: dict[str, dict[str, list[tuple[float, float]]]] = {"as is": {}, "JPEG 90": {}}
+    for case in published(data / "forged/dev", "image", quick):
+        result = predict(case.pixels)
+        gain = metrics.average_precision(result.scores, case.mask) - float(case.mask.mean())
+        kinds = results["JPEG 90" if case.jpeg else "as is"]
+        kinds.setdefault(case.kind, []).append((gain, metrics.iou(result.mask, case.mask)))
+    for label, kinds in results.items():
+        means = {kind: np.nanmean(pairs, axis=0) for kind, pairs in kinds.items()}
+        for kind, (gain, iou) in means.items():
+            found |= {f"{label}, {kind}, AP - share": float(gain), f"{label}, {kind}, IoU": float(iou)}
+        gain, iou = np.mean(list(means.values()), axis=0)
+        found |= {f"{label}, AP - share": float(gain), f"{label}, IoU": float(iou)}
+    photos = sorted((data / "photos/valid").iterdir(), key=lambda path: path.stat().st_size)
+    flagged = [predict(read_photo(path).pixels).area > FLAGGED for path in photos[:quick]]
+    found["untouched with more than 2 % flagged"] = float(np.mean(flagged))
     seams, kept = [], []
-    for path in photos[-arguments.large :]:
+    for path in photos[-large:]:
         pixels = read_photo(path).pixels[:1500, :2000]
         result = predict(pixels)
         seams.append(seam_ratio(result.scores))
         cropped = predict(np.ascontiguousarray(pixels[CROP:, CROP:]))
         if result.mask[CROP:, CROP:].any() or cropped.mask.any():
             kept.append(metrics.iou(cropped.mask, result.mask[CROP:, CROP:]))
-    found["seam ratio, median"], found["seam ratio, worst"] = float(np.median(seams)), float(np.max(seams))
-    found["mask IoU after a crop"] = float(np.mean(kept)) if kept else float("nan")
-    return found
+    found |= {"seam ratio, median": float(np.median(seams)), "seam ratio, worst": float(np.max(seams))}
+    return found | {"mask IoU after a crop": float(np.mean(kept)) if kept else float("nan")}
 
 
 def seam_ratio(scores: NDArray[np.float32], stride: int = 288, overlap: int = 32) -> float:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import typer
@@ -40,14 +38,6 @@ def commands() -> Iterator[tuple[str, list[str]]]:
                     yield page.name, words[1:]
 
 
-def models_table() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("readme_models", ROOT / "tools" / "readme_models.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_readme_shows_both_commands() -> None:
     shown = "".join(blocks(README, *SHELL))
     assert re.search(r"^make demo\b", shown, re.MULTILINE) and re.search(r"^make test\b", shown, re.MULTILINE)
@@ -60,13 +50,6 @@ def test_every_make_target_that_is_shown_exists() -> None:
     for page in PAGES:
         shown = re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
         assert set(shown) <= targets, page.name
-
-
-def test_the_table_of_models_is_the_catalogue() -> None:
-    tool = models_table()
-    text = README.read_text(encoding="utf-8")
-    assert tool.PLACE.findall(text) == [tool.table()], "run `make readme`"
-    assert tool.MEASURED.findall(text) == [tool.measured()], "run `make readme`"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -172,10 +172,9 @@ def test_means_are_the_official_ones(tmp_path: Path) -> None:
         made.add(f"{seed}.png", mask, scores)
     official = [json.loads(GOLDEN.read_text())[seed] for seed in seeds]
     mean = made.evaluate(resamples=2).mean
+    for ours, theirs in {"f1": "f1_fixed", "f1_best_oracle": "f1_best", "ap": "ap"}.items():
+        assert getattr(mean, ours) == pytest.approx(np.mean([pair[theirs] for pair in official]), abs=1e-6)
     assert mean.iou == pytest.approx(np.mean([pair["iou_percent"] for pair in official]) / 100, abs=1e-6)
-    assert mean.f1 == pytest.approx(np.mean([pair["f1_fixed"] for pair in official]), abs=1e-6)
-    assert mean.f1_best_oracle == pytest.approx(np.mean([pair["f1_best"] for pair in official]), abs=1e-6)
-    assert mean.ap == pytest.approx(np.mean([pair["ap"] for pair in official]), abs=1e-6)
 
 
 def test_detection_is_over_all_pictures(data: Data) -> None:
@@ -265,14 +264,11 @@ def test_memory_that_ends_is_a_row(where: str, data: Data, monkeypatch: pytest.M
     assert [row.kind for row in data.evaluate().rows] == ["", "too-large", "", "", "", "", ""]
 
 
-def test_if_all_fail_everything_is_nan(data: Data) -> None:
+def test_no_results_no_samples_and_too_few_results(data: Data) -> None:
     result = evaluate(Fixed({}), data.samples)
     assert len(result.errors) == 7
     assert np.isnan(dataclasses.astuple(result.mean)).all()
     assert "nan" in printed(result)
-
-
-def test_no_samples_and_too_few_results_are_errors(data: Data) -> None:
     with pytest.raises(DatasetError, match="data has no samples"):
         evaluate(Fixed({}), [], title="data")
 
@@ -292,7 +288,7 @@ def rows(values: Iterable[float], groups: Iterable[str]) -> list[Row]:
     return [Row(group=group, iou=value, **fields) for value, group in zip(values, groups, strict=True)]
 
 
-def test_intervals_resample_groups() -> None:
+def test_intervals_resample_groups_of_which_one_has_none() -> None:
     values = np.random.default_rng(0).normal(0.5, 0.1, 100)
     alone = summarise(rows(values, map(str, range(100))), 1000, 0)
     assert alone.mean.iou == pytest.approx(values.mean())
@@ -305,12 +301,8 @@ def test_intervals_resample_groups() -> None:
     assert grouped.high.iou - grouped.low.iou == pytest.approx(alone.high.iou - alone.low.iou, rel=0.1)
     assert apart.high.iou - apart.low.iou == pytest.approx((alone.high.iou - alone.low.iou) / 2, rel=0.15)
     assert (grouped.groups, apart.groups) == (100, 400)
-
-
-def test_one_group_has_no_interval() -> None:
-    summary = summarise(rows([0.2, 0.4], "aa"), 100, 0)
-    assert summary.mean.iou == pytest.approx(0.3)
-    assert np.isnan([summary.low.iou, summary.high.iou]).all()
+    one = summarise(rows([0.2, 0.4], "aa"), 100, 0)
+    assert one.mean.iou == pytest.approx(0.3) and np.isnan([one.low.iou, one.high.iou]).all()
 
 
 def test_intervals_are_reproducible_and_hold_the_mean(data: Data) -> None:
@@ -360,13 +352,10 @@ def test_one_inverted_source_among_others_is_named(data: Data) -> None:
     assert not [text for text in data.evaluate().warnings if "wrong way" in text]
 
 
-def test_a_map_that_says_nothing_is_no_warning(data: Data) -> None:
-    data.scores = {name: np.full(scores.shape, 0.2, np.float32) for name, scores in data.scores.items()}
-    result = data.evaluate()
-    assert result.mean.auc == 0.5 and result.warnings == ()
-
-
-def test_formats_and_labels_that_contradict_are_warnings(data: Data) -> None:
+def test_formats_and_labels_that_contradict_are_warnings_and_maps_that_say_nothing_are_not(data: Data) -> None:
+    nothing = {name: np.full(scores.shape, 0.2, np.float32) for name, scores in data.scores.items()}
+    found = evaluate(Fixed(nothing), data.samples, resamples=50)
+    assert found.mean.auc == 0.5 and found.warnings == ()
     data.add("7.jpg", None, data.scores["5.png"])
     assert data.evaluate().warnings == ()
     data.samples = [sample for sample in data.samples if sample.label == "fake" or sample.image.suffix == ".jpg"]
@@ -413,58 +402,51 @@ def test_maps_are_found_by_name(tmp_path: Path) -> None:
     assert maps_of(tmp_path, "/else/where/c.tif", root="data") == [0.5]
 
 
-def test_a_map_of_two_images_is_nobodys(tmp_path: Path) -> None:
-    save_map(tmp_path / "a.png", 0.2)
+def test_a_map_of_two_images_is_nobodys_and_a_photo_is_not_its_own(tmp_path: Path) -> None:
+    photo = save_map(tmp_path / "a.png", 0.2)  # grey, as a map
     assert maps_of(tmp_path, "x/a.jpg", "y/a.jpg", "x/a.jpg") == ["input", "input", "input"]
     assert maps_of(tmp_path, "x/a.jpg", "x/a.jpg") == [0.2, 0.2]
-
-
-def test_a_photo_is_not_its_own_map(tmp_path: Path) -> None:
-    photo = save_map(tmp_path / "a.png", 0.2)  # grey, as a map
-    paths = [photo]
-    (found,) = Maps(tmp_path, paths, root=tmp_path).map(paths)
+    (found,) = Maps(tmp_path, [photo], root=tmp_path).map([photo])
     assert isinstance(found, ImageError) and found.kind == "missing"
-
-
-def test_maps_of_8_bits_and_of_wrong_kinds(tmp_path: Path) -> None:
-    Image.fromarray(np.full((4, 4), 51, np.uint8)).save(tmp_path / "a.png")
-    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "b.png")
-    (tmp_path / "c.png").write_bytes(b"no picture")
-    assert maps_of(tmp_path, "a.jpg", "b.jpg", "c.jpg") == [0.2, "format", "format"]
     with pytest.raises(DatasetError, match="no such folder of maps"):
         Maps(tmp_path / "gone", [])
 
 
-def test_maps_may_be_arrays_and_the_other_way_round(tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", np.full((1, 4, 6, 1), 0.25, np.float64))
-    np.save(tmp_path / "b.npy", np.full((4, 6), 51, np.uint8))
-    np.save(tmp_path / "c.npy", np.ones((4, 6), bool))
-    np.save(tmp_path / "d.npy", np.full((4, 6), 3.5))  # logits
-    np.save(tmp_path / "e.npy", np.full((4, 6), np.nan))
-    np.save(tmp_path / "f.npy", np.zeros((2, 4, 6)))
-    np.save(tmp_path / "g.npy", np.zeros((4, 6), np.int64))
-    (tmp_path / "h.npy").write_bytes(b"no array")
-    np.save(tmp_path / "i.npy", np.array([{}], dtype=object), allow_pickle=True)
-    names = [f"{letter}.jpg" for letter in "abcdefghi"]
-    expected = [0.25, 0.2, 1.0, "input", "input", "input", "input", "corrupt", "corrupt"]
-    assert maps_of(tmp_path, *names) == expected
-    save_map(tmp_path / "a.png", 0.1)
-    assert maps_of(tmp_path, "a.jpg") == [0.1]
-    paths = [Path("a.jpg"), Path("b.jpg")]
-    turned = Maps(tmp_path, paths, fake_is="black")
-    assert [round(item.score, 3) for item in turned.map(paths) if not isinstance(item, ImageError)] == [0.9, 0.8]
-
-
-def test_maps_may_be_archives_and_tiffs(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", map=np.full((4, 6), 0.25, np.float32), conf=np.ones((4, 6)))
-    Image.fromarray(np.full((4, 6), 0.5, np.float32)).save(tmp_path / "b.tif")
-    Image.fromarray(np.full((4, 6), 51, np.uint8)).save(tmp_path / "c.tiff")
-    np.savez(tmp_path / "d.npz", heat=np.ones((4, 6)))
-    assert maps_of(tmp_path, "a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg") == [0.25, 0.5, 0.2, "input", "missing"]
-    save_map(tmp_path / "a.png", 0.1)
-    assert maps_of(tmp_path, "a.jpg") == [0.1]
-    (found,) = Maps(tmp_path, [Path("e.jpg")]).map(["e.jpg"])
-    assert "or e with one of .png, .npy, .npz, .tif, .tiff" in str(found)
+def test_kinds_of_maps(tmp_path: Path) -> None:
+    """A letter's map: what is read, or the kind of the error."""
+    quarter = np.full((4, 6), 0.25)
+    arrays = {
+        "a": (quarter[None, ..., None], 0.25),
+        "b": (np.full((4, 6), 51, np.uint8), 0.2),
+        "c": (np.ones((4, 6), bool), 1.0),
+        "d": (np.full((4, 6), 3.5), "input"),  # logits
+        "e": (np.full((4, 6), np.nan), "input"),
+        "f": (np.zeros((2, 4, 6)), "input"),
+        "g": (np.zeros((4, 6), np.int64), "input"),
+        "h": (np.array([{}], dtype=object), "corrupt"),
+    }
+    for letter, (array, _) in arrays.items():
+        np.save(tmp_path / f"{letter}.npy", array, allow_pickle=True)
+    np.savez(tmp_path / "i.npz", map=quarter.astype(np.float32), conf=np.ones((4, 6)))
+    np.savez(tmp_path / "j.npz", heat=np.ones((4, 6)))
+    pictures = {
+        "k.tif": (np.full((4, 6), 0.5, np.float32), 0.5),
+        "l.tiff": (np.full((4, 6), 51, np.uint8), 0.2),
+        "m.png": (np.full((4, 4), 51, np.uint8), 0.2),
+        "n.png": (np.zeros((4, 4, 3), np.uint8), "format"),
+    }
+    for name, (array, _) in pictures.items():
+        Image.fromarray(array).save(tmp_path / name)
+    (tmp_path / "o.png").write_bytes(b"no picture")
+    (tmp_path / "p.npy").write_bytes(b"no array")
+    expected = [found for _, found in arrays.values()] + [0.25, "input"] + [found for _, found in pictures.values()]
+    names = [f"{letter}.jpg" for letter in "abcdefghijklmnopq"]
+    assert maps_of(tmp_path, *names) == [*expected, "format", "corrupt", "missing"]
+    (found,) = Maps(tmp_path, [Path("q.jpg")]).map(["q.jpg"])
+    assert "or q with one of .png, .npy, .npz, .tif, .tiff" in str(found)
+    save_map(tmp_path / "a.png", 0.1)  # comes first
+    turned = Maps(tmp_path, map(Path, names[:2]), fake_is="black")
+    assert [round(item.score, 3) for item in turned.map(names[:2]) if not isinstance(item, ImageError)] == [0.9, 0.8]
 
 
 def test_maps_give_what_the_model_gave(data: Data) -> None:
@@ -561,13 +543,11 @@ def test_csv_and_json_hold_the_numbers(data: Data) -> None:
 def test_oracles_are_called_so_wherever_they_are_printed(data: Data) -> None:
     result = data.evaluate()
     figures = result.to_dict()["overall"]["figures"]
-    oracles = [name for name, about in figures.items() if about["oracle"]]
-    assert oracles == ["f1_best_oracle", "accuracy_best_oracle"]
+    assert [name for name, about in figures.items() if about["oracle"]] == ["f1_best_oracle", "accuracy_best_oracle"]
     assert all(("oracle" in about["title"]) == about["oracle"] for about in figures.values())
     result.save(data.folder / "out")
-    shown = printed(result), (data.folder / "out" / "report.html").read_text(encoding="utf-8")
-    for text in shown:
-        assert all(figures[name]["title"] in text for name in oracles)
+    for text in printed(result), (data.folder / "out" / "report.html").read_text(encoding="utf-8"):
+        assert all(about["title"] in text for about in figures.values() if about["oracle"])
         assert "over fakes only" in text and "95 % interval" in text
 
 
@@ -607,13 +587,6 @@ def test_names_cannot_command_the_terminal(data: Data) -> None:
     assert r"\x1b[2J[bold]x" in printed(data.evaluate()).replace("\n", "")
 
 
-# --- names ----------------------------------------------------------------------------------------------------------
-
-
-def test_evaluate_is_public() -> None:
-    assert declip.evaluate is evaluate and declip.Evaluation is Evaluation
-
-
-@pytest.mark.parametrize("name", [figure.name for figure in dataclasses.fields(Figures)])
-def test_every_figure_is_documented(name: str) -> None:
-    assert f"| `{name}` |" in DOCS.read_text(encoding="utf-8")
+def test_every_figure_is_documented() -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    assert [figure.name for figure in dataclasses.fields(Figures) if f"| `{figure.name}` |" not in text] == []

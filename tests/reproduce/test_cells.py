@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import math
 import shutil
@@ -89,10 +88,12 @@ def test_a_result_is_what_evaluation_says(tmp_path: Path, samples: tuple[Sample,
     assert bench.figure(test, "ap")[0] == direct.mean.ap
     assert math.isnan(bench.figure(test, "detection_ap")[0])  # no reals
     assert bench.picture(test, samples[1], "ap") == direct.rows[1].ap
-    (card,) = bench.protocols([test])
+    card = bench.result(test)["protocol"]
     assert card["training set"] == learnt.label and card["perturbation"] == "none"
     (scores,) = bench.maps(maps)
     np.testing.assert_allclose(scores, load(best)(samples[0].image).scores, atol=1e-4)
+    assert bench.result(learnt)["validation"] == {"iou": 0.5, "ap": 0.5}
+    assert not list(bench.folder(learnt).glob(".*"))
 
 
 def test_an_unfinished_cell_is_gone_on_with(tmp_path: Path, samples: tuple[Sample, ...], fake: FakeTraining) -> None:
@@ -193,12 +194,3 @@ def test_a_missing_picture_is_named(samples: tuple[Sample, ...], tmp_path: Path)
     gone = dataclasses.replace(samples[0], image=tmp_path / "gone.png")
     with pytest.raises(DatasetError, match=r"gone\.png"):
         _ = cells_of((gone,))[0].digest
-
-
-def test_results_are_plain_json(tmp_path: Path, samples: tuple[Sample, ...], fake: FakeTraining) -> None:
-    learnt, test, _ = cells_of(samples)
-    bench = Workbench(tmp_path)
-    bench.run([test])
-    text = (bench.folder(learnt) / "result.json").read_text()
-    assert json.loads(text)["validation"] == {"iou": 0.5, "ap": 0.5}
-    assert not list(bench.folder(learnt).glob(".*"))

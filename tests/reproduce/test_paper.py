@@ -50,11 +50,8 @@ def test_the_catalogue_says_the_same() -> None:
 
 
 def test_every_number_stands_once_with_a_tolerance() -> None:
-    places = Counter((n.model, n.row, n.column, n.figure) for n in paper.NUMBERS)
+    places = Counter((n.model, n.row, n.column, n.figure) for n in paper.numbers())
     assert max(places.values()) == 1
-    assert all(0 < n.tolerance < 20 and 0 < n.value < 100 for n in paper.NUMBERS)
-
-
-def test_what_the_paper_does_not_have_is_none() -> None:
+    assert all(0 < n.tolerance < 20 and 0 < n.value < 100 for n in paper.numbers())
+    assert {n.kind for n in paper.numbers()} == {"notebook", "re-run", "quoted"}
     assert paper.find(MODEL, "telea", "telea") is None
-    assert paper.find("no such model", paper.ID) is None

@@ -23,7 +23,6 @@ CARDS = ({"threshold": "0.5", "model": "a"}, {"threshold": "0.5", "model": "b"},
 
 def outcome(**changes: object) -> Outcome:
     made = Outcome(
-        name="dolos",
         title="a | title",
         entries=(
             Entry(row="ldm", column="ldm", value=0.535, low=0.5, high=0.6, paper=PAPER),
@@ -32,7 +31,7 @@ def outcome(**changes: object) -> Outcome:
             Entry(row="nothing", value=math.nan, paper=PAPER),
         ),
         grids=(Grid(title="IoU", rows=("x",), columns=("a|b", "c"), values=((0.1, math.nan),)),),
-        figures={"figure.png": plots.matrix([plots.Matrix(title="", values=np.eye(1))], ("x",), ("x",))},
+        figures={"figure.png": plots.matrix({"": np.eye(1)}, ("x",), ("x",))},
         protocols=CARDS,
         notes=("a note",),
         is_tiny=False,

@@ -1,10 +1,10 @@
-"""The measuring of tools/model_card.py, on outcomes whose figures are known."""
+"""The measuring and drawing of tools/model_card.py, on scores whose figures are known."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
-import sys
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,32 +24,29 @@ pytest.importorskip("torch", reason="measuring needs declip[torch]")
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 
-@pytest.fixture(scope="module")
-def card() -> Iterator[Any]:
-    sys.path.insert(0, str(TOOLS))
-    try:
-        yield importlib.import_module("model_card")
-    finally:
-        sys.path.remove(str(TOOLS))
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(TOOLS))
+    return importlib.import_module("model_card")
 
 
-class Constant:
-    """The same scores for every picture."""
-
-    def __init__(self, scores: NDArray[np.float32]) -> None:
-        self.scores = scores
+class Redness:
+    """Scores that are the red channel."""
 
     def map(self, images: Iterable[Any], batch_size: int = 8) -> Iterator[Localization]:
-        for _ in images:
-            yield Localization(
-                name="", scores=self.scores, rule=MaskRule(threshold=0.5), image_score=0.5, model="constant", sha256=""
-            )
+        return map(self, images)
+
+    def __call__(self, pixels: NDArray[Any]) -> Localization:
+        scores = pixels[..., 0].astype(np.float32) / (255 if pixels.dtype == np.uint8 else 1)
+        return Localization(
+            name="", scores=scores, rule=MaskRule(threshold=0.5), image_score=0.5, model="redness", sha256=""
+        )
 
 
-def outcome(card: Any, scores: list[float], mask: list[bool], **fields: Any) -> Any:
+def outcome(card: Any, scores: Any, mask: list[bool], **fields: Any) -> Any:
     fields = {"kind": "telea", "group": "a", "half": "choose"} | fields
-    case = card.Case(pixels=np.zeros((1, len(mask), 3), np.uint8), mask=np.array([mask]), **fields)
-    (measured,) = card.measure(Constant(np.array([scores], np.float32)), [case])
+    pixels = np.repeat(np.array([scores], np.float32)[..., None], 3, axis=2)
+    (measured,) = card.measure(Redness(), [card.Case(pixels=pixels, mask=np.array([mask]), **fields)])
     return measured
 
 
@@ -58,7 +55,7 @@ def test_counts_are_those_of_the_mask_at_every_threshold(card: Any) -> None:
     # Scores on the grid itself among them: a score equal to the threshold is in the mask.
     scores = np.append(rng.random(500, dtype=np.float32), card.THRESHOLDS)
     mask = rng.random(scores.size) < 0.3
-    measured = outcome(card, scores.tolist(), mask.tolist())
+    measured = outcome(card, scores, mask.tolist())
     for index, threshold in enumerate([*card.THRESHOLDS, np.float32(0.5)]):
         flagged = scores >= threshold
         assert measured.hits[index] == np.count_nonzero(flagged & mask)
@@ -66,6 +63,8 @@ def test_counts_are_those_of_the_mask_at_every_threshold(card: Any) -> None:
         union = np.count_nonzero(flagged | mask)
         assert measured.iou()[index] == pytest.approx(np.count_nonzero(flagged & mask) / union)
         assert measured.flagged()[index] == pytest.approx(flagged.mean())
+    small = outcome(card, [0.9, 0.8, 0.3, 0.1], [True, False, True, False])
+    assert (small.iou()[-1], small.f1()[-1], small.auc) == (pytest.approx(1 / 3), 0.5, 0.75)
 
 
 def test_the_threshold_averages_kinds_not_pictures(card: Any) -> None:
@@ -87,20 +86,22 @@ def test_untouched_photos_push_the_threshold_up(card: Any) -> None:
     assert card.best_threshold(forged, [always]) == len(card.THRESHOLDS) - 1
 
 
-def test_the_interval_resamples_groups(card: Any) -> None:
+def test_the_interval_resamples_groups_and_weighs_kinds_alike(card: Any) -> None:
+    one = outcome(card, [0.5], [True])
+
+    def interval(values: Iterable[float], groups: Iterable[Any], kinds: str = "") -> dict[str, float]:
+        rows = itertools.zip_longest(values, groups, kinds, fillvalue="a")
+        found = [dataclasses.replace(one, ap=value, group=str(group), kind=kind) for value, group, kind in rows]
+        return card.interval(found, lambda outcome: outcome.ap)
+
     # One value per group: the interval of a mean of 100 has about ± 1.96 / √100 of the spread.
-    values = np.random.default_rng(0).normal(5, 1, (100, 1))
-    alone = card.interval(values, [str(number) for number in range(100)])
+    values = np.random.default_rng(0).normal(5, 1, 100)
+    alone = interval(values, range(100))
     assert alone["mean"] == pytest.approx(values.mean())
     assert alone["high"] - alone["low"] == pytest.approx(2 * 1.96 * values.std() / 10, rel=0.15)
     # The same values four times each in their group say no more.
-    repeated = card.interval(np.repeat(values, 4, axis=0), [str(number // 4) for number in range(400)])
-    assert repeated == pytest.approx(alone)
-
-
-def test_the_mean_of_kinds_weighs_them_alike(card: Any) -> None:
-    values = np.array([[1.0, np.nan], [1.0, np.nan], [np.nan, 0.0]])
-    assert card.interval(values, ["a", "b", "c"])["mean"] == 0.5
+    assert interval(np.repeat(values, 4), (number // 4 for number in range(400))) == pytest.approx(alone)
+    assert interval([1.0, 1.0, 0.0], "abc", "aab")["mean"] == 0.5
 
 
 def test_the_halves_are_fixed_and_even(card: Any) -> None:
@@ -117,18 +118,12 @@ def test_a_calibrated_model_is_measured_at_its_own_threshold(card: Any) -> None:
     clean = [
         outcome(card, [0.1, 0.1, 0.1, 0.1], [False] * 4, kind="as they are", half=half) for half in ("choose", "report")
     ]
-    own = card.summarise(forged, clean, [], [], calibrated=True)
+    outcomes = {"manipulated": forged, "untouched": clean, "forged/dev": [], "originals": [], "JPEG 75": []}
+    own = card.summarise(outcomes, calibrated=True)
     assert own["threshold"]["used"] == 0.5 and own["kinds"]["telea"]["iou"]["mean"] == 0.5
-    chosen = card.summarise(forged, clean, [], [], calibrated=False)
+    chosen = card.summarise(outcomes, calibrated=False)
     assert 0.55 < chosen["threshold"]["used"] <= 0.6 and chosen["kinds"]["telea"]["iou"]["mean"] == 1
     assert own["kinds"]["telea"]["prevalence"] == 0.25 and own["untouched"]["report"]["as they are"]["flagged"] == 0
-
-
-def test_f1_and_iou_are_of_the_same_mask(card: Any) -> None:
-    measured = outcome(card, [0.9, 0.8, 0.3, 0.1], [True, False, True, False])
-    at = int(np.searchsorted(card.THRESHOLDS, 0.5))
-    assert measured.iou()[at] == pytest.approx(1 / 3) and measured.f1()[at] == pytest.approx(0.5)
-    assert measured.auc == pytest.approx(0.75)
 
 
 def test_forged_and_original_pictures_are_told_apart_by_rank(card: Any) -> None:
@@ -184,3 +179,55 @@ def test_multiplications_are_counted_per_256_px(card: Any) -> None:
         10 * 3 * 5 * 5 * 256 * 256 / 1e9
     )  # the greater part; a decoder of 8 channels on 64 × 64 positions is small
     assert filters < found < 1.2 * filters
+
+
+# --- the pictures of the page ----------------------------------------------------------------------------------------
+
+
+def case(card: Any, kind: str, group: str, red: int, **fields: Any) -> Any:
+    """The left half is manipulated, and of this red; the rest is black."""
+    mask = np.zeros((64, 64), bool)
+    mask[:, :32] = True
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[mask] = (red, 0, 0)
+    return card.Case(kind=kind, group=group, half="report", pixels=pixels, mask=mask, **fields)
+
+
+def test_robustness_is_the_mean_over_kinds_of_lossless_pictures(card: Any) -> None:
+    cases = [
+        case(card, "blur", "a", 255),
+        case(card, "blur", "b", 255),
+        case(card, "noise", "a", 100),
+        case(card, "noise", "b", 255, jpeg=True),
+    ]
+    found = card.card_figures.robustness(Redness(), cases)
+    assert found["pictures"] == 3
+    assert list(found["kinds"]) == list(card.card_figures.DOSES)
+    for kind, rows in found["kinds"].items():
+        assert [row["level"] for row in rows] == [None, *card.card_figures.DOSES[kind][0]]
+        # Of the two kinds one is seen wholly, the other orders its pixels rightly below the threshold.
+        assert (rows[0]["ap"], rows[0]["iou"]) == (1.0, 0.5)
+        assert all(0.4 < row["iou"] <= 0.5 for row in rows)
+    # Noise reaches what is black: some of it outscores nothing of the mask, so that the order stays.
+    assert found["kinds"]["noise"][-1]["ap"] == pytest.approx(1.0)
+    figure = card.card_figures.robustness_figure(found)
+    assert len(figure.axes) == len(card.card_figures.DOSES)
+    assert [line.get_ydata()[0] for line in figure.axes[0].lines] == [100.0, 50.0]
+
+
+def test_the_hardest_kinds_are_those_of_the_lowest_ap(card: Any) -> None:
+    kinds = {name: {"ap": {"mean": ap}} for name, ap in zip("abcdef", (0.9, 0.2, 0.5, 0.1, 0.6, 0.3), strict=True)}
+    assert card.card_figures.hardest(kinds) == ["d", "b", "f", "c"]
+
+
+def test_misses_show_the_middling_picture_of_a_photo_that_may_be_shown(card: Any) -> None:
+    cases = [
+        case(card, "blur", "kodak24-1", 0),  # AP = the mask's share
+        case(card, "blur", "kodak24-2", 255),
+        case(card, "blur", "popos-3", 255),
+        case(card, "blur", "flickr-4", 0),
+        case(card, "blur", "kodak24-5", 0, jpeg=True),
+    ]
+    figure = card.card_figures.misses(Redness(), cases, ["blur", "noise"])
+    assert len(figure.axes) == 4
+    assert figure.axes[3].get_xlabel() == "AP 1.00"

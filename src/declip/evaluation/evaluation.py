@@ -43,17 +43,15 @@ class Evaluation:
 
     @property
     def mean(self) -> Figures:
-        """Return the figures over all pictures."""
+        """Return the figures over all pictures; low and high are the ends of their 95 % intervals."""
         return self.overall.mean
 
     @property
     def low(self) -> Figures:
-        """Return the lower ends of their 95 % intervals."""
         return self.overall.low
 
     @property
     def high(self) -> Figures:
-        """Return the upper ends of their 95 % intervals."""
         return self.overall.high
 
     @property
@@ -74,13 +72,12 @@ class Evaluation:
 
     def save(self, out: str | Path, *, force: bool = False) -> None:
         """Write FILES into the folder out, each whole or not at all. Raises DeclipError if one exists, unless force."""
-        out = Path(out)
         check_free(out, force=force)
         data = self.to_dict()
         summary = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         html = page.page(data, self.cases)
         for name, text in zip(FILES, (_csv(self.rows), summary, html), strict=True):
-            write_atomic(out / name, text)
+            write_atomic(Path(out) / name, text)
 
     def render(self) -> Group:
         """Return warnings, figures, figures per source and the protocol card, for a Rich console."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import bisect
 import io
 import math
 from dataclasses import dataclass
@@ -61,24 +62,21 @@ class Gallery:
             ranks = [("worst", row.iou), ("best", -row.iou)]
         elif row.label == "real" and row.area > 0:
             ranks = [("false alarm", -row.area)]
-        wanted = [(kind, key) for kind, key in ranks if self._takes(kind, key)]
-        pictures = _thumbnails(sample, masks) if wanted else ()
-        for kind, key in wanted:
+        pictures = None
+        for kind, key in ranks:
             shelf = self._shelves[kind]
-            shelf.append((key, Case(kind=kind, image=row.image, caption=_caption(row), pictures=pictures)))
-            shelf.sort(key=lambda item: item[0])
+            if len(shelf) == self._size and (self._size == 0 or key >= shelf[-1][0]):
+                continue
+            pictures = pictures or _thumbnails(sample, masks)
+            case = Case(kind=kind, image=row.image, caption=_caption(row), pictures=pictures)
+            bisect.insort(shelf, (key, case), key=lambda item: item[0])
             del shelf[self._size :]
 
     def cases(self) -> tuple[Case, ...]:
         """Return the worst, the best and the false alarms, most extreme first; no fake is shown as both."""
-        worst = [case for _, case in self._shelves["worst"]]
+        worst, best, alarms = ([case for _, case in shelf] for shelf in self._shelves.values())
         shown = {case.image for case in worst}
-        best = [case for _, case in self._shelves["best"] if case.image not in shown]
-        return (*worst, *best, *(case for _, case in self._shelves["false alarm"]))
-
-    def _takes(self, kind: CaseKind, key: float) -> bool:
-        shelf = self._shelves[kind]
-        return len(shelf) < self._size or (self._size > 0 and key < shelf[-1][0])
+        return (*worst, *(case for case in best if case.image not in shown), *alarms)
 
 
 def _caption(row: Row) -> str:

@@ -75,13 +75,10 @@ def evaluate(
                 raise result
             model = model or (result.model, result.sha256)
             masks, row = _measure(sample, result, threshold, score_threshold)
-        except (ImageError, DatasetError) as error:
+        except (ImageError, DatasetError, MemoryError) as failure:
+            error = ImageError.out_of_memory(str(sample.image)) if isinstance(failure, MemoryError) else failure
             kind = error.kind if isinstance(error, ImageError) else "input"
             rows.append(dataclasses.replace(_blank(sample), error=str(error), kind=kind))
-            continue
-        except MemoryError:
-            message = str(ImageError.out_of_memory(str(sample.image)))
-            rows.append(dataclasses.replace(_blank(sample), error=message, kind="too-large"))
             continue
         rows.append(row)
         gallery.offer(sample, row, masks)
@@ -138,16 +135,20 @@ def _measure(
     called = None if result.verdict is None else result.verdict == "manipulated"
     if score_threshold is not None:
         called = (result.score or 0.0) >= score_threshold
+    fake = sample.label == "fake"
     row = dataclasses.replace(
         _blank(sample),
         height=mask.shape[0],
         width=mask.shape[1],
         threshold=result.threshold,
-        score=0.0 if result.score is None else result.score,
+        score=result.score or 0.0,
         verdict=result.verdict,
         called=called,
         manipulated=(true + missed) / mask.size,
         area=area,
+        false_alarm=math.nan if fake else float(area > FLAGGED),
+        # The paper counts two empty masks as agreeing; here a fake with an empty mask has no figures at all.
+        iou=metrics.iou(shown, mask) if fake and mask.any() else math.nan,
         f1_imdl=metrics.imdl_f1(shown, mask),
         true=true,
         false=false,
@@ -155,18 +156,15 @@ def _measure(
         resized=resized,
         stretched=stretched,
     )
-    if sample.label == "real":
-        return Masks(scores, mask, shown), dataclasses.replace(row, false_alarm=float(area > FLAGGED))
-    row = dataclasses.replace(
-        row,
-        # The paper counts two empty masks as agreeing; here a fake with an empty mask has no figures at all.
-        iou=metrics.iou(shown, mask) if mask.any() else math.nan,
-        f1=metrics.f1(shown.astype(np.float32), mask),
-        f1_best_oracle=metrics.best_f1(scores, mask),
-        ap=metrics.average_precision(scores, mask),
-        auc=metrics.auc(scores, mask),
-        f1_pixels=metrics.pixel_f1(shown, mask),
-    )
+    if fake:
+        row = dataclasses.replace(
+            row,
+            f1=metrics.f1(shown.astype(np.float32), mask),
+            f1_best_oracle=metrics.best_f1(scores, mask),
+            ap=metrics.average_precision(scores, mask),
+            auc=metrics.auc(scores, mask),
+            f1_pixels=metrics.pixel_f1(shown, mask),
+        )
     return Masks(scores, mask, shown), row
 
 

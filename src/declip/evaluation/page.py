@@ -76,15 +76,9 @@ def page(data: Mapping[str, Any], cases: Sequence[Case]) -> str:
 
 
 def _figure_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    counts = ("defined", "undefined")
     return [
-        (
-            about["title"],
-            about["over"],
-            _number(about),
-            _interval(about),
-            str(about["defined"]),
-            str(about["undefined"]),
-        )
+        (about["title"], about["over"], _number(about), _interval(about), *(str(about[key]) for key in counts))
         for about in summary["figures"].values()
     ]
 

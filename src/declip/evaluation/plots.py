@@ -8,7 +8,7 @@ stretched to what a picture happens to contain.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from declip.files import write_atomic
 
-__all__ = ["Curve", "Matrix", "Panel", "Tile", "curves", "gallery", "matrix", "save"]
+__all__ = ["Curve", "Panel", "Tile", "curves", "gallery", "matrix", "save"]
 
 # Okabe and Ito, without the yellow that white paper swallows; markers, for prints in grey.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -29,14 +29,6 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _SMALL, _NORMAL = 8, 9  # pt
 _TILE = 1.25  # inches
 _DPI = 200
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Matrix:
-    """A square of numbers. values: (rows, columns) in [0, 1]; nan is left empty."""
-
-    title: str
-    values: NDArray[np.float64] = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,25 +68,26 @@ class Tile:
     framed: bool = False
 
 
-def matrix(panels: Sequence[Matrix], rows: Sequence[str], columns: Sequence[str], *, measure: str = "IoU, %") -> Figure:
-    """Heat maps side by side with their numbers in percent, on one scale from 0 to 100.
+def matrix(panels: Mapping[str, NDArray[np.float64]], rows: Sequence[str], columns: Sequence[str]) -> Figure:
+    """Draw heat maps of IoU side by side with their numbers in percent, on one scale from 0 to 100.
 
-    rows: tested on; columns: trained on. A pair of the same name is framed: there the generator was known.
+    panels: by title, (rows, columns) in [0, 1]; nan is left empty. rows: tested on; columns: trained on. A pair of the
+    same name is framed: there the generator was known.
     """
     side = max(2.3, 0.72 * len(columns))
     width, height = 1.5 + (side + 0.35) * len(panels) + 0.7, 1.55 + 0.72 * len(rows)
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     colours = colormaps["cividis"]
-    for axis, panel in zip(axes, panels, strict=True):
-        shown = axis.imshow(panel.values, cmap=colours, vmin=0, vmax=1, aspect="equal")
-        axis.set_title(panel.title, fontsize=_NORMAL)
+    for axis, (title, values) in zip(axes, panels.items(), strict=True):
+        shown = axis.imshow(values, cmap=colours, vmin=0, vmax=1, aspect="equal")
+        axis.set_title(title, fontsize=_NORMAL)
         axis.set_xticks(range(len(columns)), columns, rotation=30, ha="right", rotation_mode="anchor", fontsize=_SMALL)
         axis.set_yticks(range(len(rows)), rows, fontsize=_SMALL)
         axis.set_xlabel("trained on", fontsize=_NORMAL)
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
-        for (y, x), value in np.ndenumerate(panel.values):
+        for (y, x), value in np.ndenumerate(values):
             if math.isnan(value):
                 continue
             known = rows[y] == columns[x]
@@ -106,13 +99,13 @@ def matrix(panels: Sequence[Matrix], rows: Sequence[str], columns: Sequence[str]
     axes[0].set_ylabel("tested on", fontsize=_NORMAL)
     bar = figure.colorbar(shown, ax=list(axes), fraction=0.04, pad=0.02, ticks=[0, 0.25, 0.5, 0.75, 1])
     bar.ax.set_yticklabels(["0", "25", "50", "75", "100"], fontsize=_SMALL)
-    bar.set_label(measure, fontsize=_NORMAL)
+    bar.set_label("IoU, %", fontsize=_NORMAL)
     bar.outline.set_visible(False)
     return figure
 
 
 def curves(panels: Sequence[Panel], *, y_label: str = "IoU, %") -> Figure:
-    """Panels of lines side by side, percent from 0 on a shared axis; a label has one colour in all of them."""
+    """Draw panels of lines side by side, percent from 0 on a shared axis; a label has one colour in all of them."""
     labels = list(dict.fromkeys(curve.label for panel in panels for curve in panel.curves))
     width = max(3.8, 0.7 + 2.5 * len(panels))  # inches
     figure = Figure(figsize=(width, 3.1), layout="constrained")
@@ -159,10 +152,8 @@ def gallery(
     ratios = [1.0] * len(columns)
     if gap:
         ratios.insert(gap, 0.08)
-    width, height = (
-        0.75 + _TILE * sum(ratios) + 0.04 * len(columns),
-        0.45 + (_TILE + 0.2) * len(rows) + 0.2 * bool(note),
-    )
+    width = 0.75 + _TILE * sum(ratios) + 0.04 * len(columns)
+    height = 0.45 + (_TILE + 0.2) * len(rows) + 0.2 * bool(note)
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.04, wspace=0.0, hspace=0.0)  # type: ignore[union-attr, call-arg]
     axes = figure.subplots(len(rows), len(ratios), squeeze=False, width_ratios=ratios)

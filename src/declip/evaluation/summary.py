@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,13 +31,7 @@ class _Columns:
         self.called = np.array([math.nan if row.called is None else row.called for row in rows], dtype=np.float64)
 
     def _of(self, over: Over) -> NDArray[np.bool_]:
-        match over:
-            case "fakes":
-                return self.fake
-            case "reals":
-                return ~self.fake
-            case "all":
-                return np.ones(len(self.fake), dtype=bool)
+        return {"fakes": self.fake, "reals": ~self.fake, "all": np.ones_like(self.fake)}[over]
 
     def undefined(self, mean: Figures) -> dict[str, int]:
         """Return, for each figure, how many of the pictures that it is over have no such value."""
@@ -87,41 +81,20 @@ def summarise(rows: Sequence[Row], resamples: int, seed: int) -> Summary:
     mean = _figures(columns.figures(np.ones(len(rows), dtype=np.int64)))
     low = high = Figures()
     if len(names) > 1:
-        low, high = (
-            _figures(ends) for ends in _bootstrap(columns.figures, index, len(names), resamples=resamples, seed=seed)
-        )
+        # Percentile intervals, drawing whole groups.
+        rng, even = np.random.default_rng(seed), np.full(len(names), 1 / len(names))
+        drawn = np.array([columns.figures(rng.multinomial(len(names), even)[index]) for _ in range(resamples)])
+        # A figure that half of the draws do not have has no interval.
+        common = np.count_nonzero(~np.isnan(drawn), axis=0) > resamples / 2
+        ends = np.full((2, drawn.shape[1]), np.nan)
+        if common.any():
+            ends[:, common] = np.nanquantile(drawn[:, common], (0.025, 0.975), axis=0)
+        low, high = (_figures(values) for values in ends.tolist())
+    fakes = int(np.count_nonzero(columns.fake))
+    undefined = columns.undefined(mean)
     return Summary(
-        fakes=sum(row.label == "fake" for row in rows),
-        reals=sum(row.label == "real" for row in rows),
-        groups=len(names),
-        mean=mean,
-        low=low,
-        high=high,
-        undefined=columns.undefined(mean),
+        fakes=fakes, reals=len(rows) - fakes, groups=len(names), mean=mean, low=low, high=high, undefined=undefined
     )
-
-
-def _bootstrap(
-    statistic: Callable[[NDArray[np.int64]], list[float]],
-    index: NDArray[np.intp],
-    groups: int,
-    *,
-    resamples: int,
-    seed: int,
-) -> tuple[list[float], list[float]]:
-    """Return the ends (low, high) of the 95 % percentile intervals of a statistic, drawing whole groups.
-
-    statistic: takes how often each row is drawn. index: the group of each row, 0 … groups − 1.
-    """
-    rng = np.random.default_rng(seed)
-    even = np.full(groups, 1 / groups)
-    drawn = np.array([statistic(rng.multinomial(groups, even)[index]) for _ in range(resamples)])
-    # A figure that half of the draws do not have has no interval.
-    common = np.count_nonzero(~np.isnan(drawn), axis=0) > resamples / 2
-    ends = np.full((2, drawn.shape[1]), np.nan)
-    if common.any():
-        ends[:, common] = np.nanquantile(drawn[:, common], (0.025, 0.975), axis=0)
-    return ends[0].tolist(), ends[1].tolist()
 
 
 def _figures(values: Sequence[float]) -> Figures:

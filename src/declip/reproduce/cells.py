@@ -16,11 +16,12 @@ import logging
 import math
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,38 +52,64 @@ _RESAMPLES = 1000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Training:
-    """A model to train. name: of the data. start: the training whose decoder is the starting point, if any."""
+class Cell(ABC):
+    """One step of an experiment. name: of the data.
+
+    Cells are compared by their digests, never by value: a digest is computed once, and ten thousand samples are many.
+    """
 
     name: str
+
+    what: ClassVar[str]
+
+    @cached_property
+    def digest(self) -> str:
+        """Return a name for everything that decides the result."""
+        content = {"cell": self.what, "declip": __version__, **self.content()}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """Return the name in logs and of the folder."""
+
+    @abstractmethod
+    def content(self) -> dict[str, Any]:
+        """Return all that decides the result, beside the version."""
+
+    @abstractmethod
+    def steps(self) -> list[Cell]:
+        """Return the cells that this one needs, and then itself."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Training(Cell):
+    """A model to train. start: the training whose decoder is the starting point, if any."""
+
     config: TrainConfig
     train: tuple[Sample, ...]
     valid: tuple[Sample, ...]
     start: Training | None = None
 
-    what: ClassVar[str] = "Training"
+    what = "Training"
 
     @property
     def label(self) -> str:
-        """For logs and names of folders."""
         model = self.config.model
         aim = "" if model.image_score == "mean" else ", whole pictures"
         named = model.architecture if model.decoder is None else model_name(model.backbones, model.decoder.kind)
         return f"train {self.name}, {named}{aim}"
 
-    @cached_property
-    def digest(self) -> str:
-        """Of everything that decides the result."""
-        return _digest(self)
-
     def content(self) -> dict[str, Any]:
-        """All that decides the result, beside the version."""
         return {
             "config": dataclasses.asdict(self.config),
-            "train": [_fingerprint(sample) for sample in self.train],
-            "valid": [_fingerprint(sample) for sample in self.valid],
+            "train": _fingerprints(self.train),
+            "valid": _fingerprints(self.valid),
             "start": None if self.start is None else self.start.digest,
         }
+
+    def steps(self) -> list[Cell]:
+        return [*(self.start.steps() if self.start is not None else ()), self]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -93,80 +120,55 @@ class Untrained:
 
     @property
     def label(self) -> str:
-        """For logs and names of folders."""
+        """Return the name in logs and of folders."""
         return f"{self.name}, not trained"
 
     @property
     def digest(self) -> str:
-        """The name: a release has one map of it, and its version is in the digest of whatever asks."""
+        """Return the name: a release has one map of it, and its version is in the digest of whatever asks."""
         return self.name
+
+    def steps(self) -> list[Cell]:
+        """Return the cells that this needs: none."""
+        return []
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Measurement:
-    """A trained model, or a map without training, to measure. name: of the data. kind, level: what is done to each
-    picture first, if anything (of trained models)."""
+class Maps(Cell):
+    """Score maps of a few samples, for figures, by a trained model or a map without training."""
 
     training: Training | Untrained
-    name: str
     samples: tuple[Sample, ...]
+
+    what = "Maps"
+
+    @property
+    def label(self) -> str:
+        return f"maps {self.name}, {self.training.label}"
+
+    def content(self) -> dict[str, Any]:
+        return {"training": self.training.digest, "samples": _fingerprints(self.samples)}
+
+    def steps(self) -> list[Cell]:
+        return [*self.training.steps(), self]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Measurement(Maps):
+    """A test on samples. kind, level: what is done to each picture first, if anything (of trained models)."""
+
     kind: Perturbation | None = None
     level: float = 0.0
 
-    what: ClassVar[str] = "Test"
+    what = "Test"
 
     @property
     def label(self) -> str:
-        """For logs and names of folders."""
         after = "" if self.kind is None else f" after {self.kind} {self.level:g}"
         return f"test {self.name}{after}, {self.training.label}"
 
-    @cached_property
-    def digest(self) -> str:
-        """Of everything that decides the result."""
-        return _digest(self)
-
     def content(self) -> dict[str, Any]:
-        """All that decides the result, beside the version."""
-        return {
-            "training": self.training.digest,
-            "samples": [_fingerprint(sample) for sample in self.samples],
-            "perturbation": [self.kind, self.level],
-        }
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Maps:
-    """Score maps of a few samples, for figures."""
-
-    training: Training | Untrained
-    name: str
-    samples: tuple[Sample, ...]
-
-    what: ClassVar[str] = "Maps"
-
-    @property
-    def label(self) -> str:
-        """For logs and names of folders."""
-        return f"maps {self.name}, {self.training.label}"
-
-    @cached_property
-    def digest(self) -> str:
-        """Of everything that decides the result."""
-        return _digest(self)
-
-    def content(self) -> dict[str, Any]:
-        """All that decides the result, beside the version."""
-        return {"training": self.training.digest, "samples": [_fingerprint(sample) for sample in self.samples]}
-
-
-Cell: TypeAlias = Training | Measurement | Maps
-# Cells are compared by their digests, never by value: a digest is computed once, and ten thousand samples are many.
-
-
-def _digest(cell: Cell) -> str:
-    content = {"cell": cell.what, "declip": __version__, **cell.content()}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        return {**super().content(), "perturbation": [self.kind, self.level]}
 
 
 class Workbench:
@@ -174,30 +176,34 @@ class Workbench:
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self._opened: tuple[Training, Localizer] | None = None
+        self._opened: tuple[Path, Localizer] | None = None
 
-    def run(self, cells: Sequence[Measurement | Maps]) -> None:
+    def run(self, cells: Iterable[Cell]) -> None:
         """Compute what is missing of these and of the trainings they need, with one line of log per cell."""
-        plan = list({self.folder(step): step for cell in cells for step in _steps(cell)}.values())
+        plan = list({self.folder(step): step for cell in cells for step in cell.steps()}.values())
         for number, cell in enumerate(plan, start=1):
-            place = f"{number}/{len(plan)} {cell.label}"
-            if (self.folder(cell) / "result.json").exists():
+            folder, place = self.folder(cell), f"{number}/{len(plan)} {cell.label}"
+            if (folder / "result.json").exists():
                 log.info("%s … done before", place)
                 continue
             if isinstance(cell, Training):
                 log.info("%s …", place)
+            folder.mkdir(parents=True, exist_ok=True)
             start = time.perf_counter()
-            result = self._compute(cell) | {"seconds": round(time.perf_counter() - start, 1)}
-            _write_json(self.folder(cell) / "result.json", {"label": cell.label, **result})
-            log.info("%s … %.0f s", place, result["seconds"])
+            result = self._compute(cell, folder)
+            seconds = time.perf_counter() - start
+            content = {"label": cell.label, **result, "seconds": round(seconds, 1)}
+            text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+            write_atomic(folder / "result.json", f"{text}\n")
+            log.info("%s … %.0f s", place, seconds)
 
     def folder(self, cell: Cell) -> Path:
-        """Where a cell lies."""
+        """Return where a cell lies."""
         readable = re.sub(r"[^a-z0-9.]+", "-", cell.label.lower())[:72].strip("-")
         return self.out / "cells" / f"{readable}-{cell.digest}"
 
     def result(self, cell: Cell) -> dict[str, Any]:
-        """result.json of a finished cell."""
+        """Return result.json of a finished cell."""
         result: dict[str, Any] = json.loads((self.folder(cell) / "result.json").read_text(encoding="utf-8"))
         return result
 
@@ -214,38 +220,31 @@ class Workbench:
             row = list(csv.DictReader(stream))[test.samples.index(sample)]
         return float(row[name] or "nan")
 
-    def protocols(self, tests: Iterable[Measurement]) -> list[dict[str, str]]:
-        """Return the protocol cards of finished tests."""
-        return [self.result(test)["protocol"] for test in tests]
-
     def maps(self, cell: Maps) -> list[NDArray[np.float32]]:
         """Return the score maps of a finished cell, each (H, W) float32 in [0, 1], as its picture."""
         return [read_scores(self.folder(cell) / f"{i}.png") for i in range(len(cell.samples))]
 
-    def _compute(self, cell: Cell) -> dict[str, Any]:
-        folder = self.folder(cell)
-        folder.mkdir(parents=True, exist_ok=True)
+    def _compute(self, cell: Cell, folder: Path) -> dict[str, Any]:
         match cell:
             case Training():
                 return self._train(cell, folder)
             case Measurement():
-                predictor = self._predictor(cell.training, cell.kind, cell.level)
-                found = evaluation.evaluate(
-                    predictor, cell.samples, batch_size=_BATCH, resamples=_RESAMPLES, cases=3, title=cell.label
-                )
-                card = {"training set": cell.training.label, "perturbation": _treatment(cell)}
+                options: dict[str, Any] = {"batch_size": _BATCH, "resamples": _RESAMPLES, "cases": 3}
+                found = evaluation.evaluate(self._predictor(cell), cell.samples, title=cell.label, **options)
+                treatment = "none" if cell.kind is None else f"{cell.kind} {cell.level:g}"
+                card = {"training set": cell.training.label, "perturbation": treatment}
                 found = dataclasses.replace(found, protocol={**found.protocol, **card})
                 if found.errors:
                     log.warning("  %d pictures failed; the first: %s", len(found.errors), found.errors[0].error)
                 found.save(folder, force=True)
                 return found.to_dict()
             case Maps():
-                predictor = self._predictor(cell.training)
-                for i, result in enumerate(predictor.map([sample.image for sample in cell.samples])):
+                for i, result in enumerate(self._predictor(cell).map([sample.image for sample in cell.samples])):
                     if isinstance(result, ImageError):
                         raise result
                     write_scores(folder / f"{i}.png", result.scores)
                 return {"images": [sample.image.name for sample in cell.samples]}
+        raise TypeError(f"{cell} cannot be computed")
 
     def _train(self, cell: Training, folder: Path) -> dict[str, Any]:
         from declip import training
@@ -264,18 +263,17 @@ class Workbench:
         plain = {name: None if math.isnan(value) else value for name, value in numbers.items()}
         return {"epoch": run.epoch, "validation": plain, "train": len(cell.train), "valid": len(cell.valid)}
 
-    def _predictor(self, cell: Training | Untrained, kind: Perturbation | None = None, level: float = 0.0) -> Predictor:
-        if isinstance(cell, Untrained):
-            assert kind is None
-            return BASELINES[cell.name]()
-        localizer = self._localizer(cell)
-        return localizer if kind is None else _Perturbed(localizer, kind, level)
-
-    def _localizer(self, cell: Training) -> Localizer:
-        """Return the trained model; the last one stays open, since its tests follow each other."""
-        if self._opened is None or self._best(self._opened[0]) != self._best(cell):
-            self._opened = (cell, load(self._best(cell)))
-        return self._opened[1]
+    def _predictor(self, cell: Maps) -> Predictor:
+        """Return what a cell measures; the last model stays open, since its tests follow each other."""
+        if isinstance(cell.training, Untrained):
+            return BASELINES[cell.training.name]()
+        best = self._best(cell.training)
+        if self._opened is None or self._opened[0] != best:
+            self._opened = best, load(best)
+        localizer = self._opened[1]
+        if isinstance(cell, Measurement) and cell.kind is not None:
+            return _Perturbed(localizer, cell.kind, cell.level)
+        return localizer
 
     def _best(self, cell: Training) -> Path:
         return self.folder(cell) / "run" / "best.safetensors"
@@ -292,7 +290,6 @@ class _Perturbed:
         self.level = level
 
     def map(self, images: Iterable[PictureLike], batch_size: int = 8) -> Iterator[Localization | ImageError]:
-        """As `Localizer.map`."""
         return self.localizer.map((self._perturb(picture) for picture in images), batch_size)
 
     def _perturb(self, picture: PictureLike) -> PictureLike:
@@ -304,23 +301,12 @@ class _Perturbed:
         return perturb(photo.pixels, self.kind, self.level, np.random.default_rng(seed))
 
 
-def _treatment(test: Measurement) -> str:
-    return "none" if test.kind is None else f"{test.kind} {test.level:g}"
-
-
-def _steps(cell: Cell) -> list[Cell]:
-    """Return all cells that a cell needs, and the cell itself."""
-    match cell:
-        case Training():
-            return [*(_steps(cell.start) if cell.start is not None else []), cell]
-        case Measurement() | Maps():
-            return [*(_steps(cell.training) if isinstance(cell.training, Training) else []), cell]
-
-
-def _fingerprint(sample: Sample) -> list[str]:
-    """Return what of a sample decides results: names matter to groups and logs, bytes to everything."""
-    mask = "" if sample.mask is None else _sha256(sample.mask)
-    return [sample.image.name, _sha256(sample.image), mask, sample.fake_is, sample.label, sample.group]
+def _fingerprints(samples: Sequence[Sample]) -> list[list[str]]:
+    """Return what of samples decides results: names matter to groups and logs, bytes to everything."""
+    return [
+        [s.image.name, _sha256(s.image), "" if s.mask is None else _sha256(s.mask), s.fake_is, s.label, s.group]
+        for s in samples
+    ]
 
 
 @cache
@@ -329,7 +315,3 @@ def _sha256(path: Path) -> str:
         return sha256_of(path)
     except WeightsError as error:  # what it calls every file
         raise DatasetError(f"{path} cannot be read: {error.__cause__}") from error
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

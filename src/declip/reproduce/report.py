@@ -65,14 +65,13 @@ class Grid:
     title: str
     rows: tuple[str, ...]
     columns: tuple[str, ...]
-    values: tuple[tuple[float, ...], ...]
+    values: Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
     """All that an experiment found. figures: by file name. protocols: the card of each test. notes: one line each."""
 
-    name: str
     title: str
     entries: tuple[Entry, ...]
     grids: tuple[Grid, ...] = ()
@@ -84,30 +83,31 @@ class Outcome:
 
 def write(outcome: Outcome, folder: Path) -> None:
     """Write the files, each whole or not at all, over those of an earlier run."""
-    folder.mkdir(parents=True, exist_ok=True)
     common, differing = _cards(outcome.protocols)
     card = {"common": common, "differing": differing, "tests": len(outcome.protocols)}
     write_atomic(folder / "table.csv", _csv(outcome))
     write_atomic(folder / "table.md", _markdown(outcome))
     write_atomic(folder / "protocol.json", json.dumps(card, indent=1, ensure_ascii=False) + "\n")
-    write_atomic(folder / "protocol.md", _protocol(outcome, common, differing))
+    lines = [f"# Protocol of {outcome.title}", "", f"Common to all {len(outcome.protocols)} tests:", ""]
+    lines += [*_table(("", ""), list(common.items())), "", "What differs between them:", ""]
+    for key, values in differing.items():
+        lines += [f"- {key}: {len(values)} values", *(f"  - {value}" for value in values)]
+    write_atomic(folder / "protocol.md", "\n".join(lines) + "\n")
     for name, figure in outcome.figures.items():
         plots.save(figure, folder / name)
 
 
 def render(outcome: Outcome) -> Group:
-    """Tables and the common protocol, for a Rich console."""
+    """Return tables and the common protocol, for a Rich console."""
     parts: list[Table | Text] = [Text(note, style="bold") for note in _notes(outcome)]
-    for grid in outcome.grids:
-        table = Table("", *grid.columns, title=Text(grid.title))
-        for name, line in zip(grid.rows, grid.values, strict=True):
-            table.add_row(Text(name), *(_percent(value) for value in line))
+    shown = [entry for entry in outcome.entries if not entry.detail or entry.paper is not None]
+    tables = [(grid.title, ("", *grid.columns), _grid(grid)) for grid in outcome.grids]
+    tables.append((outcome.title, _header(outcome), [_line(outcome, entry) for entry in shown]))
+    for title, header, body in tables:
+        table = Table(*header, title=Text(title))
+        for line in body:
+            table.add_row(*map(Text, line))
         parts.append(table)
-    table = Table(*_header(outcome), title=Text(outcome.title))
-    for entry in outcome.entries:
-        if not entry.detail or entry.paper is not None:
-            table.add_row(*map(Text, _line(outcome, entry)))
-    parts.append(table)
     common, differing = _cards(outcome.protocols)
     card = Table(title=f"protocol, common to all {len(outcome.protocols)} tests", show_header=False)
     for key, value in common.items():
@@ -120,10 +120,13 @@ def _notes(outcome: Outcome) -> list[str]:
     return [*([TINY_NOTE] if outcome.is_tiny else []), *outcome.notes]
 
 
+def _grid(grid: Grid) -> list[tuple[str, ...]]:
+    return [(name, *map(_percent, line)) for name, line in zip(grid.rows, grid.values, strict=True)]
+
+
 def _header(outcome: Outcome) -> tuple[str, ...]:
-    return ("row", "column", "figure", "ours, %", "95 % interval", "paper, %", "source") + (
-        () if outcome.is_tiny else ("difference", "tolerance", "within")
-    )
+    header = ("row", "column", "figure", "ours, %", "95 % interval", "paper, %", "source")
+    return header if outcome.is_tiny else (*header, "difference", "tolerance", "within")
 
 
 def _line(outcome: Outcome, entry: Entry) -> tuple[str, ...]:
@@ -136,7 +139,7 @@ def _line(outcome: Outcome, entry: Entry) -> tuple[str, ...]:
 
 
 def _judged(entry: Entry) -> tuple[str, str, str]:
-    """Difference from the paper, tolerance, and whether the one is within the other."""
+    """Return the difference from the paper, the tolerance, and whether the one is within the other."""
     if entry.paper is None or math.isnan(entry.value):
         return "", "", ""
     difference = 100 * entry.value - entry.paper.value
@@ -145,7 +148,7 @@ def _judged(entry: Entry) -> tuple[str, str, str]:
 
 
 def _csv(outcome: Outcome) -> str:
-    """Percent; nothing where there is nothing."""
+    """Return percent; nothing where there is nothing."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_HEADER)
@@ -161,19 +164,10 @@ def _csv(outcome: Outcome) -> str:
 def _markdown(outcome: Outcome) -> str:
     lines = [f"# {outcome.title}", "", *(f"{note}\n" for note in _notes(outcome))]
     for grid in outcome.grids:
-        body = [(name, *map(_percent, line)) for name, line in zip(grid.rows, grid.values, strict=True)]
-        lines += [f"{grid.title}:", "", *_table(("", *grid.columns), body), ""]
+        lines += [f"{grid.title}:", "", *_table(("", *grid.columns), _grid(grid)), ""]
     lines += ["Beside the paper:", "", *_table(_header(outcome), [_line(outcome, e) for e in outcome.entries]), ""]
     lines += [f"![{name.removesuffix('.png')}]({name})\n" for name in outcome.figures]
     return "\n".join(lines)
-
-
-def _protocol(outcome: Outcome, common: Mapping[str, str], differing: Mapping[str, Sequence[str]]) -> str:
-    lines = [f"# Protocol of {outcome.title}", "", f"Common to all {len(outcome.protocols)} tests:", ""]
-    lines += [*_table(("", ""), list(common.items())), "", "What differs between them:", ""]
-    for key, values in differing.items():
-        lines += [f"- {key}: {len(values)} values", *(f"  - {value}" for value in values)]
-    return "\n".join(lines) + "\n"
 
 
 def _cards(protocols: Sequence[Mapping[str, str]]) -> tuple[dict[str, str], dict[str, list[str]]]:

@@ -4,46 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
 
 from declip.errors import DeclipError
-from declip.reproduce import others, pairs, pictures, report, rivals
+from declip.reproduce import others, pairs, report, rivals
 from declip.reproduce.cells import Workbench
+from declip.reproduce.lab import Lab
 from declip.reproduce.report import Outcome
 from declip.reproduce.setup import Scale, Setup, parse_backbones
 from declip.reproduce.sources import Dolos, Sources, StandIns
 
-__all__ = ["EXPERIMENTS", "Experiment", "reproduce"]
+__all__ = ["EXPERIMENTS", "reproduce"]
 
-Experiment = Literal[
-    "dolos",
-    "layers",
-    "decoders",
-    "backbones",
-    "generators",
-    "detection",
-    "autosplice",
-    "robustness",
-    "leave-one-out",
-    "rivals",
-]
-EXPERIMENTS: tuple[Experiment, ...] = get_args(Experiment)
-_RUNS: Mapping[str, Callable[[Setup, Sources, Workbench], Outcome]] = {
+_RUNS: Mapping[str, Callable[[Lab], Outcome]] = {
     "dolos": pairs.dolos,
     "layers": pairs.layers,
     "decoders": pairs.decoders,
     "backbones": pairs.backbones,
     "generators": pairs.generators,
-    "detection": pictures.detection,
+    "detection": others.detection,
     "autosplice": others.autosplice,
     "robustness": others.robustness,
     "leave-one-out": others.leave_one_out,
     "rivals": rivals.rivals,
 }
+EXPERIMENTS = tuple(_RUNS)
 
 
 def reproduce(
-    experiment: Experiment,
+    experiment: str,
     out: str | Path,
     *,
     scale: Scale = "full",
@@ -67,7 +55,7 @@ def reproduce(
     sources = _sources(setup, data, photos, out)
     if experiment not in _RUNS:
         raise DeclipError(f"there is no experiment {experiment!r}; expected one of {', '.join(EXPERIMENTS)}")
-    outcome = _RUNS[experiment](setup, sources, Workbench(out))
+    outcome = _RUNS[experiment](Lab(setup=setup, sources=sources, bench=Workbench(out)))
     report.write(outcome, out / experiment)
     return outcome
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 
@@ -14,13 +14,10 @@ from declip.errors import DatasetError
 from declip.images.mapfiles import write_mask
 from declip.results import Sample
 
-__all__ = ["STAND_INS", "Dolos", "Sources", "Split", "StandIns"]
+__all__ = ["Dolos", "Sources", "Split", "StandIns"]
 
 Split = Literal["train", "valid", "test"]
 
-# Manipulations of four kinds that stand for four generators: in-painting, splicing, and local edits of two sorts. They
-# leave traces of different kinds, so that a model of one knows little of another.
-STAND_INS = ("telea", "splice-hard", "noise", "blur")
 # Shares of the photos; the rest is the test part.
 _TRAIN, _VALID = 0.6, 0.2
 _FEWEST, _MOST = 10, 240  # photos
@@ -33,16 +30,13 @@ class Sources(Protocol):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the generators."""
-        ...
+        """Return the names of the generators."""
 
     def samples(self, name: str, split: Split, *, reals: bool = False) -> list[Sample]:
         """Return the manipulated samples of one generator and part; then, if asked for, as many real ones at most."""
-        ...
 
     def describe(self) -> str:
-        """One line for reports: what these data are."""
-        ...
+        """Return one line for reports: what these data are."""
 
 
 class Dolos:
@@ -61,7 +55,7 @@ class Dolos:
             raise DatasetError(f"{root} has no folder celebahq; expected Dolos as its authors publish it")
 
     def samples(self, name: str, split: Split, *, reals: bool = False) -> list[Sample]:
-        """As `Sources`. "p2", whose pictures are generated as a whole, comes with a mask of everything."""
+        """Return them as `Sources`; "p2", pictures that are generated as a whole, with a mask of everything."""
         samples = datasets.dolos(self.root, name, split=split, reals=reals)
         if name != "p2":
             return samples
@@ -72,7 +66,7 @@ class Dolos:
         return [dataclasses.replace(s, mask=everything) if s.label == "fake" else s for s in samples]
 
     def describe(self) -> str:
-        """One line for reports."""
+        """Return one line for reports."""
         return f"Dolos (CelebA-HQ), {', '.join(self.names)}"
 
 
@@ -87,7 +81,9 @@ class StandIns:
     Raises DatasetError for fewer than 10 photos.
     """
 
-    names = STAND_INS
+    # In-painting, splicing, and local edits of two sorts: their traces differ, so that a model of one knows little of
+    # another.
+    names = ("telea", "splice-hard", "noise", "blur")
 
     def __init__(self, photos: Sequence[Path], out: Path, *, seed: int = 0) -> None:
         if len(photos) < _FEWEST:
@@ -97,23 +93,20 @@ class StandIns:
         order = np.random.default_rng((seed, 2)).permutation(len(photos))[:_MOST]
         drawn = [sorted(photos)[i] for i in order]
         first, second = round(_TRAIN * len(drawn)), round((_TRAIN + _VALID) * len(drawn))
-        self.photos: dict[Split, list[Path]] = {
-            "train": drawn[:first],
-            "valid": drawn[first:second],
-            "test": drawn[second:],
-        }
+        parts = drawn[:first], drawn[first:second], drawn[second:]
+        self.photos: dict[Split, list[Path]] = dict(zip(get_args(Split), parts, strict=True))
         self.out = out
         self.seed = seed
         self._made: dict[tuple[str, Split], list[Sample]] = {}
 
     def samples(self, name: str, split: Split, *, reals: bool = False) -> list[Sample]:
-        """As `Sources`; makes the data where they are missing."""
+        """Return them as `Sources`; makes the data where they are missing."""
         if (name, split) not in self._made:
             self._made[name, split] = self._make(name, split)
         return [sample for sample in self._made[name, split] if reals or sample.label == "fake"]
 
     def describe(self) -> str:
-        """One line for reports."""
+        """Return one line for reports."""
         counts = ", ".join(f"{len(photos)} {split}" for split, photos in self.photos.items())
         return f"stand-ins made from photos ({counts}): {', '.join(self.names)}"
 
@@ -123,7 +116,7 @@ class StandIns:
 
         recipe = synthesis.Recipe(
             generators=(name,),
-            seed=self.seed * 3 + ("train", "valid", "test").index(split),
+            seed=self.seed * 3 + get_args(Split).index(split),
             size=_SIDE,
             per_photo=_VARIANTS if split == "train" else 1,
             saving=Saving(jpeg=0.0),

@@ -1,0 +1,131 @@
+"""What all experiments do: name trainings and tests, read their figures, draw their maps, and sum up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from declip.evaluation import plots
+from declip.images.mapfiles import read_mask
+from declip.images.read import read_photo
+from declip.reproduce import paper
+from declip.reproduce.cells import Maps, Measurement, Training, Untrained, Workbench
+from declip.reproduce.report import Entry, Grid, Outcome
+from declip.reproduce.setup import Backbones, Setup
+from declip.reproduce.sources import Sources, Split
+from declip.results import Sample
+from declip.spec import DecoderKind
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["TYPICAL", "Lab"]
+
+_GREY = "scores: black 0, white 1, not stretched; below each map its IoU, %; framed: trained on what is tested"
+TYPICAL = "The pictures shown are those of the median manipulated area of their test sets."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lab:
+    """What an experiment works with: what was asked for, where samples come from, and who computes cells."""
+
+    setup: Setup
+    sources: Sources
+    bench: Workbench
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the generators."""
+        return self.sources.names
+
+    def samples(self, name: str, split: Split, *, reals: bool = False) -> tuple[Sample, ...]:
+        """Return the samples of one generator and part."""
+        return tuple(self.sources.samples(name, split, reals=reals))
+
+    def training(self, name: str, backbones: Backbones, decoder: DecoderKind | None = None) -> Training:
+        """Return the training of a model on one generator by the recipe of the scale."""
+        train, valid = self.samples(name, "train"), self.samples(name, "valid")
+        config = self.setup.config(backbones, decoder, pictures=len(train))
+        return Training(name=name, config=config, train=train, valid=valid)
+
+    def test(self, training: Training | Untrained, name: str) -> Measurement:
+        """Return the test of a model on the test set of one generator."""
+        return Measurement(training=training, name=name, samples=self.samples(name, "test"))
+
+    def run(self, tests: Iterable[Measurement], shown: Mapping[str, Sample] | None = None) -> None:
+        """Compute tests; where pictures are shown, each test's map of its own one right behind it."""
+        cells = [(test,) if shown is None else (test, _map(test, shown)) for test in tests]
+        self.bench.run(cell for pair in cells for cell in pair)
+
+    def mean(self, tests: Iterable[Measurement], figure: str = "iou") -> float:
+        """Return the mean of a figure over tests, in [0, 1]."""
+        return float(np.mean([self.bench.figure(test, figure)[0] for test in tests]))
+
+    def entry(
+        self, test: Measurement, row: str, column: str, figure: str = "iou", *, printed: str = "", detail: bool = False
+    ) -> Entry:
+        """Return a figure of a test with its interval, beside the paper's number of the model `printed`, if any."""
+        value, low, high = self.bench.figure(test, figure)
+        number = paper.find(printed, row, column, figure)
+        return Entry(
+            row=row, column=column, figure=figure, value=value, low=low, high=high, paper=number, detail=detail
+        )
+
+    def typical(self) -> dict[str, Sample]:
+        """Return of each test set the sample of the median manipulated area: chosen without a look at any result."""
+        found = {}
+        for name in self.names:
+            samples = self.samples(name, "test")
+            areas = [float(read_mask(sample).mean()) for sample in samples]
+            found[name] = samples[int(np.argsort(areas, kind="stable")[len(areas) // 2])]
+        return found
+
+    def gallery(
+        self,
+        tests: Sequence[Sequence[Measurement]],
+        rows: Sequence[str],
+        columns: Sequence[str],
+        shown: Mapping[str, Sample],
+        *,
+        framed: bool = True,
+    ) -> Figure:
+        """Draw a row for each row of tests of one set: photo, known mask, and each test's map with the IoU there."""
+        tiles = []
+        for line in tests:
+            sample = shown[line[0].name]
+            tiles.append([plots.Tile(pixels=read_photo(sample.image).pixels), plots.Tile(pixels=read_mask(sample))])
+            for test in line:
+                (scores,) = self.bench.maps(_map(test, shown))
+                caption = f"{100 * self.bench.picture(test, sample, 'iou'):.0f}"
+                known = framed and test.training.name == test.name
+                tiles[-1].append(plots.Tile(pixels=scores, caption=caption, framed=known))
+        return plots.gallery(tiles, rows, ["photo", "known mask", *columns], gap=2, note=_GREY)
+
+    def outcome(
+        self,
+        tests: Iterable[Measurement],
+        *,
+        title: str,
+        entries: Iterable[Entry],
+        grids: Iterable[Grid] = (),
+        figures: Mapping[str, Figure] | None = None,
+        notes: Iterable[str] = (),
+        beside: str = "",
+    ) -> Outcome:
+        """Sum up an experiment: what is measured, shown and said of its tests. beside: what else the data are."""
+        return Outcome(
+            title=title,
+            entries=tuple(entries),
+            grids=tuple(grids),
+            figures=figures or {},
+            protocols=[self.bench.result(test)["protocol"] for test in tests],
+            notes=(f"Data: {self.sources.describe()}{beside}.", *notes),
+            is_tiny=self.setup.is_tiny,
+        )
+
+
+def _map(test: Measurement, shown: Mapping[str, Sample]) -> Maps:
+    return Maps(training=test.training, name=test.name, samples=(shown[test.name],))
