@@ -34,6 +34,7 @@ import card_cases
 import make_mini
 
 ROOT = Path(__file__).resolve().parents[1]
+FIGURES = ("ap", "iou", "prevalence")
 
 
 def main() -> None:
@@ -76,7 +77,7 @@ def main() -> None:
         "epochs": arguments.epochs,
         "pairs": sum(sample.label == "fake" for sample in parts["train"]),
         "families": rows,
-        "mean": {key: float(np.mean([row[key] for row in rows.values()])) for key in ("ap", "iou", "prevalence")},
+        "mean": _mean(list(rows.values())),
     }
     print(json.dumps(record["mean"]))
     if not arguments.family:
@@ -99,18 +100,16 @@ def measure(
     rule = calibration.fit_threshold(fakes, calibration.candidates(untouched, thresholds, base))
     localizer = Localizer(Wrapped(localizer.engine, dataclasses.replace(localizer.spec, calibration=rule)))
     kinds: dict[str, dict[str, float]] = {}
-    for kind in card_cases.KINDS:
-        if family_of(kind) != family:
-            continue
+    for kind in (kind for kind in card_cases.KINDS if family_of(kind) == family):
         cases = [case for case in forged if case.half == "report" and case.kind == kind]
         outcomes = list(card_cases.measure(localizer, cases))
-        kinds[kind] = {
-            "ap": float(np.mean([outcome.ap for outcome in outcomes])),
-            "iou": float(np.mean([outcome.iou()[-1] for outcome in outcomes])),
-            "prevalence": float(np.mean([outcome.manipulated / outcome.pixels for outcome in outcomes])),
-        }
-    mean = {key: float(np.mean([row[key] for row in kinds.values()])) for key in ("ap", "iou", "prevalence")}
-    return mean | {"threshold": rule.threshold, "kinds": kinds}
+        rows = [(one.ap, one.iou()[-1], one.manipulated / one.pixels) for one in outcomes]
+        kinds[kind] = {key: float(np.mean(found)) for key, found in zip(FIGURES, zip(*rows, strict=True), strict=True)}
+    return _mean(list(kinds.values())) | {"threshold": rule.threshold, "kinds": kinds}
+
+
+def _mean(rows: Sequence[dict[str, float]]) -> dict[str, Any]:
+    return {key: float(np.mean([row[key] for row in rows])) for key in FIGURES}
 
 
 if __name__ == "__main__":

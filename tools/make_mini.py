@@ -103,18 +103,11 @@ PARTS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """A training. recipe: its file. parts: what of PARTS it learns from."""
-
-    recipe: str
-    parts: tuple[str, ...]
-
-
-STAGES = (
-    Stage(recipe="mini.toml", parts=("train", "faint", "large")),
-    Stage(recipe="mini-fresh.toml", parts=("train", "faint", "large", "travelled", "travelled-large")),
-)
+# The trainings, one after the other: recipe, and what of PARTS it learns from.
+STAGES = {
+    "mini.toml": ("train", "faint", "large"),
+    "mini-fresh.toml": ("train", "faint", "large", "travelled", "travelled-large"),
+}
 
 
 def main() -> None:
@@ -139,35 +132,33 @@ def main() -> None:
     valid = [sample for sample in data["valid"] if sample.group in choosing]
     out = arguments.work / arguments.run
     start = None
-    for stage in STAGES:
-        config = training.TrainConfig.from_toml(ROOT / "recipes" / stage.recipe, arguments.set)
-        samples = [sample for part in stage.parts for sample in data[part]]
+    for recipe, parts in STAGES.items():
         run = training.train(
-            config,
-            train=samples,
+            training.TrainConfig.from_toml(ROOT / "recipes" / recipe, arguments.set),
+            train=[sample for part in parts for sample in data[part]],
             valid=valid,
-            out=out / stage.recipe,
+            out=out / recipe,
             resume=True,
             cache=arguments.work / "features",
             start=start,
         )
-        print(f"{stage.recipe}: epoch {run.epoch}, IoU {run.iou:.3f}, AP {run.ap:.3f} on crops of the valid photos")
+        print(f"{recipe}: epoch {run.epoch}, IoU {run.iou:.3f}, AP {run.ap:.3f} on crops of the valid photos")
         start = run.best
     pairs = {name: sum(sample.label == "fake" for sample in samples) for name, samples in data.items()}
-    record = {"pairs": pairs, "stages": [history(out, stage) for stage in STAGES]}
+    record = {"pairs": pairs, "stages": [history(out, recipe) for recipe in STAGES]}
     HISTORY.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     ready = calibrate(run.best, arguments.data, out / "mini.safetensors")
     print(export.to_onnx(ready, arguments.out))
 
 
-def history(out: Path, stage: Stage) -> dict[str, Any]:
+def history(out: Path, recipe: str) -> dict[str, Any]:
     """What a stage's training took: epochs, the one that was kept, and hours without those of the frozen features."""
-    lines = (out / stage.recipe / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (out / recipe / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     return {
-        "recipe": stage.recipe,
-        "parts": stage.parts,
-        "planned": training.TrainConfig.from_toml(ROOT / "recipes" / stage.recipe).epochs,
+        "recipe": recipe,
+        "parts": STAGES[recipe],
+        "planned": training.TrainConfig.from_toml(ROOT / "recipes" / recipe).epochs,
         "epochs": len(rows),
         "kept": max(row["epoch"] for row in rows if row["best"]),
         "hours": round(sum(row["seconds"] for row in rows) / 3600, 2),

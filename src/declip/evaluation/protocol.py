@@ -22,6 +22,12 @@ __all__ = ["Asked", "describe", "find_warnings", "number"]
 # A source needs so many groups before its figures are called inverted: fewer may lie below chance by chance alone.
 CLEAR_GROUPS = 5
 
+_IMAGE_SCORES = {
+    "mean": "mean of the scores on the network's grid",
+    "mean-logit": "sigmoid of the mean logit",
+    "top": "mean of the highest 1 % of the scores, at least 64",
+}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
@@ -31,9 +37,6 @@ class Asked:
     score_threshold: float | None
     resamples: int
     seed: int
-
-
-# --- warnings -------------------------------------------------------------------------------------------------------
 
 
 def find_warnings(
@@ -88,9 +91,6 @@ def _suffixes(samples: Sequence[Sample], label: str) -> Counter[str]:
     return Counter(sample.image.suffix.lower().lstrip(".") or "-" for sample in samples if sample.label == label)
 
 
-# --- the protocol card ----------------------------------------------------------------------------------------------
-
-
 def describe(
     predictor: Predictor, model: tuple[str, str] | None, samples: Sequence[Sample], rows: Sequence[Row], asked: Asked
 ) -> dict[str, str]:
@@ -106,11 +106,10 @@ def describe(
     limits = sorted({row.threshold for row in rows})
     polarity = Counter(sample.fake_is for sample in samples if sample.mask is not None)
     resized = sum(row.resized for row in rows)
-    formats = "; ".join(
-        f"{label}s: {', '.join(f'{suffix} {count}' for suffix, count in _suffixes(samples, label).most_common())}"
-        for label in ("fake", "real")
-        if _suffixes(samples, label)
-    )
+    whose = "(the predictor's own)" if asked.threshold is None else "(given)"
+    if asked.threshold is None and any(row.verdict for row in rows):
+        whose = "in the parts that the predictor's calibration flags"
+    formats = {label: _suffixes(samples, label) for label in ("fake", "real")}
     return {
         "declip": __version__,
         "model": f"{name}, SHA-256 {sha256}" if sha256 else name,
@@ -120,16 +119,11 @@ def describe(
         "input size": _input(predictor, spec),
         "resize": f"scores, after the sigmoid, bilinearly to the size of the mask file; needed for {resized} of "
         f"{len(rows)} pictures",
-        "threshold": f"scores >= {', '.join(f'{limit:g}' for limit in limits) or '-'} "
-        + (
-            "(given)"
-            if asked.threshold is not None
-            else "in the parts that the predictor's calibration flags"
-            if any(row.verdict for row in rows)
-            else "(the predictor's own)"
-        ),
+        "threshold": f"scores >= {', '.join(f'{limit:g}' for limit in limits) or '-'} {whose}",
         "calibrated threshold": _score_threshold(spec, rows, asked.score_threshold),
-        "image score": "mean of the map" if isinstance(predictor, Maps) else f"{_image_score(spec)}",
+        "image score": _IMAGE_SCORES.get(getattr(spec, "image_score", ""), "the predictor's own")
+        if not isinstance(predictor, Maps)
+        else "mean of the map",
         "polarity": "; ".join(f"{colour} = manipulated in {count} mask files" for colour, count in polarity.items())
         + ("no mask files" if not polarity else "")
         + (f"; {predictor.fake_is} = manipulated in the maps" if isinstance(predictor, Maps) else ""),
@@ -140,7 +134,11 @@ def describe(
         "empty rule": "undefined is nan, left out and counted: a fake with an empty mask has no figure; F1 none where "
         "the eroded mask is empty; AUC none where all is manipulated",
         "intervals": f"95 % percentile bootstrap, {asked.resamples} draws of {groups} groups, seed {asked.seed}",
-        "file formats": formats,
+        "file formats": "; ".join(
+            f"{label}s: {', '.join(f'{suffix} {count}' for suffix, count in found.most_common())}"
+            for label, found in formats.items()
+            if found
+        ),
     }
 
 
@@ -153,18 +151,6 @@ def _input(predictor: Predictor, spec: Any) -> str:
         return f"{spec.input_size}×{spec.input_size} px, the whole picture squashed (bilinear, antialiased)"
     overlap = getattr(predictor, "overlap", spec.overlap)
     return f"tiles of {spec.input_size}×{spec.input_size} px at native resolution, overlap {overlap} px"
-
-
-def _image_score(spec: Any) -> str:
-    match spec.image_score if isinstance(spec, ModelSpec) else None:
-        case "mean":
-            return "mean of the scores on the network's grid"
-        case "mean-logit":
-            return "sigmoid of the mean logit"
-        case "top":
-            return "mean of the highest 1 % of the scores, at least 64"
-        case _:
-            return "the predictor's own"
 
 
 def _score_threshold(spec: Any, rows: Sequence[Row], given: float | None) -> str:

@@ -45,8 +45,6 @@ __all__ = ["Cell", "Maps", "Measurement", "Training", "Untrained", "Workbench"]
 
 log = logging.getLogger(__name__)
 
-# Pictures per forward pass when testing.
-_BATCH = 8
 # Of the bootstrap behind the intervals.
 _RESAMPLES = 1000
 
@@ -204,8 +202,7 @@ class Workbench:
 
     def result(self, cell: Cell) -> dict[str, Any]:
         """Return result.json of a finished cell."""
-        result: dict[str, Any] = json.loads((self.folder(cell) / "result.json").read_text(encoding="utf-8"))
-        return result
+        return dict(json.loads((self.folder(cell) / "result.json").read_text(encoding="utf-8")))
 
     def figure(self, test: Measurement, name: str = "iou") -> tuple[float, float, float]:
         """(mean, low, high) of a figure of `evaluation.Figures`, in [0, 1]; nan where it is not defined."""
@@ -225,26 +222,24 @@ class Workbench:
         return [read_scores(self.folder(cell) / f"{i}.png") for i in range(len(cell.samples))]
 
     def _compute(self, cell: Cell, folder: Path) -> dict[str, Any]:
-        match cell:
-            case Training():
-                return self._train(cell, folder)
-            case Measurement():
-                options: dict[str, Any] = {"batch_size": _BATCH, "resamples": _RESAMPLES, "cases": 3}
-                found = evaluation.evaluate(self._predictor(cell), cell.samples, title=cell.label, **options)
-                treatment = "none" if cell.kind is None else f"{cell.kind} {cell.level:g}"
-                card = {"training set": cell.training.label, "perturbation": treatment}
-                found = dataclasses.replace(found, protocol={**found.protocol, **card})
-                if found.errors:
-                    log.warning("  %d pictures failed; the first: %s", len(found.errors), found.errors[0].error)
-                found.save(folder, force=True)
-                return found.to_dict()
-            case Maps():
-                for i, result in enumerate(self._predictor(cell).map([sample.image for sample in cell.samples])):
-                    if isinstance(result, ImageError):
-                        raise result
-                    write_scores(folder / f"{i}.png", result.scores)
-                return {"images": [sample.image.name for sample in cell.samples]}
-        raise TypeError(f"{cell} cannot be computed")
+        if isinstance(cell, Training):
+            return self._train(cell, folder)
+        assert isinstance(cell, Maps)
+        predictor = self._predictor(cell)
+        if not isinstance(cell, Measurement):
+            for i, result in enumerate(predictor.map([sample.image for sample in cell.samples])):
+                if isinstance(result, ImageError):
+                    raise result
+                write_scores(folder / f"{i}.png", result.scores)
+            return {"images": [sample.image.name for sample in cell.samples]}
+        found = evaluation.evaluate(predictor, cell.samples, resamples=_RESAMPLES, cases=3, title=cell.label)
+        treatment = "none" if cell.kind is None else f"{cell.kind} {cell.level:g}"
+        card = {"training set": cell.training.label, "perturbation": treatment}
+        found = dataclasses.replace(found, protocol={**found.protocol, **card})
+        if found.errors:
+            log.warning("  %d pictures failed; the first: %s", len(found.errors), found.errors[0].error)
+        found.save(folder, force=True)
+        return found.to_dict()
 
     def _train(self, cell: Training, folder: Path) -> dict[str, Any]:
         from declip import training
@@ -259,9 +254,8 @@ class Workbench:
             start=None if cell.start is None else self._best(cell.start),
         )
         log.info("  best epoch %d: IoU %.3f, AP %.3f on the validation pictures", run.epoch, run.iou, run.ap)
-        numbers = {"iou": run.iou, "ap": run.ap}
-        plain = {name: None if math.isnan(value) else value for name, value in numbers.items()}
-        return {"epoch": run.epoch, "validation": plain, "train": len(cell.train), "valid": len(cell.valid)}
+        found = {name: None if math.isnan(value) else value for name, value in (("iou", run.iou), ("ap", run.ap))}
+        return {"epoch": run.epoch, "validation": found, "train": len(cell.train), "valid": len(cell.valid)}
 
     def _predictor(self, cell: Maps) -> Predictor:
         """Return what a cell measures; the last model stays open, since its tests follow each other."""
@@ -283,11 +277,8 @@ class _Perturbed:
     """A predictor that sees every picture after one perturbation. Its noise depends on the picture's name alone."""
 
     def __init__(self, localizer: Localizer, kind: Perturbation, level: float) -> None:
-        self.localizer = localizer
-        self.spec = localizer.spec
-        self.mode = localizer.mode
-        self.kind: Perturbation = kind
-        self.level = level
+        self.localizer, self.spec, self.mode = localizer, localizer.spec, localizer.mode
+        self.kind, self.level = kind, level
 
     def map(self, images: Iterable[PictureLike], batch_size: int = 8) -> Iterator[Localization | ImageError]:
         return self.localizer.map((self._perturb(picture) for picture in images), batch_size)
