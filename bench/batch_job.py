@@ -17,6 +17,7 @@ Prints the figures as JSON, and ends with 1 if something is not as it should be.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -30,10 +31,9 @@ import zlib
 from collections import Counter
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -47,8 +47,9 @@ FOLDERS = 10
 WAIT = 3600.0  # s, for a part to appear
 LEAST_RATIO = 0.85  # of as many workers as were asked for: 1.7 of two
 
-# What each hostile file is to be called in its row.
-KINDS = {
+Hostile: TypeAlias = Literal["truncated", "empty", "text", "bomb", "noise", "dangling"]
+# What each is to be called in its row.
+KINDS: dict[Hostile, str] = {
     "truncated": "corrupt",
     "empty": "corrupt",
     "text": "format",
@@ -62,7 +63,7 @@ class Made(NamedTuple):
     """What was put into a folder: all files, and what the hostile ones are."""
 
     files: list[Path]
-    hostile: dict[Path, str]
+    hostile: dict[Path, Hostile]
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -88,12 +89,12 @@ def make(folder: Path, files: int, hostile: int, side: int, seed: int = 0) -> Ma
             Image.fromarray(photo[y : y + side, x : x + side]).save(file, format, **options)
         made.files.append(path)
         if number in bad:
-            made.hostile[path] = list(KINDS)[bad[number] % len(KINDS)]
+            made.hostile[path] = get_args(Hostile)[bad[number] % len(KINDS)]
             spoil(path, made.hostile[path], draw)
     return made
 
 
-def spoil(path: Path, kind: str, draw: np.random.Generator) -> None:
+def spoil(path: Path, kind: Hostile, draw: np.random.Generator) -> None:
     """Put a hostile file in the place of a photo."""
     match kind:
         case "truncated":
@@ -117,32 +118,19 @@ def spoil(path: Path, kind: str, draw: np.random.Generator) -> None:
 # --- runs -----------------------------------------------------------------------------------------------------------
 
 
-class Job(NamedTuple):
-    """What is run again and again."""
-
-    root: Path
-    model: str
-    workers: int
-    shard_size: int
-    parts: int
-
-    def start(self, name: str, workers: int | None = None, *, resume: bool = False) -> Run:
-        """Start `declip batch` into a folder of this name."""
-        out = self.root / name
-        command = [sys.executable, "-m", "declip", "batch", self.root / "photos", "--out", out, "--model", self.model]
-        command += ["--workers", workers or self.workers, "--threads", 1, "--shard-size", self.shard_size]
-        return Run([*map(str, command), *(["--resume"] if resume else [])], out)
-
-
 class Run:
     """`declip batch` as a process; its lines on stderr go to a file."""
 
-    def __init__(self, command: list[str], out: Path) -> None:
+    def __init__(self, source: Path, out: Path, workers: int, shard_size: int, model: str, *, resume: bool) -> None:
         self.out = out
         self.start = time.perf_counter()
-        self._log = out.with_suffix(".log")
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        command = [sys.executable, "-m", "declip", "batch", str(source), "--out", str(out), "--model", model]
+        command += ["--workers", str(workers), "--threads", "1", "--shard-size", str(shard_size)]
+        self._log = out.with_suffix(".resumed.log" if resume else ".log")
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*command, "--resume"] if resume else command, stdout=subprocess.PIPE, stderr=log, text=True
+            )
 
     def done(self) -> int:
         """How many parts are there."""
@@ -171,21 +159,36 @@ class Run:
 
     def workers(self) -> list[int]:
         """The processes of this run that compute."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return sorted(child.pid for child in children if "".join(child.cmdline()).startswith("ray::MapWorker"))
+        parents = {}
+        names = {}
+        for folder in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, IndexError):
+                if folder.name.isdigit():
+                    stat = (folder / "stat").read_text().rpartition(")")[2].split()
+                    parents[int(folder.name)] = int(stat[1])
+                    names[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace")
+        found = []
+        for pid, name in names.items():
+            ancestor = pid
+            while ancestor > 1 and ancestor != self.process.pid:
+                ancestor = parents.get(ancestor, 0)
+            if ancestor == self.process.pid and name.startswith("ray::MapWorker"):
+                found.append(pid)
+        return sorted(found)
 
 
-def interrupted(job: Job) -> dict[str, Any]:
+def interrupted(source: Path, out: Path, parts: int, workers: int, shard_size: int, model: str) -> dict[str, Any]:
     """The job with both kills; what happened."""
-    first = job.start("killed")
-    first.wait_for(-(-job.parts // 3))
+    first = Run(source, out, workers, shard_size, model, resume=False)
+    first.wait_for(-(-parts // 3))
     first.process.send_signal(signal.SIGKILL)
     first.process.communicate()
     time.sleep(2)  # what it had begun dies with it
     at_third = first.done()
-    second = job.start("killed", resume=True)
-    second.wait_for(-(-2 * job.parts // 3))
-    os.kill(second.workers()[0], signal.SIGKILL)
+    second = Run(source, out, workers, shard_size, model, resume=True)
+    second.wait_for(-(-2 * parts // 3))
+    victim = second.workers()[0]
+    os.kill(victim, signal.SIGKILL)
     at_two_thirds = second.done()
     code, line, _ = second.end()
     return {"parts_at_third": at_third, "parts_at_two_thirds": at_two_thirds, "exit": code, "line": line}
@@ -196,49 +199,58 @@ def rows(out: Path) -> pa.Table:
     return ds.dataset(out, format="parquet").to_table().sort_by("image").drop_columns(["seconds"])
 
 
-def speed(job: Job, turns: int) -> dict[str, Any]:
+def speed(root: Path, workers: int, shard_size: int, model: str, turns: int) -> dict[str, Any]:
     """One worker and several by turns, since a machine's speed changes within minutes; medians, and their ratios."""
-    rates: dict[int, list[float]] = {1: [], job.workers: []}
-    seconds: dict[int, list[float]] = {1: [], job.workers: []}
+    rates: dict[int, list[float]] = {1: [], workers: []}
+    seconds: dict[int, list[float]] = {1: [], workers: []}
     for turn in range(turns):
         for count in rates:
-            run = job.start(f"{count}-{turn}", count)
+            run = Run(root / "photos", root / f"{count}-{turn}", count, shard_size, model, resume=False)
             seconds[count].append(round(run.end()[2], 2))
             rates[count].append(round(run.rate(count), 2))
     return {
         "files_per_second": {str(count): found for count, found in rates.items()},
         "seconds": {str(count): found for count, found in seconds.items()},
-        "ratio": round(median(rates[job.workers]) / median(rates[1]), 3),
-        "ratio_with_start": round(median(seconds[1]) / median(seconds[job.workers]), 3),
+        "ratio": round(median(rates[workers]) / median(rates[1]), 3),
+        "ratio_with_start": round(median(seconds[1]) / median(seconds[workers]), 3),
     }
 
 
 # --- what is looked at ----------------------------------------------------------------------------------------------
 
 
-def measure(given: argparse.Namespace, root: Path) -> dict[str, Any]:
-    """Run everything in a folder; the figures."""
-    made = make(root / "photos", given.files, given.hostile, given.side)
-    job = Job(root, given.model, given.workers, given.shard_size, -(-given.files // given.shard_size))
-    found: dict[str, Any] = {key: getattr(given, key) for key in ("files", "hostile", "side", "model")}
-    found |= {"parts": job.parts, "environment": environment()}
-    code, line, seconds = job.start("calm").end()
-    found["uninterrupted"] = {"workers": job.workers, "seconds": round(seconds, 2), "exit": code, "line": line}
-    found["interrupted"] = interrupted(job)
-    if given.turns:
-        found["speed"] = speed(job, given.turns)
-        found["ratio"] = found["speed"]["ratio"]
-    calm, killed = rows(root / "calm"), rows(root / "killed")
-    errors = killed.filter(pc.is_valid(killed["kind"]))
-    kinds = dict(zip(errors["image"].to_pylist(), errors["kind"].to_pylist(), strict=True))
-    return found | {
-        "once": killed["image"].to_pylist() == sorted(map(str, made.files)),
-        "errors": dict(sorted(Counter(kinds.values()).items())),
-        "errors_right": kinds == {str(path): KINDS[kind] for path, kind in made.hostile.items()},
-        "identical": killed.equals(calm),
-        "left_over": sorted(path.name for path in (root / "killed").glob(".*")),
-        "bytes": sum(path.stat().st_size for path in (root / "calm").rglob("*.parquet")),
-    }
+def measure(files: int, hostile: int, side: int, workers: int, shard_size: int, model: str, turns: int) -> dict:
+    """Run everything in a folder of its own; the figures."""
+    with tempfile.TemporaryDirectory(prefix="batch-") as name:
+        root = Path(name)
+        made = make(root / "photos", files, hostile, side)
+        parts = -(-files // shard_size)
+        found: dict[str, Any] = {
+            "files": files,
+            "hostile": hostile,
+            "side": side,
+            "model": model,
+            "parts": parts,
+            "environment": environment(),
+        }
+        calm = Run(root / "photos", root / "calm", workers, shard_size, model, resume=False)
+        code, line, seconds = calm.end()
+        found["uninterrupted"] = {"workers": workers, "seconds": round(seconds, 2), "exit": code, "line": line}
+        found["interrupted"] = interrupted(root / "photos", root / "killed", parts, workers, shard_size, model)
+        if turns:
+            found["speed"] = speed(root, workers, shard_size, model, turns)
+            found["ratio"] = found["speed"]["ratio"]
+        calm_rows, killed_rows = rows(root / "calm"), rows(root / "killed")
+        expected = sorted(str(path) for path in made.files)
+        errors = killed_rows.filter(pc.is_valid(killed_rows["kind"]))
+        kinds = dict(zip(errors["image"].to_pylist(), errors["kind"].to_pylist(), strict=True))
+        found["once"] = killed_rows["image"].to_pylist() == expected
+        found["errors"] = dict(sorted(Counter(kinds.values()).items()))
+        found["errors_right"] = kinds == {str(path): KINDS[kind] for path, kind in made.hostile.items()}
+        found["identical"] = killed_rows.equals(calm_rows)
+        found["left_over"] = sorted(path.name for path in (root / "killed").glob(".*"))
+        found["bytes"] = sum(path.stat().st_size for path in (root / "calm").rglob("*.parquet"))
+    return found
 
 
 def checks(found: dict[str, Any]) -> list[str]:
@@ -282,8 +294,7 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=3, help="of one worker and of all; 0 = leave the ratio out")
     parser.add_argument("--out", type=Path, help="JSON")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="batch-") as name:
-        found = measure(given, Path(name))
+    found = measure(given.files, given.hostile, given.side, given.workers, given.shard_size, given.model, given.turns)
     text = json.dumps(found, indent=1)
     print(text)
     if given.out is not None:
