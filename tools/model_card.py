@@ -78,7 +78,6 @@ from declip.localize.folder import localize_files
 from declip.localize.localizer import Localizer, load
 from declip.models import resolve
 from declip.nn.model import build_network
-from declip.process import cores
 from declip.results import Predictor
 from declip.spec import SIZE_CLASSES, Calibration, ModelSpec
 from declip.synthesis import family_of
@@ -286,7 +285,7 @@ def run_command(model: Path, photo: Path, out: Path) -> tuple[float, int]:
 
 def time_model(model: Path, photos: Sequence[Path]) -> dict[str, Any]:
     """Time and memory of the command line on a photo of 12 megapixels and on one of 512 × 512 px."""
-    load_before = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         large, small = folder / "large.jpg", folder / "small.jpg"
@@ -310,7 +309,7 @@ def time_model(model: Path, photos: Sequence[Path]) -> dict[str, Any]:
     return {
         "large": size | {"seconds": seconds, "peak_bytes": memory, "network_seconds": network},
         "small": {"height": 512, "width": 512} | times,
-        "cores": cores(),
+        "cores": len(os.sched_getaffinity(0)),
         "load_before": load_before,
     }
 

@@ -1,4 +1,4 @@
-"""What all experiments do: name trainings and tests, read their figures, draw their maps, and sum up."""
+"""What all experiments do: name trainings and tests, read their figures, and draw their maps."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import numpy as np
 from declip.evaluation import plots
 from declip.images.mapfiles import read_mask
 from declip.images.read import read_photo
-from declip.reproduce import paper
 from declip.reproduce.cells import Maps, Measurement, Training, Untrained, Workbench
-from declip.reproduce.report import Entry, Grid, Outcome
+from declip.reproduce.report import Entry
 from declip.reproduce.setup import Backbones, Setup
 from declip.reproduce.sources import Sources, Split
 from declip.results import Sample
@@ -64,15 +63,10 @@ class Lab:
         """Return the mean of a figure over tests, in [0, 1]."""
         return float(np.mean([self.bench.figure(test, figure)[0] for test in tests]))
 
-    def entry(
-        self, test: Measurement, row: str, column: str, figure: str = "iou", *, printed: str = "", detail: bool = False
-    ) -> Entry:
-        """Return a figure of a test with its interval, beside the paper's number of the model `printed`, if any."""
+    def entry(self, test: Measurement, row: str, column: str, figure: str = "iou", *, detail: bool = False) -> Entry:
+        """Return a figure of a test with its interval."""
         value, low, high = self.bench.figure(test, figure)
-        number = paper.find(printed, row, column, figure)
-        return Entry(
-            row=row, column=column, figure=figure, value=value, low=low, high=high, paper=number, detail=detail
-        )
+        return Entry(row=row, column=column, figure=figure, value=value, low=low, high=high, detail=detail)
 
     def typical(self) -> dict[str, Sample]:
         """Return of each test set the sample of the median manipulated area: chosen without a look at any result."""
@@ -103,28 +97,6 @@ class Lab:
                 known = framed and test.training.name == test.name
                 tiles[-1].append(plots.Tile(pixels=scores, caption=caption, framed=known))
         return plots.gallery(tiles, rows, ["photo", "known mask", *columns], gap=2, note=_GREY)
-
-    def outcome(
-        self,
-        tests: Iterable[Measurement],
-        *,
-        title: str,
-        entries: Iterable[Entry],
-        grids: Iterable[Grid] = (),
-        figures: Mapping[str, Figure] | None = None,
-        notes: Iterable[str] = (),
-        beside: str = "",
-    ) -> Outcome:
-        """Sum up an experiment: what is measured, shown and said of its tests. beside: what else the data are."""
-        return Outcome(
-            title=title,
-            entries=tuple(entries),
-            grids=tuple(grids),
-            figures=figures or {},
-            protocols=[self.bench.result(test)["protocol"] for test in tests],
-            notes=(f"Data: {self.sources.describe()}{beside}.", *notes),
-            is_tiny=self.setup.is_tiny,
-        )
 
 
 def _map(test: Measurement, shown: Mapping[str, Sample]) -> Maps:

@@ -72,8 +72,8 @@ def leave_one_out(lab: Lab) -> Outcome:
         tick_labels=labels,
     )
     title = "IoU, %, on the generator that was left out, by how many of its pictures were learnt afterwards"
-    return lab.outcome(
-        tests.values(),
+    return Outcome(
+        tests=list(tests.values()),
         title=f"Three generators → the unseen fourth, {model}",
         entries=[
             Entry(row="unseen fourth", column="mean", value=rows["mean"][0], paper=number),
@@ -108,8 +108,8 @@ def autosplice(lab: Lab) -> Outcome:
     title = "IoU, %: rows tested on, columns trained on"
     tiny = lab.setup.is_tiny
     told = "At tiny scale each model is tested on its own generator's test set, saved as JPEG."
-    return lab.outcome(
-        tests.values(),
+    return Outcome(
+        tests=list(tests.values()),
         title=f"{'Stand-in for AutoSplice' if tiny else 'AutoSplice'}, {model}",
         entries=[lab.entry(test, f"JPEG {quality}", name) for (quality, name), test in tests.items()],
         grids=[Grid(title=title, rows=rows, columns=lab.names, values=values.tolist())],
@@ -137,8 +137,8 @@ def robustness(lab: Lab) -> Outcome:
         before = plots.Curve(label="untouched", x=(levels[0], levels[-1]), y=(untouched, untouched), dashed=True)
         panels.append(plots.Panel(title=kind, x_label=axis, curves=(after, before), reversed=falls, ticks=levels))
     model = model_name(lab.setup.fusion, lab.setup.decoder)
-    return lab.outcome(
-        every,
+    return Outcome(
+        tests=every,
         title=f"Robustness, {model}, trained and tested on {name}",
         entries=[
             lab.entry(plain, "as it is", name),
@@ -187,8 +187,8 @@ def detection(lab: Lab) -> Outcome:
         for figure in figures:
             entry = lab.entry(one, "full fakes", "whole pictures, linear, trained on p2", figure)
             entries.append(dataclasses.replace(entry, paper=paper.find(linear, "full fakes", figure=figure)))
-    return lab.outcome(
-        every,
+    return Outcome(
+        tests=every,
         title=f"Detection of whole pictures, {model_name(backbones)}",
         entries=entries,
         grids=[
@@ -199,8 +199,8 @@ def detection(lab: Lab) -> Outcome:
                 values=list(means.values()),
             )
         ],
-        beside="; real photos beside them",
         notes=[
+            "Real photos stand beside the manipulated ones.",
             "Trained on masks: the score of a picture is the mean of its scores. Trained on whole pictures: the "
             "sigmoid of its mean logit, which is what was trained.",
             *([] if full else ["Pictures that are generated as a whole are part of the full scale only."]),

@@ -92,18 +92,18 @@ def dolos(lab: Lab) -> Outcome:
     worst = float(pairs.values().min())
     lowest = Entry(row=paper.WORST, column=pairs.model, value=worst, paper=paper.find(pairs.printed, paper.WORST))
     figures = ("iou", "f1", "f1_best_oracle", "ap")
-    details = [
-        lab.entry(tests[row, column], row, column, figure, printed=pairs.printed, detail=True)
-        for figure, row, column in itertools.product(figures, names, names)
-    ]
+    details = []
+    for figure, row, column in itertools.product(figures, names, names):
+        entry = lab.entry(tests[row, column], row, column, figure, detail=True)
+        details.append(dataclasses.replace(entry, paper=paper.find(pairs.printed, row, column, figure)))
     masks = lab.gallery(
         [[tests[row, column] for column in names] for row in names],
         [f"tested on\n{name}" for name in names],
         [f"trained on\n{name}" for name in names],
         shown,
     )
-    return lab.outcome(
-        tests.values(),
+    return Outcome(
+        tests=list(tests.values()),
         title=f"4×4 train–test pairs, {pairs.model}",
         entries=[*pairs.entries(), lowest, *details],
         grids=[pairs.grid()],
@@ -136,8 +136,8 @@ def layers(lab: Lab) -> Outcome:
         panels.append(plots.Panel(title=name, x_label="layer, from 0", curves=lines, ticks=places))
         best.append(f"Best layer of {name}: {_best(means, 0)} (ID), {_best(means, 1)} (OOD).")
     told = "Layers are counted from 0: block 20 is the paper's layer 21. The paper: middle layers beat the last."
-    return lab.outcome(
-        tests,
+    return Outcome(
+        tests=tests,
         title="IoU against the layer",
         entries=[entry for pairs in every for entry in pairs.entries()],
         figures={"figure3-layers.png": plots.curves(panels)},
@@ -154,8 +154,8 @@ def decoders(lab: Lab) -> Outcome:
     lab.run(tests)
     lab.run([test for line in drawn for test in line], shown)
     means = {kind: pairs.means() for kind, pairs in grids.items()}
-    return lab.outcome(
-        tests,
+    return Outcome(
+        tests=tests,
         title=f"Decoders, {model_name(lab.setup.single)}",
         entries=[entry for pairs in grids.values() for entry in pairs.entries()],
         grids=[Grid(title="IoU, %", rows=_DECODERS, columns=_MEANS, values=list(means.values()))],
@@ -179,8 +179,8 @@ def backbones(lab: Lab) -> Outcome:
     tests = [test for pairs in grids for test in pairs.tests.values()]
     lab.run(tests)
     heats = {pairs.model.replace("+", "\n+ "): pairs.values() for pairs in grids}
-    return lab.outcome(
-        tests,
+    return Outcome(
+        tests=tests,
         title="Backbones, and their fusion",
         entries=[entry for pairs in grids for entry in pairs.entries()],
         grids=[pairs.grid() for pairs in grids],
@@ -198,8 +198,8 @@ def generators(lab: Lab) -> Outcome:
         [[values[known[:, i], i].mean() for i in range(len(names))] for known in (pairs.known, ~pairs.known)]
     )
     hardest, best = names[int(shown[0].argmin())], names[int(shown[1].argmax())]
-    return lab.outcome(
-        pairs.tests.values(),
+    return Outcome(
+        tests=list(pairs.tests.values()),
         title=f"Which generator to train on, {pairs.model}",
         entries=[
             Entry(row=row, column=name, value=float(value), paper=paper.find(pairs.printed, row, name))

@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,8 @@ from declip.reproduce.paper import Number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from declip.reproduce.cells import Measurement
 
 __all__ = ["Entry", "Grid", "Outcome", "render", "write"]
 
@@ -70,15 +72,19 @@ class Grid:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """All that an experiment found. figures: by file name. protocols: the card of each test. notes: one line each."""
+    """All that an experiment found. figures: by file name. notes: one line each.
+
+    tests: what it rests on. protocols (the card of each test), is_tiny: known when it is run.
+    """
 
     title: str
-    entries: tuple[Entry, ...]
-    grids: tuple[Grid, ...] = ()
-    figures: Mapping[str, Figure]
-    protocols: Sequence[Mapping[str, str]]
-    notes: tuple[str, ...] = ()
-    is_tiny: bool
+    tests: Sequence[Measurement] = ()
+    entries: Sequence[Entry]
+    grids: Sequence[Grid] = ()
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    protocols: Sequence[Mapping[str, str]] = ()
+    is_tiny: bool = False
 
 
 def write(outcome: Outcome, folder: Path) -> None:

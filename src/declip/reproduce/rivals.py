@@ -52,8 +52,8 @@ def rivals(lab: Lab) -> Outcome:
         )
     }
     heats = {title: pairs.values() for title, pairs in methods.items()}
-    return lab.outcome(
-        [*learnt, *untrained],
+    return Outcome(
+        tests=[*learnt, *untrained],
         title="Rivals and DeCLIP under one protocol",
         entries=[
             *(entry for pairs in methods.values() for entry in pairs.entries()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -55,7 +56,14 @@ def reproduce(
     sources = _sources(setup, data, photos, out)
     if experiment not in _RUNS:
         raise DeclipError(f"there is no experiment {experiment!r}; expected one of {', '.join(EXPERIMENTS)}")
-    outcome = _RUNS[experiment](Lab(setup=setup, sources=sources, bench=Workbench(out)))
+    lab = Lab(setup=setup, sources=sources, bench=Workbench(out))
+    found = _RUNS[experiment](lab)
+    outcome = dataclasses.replace(
+        found,
+        notes=(f"Data: {sources.describe()}.", *found.notes),
+        protocols=[lab.bench.result(test)["protocol"] for test in found.tests],
+        is_tiny=setup.is_tiny,
+    )
     report.write(outcome, out / experiment)
     return outcome
 
