@@ -22,9 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from declip.models import resolve
 from declip.models.catalog import MODELS, ModelCard
 from declip.nn.rivals.cat_net import CatNet
-from declip.nn.rivals.grad_cam import GradCam
-from declip.nn.rivals.patch_forensics import PatchForensics
 from declip.nn.rivals.pscc_net import PsccNet, PsccOutput
+from declip.nn.rivals.xception import GradCam, PatchForensics
 from declip.spec import SIZE_CLASSES, STATISTICS, ModelSpec
 
 Figures = Mapping[str, Any]
