@@ -594,7 +594,10 @@ def test_index_of_the_other_layouts(tmp_path: Path, run: Run) -> None:
         ("dolos ROOT --generator lama --fake-is white --out x.jsonl", "--fake-is is not for dolos"),
         ("folder ROOT --mask-name {stem}.png --quality 75 --out x.jsonl", "--quality is not for folder"),
         ("autosplice ROOT --quality 80 --out x.jsonl", "quality is 80; expected 75, 90, 100, or None"),
-        ("imdl gone.json --out x.jsonl", "gone.json: there is no such file or folder"),
+        (
+            "imdl gone.json --out x.jsonl",
+            "gone.json: no such file or folder; expected a JSON file, or a folder with Tp/ and Gt/",
+        ),
         ("s.jsonl", "s.jsonl is a manifest; add --check, --fix, or both"),
         ("s.jsonl ROOT --check", "s.jsonl is a manifest; expected nothing after it, got ROOT"),
         ("s.jsonl --split test --check", "--split is not for a manifest"),

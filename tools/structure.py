@@ -32,18 +32,18 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "declip"
 # What was reached. Lower a limit when a figure gets better; raise none.
 LIMITS = {
-    "lines of src": 26_800,
-    "lines of tools and bench": 4_600,
-    "lines of tests": 25_700,
+    "lines of src": 25_300,
+    "lines of tools and bench": 4_300,
+    "lines of tests": 24_100,
     "rooms": 27,
     "floors": 12,
     "arrows": 169,
     "arrows up": 0,
-    "files of src over 300 lines": 15,
-    "files of src over 400 lines": 3,
-    "functions with over 5 arguments": 36,
-    "functions of complexity over 10": 5,
-    "comparisons with an architecture's name": 6,
+    "files of src over 300 lines": 5,
+    "files of src over 400 lines": 0,
+    "functions with over 5 arguments": 33,
+    "functions of complexity over 10": 3,
+    "comparisons with an architecture's name": 0,
 }
 
 

@@ -39,7 +39,8 @@ class ImageError(DeclipError):
 
     `image` is its path or a short description; `message` says what is wrong without naming it; `kind` is a stable word
     for machines: "missing", "format", "corrupt", "too-large", "exists", "input", "write" (a result cannot be
-    written), or "internal": the fault is not the picture's.
+    written), "read" (its store cannot be reached), "crash" (its process died), or "internal": the fault is not the
+    picture's.
     """
 
     def __init__(self, image: str, kind: str, message: str) -> None:

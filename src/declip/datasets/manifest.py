@@ -80,12 +80,7 @@ def parse_line(line: str, folder: Path, where: str) -> tuple[Sample, dict[str, A
 
     where: names the line in errors. Raises DatasetError for everything that is not a sample.
     """
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DatasetError(f"{where}: not JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise DatasetError(f"{where}: got a {type(record).__name__}; expected a JSON object")
+    record = _object(line, where)
     provenance = record.pop("provenance", None)
     if provenance is not None and not isinstance(provenance, dict):
         raise DatasetError(f"{where}: provenance is a {type(provenance).__name__}; expected a JSON object")
@@ -105,6 +100,17 @@ def parse_line(line: str, folder: Path, where: str) -> tuple[Sample, dict[str, A
         return Sample(**record), provenance or {}
     except SpecError as error:
         raise DatasetError(f"{where}: {error}") from error
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    """Read one JSON object. Raises DatasetError."""
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DatasetError(f"{where}: not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise DatasetError(f"{where}: got a {type(record).__name__}; expected a JSON object")
+    return record
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -110,17 +110,7 @@ def convert(official: Path, out: Path, *, tower: Tower | None = None, fake_class
         check_choice(fake_class, FakeClass, "fake_class")
     content = None if official.is_dir() else _open(official)
     state = _state_dict(content)
-    if content is None:
-        model = "PSCC-Net"
-    elif any(key.startswith("convout.") for key in state):
-        model = "Patch Forensics"
-    elif any(key.startswith("dc_layer0_dil.") for key in state):
-        model = "CAT-Net"
-    elif part := next((part for part in PSCC_NET if _is_part(state, part)), None):
-        names = ", ".join(PSCC_NET)
-        raise WeightsError(f"{official} is {part}, one of PSCC-Net's three files; give the folder that holds {names}")
-    else:
-        model = "DeCLIP"
+    model = "PSCC-Net" if content is None else _model_of(state, official)
     if tower is not None and model != "DeCLIP":
         raise SpecError(f"{official} is of {model}, which has no tower: leave it out")
     if fake_class is not None and model != "Patch Forensics":
@@ -139,6 +129,18 @@ def convert(official: Path, out: Path, *, tower: Tower | None = None, fake_class
             net, spec = _read_declip(content, official, tower)
     checkpoint.save(net, spec, out)
     return spec
+
+
+def _model_of(state: Mapping[str, Tensor], official: Path) -> str:
+    """Return whose network the tensors of a file belong to."""
+    if any(key.startswith("convout.") for key in state):
+        return "Patch Forensics"
+    if any(key.startswith("dc_layer0_dil.") for key in state):
+        return "CAT-Net"
+    if part := next((part for part in PSCC_NET if _is_part(state, part)), None):
+        names = ", ".join(PSCC_NET)
+        raise WeightsError(f"{official} is {part}, one of PSCC-Net's three files; give the folder that holds {names}")
+    return "DeCLIP"
 
 
 def load_renamed(net: nn.Module, state: Mapping[str, Tensor], rules: Rules, source: str) -> None:

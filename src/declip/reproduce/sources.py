@@ -63,7 +63,7 @@ class Dolos:
         if not everything.exists():
             everything.parent.mkdir(parents=True, exist_ok=True)
             write_mask(everything, np.ones((_SIDE, _SIDE), bool))
-        return [dataclasses.replace(s, mask=everything) if s.label == "fake" else s for s in samples]
+        return [dataclasses.replace(s, mask=everything, fake_is="white") if s.label == "fake" else s for s in samples]
 
     def describe(self) -> str:
         """Return one line for reports."""

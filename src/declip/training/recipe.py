@@ -117,13 +117,17 @@ class TrainConfig:
                     raise SpecError(f"{field} is {value!r}; expected {kind} {words}")
         self._check_architecture()
         if self.target == "image":
-            wanted = {"model.mode": "whole", "model.image_score": self.model.traits.image_score, "select": "ap"}
-            found = (self.model.mode, self.model.image_score, self.select)
-            for (field, needed), value in zip(wanted.items(), found, strict=True):
-                if value != needed:
-                    raise SpecError(f'{field} is {value!r}; target = "image" needs {needed!r}')
-            if not self.reals:
-                raise SpecError('reals is 0; target = "image" learns from real samples, too: reals = 1')
+            self._check_image_target()
+
+    def _check_image_target(self) -> None:
+        """Raise SpecError for settings that do not go with learning from labels alone."""
+        wanted = {"model.mode": "whole", "model.image_score": self.model.traits.image_score, "select": "ap"}
+        found = (self.model.mode, self.model.image_score, self.select)
+        for (field, needed), value in zip(wanted.items(), found, strict=True):
+            if value != needed:
+                raise SpecError(f'{field} is {value!r}; target = "image" needs {needed!r}')
+        if not self.reals:
+            raise SpecError('reals is 0; target = "image" learns from real samples, too: reals = 1')
 
     def _check_architecture(self) -> None:
         """Raise SpecError for settings that a rival does not have."""
