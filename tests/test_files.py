@@ -209,3 +209,13 @@ def test_what_was_skipped_in_words() -> None:
     both = Skipped(folders=1).plus(Skipped(links=2))
     assert str(both) == "0 other files, 1 unreadable folder, 2 links to folders read already"
     assert sum(both) == 3
+
+
+def test_a_file_in_the_place_of_a_folder_is_said(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"photo")
+    with pytest.raises(NotADirectoryError, match="a file is where a folder has to be") as caught:
+        files.write_atomic(tmp_path / "photo.jpg" / "page.html", "page")
+    assert caught.value.filename == str(tmp_path / "photo.jpg")
+    with pytest.raises(IsADirectoryError, match="expected the name of a file"):
+        files.write_atomic(tmp_path, "page")
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]

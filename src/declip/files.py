@@ -31,6 +31,7 @@ __all__ = [
     "is_address",
     "is_hidden",
     "local_path",
+    "make_folder",
     "printable",
     "read_text",
     "sha256_of",
@@ -68,7 +69,7 @@ def write_together(contents: Mapping[Path, Content], *, new: bool = False, sync:
     with contextlib.ExitStack() as stack:
         partials = []
         for path in contents:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             partials.append(stack.enter_context(temporary(path.parent)))
         if len(partials) == 1:
             _fill(partials[0], next(iter(contents.values())), sync)
@@ -77,11 +78,21 @@ def write_together(contents: Mapping[Path, Content], *, new: bool = False, sync:
             wait(jobs)
             for job in jobs:
                 job.result()
+        if folder := next(filter(Path.is_dir, contents), None):
+            raise IsADirectoryError(errno.EISDIR, "a folder has this name; expected the name of a file", str(folder))
         if new and (there := next(filter(os.path.lexists, contents), None)):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(there))
         for partial, path in zip(partials, contents, strict=True):
             if not (new and _linked(partial, path)):
                 partial.replace(path)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it. Raises OSError: where a file has such a name, NotADirectoryError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, "a file is where a folder has to be", error.filename) from error
 
 
 @contextlib.contextmanager

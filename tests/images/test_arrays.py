@@ -71,6 +71,7 @@ def test_values_that_are_no_picture_are_refused_with_words() -> None:
         (np.full((4, 4, 3), np.nan), "expected"),
         (np.zeros((4, 4, 3), np.int64), "expected"),
         *((np.zeros(shape, np.uint8), "expected") for shape in ((5, 4, 2), (3, 4, 4), (0, 4, 3), (2, 8, 9), (9,))),
+        *((Image.new("RGB", size), "expected") for size in ((0, 5), (5, 0))),
         *((given, "expected a path, the bytes of a picture file") for given in (None, 3.5, [1, 2])),
     )
     for given, words in cases:

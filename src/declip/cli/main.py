@@ -47,8 +47,11 @@ def main() -> None:
     try:
         sys.argv[1:] = map(_argument, sys.argv[1:])  # in place: of sys.argv alone click expands Windows' *.jpg
         app()
-    except (DeclipError, OSError) as error:
+    except DeclipError as error:
         note(str(error))
+        sys.exit(2)
+    except OSError as error:
+        note(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
         sys.exit(2)
     except ModuleNotFoundError as error:
         missing = MissingExtraError.behind(error)

@@ -112,6 +112,6 @@ def from_image(image: Image.Image) -> NDArray[Any]:
 
 def strips(height: int, width: int) -> Iterator[slice]:
     """Split the rows of a picture into strips of about STRIP pixels."""
-    step = max(1, STRIP // width)
+    step = max(1, STRIP // max(1, width))
     for start in range(0, height, step):
         yield slice(start, min(start + step, height))

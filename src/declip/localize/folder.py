@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from declip.errors import DeclipError, ImageError
-from declip.files import Skipped, local_path, printable, walk, write_together
+from declip.files import Skipped, local_path, make_folder, printable, walk, write_together
 from declip.images.mapfiles import mask_png, scores_png
 from declip.images.overlay import overlay_png
 from declip.images.read import EXTENSIONS, count_pages
@@ -137,7 +137,7 @@ def localize_files(
     Raises DeclipError if out cannot be made, or where no picture could be localized (a missing extra, say).
     """
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
     except OSError as error:
         raise DeclipError(f"cannot make the output folder {out}: {error.strerror}") from error
     check_choice(pages, Pages, "pages")

@@ -30,7 +30,7 @@ from declip import evaluation
 from declip._version import __version__
 from declip.baselines import BASELINES
 from declip.errors import DatasetError, ImageError, WeightsError
-from declip.files import encode, sha256_of, write_atomic
+from declip.files import encode, make_folder, sha256_of, write_atomic
 from declip.images.dose import Perturbation, perturb
 from declip.images.mapfiles import read_scores, write_scores
 from declip.images.read import read_photo
@@ -186,7 +186,7 @@ class Workbench:
                 continue
             if isinstance(cell, Training):
                 log.info("%s …", place)
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             start = time.perf_counter()
             result = self._compute(cell, folder)
             seconds = time.perf_counter() - start

@@ -64,7 +64,7 @@ def load(name: str, source: str = "", device: str = "cpu", steps: int | None = N
     card = INPAINTERS[name]
     source = source or card.source
     if not source:
-        raise WeightsError(f"{name} has no weights of its own: give a local path or hub id ({name}=SOURCE)")
+        raise WeightsError(f"{name} has no weights of its own: set networks.weights.{name} to a local path or hub id")
     from declip.nn import devices
     from declip.synthesis import painting
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from declip.files import write_atomic
+from declip.files import make_folder, write_atomic
 
 __all__ = ["TensorStore"]
 
@@ -30,7 +30,7 @@ class TensorStore:
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
         self.folder = folder
         self._checked: set[str] = set()
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         if not (folder / "about.json").exists():
             write_atomic(folder / "about.json", json.dumps(about, indent=1) + "\n")
 
