@@ -16,7 +16,7 @@ from statistics import fmean
 from model_page import ROOT, between
 
 import declip
-from declip import baselines, datasets
+from declip import clues, datasets
 
 PAGE = ROOT / "docs" / "baselines.md"
 
@@ -26,8 +26,7 @@ def table(folder: Path) -> Iterator[str]:
     sets = sorted(path for path in folder.iterdir() if (path / "mask").is_dir())
     samples = [one for path in sets for one in datasets.folder(path / "image", path / "mask", source=path.name)]
     columns = {
-        name: declip.evaluate(kind(), samples, resamples=200, progress=True)
-        for name, kind in baselines.BASELINES.items()
+        name: declip.evaluate(kind(), samples, resamples=200, progress=True) for name, kind in clues.BASELINES.items()
     }
     failed = [row.error for column in columns.values() for row in column.errors]
     if failed:

@@ -11,7 +11,7 @@ What is measured, always on the same pictures:
 - The same photos untouched, whole files: as they are, and re-saved as JPEG 75.
 - The manipulated ones of the reporting half saved again as JPEG 75.
 - `forged/dev`: real manipulated pictures that nobody here made; the originals of some of them; and what the
-  training-free maps make of them (`declip.baselines`).
+  training-free maps make of them (`declip.clues`).
 - With --manipulated N only N photos of each half, in the order of a hash, are manipulated: all of it takes hours.
 - Every second photo of these of the reporting half after JPEG, WebP, resizing, blur and noise of rising strength.
 - Time and memory of the command line, in fresh processes.
@@ -70,7 +70,7 @@ from scipy.stats import binomtest
 from torch.utils.flop_counter import FlopCounterMode
 
 import declip
-from declip import baselines
+from declip import clues
 from declip.engines import Engine, Wrapped
 from declip.evaluation import plots
 from declip.images.read import EXTENSIONS, read_photo
@@ -525,7 +525,7 @@ def training_free(cases: Sequence[Case]) -> dict[str, dict[str, float]]:
             dataset: statistics.fmean(outcome.ap for outcome in outcomes)
             for dataset, outcomes in _by_kind(list(measure(baseline(), cases))).items()
         }
-        for name, baseline in baselines.BASELINES.items()
+        for name, baseline in clues.BASELINES.items()
     }
 
 

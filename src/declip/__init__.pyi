@@ -1,8 +1,8 @@
 # The public names of declip. Each is looked up when it is first used.
 
-from . import baselines as baselines
 from . import batch as batch
 from . import calibration as calibration
+from . import clues as clues
 from . import datasets as datasets
 from . import evaluation as evaluation
 from . import images as images

@@ -13,7 +13,7 @@ import pytest
 from declip import batch
 from declip.batch import cluster
 from declip.batch.worker import Weights
-from declip.errors import MissingExtraError, SpecError
+from declip.errors import DeclipError, MissingExtraError, SpecError
 from declip.localize.localizer import load
 
 CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -111,3 +111,16 @@ def test_weights_come_through_ray_where_the_file_is_not(
     other = tmp_path / "tiny.onnx"
     other.write_bytes(b"another file of that name")
     assert Weights(path=other, sha256=sha256, reference=b"unused").local() == fetched
+
+
+def test_a_ray_that_does_not_start_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise Exception("The current node timed out during startup")
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", fail)
+    with (
+        pytest.raises(DeclipError, match="Ray did not start on this machine"),
+        cluster.started(None, 1, 1, None),
+    ):
+        pass

@@ -31,9 +31,9 @@ def saved(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
     return np.array(Image.open(stream))
 
 
-def copied(pixels: NDArray[np.uint8], degrees: float = 0.0, scale: float = 1.0, mirror: bool = False) -> tuple[
-    NDArray[np.uint8], NDArray[np.bool_], NDArray[np.bool_]
-]:
+def copied(
+    pixels: NDArray[np.uint8], degrees: float = 0.0, scale: float = 1.0, mirror: bool = False
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.bool_]]:
     """Return the picture with a part copied, the source and the target."""
     height, width = pixels.shape[:2]
     turn = cv2.getRotationMatrix2D((0.0, 0.0), degrees, scale)[:, :2] @ np.diag([-1.0 if mirror else 1.0, 1.0])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import declip
-from declip import baselines, calibration, datasets, evaluation, images, report, serve, synthesis
+from declip import calibration, clues, datasets, evaluation, images, report, serve, synthesis
 from declip.datasets import audit
 from declip.errors import DeclipError, ImageError
 from declip.images.dose import augment
@@ -47,7 +47,7 @@ def test_one_thing_is_refused(call: str, one: Any, tmp_path: Path, monkeypatch: 
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("kind", baselines.BASELINES.values())
+@pytest.mark.parametrize("kind", clues.BASELINES.values())
 def test_the_training_free_maps_refuse_it_too(kind: Any) -> None:
     with pytest.raises(ImageError, match="give a list"):
         next(kind().map("photo.jpg"))

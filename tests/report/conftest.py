@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from declip import baselines, testing
+from declip import clues, testing
 from declip.localize.localizer import Localizer
 from declip.report import Report, examine
 from tests.fakes import calibration
@@ -48,7 +48,7 @@ def jpeg(path: Path, made: Any = None, **options: Any) -> Path:
 @pytest.fixture(autouse=True)
 def quick_opinions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put another map in the place of double-jpeg, which takes seconds for a picture of any size."""
-    monkeypatch.setitem(baselines.BASELINES, "double-jpeg", baselines.ErrorLevel)
+    monkeypatch.setitem(clues.BASELINES, "double-jpeg", clues.ErrorLevel)
 
 
 @pytest.fixture

@@ -62,8 +62,8 @@ def test_the_facts_are_those_of_localize_and_more(plain: Report) -> None:
     assert (facts["date"], facts["declip"], facts["mode"]) == ("2026-03-04 05:06:07 UTC", declip.__version__, "tiled")
     assert facts["calibration"]["photos"] == [199] * 3
     assert list(facts["stability"]["variants"][0]) == ["change", "iou", "difference", "area", "score", "verdict"]
-    assert [row["name"] for row in facts["second_opinions"]] == [*declip.baselines.BASELINES]
-    level = declip.baselines.ErrorLevel().scores(plain.photo)
+    assert [row["name"] for row in facts["second_opinions"]] == [*declip.clues.BASELINES]
+    level = declip.clues.ErrorLevel().scores(plain.photo)
     row, mask = facts["second_opinions"][0], plain.result.mask
     means = (level.mean(), level[mask].mean(), level[~mask].mean())
     assert (row["mean"], row["inside"], row["outside"]) == pytest.approx(means, rel=1e-5)
@@ -124,7 +124,7 @@ def test_a_photo_of_one_pixel(fake: Localizer) -> None:
 
 
 def test_without_jpeglib_one_opinion_is_left_out(fake: Localizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(declip.baselines.BASELINES, "double-jpeg", declip.baselines.DoubleJpeg)
+    monkeypatch.setitem(declip.clues.BASELINES, "double-jpeg", declip.clues.DoubleJpeg)
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "jpeglib" else real(name, *a))
     found = examine(pixels(), fake)

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from declip import evaluate, training
-from declip.baselines import ErrorLevel, NoiseLevel
+from declip.clues import ErrorLevel, NoiseLevel
 from declip.errors import DatasetError, ImageError
 from declip.images.dose import perturb
 from declip.images.mapfiles import write_mask

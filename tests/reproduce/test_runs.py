@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from declip import evaluate, training
-from declip.baselines import BASELINES
+from declip.clues import BASELINES
 from declip.errors import DeclipError
 from declip.images.mapfiles import write_mask
 from declip.reproduce import EXPERIMENTS, cells, reproduce

@@ -93,15 +93,18 @@ def started(address: str | None, workers: int | None, threads: int | None, devic
             folder = tempfile.TemporaryDirectory(prefix="declip-", dir=place, ignore_cleanup_errors=True)
             temporary = stack.enter_context(folder)
             stack.callback(ray.shutdown)
-            ray.init(
-                address="local",  # whatever RAY_ADDRESS says
-                num_cpus=workers * threads,
-                object_store_memory=_STORE_BYTES,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _temp_dir=temporary,
-            )
+            try:
+                ray.init(
+                    address="local",  # whatever RAY_ADDRESS says
+                    num_cpus=workers * threads,
+                    object_store_memory=_STORE_BYTES,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _temp_dir=temporary,
+                )
+            except Exception as error:  # Ray has no class of its own for processes that do not come up in time
+                raise DeclipError(f"Ray did not start on this machine; is it too busy? try again: {error}") from error
         yield _sized(workers, threads, device)
 
 

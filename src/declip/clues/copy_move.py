@@ -1,300 +1,79 @@
-"""Find copy–moves: parts of a photo that repeat other parts of it.
-
-Key points (SIFT; Lowe, IJCV 2004) are matched within the photo, and matches that agree on one affine map are gathered
-(as Amerini et al., TIFS 2011, do). Then the photo is compared with itself under that map, pixel by pixel: what is
-reported repeats densely, not only in corners. Photos repeat themselves, too: windows, bricks, letters. A copy also
-repeats what such things do not share, most of its key points and its finest texture; the evidence counts both.
-"""
+"""The clue copy–move: parts of a photo that repeat other parts of it, with the reason in words."""
 
 from __future__ import annotations
 
+import importlib.util
 import math
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Copy", "find_copies"]
+from declip.clues.findings import Finding, rate_of
+from declip.errors import MissingExtraError
+from declip.results import Photo
 
-Floats = NDArray[np.float32]
-Mask = NDArray[np.bool_]
-Affine = NDArray[np.float64]
+__all__ = ["CopyMove"]
 
-LARGEST = 2_000_000  # px; larger photos are searched at this size
-SMALL = 500_000  # px; smaller photos are searched at twice their size
-MOST_POINTS = 8000
-MOST_MAPS = 12  # for each of upright and mirrored copies
-NEIGHBOURS = 5  # of a key point: a part may be there several times
-RATIO = 0.75  # of a neighbour's distance to that of the next one
-FARTHEST = 0.6  # distance between the descriptors of a match, whose length is 1
-APART = 20.0  # px between a part and its copy
-CLOSE = 3.0  # px between a match and the map it agrees with
-DRIFT = 0.06  # px more for each px from the match that the map was taken from
-FEWEST = 4  # matches of a map
-LIKE = 0.75  # local correlation of what is repeated
-WINDOW = 11  # px, of the local correlation
-NOISE = 4.0  # grey levels², the variance that the luma has without content
-FINE_NOISE = 0.5  # grey levels², of its finest details
-SMALLEST = 200  # px, of a part
+# Findings that more untouched photos than this show are not worth a word.
+_MOST = 0.05
 
 
-class Copy(NamedTuple):
-    """A part of a photo and another one that repeats it. Which of them is the source is not known.
+class CopyMove:
+    """Find parts of a photo that were copied to another place of it: moved, turned, scaled by ½ to 2, or mirrored.
 
-    one, other: (H, W) bool. transform: (2, 3) float64, maps (x, y) px of `one` to `other`. matches: key points that
-    agree on it. evidence: matches × share of the key points in `one` that match × mean correlation of the finest
-    details; >= 0, without a unit.
+    Photos over 2 MP are searched at 2 MP. Copies without texture or below some 20 px are not found. Things that are
+    printed or built alike can be taken for copies; the rate of a finding says how seldom. Needs the extra `report`.
     """
 
-    one: Mask
-    other: Mask
-    transform: Affine
-    matches: int
-    evidence: float
+    kind: Literal["copy-move"] = "copy-move"
 
-    @property
-    def mask(self) -> Mask:
-        """(H, W) bool, True in both parts."""
-        return self.one | self.other
+    def examine(self, photo: Photo) -> list[Finding]:
+        """Return the copies, the strongest evidence first: those that at most 5 % of untouched photos match.
 
+        Raises MissingExtraError without OpenCV.
+        """
+        if importlib.util.find_spec("cv2") is None:
+            raise MissingExtraError("cv2", "report")
+        from declip.clues.copies import find_copies
 
-class _Points(NamedTuple):
-    """Key points: at (N, 2) px, size (N,) px, angle (N,) radians, descriptors (N, 128) of length 1."""
-
-    at: Floats
-    size: Floats
-    angle: Floats
-    descriptors: Floats
-
-
-def find_copies(pixels: NDArray[np.uint8], least: float = 0.0) -> list[Copy]:
-    """Find the parts of a photo that repeat other parts, the strongest evidence first.
-
-    pixels: (H, W, 3) uint8 RGB. least: evidence of a copy at least. Photos over 2 MP are searched at 2 MP.
-    """
-    luma = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
-    height, width = luma.shape
-    scale = min(1.0, math.sqrt(LARGEST / luma.size))
-    if scale < 1:
-        luma = cv2.resize(luma, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
-    points = _key_points(luma)
-    found: list[Copy] = []
-    for mirrored in (False, True):
-        matches = _matches(points, mirrored)
-        for transform, agreeing in _maps(points, matches, mirrored):
-            copy = _compare(luma, points, agreeing, transform)
-            if copy is not None and copy.evidence >= least:
-                found.append(copy)
-    found.sort(key=lambda copy: -copy.evidence)
-    kept: list[Copy] = []
-    for copy in found:  # a copy is found in both directions
-        if not any((copy.one & there.other).any() and (copy.other & there.one).any() for there in kept):
-            kept.append(copy)
-    return [_enlarged(copy, height, width) for copy in kept] if scale < 1 else kept
+        found = []
+        for copy in find_copies(photo.pixels):
+            rate = rate_of(self.kind, copy.evidence)
+            if rate <= _MOST:
+                reason = _reason(copy.matches, copy.transform)
+                found.append(
+                    Finding(
+                        kind=self.kind,
+                        mask=copy.mask,
+                        parts=(copy.one, copy.other),
+                        transform=copy.transform,
+                        evidence=copy.evidence,
+                        rate=rate,
+                        reason=reason,
+                    )
+                )
+        return found
 
 
-def _key_points(luma: NDArray[np.uint8]) -> _Points:
-    factor = 2 if luma.size < SMALL else 1
-    seen = cv2.resize(luma, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC) if factor > 1 else luma
-    detector = cv2.SIFT_create(nfeatures=MOST_POINTS, contrastThreshold=0.01, edgeThreshold=20.0)
-    keys, values = detector.detectAndCompute(seen, None)
-    if values is None:
-        empty = np.zeros(0, np.float32)
-        return _Points(empty.reshape(0, 2), empty, empty, empty.reshape(0, 128))
-    # The square root of descriptors of sum 1: Hellinger's distance (Arandjelović and Zisserman, CVPR 2012).
-    descriptors = np.sqrt(values / np.maximum(values.sum(axis=1, keepdims=True), 1e-6))
-    return _Points(
-        at=(np.array([key.pt for key in keys], np.float32) + 0.5) / factor - 0.5,
-        size=np.array([key.size for key in keys], np.float32) / np.float32(factor),
-        angle=np.radians([key.angle for key in keys]).astype(np.float32),
-        descriptors=descriptors.astype(np.float32),
+def _reason(matches: int, transform: NDArray[np.float64]) -> str:
+    change = _change(transform)
+    return (
+        f"Two parts of the photo show the same: {matches} details agree{f', if one is {change}' if change else ''}. "
+        "One part seems to be a copy of the other; which one cannot be told from this."
     )
 
 
-def _matches(points: _Points, mirrored: bool) -> NDArray[np.int64]:
-    """Return pairs of key points (M, 2) that are much more alike than those of further places."""
-    descriptors = points.descriptors
-    if mirrored:  # 4×4 cells of 8 directions, upside down
-        cells = descriptors.reshape(-1, 4, 4, 8)[:, ::-1]
-        descriptors = np.ascontiguousarray(cells[..., -np.arange(8) % 8]).reshape(-1, 128)
-    pairs = [np.zeros((0, 2), np.int64)]
-    for start in range(0, len(points.at), 1000):
-        rows = np.arange(start, min(start + 1000, len(points.at)))
-        neighbours, distances = _neighbours(points, rows, points.descriptors[rows] @ descriptors.T)
-        # All neighbours in front of the last gap in their distances match.
-        gaps = (distances[:, :-1] < RATIO * distances[:, 1:]) & np.isfinite(distances[:, 1:])
-        last = np.where(gaps.any(axis=1), gaps.shape[1] - gaps[:, ::-1].argmax(axis=1), 0)
-        for k in range(NEIGHBOURS):
-            chosen = (k < last) & (distances[:, k] < FARTHEST)
-            pairs.append(np.stack([rows[chosen], neighbours[chosen, k]], axis=1))
-    return np.concatenate(pairs)
-
-
-def _neighbours(points: _Points, rows: NDArray[np.int64], alike: Floats) -> tuple[NDArray[np.int64], Floats]:
-    """Return the most alike key points of other places, (R, NEIGHBOURS + 1), and their distances.
-
-    alike: (R, N) products of descriptors; it is overwritten.
-    """
-    count = NEIGHBOURS + 1
-    neighbours = np.zeros((len(rows), count), np.int64)
-    distances = np.full((len(rows), count), np.inf, np.float32)
-    places = np.full((len(rows), count + 1, 2), np.inf, np.float32)
-    places[:, 0] = points.at[rows]
-    filled = np.zeros(len(rows), np.int64)
-    every = np.arange(len(rows))
-    # One place may have several key points: of other sizes and angles.
-    for _ in range(3 * count):
-        best = alike.argmax(axis=1)
-        values = alike[every, best]
-        alike[every, best] = -1
-        here = points.at[best]
-        new = (np.linalg.norm(places - here[:, None], axis=2) > APART).all(axis=1) & (filled < count)
-        neighbours[new, filled[new]] = best[new]
-        distances[new, filled[new]] = np.sqrt(np.maximum(2 - 2 * values[new], 1e-8))
-        places[new, filled[new] + 1] = here[new]
-        filled[new] += 1
-    return neighbours, distances
-
-
-def _maps(
-    points: _Points, matches: NDArray[np.int64], mirrored: bool
-) -> Iterator[tuple[Affine, NDArray[np.int64]]]:
-    """Yield affine maps (2, 3) that matches agree on, each with those matches; the one with the most first."""
-    left = matches
-    for _ in range(MOST_MAPS):
-        if len(left) < FEWEST:
-            return
-        one, other = (points.at[column].astype(np.float64) for column in left.T)
-        # Size and angle of the two key points of a match say where all others should go.
-        agreeing = max(
-            (
-                np.linalg.norm(_applied(one, guess) - other, axis=1) < CLOSE + DRIFT * np.linalg.norm(one - home, axis=1)
-                for guess, home in zip(_guesses(points, left, mirrored), one, strict=True)
-            ),
-            key=np.count_nonzero,
-        )
-        if agreeing.sum() < FEWEST:
-            return
-        for _ in range(4):
-            known = np.column_stack([one[agreeing], np.ones(int(agreeing.sum()))])
-            transform = np.linalg.lstsq(known, other[agreeing], rcond=None)[0].T
-            now = np.linalg.norm(_applied(one, transform) - other, axis=1) < CLOSE
-            if now.sum() < FEWEST:
-                break
-            agreeing = now
-        if _is_plausible(transform) and len(_places(one[agreeing])) >= FEWEST:
-            yield transform, left[agreeing]
-        left = left[~agreeing]
-
-
-def _guesses(points: _Points, matches: NDArray[np.int64], mirrored: bool) -> NDArray[np.float64]:
-    """Return the similarity (2, 3) that each match says by itself, (M, 2, 3)."""
-    one, other = matches.T
-    scale = points.size[other] / points.size[one]
-    # The descriptor of the mirrored picture: its angle has the other sign.
-    sign = -1.0 if mirrored else 1.0
-    angle = points.angle[other] - sign * points.angle[one]
-    cosine, sine = np.cos(angle) * scale, np.sin(angle) * scale
-    turns = np.stack([cosine, -sine * sign, sine, cosine * sign], axis=-1).reshape(-1, 2, 2).astype(np.float64)
-    shifts = points.at[other] - np.einsum("mij,mj->mi", turns, points.at[one].astype(np.float64))
-    return np.concatenate([turns, shifts[:, :, None]], axis=2)
-
-
-def _applied(at: NDArray[np.float64], transform: Affine) -> NDArray[np.float64]:
-    return np.asarray(at @ transform[:, :2].T + transform[:, 2])
-
-
-def _is_plausible(transform: Affine) -> bool:
-    """Say whether a map turns, mirrors and scales (½ to 2, with some room), but hardly distorts."""
-    large, small = np.linalg.svd(transform[:, :2], compute_uv=False)
-    return bool(0.4 < small and large < 2.5 and large < 1.6 * small)
-
-
-def _places(at: NDArray[Any]) -> NDArray[Any]:
-    """Return key points (N, 2) without those that share a place."""
-    return np.unique(np.round(at / 4), axis=0)
-
-
-def _compare(luma: NDArray[np.uint8], points: _Points, agreeing: NDArray[np.int64], transform: Affine) -> Copy | None:
-    """Compare a photo with itself under a map; None if no part repeats."""
-    height, width = luma.shape
-    plane = luma.astype(np.float32)
-    flags = cv2.WARP_INVERSE_MAP | cv2.INTER_CUBIC
-    moved = cv2.warpAffine(plane, transform, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    (a, b, c), (d, e, f) = transform.astype(np.float32)
-    to_x, to_y = a * x + b * y + c, d * x + e * y + f
-    comparable = (to_x >= 0) & (to_y >= 0) & (to_x < width) & (to_y < height) & (np.hypot(to_x - x, to_y - y) > APART)
-    repeats = ((_correlation(plane, moved, NOISE) > LIKE) & comparable).astype(np.uint8)
-    repeats = cv2.morphologyEx(repeats, cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8))
-    repeats = cv2.morphologyEx(repeats, cv2.MORPH_OPEN, np.ones((7, 7), np.uint8))
-    labels = cv2.connectedComponents(repeats)[1]
-    # Parts in which matches lie; a single one may have strayed into any.
-    at = points.at[agreeing[:, 0]]
-    numbers, counts = np.unique(_values(labels, at), return_counts=True)
-    part = np.isin(labels, numbers[(counts >= 2) & (numbers > 0)]) & comparable
-    part, other = _two_parts(part, transform)
-    if np.count_nonzero(part) < SMALLEST:
-        return None
-    fine = _correlation(_details(plane), _details(moved), FINE_NOISE)
-    matched = len(_places(at[_values(part, at)]))
-    share = matched / max(1, len(_places(points.at[_values(part, points.at)])))
-    detail = max(0.0, float(fine[part].mean()))
-    return Copy(part, other, transform, matched, matched * share * detail)
-
-
-def _two_parts(part: Mask, transform: Affine) -> tuple[Mask, Mask]:
-    """Return a part that repeats and where it repeats, without what lies in both.
-
-    A pattern that goes on – windows of a tower – is in both, since its repetition repeats in its turn. So is all of a
-    part that was mirrored or turned by 180° about a place between them, which leads back: there, a half is kept.
-    """
-    other = _moved(part, transform)
-    both = part & other
-    y, x = np.nonzero(both)
-    at = np.column_stack([x, y]).astype(np.float64)
-    to = _applied(at, transform)
-    back = np.linalg.norm(_applied(to, transform) - at, axis=1) < APART
-    half = back & ((to - at) @ [1.0, 1e-3] > 0)
-    part = part & ~both
-    part[y[half], x[half]] = True
-    return part, _moved(part, transform)
-
-
-def _moved(part: Mask, transform: Affine) -> Mask:
-    flags = cv2.INTER_NEAREST
-    return np.asarray(cv2.warpAffine(part.astype(np.uint8), transform, part.shape[::-1], flags=flags) > 0)
-
-
-def _values(plane: NDArray[Any], at: Floats) -> NDArray[Any]:
-    """Return the values (N,) of a plane (H, W) at key points (N, 2)."""
-    x, y = np.round(at).astype(int).T
-    return np.asarray(plane[y.clip(0, plane.shape[0] - 1), x.clip(0, plane.shape[1] - 1)])
-
-
-def _details(plane: Floats) -> Floats:
-    return plane - cv2.GaussianBlur(plane, (0, 0), 1.0)
-
-
-def _correlation(one: Floats, other: Floats, noise: float) -> Floats:
-    """Return the correlation of two planes in a window around each pixel, (H, W) in [-1, 1]; that of noise is small."""
-
-    def mean(values: Floats) -> Floats:
-        return np.asarray(cv2.boxFilter(values, -1, (WINDOW, WINDOW)))
-
-    first, second = mean(one), mean(other)
-    shared = mean(one * other) - first * second
-    spread = (mean(one * one) - first * first + noise) * (mean(other * other) - second * second + noise)
-    return np.asarray(shared / np.sqrt(np.maximum(spread, 1e-6)))
-
-
-def _enlarged(copy: Copy, height: int, width: int) -> Copy:
-    """Bring what was found in a smaller picture to the photo's own size."""
-    one, other = (
-        cv2.resize(part.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
-        for part in (copy.one, copy.other)
-    )
-    factor = width / copy.one.shape[1]
-    return copy._replace(one=one, other=other, transform=copy.transform * [1, 1, factor])
+def _change(transform: NDArray[np.float64]) -> str:
+    """Say in words what an affine map (2, 3) does to a part, apart from moving it; empty if nothing."""
+    turn, words = transform[:, :2], []
+    if np.linalg.det(turn) < 0:
+        words.append("mirrored")
+        turn = turn @ np.diag([-1.0, 1.0])
+    degrees = abs(math.degrees(math.atan2(turn[1, 0] - turn[0, 1], turn[0, 0] + turn[1, 1])))
+    if degrees >= 2:
+        words.append(f"turned by {degrees:.0f}°")
+    scale = math.sqrt(abs(float(np.linalg.det(turn))))
+    if abs(scale - 1) >= 0.03:
+        words.append(f"scaled to {100 * scale:.0f} %")
+    return " and ".join(words)

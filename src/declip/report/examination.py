@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from declip import baselines
+from declip import clues
 from declip._version import __version__
 from declip.errors import ImageError, MissingExtraError
 from declip.evaluation import metrics
@@ -34,7 +34,7 @@ from declip.localize.localizer import Localizer
 from declip.provenance.result import to_plain
 from declip.regions import Verdict
 from declip.report import metadata, page
-from declip.report.pictures import Box
+from declip.report.pictures import Box, box_of
 from declip.results import Localization, Photo, PictureLike, check_type
 
 __all__ = ["Change", "Opinion", "Report", "Stability", "Variant", "examine"]
@@ -110,6 +110,7 @@ class Report:
     localizer: Localizer
     stability: Stability
     opinions: tuple[Opinion, ...]
+    findings: tuple[clues.Finding, ...]
     metadata: metadata.Metadata | None
     date: datetime
     position: bool = False
@@ -125,6 +126,7 @@ class Report:
             "spec": json.loads(spec.to_json()),
             "stability": to_plain(self.stability) | unchanged | {"mean_iou": to_plain(self.stability.mean_iou)},
             "second_opinions": to_plain(self.opinions),
+            "clues": [_facts(finding) for finding in self.findings],
             "metadata": None if self.metadata is None else self.metadata.to_dict(),
         }
 
@@ -173,6 +175,7 @@ def examine(
         localizer=localizer,
         stability=_stability(photo, found, localizer),
         opinions=tuple(_opinions(photo, found)),
+        findings=tuple(clues.CopyMove().examine(photo)),
         metadata=metadata.read(photo, position=position),
         date=date.astimezone(UTC),
         position=position,
@@ -266,7 +269,7 @@ def _opinions(photo: Photo, found: Localization) -> Iterator[Opinion]:
     box = _part(found, _OPINION_SIDE)
     part, (x0, y0, x1, y1) = _cut(photo, box), box
     mask = found.mask[y0:y1, x0:x1]
-    for name, kind in baselines.BASELINES.items():
+    for name, kind in clues.BASELINES.items():
         try:
             scores = kind().scores(part)
         except (ImageError, MissingExtraError) as error:
@@ -274,6 +277,18 @@ def _opinions(photo: Photo, found: Localization) -> Iterator[Opinion]:
         else:
             inside, outside = _mean(scores[mask]), _mean(scores[~mask])
             yield Opinion(name=name, box=box, scores=scores, mean=_mean(scores), inside=inside, outside=outside)
+
+
+def _facts(finding: clues.Finding) -> dict[str, Any]:
+    """Return what is known of a finding, ready for JSON. boxes: of its two parts, (x0, y0, x1, y1) px, half-open."""
+    return {
+        "kind": finding.kind,
+        "evidence": finding.evidence,
+        "rate": finding.rate,
+        "area": float(finding.mask.mean()),
+        "boxes": [box_of(part) for part in finding.parts or (finding.mask,)],
+        "reason": finding.reason,
+    }
 
 
 def _mean(values: Floats) -> float:

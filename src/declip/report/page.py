@@ -19,6 +19,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from declip import calibration
+from declip.clues.findings import strongest_of_untouched
 from declip.errors import WeightsError
 from declip.files import visible
 from declip.images.overlay import overlay
@@ -101,6 +102,8 @@ def _values(report: Report) -> dict[str, Any]:
         "stable_uris": [pictures.map_uri(v.scores, _SMALL_SIDE, v.mask) for v in report.stability.variants],
         "opinion_uris": [pictures.map_uri(o.scores, _SMALL_SIDE) for o in report.opinions if o.scores is not None],
         "thumbnail_uri": None if thumbnail is None else pictures.jpeg_uri(Image.fromarray(thumbnail), _SMALL_SIDE),
+        "copies_uri": pictures.copies_uri(report.photo, report.findings, _MAP_SIDE) if report.findings else None,
+        "untouched": len(strongest_of_untouched("copy-move")),
         "spec": spec,
         "card": _card(report.localizer.model, measured),
         "figures": figures if measured else None,

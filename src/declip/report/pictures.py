@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
+from collections.abc import Iterable
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from declip.clues import Finding
 from declip.images.encode import encode_jpeg
 from declip.images.overlay import overlay
 from declip.images.tensors import resize_scores
 from declip.regions import MaskRule, Region
 from declip.results import Localization, Photo
 
-__all__ = ["Box", "around", "colour_legend", "crop_uri", "fit", "jpeg_uri", "map_uri", "overlay_legend"]
+__all__ = [
+    "Box",
+    "around",
+    "box_of",
+    "colour_legend",
+    "copies_uri",
+    "crop_uri",
+    "fit",
+    "jpeg_uri",
+    "map_uri",
+    "overlay_legend",
+]
 
 Box: TypeAlias = tuple[int, int, int, int]  # (x0, y0, x1, y1) px, half-open
 
@@ -25,6 +39,8 @@ _CROP_SIDE = 440  # px
 # Scores 0 to 1, dark to bright, so that the order survives a grey print; evenly spaced.
 COLOURS = ((14, 16, 34), (72, 34, 104), (176, 50, 102), (240, 124, 66), (252, 236, 186))
 _OUTLINE = (90, 230, 255)
+# Of pairs of parts that repeat; told apart by those who see no red or green, too.
+_PAIRS = ((255, 210, 0), (90, 230, 255), (255, 120, 200))
 
 
 def fit(size: tuple[int, int], side: int) -> tuple[int, int]:
@@ -89,6 +105,31 @@ def around(region: Region, size: tuple[int, int]) -> Box:
         spans.append((max(0, start - margin), min(length, end + margin)))
     (left, right), (top, bottom) = spans
     return left, top, right, bottom
+
+
+def box_of(mask: NDArray[np.bool_]) -> Box:
+    """Return the box around a mask (H, W); it must not be empty."""
+    rows, columns = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def copies_uri(photo: Photo, findings: Iterable[Finding], side: int) -> str:
+    """Draw the outlines of parts that repeat, in a colour for each pair, with a line from one to the other."""
+    height, width = fit(photo.size, side)
+    picture = Image.fromarray(photo.pixels).resize((width, height), Image.Resampling.LANCZOS)
+    drawing = ImageDraw.Draw(picture)
+    for finding, colour in zip(findings, itertools.cycle(_PAIRS), strict=False):
+        centres = []
+        for part in finding.parts or (finding.mask,):
+            small = resize_scores(part.astype(np.float32), (height, width)) >= 0.5
+            outline = small & ~ndimage.binary_erosion(small, iterations=2, border_value=1)
+            picture.paste(colour, mask=Image.fromarray(outline))
+            x0, y0, x1, y1 = box_of(part)
+            centres.append(((x0 + x1) / 2 * width / photo.size[1], (y0 + y1) / 2 * height / photo.size[0]))
+        drawing.line(centres, fill=colour, width=2)
+        for x, y in centres:
+            drawing.ellipse((x - 4, y - 4, x + 4, y + 4), fill=colour)
+    return jpeg_uri(picture, side)
 
 
 def crop_uri(picture: Image.Image, box: Box) -> str:

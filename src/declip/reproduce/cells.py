@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from declip import evaluation
 from declip._version import __version__
-from declip.baselines import BASELINES
+from declip.clues import BASELINES
 from declip.errors import DatasetError, ImageError, WeightsError
 from declip.files import encode, make_folder, sha256_of, write_atomic
 from declip.images.dose import Perturbation, perturb
@@ -112,7 +112,7 @@ class Training(Cell):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Untrained:
-    """A map of `baselines.BASELINES`, by its name: it stands where a training does, and nothing is computed for it."""
+    """A map of `clues.BASELINES`, by its name: it stands where a training does, and nothing is computed for it."""
 
     name: str
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from declip.baselines import BASELINES
+from declip.clues import BASELINES
 from declip.evaluation import plots
 from declip.reproduce import paper
 from declip.reproduce.cells import Training, Untrained
@@ -28,7 +28,7 @@ _FULL = (
 
 def rivals(lab: Lab) -> Outcome:
     """Patch Forensics, PSCC-Net, CLIP-linear, CAT-Net and DeCLIP: a training on each set, a test on all of them, and
-    the maps of all pairs (Fig. 2); and, as a floor, the maps of `baselines`, which learn nothing."""
+    the maps of all pairs (Fig. 2); and, as a floor, the maps of `clues`, which learn nothing."""
     methods, names, shown = _methods(lab), lab.names, lab.typical()
     floors = {kind: [lab.test(Untrained(name=kind), name) for name in names] for kind in BASELINES}
     learnt = [test for pairs in methods.values() for test in pairs.tests.values()]

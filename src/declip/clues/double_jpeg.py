@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage, special
 
-from declip.baselines import blocks
-from declip.baselines.blocks import BLOCK, Floats, blocks_of, check_sides, spread, window
-from declip.baselines.maps import Baseline
+from declip.clues import blocks
+from declip.clues.blocks import BLOCK, Floats, blocks_of, check_sides, spread, window
+from declip.clues.maps import Baseline
 from declip.errors import MissingExtraError
 from declip.images import jpeg
 from declip.images.orientation import to_stored, to_upright

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage, special
 
-from declip.baselines import blocks
-from declip.baselines.blocks import BLOCK, Floats, blocks_of, check_sides, spread, window
+from declip.clues import blocks
+from declip.clues.blocks import BLOCK, Floats, blocks_of, check_sides, spread, window
 from declip.errors import ImageError, SpecError
 from declip.images.encode import encode_jpeg
 from declip.images.read import name_of, read_photo

@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 from scipy import ndimage
 
 import declip
-from declip.baselines import BASELINES, Baseline, DoubleJpeg, ErrorLevel, JpegGhost, NoiseLevel
+from declip.clues import BASELINES, Baseline, DoubleJpeg, ErrorLevel, JpegGhost, NoiseLevel
 from declip.errors import ImageError, MissingExtraError, SpecError
 from declip.evaluation import metrics
 from declip.images.mapfiles import write_mask
@@ -224,7 +224,7 @@ def test_strips_leave_no_seams(
     flower: Pixels, cat: Pixels, mask: NDArray[np.bool_], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = {kind: map_of(kind, flower).scores for kind in (ErrorLevel, NoiseLevel, JpegGhost)}
-    monkeypatch.setattr("declip.baselines.blocks.STRIP", 64)
+    monkeypatch.setattr("declip.clues.blocks.STRIP", 64)
     for kind, scores in whole.items():
         assert np.array_equal(map_of(kind, flower).scores, scores)
     # Its statistics leave out a block at each border of a strip.
