@@ -74,11 +74,12 @@ def find_copies(pixels: NDArray[np.uint8], least: float = 0.0) -> list[Copy]:
 
     pixels: (H, W, 3) uint8 RGB. least: evidence of a copy at least. Photos over 2 MP are searched at 2 MP.
     """
-    luma = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
+    luma = np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY), np.uint8)
     height, width = luma.shape
     scale = min(1.0, math.sqrt(LARGEST / luma.size))
     if scale < 1:
-        luma = cv2.resize(luma, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
+        size = round(width * scale), round(height * scale)
+        luma = np.asarray(cv2.resize(luma, size, interpolation=cv2.INTER_AREA), np.uint8)
     points = _key_points(luma)
     found: list[Copy] = []
     for mirrored in (False, True):
@@ -98,7 +99,7 @@ def find_copies(pixels: NDArray[np.uint8], least: float = 0.0) -> list[Copy]:
 def _key_points(luma: NDArray[np.uint8]) -> _Points:
     factor = 2 if luma.size < SMALL else 1
     seen = cv2.resize(luma, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC) if factor > 1 else luma
-    detector = cv2.SIFT_create(nfeatures=MOST_POINTS, contrastThreshold=0.01, edgeThreshold=20.0)
+    detector = cv2.SIFT.create(nfeatures=MOST_POINTS, contrastThreshold=0.01, edgeThreshold=20.0)
     keys, values = detector.detectAndCompute(seen, None)
     if values is None:
         empty = np.zeros(0, np.float32)
@@ -106,7 +107,7 @@ def _key_points(luma: NDArray[np.uint8]) -> _Points:
     # The square root of descriptors of sum 1: Hellinger's distance (Arandjelović and Zisserman, CVPR 2012).
     descriptors = np.sqrt(values / np.maximum(values.sum(axis=1, keepdims=True), 1e-6))
     return _Points(
-        at=(np.array([key.pt for key in keys], np.float32) + 0.5) / factor - 0.5,
+        at=((np.array([key.pt for key in keys]) + 0.5) / factor - 0.5).astype(np.float32),
         size=np.array([key.size for key in keys], np.float32) / np.float32(factor),
         angle=np.radians([key.angle for key in keys]).astype(np.float32),
         descriptors=descriptors.astype(np.float32),
@@ -221,7 +222,8 @@ def _compare(luma: NDArray[np.uint8], points: _Points, agreeing: NDArray[np.int6
     height, width = luma.shape
     plane = luma.astype(np.float32)
     flags = cv2.WARP_INVERSE_MAP | cv2.INTER_CUBIC
-    moved = cv2.warpAffine(plane, transform, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    border = cv2.BORDER_REPLICATE
+    moved = np.asarray(cv2.warpAffine(plane, transform, (width, height), flags=flags, borderMode=border), np.float32)
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     (a, b, c), (d, e, f) = transform.astype(np.float32)
     to_x, to_y = a * x + b * y + c, d * x + e * y + f
