@@ -10,7 +10,7 @@ from declip.clues.copy_move import _change
 from declip.clues.findings import rate_of, strongest_of_untouched
 from declip.errors import MissingExtraError
 from declip.results import Photo
-from tests.clues.test_copy_move import copied, scene
+from tests.clues.test_copies import copied, scene
 
 
 def test_rates_count_the_photo_itself() -> None:

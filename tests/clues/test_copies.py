@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from declip.clues.copy_move import Copy, find_copies
+from declip.clues.copies import Copy, find_copies
 
 STRONG = 10.0
 SIDE = 96  # px, of the part that is copied
