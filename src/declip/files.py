@@ -49,9 +49,6 @@ _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codec
 _FILE_URI = re.compile(r"file:(?://(?P<host>[^/]*)|(?!//))(?P<path>/.*)", re.DOTALL | re.IGNORECASE)
 
 
-# --- writing --------------------------------------------------------------------------------------------------------
-
-
 def write_atomic(path: str | Path, content: Content, *, new: bool = False, sync: bool = True) -> None:
     """Write a file, its folder too if need be: it appears whole or not at all, in the place of what had this name.
 
@@ -139,9 +136,6 @@ def _linked(partial: Path, path: Path) -> bool:
     return True
 
 
-# --- text -----------------------------------------------------------------------------------------------------------
-
-
 def encode(text: str) -> bytes:
     """Return the text as UTF-8.
 
@@ -184,9 +178,6 @@ def sha256_of(path: str | Path) -> str:
         raise WeightsError(f"cannot read {path}: {error.strerror}") from error
 
 
-# --- addresses ------------------------------------------------------------------------------------------------------
-
-
 def is_address(text: str) -> bool:
     """Return whether this is a URI ("s3://…", "file:/…") and no path; "C:\\photos" and "C://photos" are paths."""
     scheme, sign, _ = text.partition("://")
@@ -211,9 +202,6 @@ def local_path(text: str) -> str:
     if host.lower() not in ("", "localhost"):
         raise DeclipError(f"got {text}, a file of the machine {host!r}; expected file:///…, or a plain path")
     return os.fsdecode(unquote_to_bytes(os.fsencode(path)))
-
-
-# --- folders --------------------------------------------------------------------------------------------------------
 
 
 class Skipped(NamedTuple):

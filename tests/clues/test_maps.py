@@ -21,7 +21,7 @@ from declip.images.mapfiles import write_mask
 from declip.images.read import read_photo
 from declip.results import Localization, Sample
 
-PHOTOS = Path(__file__).resolve().parents[1] / "examples" / "photos"
+PHOTOS = Path(__file__).resolve().parents[2] / "examples" / "photos"
 SIZE = (264, 392)  # px, height and width
 Pixels = NDArray[np.uint8]
 

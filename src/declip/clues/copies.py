@@ -239,7 +239,7 @@ def _compare(luma: NDArray[np.uint8], points: _Points, agreeing: NDArray[np.int6
     part, other = _two_parts(part, transform)
     if np.count_nonzero(part) < SMALLEST:
         return None
-    fine = _correlation(_details(plane), _details(moved), FINE_NOISE)
+    fine = _correlation(*(values - cv2.GaussianBlur(values, (0, 0), 1.0) for values in (plane, moved)), FINE_NOISE)
     matched = len(_places(at[_values(part, at)]))
     share = matched / max(1, len(_places(points.at[_values(part, points.at)])))
     detail = max(0.0, float(fine[part].mean()))
@@ -273,10 +273,6 @@ def _values(plane: NDArray[Any], at: Floats) -> NDArray[Any]:
     """Return the values (N,) of a plane (H, W) at key points (N, 2)."""
     x, y = np.round(at).astype(int).T
     return np.asarray(plane[y.clip(0, plane.shape[0] - 1), x.clip(0, plane.shape[1] - 1)])
-
-
-def _details(plane: Floats) -> Floats:
-    return plane - cv2.GaussianBlur(plane, (0, 0), 1.0)
 
 
 def _correlation(one: Floats, other: Floats, noise: float) -> Floats:
