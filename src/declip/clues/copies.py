@@ -239,7 +239,8 @@ def _compare(luma: NDArray[np.uint8], points: _Points, agreeing: NDArray[np.int6
     part, other = _two_parts(part, transform)
     if np.count_nonzero(part) < SMALLEST:
         return None
-    fine = _correlation(*(values - cv2.GaussianBlur(values, (0, 0), 1.0) for values in (plane, moved)), FINE_NOISE)
+    details, repeated = (values - np.asarray(cv2.GaussianBlur(values, (0, 0), 1.0)) for values in (plane, moved))
+    fine = _correlation(details.astype(np.float32), repeated.astype(np.float32), FINE_NOISE)
     matched = len(_places(at[_values(part, at)]))
     share = matched / max(1, len(_places(points.at[_values(part, points.at)])))
     detail = max(0.0, float(fine[part].mean()))
