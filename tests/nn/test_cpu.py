@@ -299,3 +299,11 @@ def test_what_pays_is_replaced() -> None:
 def test_what_it_does_not_compute_stays(conv: nn.Conv2d) -> None:
     net = nn.Sequential(conv)
     assert cpu.replace_convs(net, cpu.watch(net, torch.randn(1, 256, 8, 8))) == 0
+
+
+def test_a_network_is_watched_in_inference_mode_too() -> None:
+    with torch.inference_mode():
+        net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
+        first, second = cpu.watch(net, torch.rand(1, 3, 16, 16))
+    assert (first.module, second.module) == (net[0], net[1])
+    assert second.source is net[0] and second.shape == (1, 8, 14, 14)

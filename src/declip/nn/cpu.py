@@ -91,8 +91,9 @@ def watch(net: nn.Module, image: Tensor) -> list[Call]:
 
     hooks = [m.register_forward_hook(note) for m in net.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
     try:
-        with torch.inference_mode(False), torch.enable_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            last = net(mode.from_tensor(image).requires_grad_()).grad_fn
+        with torch.inference_mode(False), torch.enable_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+            # Made here, since the image may come from inference mode, whose tensors have no gradients.
+            last = net(torch.empty(image.shape, dtype=image.dtype, device=image.device, requires_grad=True)).grad_fn
     finally:
         for hook in hooks:
             hook.remove()
