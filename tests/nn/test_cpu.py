@@ -302,8 +302,8 @@ def test_what_it_does_not_compute_stays(conv: nn.Conv2d) -> None:
 
 
 def test_a_network_is_watched_in_inference_mode_too() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
     with torch.inference_mode():
-        net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
         first, second = cpu.watch(net, torch.rand(1, 3, 16, 16))
     assert (first.module, second.module) == (net[0], net[1])
     assert second.source is net[0] and second.shape == (1, 8, 14, 14)
