@@ -678,7 +678,7 @@ def test_errors_of_the_system_and_missing_extras_are_one_line(
 ) -> None:
     monkeypatch.setattr(cli, "app", lambda: (tmp_path / "gone").read_bytes())
     gone = tmp_path / "gone"
-    assert run() == (2, "", f"declip: [Errno 2] No such file or directory: '{gone}'\n")
+    assert run() == (2, "", f"declip: {gone}: No such file or directory\n")
 
     def app() -> None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
