@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import declip
+from declip.clues.findings import strongest_of_untouched
 from declip.errors import ImageError
 from declip.evaluation import metrics
 from declip.images import dose
@@ -23,6 +24,7 @@ from declip.regions import MaskRule
 from declip.report import Report
 from declip.report import examination as module
 from declip.results import Photo
+from tests.clues.test_copies import FROM, SIDE, TO, copied, scene
 from tests.report.conftest import DATE, localizer_of, pixels
 
 
@@ -67,6 +69,27 @@ def test_the_facts_are_those_of_localize_and_more(plain: Report) -> None:
     row, mask = facts["second_opinions"][0], plain.result.mask
     means = (level.mean(), level[mask].mean(), level[~mask].mean())
     assert (row["mean"], row["inside"], row["outside"]) == pytest.approx(means, rel=1e-5)
+
+
+def test_a_copy_within_the_photo_is_told_beside_the_verdict(fake: Localizer) -> None:
+    made, source, target = copied(scene())
+    report = examine(made, fake, date=DATE)
+    (clue,) = report.to_dict()["clues"]
+    assert clue["kind"] == "copy-move" and clue["rate"] <= 0.01
+    assert clue["area"] == pytest.approx((source | target).mean(), rel=0.25)
+    found = sorted(clue["boxes"], key=lambda box: box[1])
+    for box, (y, x) in zip(found, (FROM, TO), strict=True):
+        np.testing.assert_allclose(box, (x, y, x + SIDE, y + SIDE), atol=10)
+    page = report.to_html()
+    assert "Not part of this verdict: parts of the photo repeat other parts of it" in page
+    count = round(clue["rate"] * (len(strongest_of_untouched("copy-move")) + 1)) - 1
+    assert f"untouched photos, {count} show as much or more." in page
+
+
+def test_no_copy_is_told_where_there_is_none(plain: Report) -> None:
+    assert plain.to_dict()["clues"] == []
+    assert "Not part of this verdict" not in plain.to_html()
+    assert "No part of the photo was found that repeats another part." in plain.to_html()
 
 
 def test_the_date_is_shown_in_utc_and_needs_a_zone(fake: Localizer) -> None:

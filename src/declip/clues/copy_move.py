@@ -60,7 +60,7 @@ def _reason(matches: int, transform: NDArray[np.float64]) -> str:
     change = _change(transform)
     return (
         f"Two parts of the photo show the same: {matches} details agree{f', if one is {change}' if change else ''}. "
-        "One part seems to be a copy of the other; which one cannot be told from this."
+        "One part may be a copy of the other; which one, cannot be told from this."
     )
 
 

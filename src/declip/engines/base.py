@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -105,7 +106,7 @@ class Opened:
         return reopen, (source, self.sha256, self._threads, self._device_asked, self._wish, self._offline)
 
 
-class Exported(Opened):
+class Exported(Opened, ABC):
     """An engine of an .onnx file. Of a small network, threads compute a picture of a batch each."""
 
     def __init__(self, path: Path, threads: int | None, device: str | None) -> None:
@@ -139,5 +140,6 @@ class Exported(Opened):
         run = map if min(self._count, len(singles)) == 1 else self._pool().map
         return np.concatenate(list(run(self._run, singles)))
 
+    @abstractmethod
     def _run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        raise NotImplementedError
+        """Compute as `logits`, in the caller's thread."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import itertools
 from collections.abc import Iterable
 from typing import TypeAlias
 
@@ -118,8 +117,8 @@ def copies_uri(photo: Photo, findings: Iterable[Finding], side: int) -> str:
     height, width = fit(photo.size, side)
     picture = Image.fromarray(photo.pixels).resize((width, height), Image.Resampling.LANCZOS)
     drawing = ImageDraw.Draw(picture)
-    for finding, colour in zip(findings, itertools.cycle(_PAIRS), strict=False):
-        centres = []
+    for number, finding in enumerate(findings):
+        colour, centres = _PAIRS[number % len(_PAIRS)], []
         for part in finding.parts or (finding.mask,):
             small = resize_scores(part.astype(np.float32), (height, width)) >= 0.5
             outline = small & ~ndimage.binary_erosion(small, iterations=2, border_value=1)
