@@ -46,6 +46,7 @@ Content: TypeAlias = bytes | str | Callable[[Path], object]
 # What macOS, Synology's and Windows' systems put beside people's own files: companions, thumbnails, what was deleted.
 _OF_SYSTEMS = ("__macosx", "@eadir", "#recycle", "$recycle.bin")
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 _FILE_URI = re.compile(r"file:(?://(?P<host>[^/]*)|(?!//))(?P<path>/.*)", re.DOTALL | re.IGNORECASE)
 
 
@@ -85,7 +86,16 @@ def write_together(contents: Mapping[Path, Content], *, new: bool = False, sync:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it. Raises OSError: where a file has such a name, NotADirectoryError."""
+    """Make a folder and those above it.
+
+    Raises OSError: where a file has such a name, NotADirectoryError. Raises DeclipError for an address such as s3://….
+    """
+    address = next(iter(folder.parts), "")
+    if _SCHEME.fullmatch(address) and not folder.is_dir():
+        raise DeclipError(
+            f"got {folder}: {address}//… is an address, and only `declip batch` writes there; give a folder of this "
+            "machine"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:

@@ -38,6 +38,8 @@ def test_lines_are_fixed(tmp_path: Path) -> None:
         '"group": ""}\n'
     )
     assert read_manifest(path) == _samples(tmp_path)
+    with pytest.raises(DatasetError, match="no samples of the split 'nope'; it has "):
+        read_manifest(path, "nope")
     assert [entry.name for entry in tmp_path.iterdir()] == ["samples.jsonl"]
 
 

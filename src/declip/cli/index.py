@@ -10,7 +10,7 @@ import typer
 
 from declip.cli import options
 from declip.cli.terminal import console, line, note
-from declip.errors import DeclipError
+from declip.errors import DatasetError, DeclipError
 
 if TYPE_CHECKING:
     from declip.results import Sample
@@ -122,6 +122,8 @@ def _audited(
     """Print what is wrong with samples. Return them, if fix without the broken ones, and how many errors they have."""
     from declip.datasets import audit
 
+    if not rows:
+        raise DatasetError("there are no samples to check")
     progress = sys.stderr.isatty()
     report = audit.check([sample for sample, _ in rows], workers=workers, progress=progress)
     if show and as_json:

@@ -68,7 +68,7 @@ def evaluate(
     if maps and (model or tile or whole or precision != "exact"):
         raise DeclipError("--maps scores what is there: it goes with none of --model, --tile/--whole and --precision")
     evaluation.check_free(out, force=force)
-    samples = [sample for sample in datasets.read_manifest(manifest) if split in (None, sample.split)]
+    samples = datasets.read_manifest(manifest, split)
     source = (
         evaluation.Maps(maps, [s.image for s in samples], root=manifest.parent, fake_is=maps_fake_is) if maps else None
     )
@@ -127,7 +127,7 @@ def calibrate(
         raise DeclipError("--split chooses among the samples of --data; add --data")
     rates = [_rate(text) for text in false_alarms.split(",")]
     pairs, skipped = find_pictures(photos)
-    samples = [s for s in datasets.read_manifest(data) if split in (None, s.split)] if data else None
+    samples = datasets.read_manifest(data, split) if data else None
     result = calibration.calibrate(
         model,
         [pair.path for pair in pairs],

@@ -25,12 +25,18 @@ __all__ = ["format_line", "parse_line", "read_manifest", "read_records", "write_
 _KEYS = tuple(field.name for field in dataclasses.fields(Sample))
 
 
-def read_manifest(path: str | Path) -> list[Sample]:
+def read_manifest(path: str | Path, split: str | None = None) -> list[Sample]:
     """Read a manifest, in its order; empty lines are skipped. Whether the pictures exist is not looked at.
 
-    Raises DatasetError if there is no such file, or a line is not a sample (the message names the line).
+    split: only its samples. Raises DatasetError if there is no such file or split, or a line is not a sample (the
+    message names the line).
     """
-    return [sample for sample, _ in read_records(path)]
+    samples = [sample for sample, _ in read_records(path)]
+    chosen = [sample for sample in samples if split in (None, sample.split)]
+    if not chosen and samples:
+        there = ", ".join(sorted({repr(sample.split) for sample in samples}))
+        raise DatasetError(f"{path} has no samples of the split {split!r}; it has {there}")
+    return chosen
 
 
 def read_records(path: str | Path) -> list[tuple[Sample, dict[str, Any]]]:

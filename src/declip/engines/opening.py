@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 from declip.engines.base import Engine
@@ -11,6 +12,7 @@ from declip.engines.openvino_engine import OpenVinoEngine
 from declip.engines.torch_engine import TorchEngine
 from declip.errors import MissingExtraError, WeightsError, naming_extras
 from declip.models import catalog, resolve
+from declip.results import check_type
 from declip.spec import Precision, check_choice
 
 __all__ = ["model_file", "open_engine", "portable", "reopen"]
@@ -51,6 +53,7 @@ def model_file(model: str | Path | None = None, *, offline: bool = False) -> Pat
     """
     if model is None:
         return resolve.embedded_path()
+    check_type(model, str | os.PathLike, "a name of `declip models` or the path of a weight file")
     if resolve.is_fetched(model):
         for package in ("torch", "timm", "safetensors"):  # rather than after hundreds of megabytes
             if importlib.util.find_spec(package) is None:

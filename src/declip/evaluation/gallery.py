@@ -80,7 +80,7 @@ class Gallery:
 
 
 def _caption(row: Row) -> str:
-    caption = f"flagged area {row.area:.1%}, image score {row.score:.3f}"
+    caption = f"flagged area {row.area:.1%}, score {row.score:.3f}"
     if row.label == "real":
         return caption
     return f"IoU {number(row.iou)}, AUC {number(row.auc)}, known area {row.manipulated:.1%}, {caption}"

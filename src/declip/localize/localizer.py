@@ -85,8 +85,8 @@ class Localizer:
     ) -> None:
         check_type(engine, Engine, "declip.load('mini') opens a model by its name or file")
         _check(mode, threshold)
-        if max_pixels < 1 or max_bytes < 1:
-            raise SpecError(f"max_pixels is {max_pixels} and max_bytes {max_bytes}; expected numbers >= 1")
+        if not all(isinstance(limit, int | np.integer) and limit >= 1 for limit in (max_pixels, max_bytes)):
+            raise SpecError(f"max_pixels is {max_pixels!r} and max_bytes {max_bytes!r}; expected whole numbers >= 1")
         spec, calibration = engine.spec, engine.spec.calibration
         self.engine = engine
         self.mode: Mode = mode or spec.mode

@@ -167,7 +167,8 @@ def _open(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of damaged files torch's unpickler raises whatever it stumbles over, IndexError say
-        raise WeightsError(f"{path} cannot be opened as a checkpoint of plain tensors: {error}") from error
+        cause = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
+        raise WeightsError(f"{path} cannot be opened as a checkpoint of plain tensors: {cause}") from error
 
 
 def _state_dict(content: Any) -> dict[str, Tensor]:

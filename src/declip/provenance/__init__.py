@@ -18,7 +18,7 @@ from declip.provenance.credentials import Credentials, read_credentials
 from declip.provenance.marks import find_marks, unsigned_statements
 from declip.provenance.result import Field, Generator, Provenance, Reason, State
 from declip.provenance.sentences import describe
-from declip.results import Photo
+from declip.results import Photo, check_type
 
 __all__ = ["Field", "Generator", "Provenance", "Reason", "State", "read"]
 
@@ -31,6 +31,7 @@ def read(photo: Photo, *, anchors: str | None = None) -> Provenance:
     A file without marks costs a walk over its blocks (GIF, AVIF and HEIC: a search of its bytes). Damaged blocks do
     not raise an error.
     """
+    check_type(photo, Photo, "declip.read_photo('photo.jpg')")
     marks = find_marks(photo.data)
     if marks.manifest:
         credentials = read_credentials(photo.data, marks.mime, anchors)

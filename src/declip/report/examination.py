@@ -166,6 +166,7 @@ def examine(
         raise ValueError(f"the date {date} has no time zone; expected datetime.now(UTC), say")
     photo = localizer.read(picture)
     found = localizer(photo) if result is None else result
+    check_type(found, Localization, "what this localizer returns for this picture")
     if found.scores.shape != photo.size:
         message = f"the photo has {photo.size} pixels, the result {found.scores.shape}; give the same"
         raise ImageError(photo.name, "input", message)

@@ -32,8 +32,10 @@ from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
 
 from declip._version import __version__
+from declip.errors import SpecError
 from declip.localize.localizer import Localizer
 from declip.models import catalog
+from declip.results import check_type
 from declip.serve import answers, schemas
 from declip.serve.forms import describe, discard
 from declip.serve.guard import Guard
@@ -75,11 +77,14 @@ def create_app(
     Each request is logged as one line of JSON by the logger "declip.access", at the level INFO.
     Raises SpecError for two models of one name, and for an empty token; OSError if the folder cannot be made.
     """
+    check_type(limits := limits or Limits(), Limits, "serve.Limits(pixels=20_000_000)")
+    if isinstance(hosts, str):
+        raise SpecError(f"hosts is {hosts!r}; expected a list of names: [{hosts!r}]")
     folder = None if keep is None else Path(keep)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)  # an error now is better than one at the first picture
     given = localizers if isinstance(localizers, Iterable) and not isinstance(localizers, str) else (localizers,)
-    service = Service(given, limits or Limits(), workers=workers, token=token, keep=folder)
+    service = Service(given, limits, workers=workers, token=token, keep=folder)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -42,8 +42,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
-            if not value > 0:
-                raise SpecError(f"the limit {name} is {value}; expected a number > 0")
+            if not isinstance(value, int | float) or not value > 0:
+                raise SpecError(f"the limit {name} is {value!r}; expected a number > 0")
 
 
 @dataclass(slots=True)

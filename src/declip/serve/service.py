@@ -58,6 +58,8 @@ class Service:
             self.localizers[localizer.model] = localizer
         if not self.localizers:
             raise SpecError("there is no model to serve; give at least one Localizer")
+        if token is not None:
+            check_type(token, str, "a bearer token of random characters")
         if token is not None and not token:
             raise SpecError("the token is empty; give one of random characters, or None for no token")
         self.modes = {name: _modes_of(localizer) for name, localizer in self.localizers.items()}

@@ -29,7 +29,7 @@ from rich.progress import track
 from declip import datasets
 from declip.errors import DatasetError
 from declip.files import write_atomic
-from declip.results import check_several
+from declip.results import check_several, check_type
 from declip.synthesis.forging import Scene
 from declip.synthesis.pairs import Maker
 from declip.synthesis.recipe import Recipe
@@ -66,6 +66,7 @@ def synthesize(
     WeightsError for learnt generators without their packages or weights.
     """
     check_several(photos, "synthesize([…], …)")
+    check_type(recipe, Recipe, "synthesis.Recipe.read('fresh')")
     if workers < 1:
         raise DatasetError(f"workers is {workers}; expected at least 1")
     out, given = Path(out), tuple(map(Path, photos))

@@ -40,7 +40,7 @@ def allot(photos: Sequence[Path], total: int, *, cap: float = 0.08, seed: int = 
     if limit * len(sources) < total:
         raise DatasetError(
             f"{len(sources)} sources cannot fill {total} places with at most {cap:.0%} each; "
-            "give photos of more sources, or a larger cap"
+            f"give photos of more sources, or set cap to more than {cap:g} in the recipe"
         )
     rng = np.random.default_rng(seed)
     sizes = np.array([len(members) for members in sources.values()])
