@@ -19,6 +19,7 @@ from .errors import DeclipError as DeclipError
 from .errors import ExportError as ExportError
 from .errors import ImageError as ImageError
 from .errors import MissingExtraError as MissingExtraError
+from .errors import SigningError as SigningError
 from .errors import SpecError as SpecError
 from .errors import TrainingError as TrainingError
 from .errors import WeightsError as WeightsError

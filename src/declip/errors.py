@@ -7,6 +7,7 @@ DeclipError
 ├── DatasetError       a data set or manifest is not as described
 ├── ExportError        an exported file does not compute what its source computes
 ├── TrainingError      a training diverged
+├── SigningError       a key does not fit, or there is no time stamp
 └── MissingExtraError  an optional dependency is not installed (says the pip line)
 
 Each message says what came, what was expected, and what to do.
@@ -23,6 +24,7 @@ __all__ = [
     "ExportError",
     "ImageError",
     "MissingExtraError",
+    "SigningError",
     "SpecError",
     "TrainingError",
     "WeightsError",
@@ -84,6 +86,10 @@ class TrainingError(DeclipError):
     """A training that diverged: its loss, or the scores in validation, are not finite any more."""
 
 
+class SigningError(DeclipError):
+    """A key that cannot be used, a file that is no part of a signed report, or an authority without a time stamp."""
+
+
 class MissingExtraError(DeclipError, ImportError):
     """An optional dependency is not installed."""
 
@@ -112,7 +118,7 @@ _EXTRA_OF = {
     **dict.fromkeys(("cv2", "skimage", "pypatchmatch", "patchmatch", "diffusers"), "synthesis"),
     **dict.fromkeys(("imagehash", "sklearn", "datasets", "jpeglib"), "data"),
     "pillow_heif": "heif",
-    "jinja2": "report",
+    **dict.fromkeys(("jinja2", "cryptography", "rfc3161_client"), "report"),
     "c2pa": "c2pa",
     "openvino": "openvino",
     **dict.fromkeys(("fastapi", "uvicorn", "python_multipart", "prometheus_client"), "serve"),

@@ -73,6 +73,7 @@ def test_extras_exist_and_install_what_is_missing() -> None:
         "c2pa": "c2pa-python",
         "python_multipart": "python-multipart",
         "prometheus_client": "prometheus-client",
+        "rfc3161_client": "rfc3161-client",
         "ray": "ray[data]",
     }
     for module, extra in errors._EXTRA_OF.items():

@@ -1,18 +1,22 @@
-"""Verbs that look at photos: localize, report, serve, models."""
+"""Verbs that look at photos: localize, report, verify, serve, models."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from declip.cli import options
-from declip.cli.terminal import console, note, print_row, with_bar
+from declip.cli.terminal import console, line, note, print_row, with_bar
 from declip.errors import DeclipError, ImageError
 
-__all__ = ["localize", "models", "report", "serve"]
+if TYPE_CHECKING:
+    from declip.report.signing import Signer
+
+__all__ = ["localize", "models", "report", "serve", "verify"]
 
 
 def localize(
@@ -74,12 +78,21 @@ def report(
     max_megabytes: options.MaxBytes = 200,
     offline: options.Offline = False,
     force: options.Force = False,
+    sign: Annotated[
+        Path | None, typer.Option(metavar="KEY", help="Sign the report with this private key (Ed25519, PEM).")
+    ] = None,
+    timestamp: Annotated[
+        str | None, typer.Option(metavar="URL", help="Have the signature time-stamped by this authority (RFC 3161).")
+    ] = None,
 ) -> None:
     """Write a report on one photo: an HTML page with verdict, map, stability, second opinions, metadata and limits.
 
     Example: declip report photo.jpg --out report.html
     """
+    if timestamp is not None and (sign is None or offline):
+        raise DeclipError("--timestamp asks an authority to confirm a signature: add --sign, and leave out --offline")
     options.check_free(out, force)
+    signer = None if sign is None else _signer(sign, out, force)
     from datetime import UTC, datetime
 
     from declip import report as page
@@ -99,9 +112,62 @@ def report(
         failure = error if isinstance(error, ImageError) else ImageError.out_of_memory(str(photo))
         print_row({"image": str(photo), "error": str(failure), "kind": failure.kind}, as_json)
         raise typer.Exit(1) from error
-    found.save(out, force=force)
+    if signer is None:
+        found.save(out, force=force)
+    else:
+        from declip.report.signing import save
+
+        save(found, out, signer, force=force, authority=timestamp)
+        note(f"signed; SHA-256 fingerprint of the key: {signer.fingerprint}")
     print_row(found.to_dict(), as_json)
     note(f"the page is in {out}")
+
+
+def _signer(key: Path, out: Path, force: bool) -> Signer:
+    """Return the key, before a report is made in vain. Its passphrase comes from the environment or the terminal."""
+    from declip.report.signing import paths_of, read_signer
+
+    def ask() -> str | None:
+        if given := os.environ.get("DECLIP_KEY_PASSPHRASE"):
+            return given
+        if not sys.stdin.isatty():
+            raise DeclipError(f"{key} is encrypted: set DECLIP_KEY_PASSPHRASE, or run this in a terminal")
+        return str(typer.prompt(f"Passphrase of {key}", hide_input=True, err=True))
+
+    for path in paths_of(out):
+        options.check_free(path, force)
+    return read_signer(key, ask)
+
+
+def verify(
+    page: Annotated[Path, typer.Argument(metavar="PAGE", help="The .html file of a signed report.")],
+    key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The public key that should have signed it (PEM).")
+    ] = None,
+    photo: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The photo. Default: beside the page, by its name.")
+    ] = None,
+    roots: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Certificates of time-stamping authorities you trust (PEM).")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+) -> None:
+    """Check a signed report: whose key signed it, and whether page, mask, photo and model are those that were signed.
+
+    Example: declip verify report.html --key pub.pem
+    """
+    import json
+
+    from declip.report import verification
+
+    found = verification.verify(page, key=key, photo=photo, roots=roots)
+    if as_json:
+        line(json.dumps(found.to_dict()))
+    else:
+        line(found.summary)
+        for check in found.checks:
+            line(f"{check.state:<5} {check.part:<11} {check.says}")
+    raise typer.Exit(0 if found.ok else 1)
 
 
 def serve(

@@ -31,7 +31,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for verb in (
-    *(look.localize, look.report, make.batch, measure.evaluate, measure.calibrate, look.models, make.synthesize),
+    *(
+        look.localize,
+        look.report,
+        look.verify,
+        make.batch,
+        measure.evaluate,
+        measure.calibrate,
+        look.models,
+        make.synthesize,
+    ),
     *(make.convert, make.export, index, make.train, measure.reproduce, look.serve),
 ):
     app.command()(verb)

@@ -37,9 +37,9 @@ _CROPS = 6  # regions that are shown as pictures
 _NAME = 200  # characters of a file's name that are shown
 
 
-def render(report: Report) -> str:
-    """Return the page as one HTML document."""
-    return _template().render(_values(report))
+def render(report: Report, *, signer: str | None = None) -> str:
+    """Return the page as one HTML document. signer: fingerprint of the key that it is going to be signed with."""
+    return _template().render(_values(report), signer=signer)
 
 
 @cache
