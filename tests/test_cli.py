@@ -246,6 +246,23 @@ def test_a_report_that_the_memory_does_not_hold_is_an_error(
     assert "not enough memory" in row["error"]
 
 
+def test_edits_are_tried_in_a_photo(tmp_path: Path, fake: dict[str, Any], run: Run) -> None:
+    noise = np.random.default_rng(0).integers(0, 90, (100, 120, 3)).astype(np.uint8)
+    photo, out = tmp_path / "a.png", tmp_path / "out"
+    Image.fromarray(noise).save(photo)
+    done = run("detectability", photo, "--out", out, "--json")
+    facts = json.loads(done.out)
+    assert done.code == 0 and facts["image"] == str(photo) and [row["tried"] for row in facts["kinds"]] == [8, 8, 8]
+    assert sorted(path.name for path in out.iterdir()) == ["a.png.edits.json", "a.png.edits.png"]
+    assert json.loads((out / "a.png.edits.json").read_text()) == facts
+    done = run("detectability", photo, "--out", out)
+    assert done.code == 2 and "exists; --force overwrites it" in done.err
+    assert run("detectability", photo).out.splitlines() == facts["sentences"]
+    done = run("detectability", tmp_path / "missing.png", "--json")
+    row = json.loads(done.out)
+    assert (done.code, row["image"], row["kind"]) == (1, str(tmp_path / "missing.png"), "missing")
+
+
 def test_limits_and_pages_reach_the_library(tmp_path: Path, fake: dict[str, Any], run: Run) -> None:
     scan, out = tmp_path / "scan.tif", tmp_path / "out"
     Image.new("RGB", (64, 64)).save(scan, save_all=True, append_images=[Image.new("RGB", (32, 32), "white")])

@@ -1,4 +1,4 @@
-"""Make examples/photos and examples/masks: manipulated photos whose manipulation is known, for `make demo`.
+"""Make examples/photos and examples/masks, manipulated photos whose manipulation is known, and assets/donors.
 
     python tools/make_examples.py --autoencoder FOLDER        (default: ../shared/data/weights)
 
@@ -33,6 +33,8 @@ Points = tuple[tuple[int, int], ...]
 
 ROOT = Path(__file__).resolve().parents[1]
 JPEG_QUALITY = 90
+# What `declip detectability` takes foreign parts from.
+DONORS = ("astronaut", "coffee", "rocket")
 # Seeds, chosen by eye: the flower as it was cut out; its copy beside it rather than on top.
 PASTED = 0
 COPIED = 27
@@ -81,6 +83,8 @@ def main() -> None:
         write_mask(known / f"{Path(name).stem}.png", mask)
     shutil.copyfile(_source("china"), photos / "china-untouched.jpg")
     _save(photos / "coffee-untouched.jpg", _read("coffee"), quality=80)
+    for name in DONORS:
+        _save(ROOT / "src" / "declip" / "assets" / "donors" / f"{name}.jpg", _read(name))
 
 
 def filled(photo: str, generator: str, outline: Points) -> tuple[Pixels, Mask]:

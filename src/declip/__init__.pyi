@@ -32,6 +32,7 @@ from .localize.localizer import load as load
 from .models.catalog import MODELS as MODELS
 from .models.catalog import ModelCard as ModelCard
 from .regions import Region as Region
+from .report.detectability import detectability as detectability
 from .results import Localization as Localization
 from .results import Photo as Photo
 from .results import Predictor as Predictor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 from scipy import fft
 
 from declip.errors import ImageError, MissingExtraError
 from declip.images import jpeg
-from declip.images.jpeg import JpegCoefficients, read_coefficients
+from declip.images.jpeg import JpegCoefficients, read_coefficients, save_again
 from declip.images.read import read_photo
 from tests.images.pictures import encode, exif_of, refused
 
@@ -96,6 +97,35 @@ def test_the_grid_is_the_stored_one() -> None:
     assert read_photo(data).size == (64, 40)
     assert found.orientation == 6 and found.coefficients.shape == (40, 64)
     assert np.array_equal(found.coefficients, read_coefficients(encode(pixels, "JPEG", quality=90)).coefficients)
+
+
+@pytest.mark.parametrize(
+    ("chroma", "told"), [("4:4:4", "4:4:4"), ("4:2:2", "4:2:2"), ("4:2:0", "4:2:0"), ("L", "grey")]
+)
+def test_other_pixels_are_saved_as_the_file_is(chroma: str, told: str) -> None:
+    tables = [[3 + i for i in range(64)], [9 + 2 * i for i in range(64)]]
+    image, stream = Image.fromarray(photo(45, 61)), io.BytesIO()
+    options = {"qtables": tables[:1]} if chroma == "L" else {"qtables": tables, "subsampling": chroma}
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (image.convert("L") if chroma == "L" else image).save(stream, "JPEG", exif=exif, **options)
+    given = read_photo(stream.getvalue())
+    assert given.size == (61, 45)
+    other = np.ascontiguousarray(given.pixels[::-1])
+    made, said = save_again(given, other)
+    assert told in said and made.size == given.size and made.orientation == 6
+    saved, before = (JpegImagePlugin.JpegImageFile(io.BytesIO(one.data)) for one in (made, given))
+    assert saved.quantization == before.quantization and saved.size == before.size == (61, 45)
+    assert JpegImagePlugin.get_sampling(saved) == JpegImagePlugin.get_sampling(before)
+    # What was saved so already hardly changes; anything else does as the tables want it.
+    again = save_again(given, given.pixels)[0].pixels.astype(int)
+    assert np.abs(again - given.pixels).mean() < 1.5 < np.abs(again - made.pixels).mean()
+
+
+def test_what_is_no_jpeg_is_kept_as_it_is() -> None:
+    given = read_photo(photo(20, 30))
+    made, said = save_again(given, given.pixels)
+    assert made.pixels is given.pixels and made.data == b"" and "without loss" in said
 
 
 def test_jpeglib_is_used_by_one_thread_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

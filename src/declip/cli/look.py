@@ -1,7 +1,8 @@
-"""Verbs that look at photos: localize, report, verify, serve, models."""
+"""Verbs that look at photos: localize, report, serve, models."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -10,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from declip.cli import options
-from declip.cli.terminal import console, line, note, print_row, with_bar
+from declip.cli.terminal import console, note, print_row, with_bar
 from declip.errors import DeclipError, ImageError
 
 if TYPE_CHECKING:
     from declip.report.signing import Signer
 
-__all__ = ["localize", "models", "report", "serve", "verify"]
+__all__ = ["localize", "models", "report", "serve"]
 
 
 def localize(
@@ -71,6 +72,14 @@ def report(
     gps: Annotated[
         bool, typer.Option("--gps", help="Also show where the photo was taken, and free text from the file.")
     ] = False,
+    edits: Annotated[
+        bool | None,
+        typer.Option(
+            "--detectability/--no-detectability",
+            help="Also test which edits would have been found in this file. Default: if nothing is found in a photo of "
+            "up to 3 megapixels.",
+        ),
+    ] = None,
     tile: options.Tile = False,
     whole: options.Whole = False,
     threshold: options.Threshold = None,
@@ -97,6 +106,7 @@ def report(
 
     from declip import report as page
     from declip.localize.localizer import load
+    from declip.report.detectability import for_report
 
     localizer = load(
         model,
@@ -108,10 +118,12 @@ def report(
     )
     try:
         found = page.examine(photo, localizer, date=datetime.now(UTC), position=gps)
+        tested = for_report(localizer, found.photo, found.result, edits)
     except (ImageError, MemoryError) as error:
         failure = error if isinstance(error, ImageError) else ImageError.out_of_memory(str(photo))
         print_row({"image": str(photo), "error": str(failure), "kind": failure.kind}, as_json)
         raise typer.Exit(1) from error
+    found = dataclasses.replace(found, detectability=tested)
     if signer is None:
         found.save(out, force=force)
     else:
@@ -137,37 +149,6 @@ def _signer(key: Path, out: Path, force: bool) -> Signer:
     for path in paths_of(out):
         options.check_free(path, force)
     return read_signer(key, ask)
-
-
-def verify(
-    page: Annotated[Path, typer.Argument(metavar="PAGE", help="The .html file of a signed report.")],
-    key: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The public key that should have signed it (PEM).")
-    ] = None,
-    photo: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The photo. Default: beside the page, by its name.")
-    ] = None,
-    roots: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Certificates of time-stamping authorities you trust (PEM).")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
-) -> None:
-    """Check a signed report: whose key signed it, and whether page, mask, photo and model are those that were signed.
-
-    Example: declip verify report.html --key pub.pem
-    """
-    import json
-
-    from declip.report import verification
-
-    found = verification.verify(page, key=key, photo=photo, roots=roots)
-    if as_json:
-        line(json.dumps(found.to_dict()))
-    else:
-        line(found.summary)
-        for check in found.checks:
-            line(f"{check.state:<5} {check.part:<11} {check.says}")
-    raise typer.Exit(0 if found.ok else 1)
 
 
 def serve(

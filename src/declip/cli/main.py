@@ -16,8 +16,10 @@ import typer
 
 from declip._version import __version__
 from declip.cli import look, make, measure
+from declip.cli.edits import detectability
 from declip.cli.index import index
 from declip.cli.terminal import line, note
+from declip.cli.verify import verify
 from declip.errors import DeclipError, MissingExtraError
 from declip.files import local_path
 
@@ -34,7 +36,8 @@ for verb in (
     *(
         look.localize,
         look.report,
-        look.verify,
+        verify,
+        detectability,
         make.batch,
         measure.evaluate,
         measure.calibrate,

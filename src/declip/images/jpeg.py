@@ -15,18 +15,22 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import JpegImagePlugin
+from PIL import Image, JpegImagePlugin
 
 from declip.errors import ImageError, naming_extras
 from declip.images.encode import encode_jpeg
+from declip.images.orientation import to_stored, to_upright
 from declip.images.read import read_photo
 from declip.process import PerProcess
-from declip.results import PictureLike
+from declip.results import Photo, PictureLike
 
-__all__ = ["JpegCoefficients", "libjpeg_tables", "read_coefficients"]
+__all__ = ["JpegCoefficients", "libjpeg_tables", "read_coefficients", "save_again"]
 
 # Colour spaces whose first component is luma.
 WITH_LUMA = ("JCS_YCbCr", "JCS_GRAYSCALE")
+
+# Pillow's numbers of the usual ways to sample colour.
+_SAMPLED = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
 
 # jpeglib gathers a file's markers in variables of its whole library: two threads that read at once corrupt its memory.
 _ONE_AT_A_TIME = PerProcess(threading.Lock)
@@ -95,6 +99,29 @@ def libjpeg_tables() -> NDArray[np.int64]:
         steps = JpegImagePlugin.JpegImageFile(stream).quantization
         rows.append([steps[0], steps[1]])
     return np.array(rows, dtype=np.int64)
+
+
+def save_again(photo: Photo, pixels: NDArray[np.uint8]) -> tuple[Photo, str]:
+    """Save other pixels as a photo's file is saved; return them as they are read again, and one sentence that says how.
+
+    pixels: (H, W, 3) uint8, upright, of the photo's size. A JPEG keeps its quantization tables, the sampling of its
+    colour and its grid of 8×8 px, but no metadata; where the sampling is an unusual one, it becomes 4:2:0. Anything
+    else is kept without loss.
+    """
+    if not photo.data.startswith(b"\xff\xd8\xff"):
+        return Photo(pixels=pixels, name=photo.name), "The copies were kept without loss, as the photo is no JPEG file."
+    file = JpegImagePlugin.JpegImageFile(io.BytesIO(photo.data))
+    tables = [list(steps) for _, steps in sorted(file.quantization.items())]
+    image = Image.fromarray(np.ascontiguousarray(to_stored(pixels, photo.orientation)))
+    stream, grey = io.BytesIO(), file.mode == "L"
+    chroma = _SAMPLED.get(JpegImagePlugin.get_sampling(file), "4:2:0")
+    image = image.convert("L") if grey else image
+    image.save(stream, "JPEG", qtables=tables, subsampling=chroma)
+    saved = read_photo(stream.getvalue(), max_pixels=pixels.size)
+    upright = np.ascontiguousarray(to_upright(saved.pixels, photo.orientation))
+    colour = "in grey" if grey else f"colour {chroma}"
+    how = f"The copies were saved as the file is: as JPEG with its own quantization tables, {colour}."
+    return Photo(pixels=upright, name=photo.name, data=saved.data, orientation=photo.orientation), how
 
 
 def _decode(data: bytes, name: str) -> tuple[NDArray[np.int16], NDArray[np.int32]] | None:

@@ -34,6 +34,7 @@ from declip.localize.localizer import Localizer
 from declip.provenance.result import to_plain
 from declip.regions import Verdict
 from declip.report import metadata, page
+from declip.report.detectability import Detectability
 from declip.report.pictures import Box, box_of
 from declip.results import Localization, Photo, PictureLike, check_type
 
@@ -114,6 +115,7 @@ class Report:
     metadata: metadata.Metadata | None
     date: datetime
     position: bool = False
+    detectability: Detectability | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts, ready for JSON: the keys of `Localization.to_dict` and those of docs/report.md."""
@@ -126,6 +128,7 @@ class Report:
             "spec": json.loads(spec.to_json()),
             "stability": to_plain(self.stability) | unchanged | {"mean_iou": to_plain(self.stability.mean_iou)},
             "second_opinions": to_plain(self.opinions),
+            "detectability": self.detectability and self.detectability.to_dict(),
             "clues": [_facts(finding) for finding in self.findings],
             "metadata": None if self.metadata is None else self.metadata.to_dict(),
         }

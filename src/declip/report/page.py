@@ -103,6 +103,9 @@ def _values(report: Report) -> dict[str, Any]:
         "opinion_uris": [pictures.map_uri(o.scores, _SMALL_SIDE) for o in report.opinions if o.scores is not None],
         "thumbnail_uri": None if thumbnail is None else pictures.jpeg_uri(Image.fromarray(thumbnail), _SMALL_SIDE),
         "copies_uri": pictures.copies_uri(report.photo, report.findings, _MAP_SIDE) if report.findings else None,
+        "edits_uri": None
+        if report.detectability is None
+        else pictures.jpeg_uri(report.detectability.sheet(), _PHOTO_SIDE),
         "untouched": len(strongest_of_untouched("copy-move")),
         "spec": spec,
         "card": _card(report.localizer.model, measured),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from declip.clues import Finding
@@ -21,9 +21,11 @@ from declip.results import Localization, Photo
 
 __all__ = [
     "Box",
+    "Tile",
     "around",
     "box_of",
     "colour_legend",
+    "contact_sheet",
     "copies_uri",
     "crop_uri",
     "fit",
@@ -38,8 +40,19 @@ _CROP_SIDE = 440  # px
 # Scores 0 to 1, dark to bright, so that the order survives a grey print; evenly spaced.
 COLOURS = ((14, 16, 34), (72, 34, 104), (176, 50, 102), (240, 124, 66), (252, 236, 186))
 _OUTLINE = (90, 230, 255)
+_MISSED, _FLAGGED = (255, 210, 0), (230, 40, 60)
+_CELL, _GAP = 190, 10  # px, of a contact sheet
 # Of pairs of parts that repeat; told apart by those who see no red or green, too.
 _PAIRS = ((255, 210, 0), (90, 230, 255), (255, 120, 200))
+
+
+class Tile(NamedTuple):
+    """A picture of a contact sheet, (h, w, 3) uint8; place, flagged: (h, w) bool; word: below it."""
+
+    picture: NDArray[np.uint8]
+    place: NDArray[np.bool_]
+    flagged: NDArray[np.bool_]
+    word: str
 
 
 def fit(size: tuple[int, int], side: int) -> tuple[int, int]:
@@ -129,6 +142,30 @@ def copies_uri(photo: Photo, findings: Iterable[Finding], side: int) -> str:
         for x, y in centres:
             drawing.ellipse((x - 4, y - 4, x + 4, y + 4), fill=colour)
     return jpeg_uri(picture, side)
+
+
+def contact_sheet(rows: Iterable[tuple[str, Iterable[Tile]]]) -> Image.Image:
+    """Draw rows of small pictures under their titles: the outline of a place, and what is flagged there tinted."""
+    listed = [(title, list(tiles)) for title, tiles in rows]
+    columns = max(len(tiles) for _, tiles in listed)
+    sheet = Image.new("RGB", (columns * _CELL + _GAP, len(listed) * (_CELL + 60) + _GAP), (255, 255, 255))
+    drawing, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    for row, (title, tiles) in enumerate(listed):
+        top = _GAP + row * (_CELL + 60)
+        drawing.text((_GAP, top), title, fill=(0, 0, 0), font=font)
+        for column, tile in enumerate(tiles):
+            left = _GAP + column * _CELL
+            sheet.paste(_drawn(tile), (left, top + 24))
+            drawing.text((left, top + 28 + tile.picture.shape[0]), tile.word, fill=(0, 0, 0), font=font)
+    return sheet
+
+
+def _drawn(tile: Tile) -> Image.Image:
+    pixels = tile.picture.astype(np.float32)
+    pixels[tile.flagged] = 0.55 * pixels[tile.flagged] + 0.45 * np.array(_FLAGGED, np.float32)
+    outside = ndimage.binary_dilation(tile.place, iterations=2) & ~tile.place
+    pixels[outside] = _OUTLINE if tile.word == "found" else _MISSED
+    return Image.fromarray(np.rint(pixels).astype(np.uint8))
 
 
 def crop_uri(picture: Image.Image, box: Box) -> str:
