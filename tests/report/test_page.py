@@ -393,4 +393,4 @@ def test_without_jinja2_the_pip_line_is_said(
     assert call(monkeypatch, "report", jpeg(tmp_path / "photo.jpg"), "--out", tmp_path / "page.html") == 2
     assert "pip install 'declip[report]'" in capfd.readouterr().err
     with pytest.raises(declip.MissingExtraError, match=r"declip\[report\]"):
-        _ = declip.report
+        _ = declip.report.examine
