@@ -7,10 +7,13 @@ import logging
 import math
 import shutil
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 from PIL import Image
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from declip import evaluate, training
 from declip.clues import ErrorLevel, NoiseLevel
@@ -19,9 +22,13 @@ from declip.images.dose import perturb
 from declip.images.mapfiles import write_mask
 from declip.images.read import read_photo
 from declip.localize.localizer import load
+from declip.nn.backbones import Backbone
 from declip.reproduce.cells import Maps, Measurement, Training, Untrained, Workbench, _Perturbed
+from declip.reproduce.lab import Lab
+from declip.reproduce.setup import Setup
+from declip.reproduce.sources import Sources
 from declip.results import Sample
-from declip.spec import DecoderSpec
+from declip.spec import BackboneSpec, DecoderSpec
 from declip.training import TrainConfig
 from tests.reproduce.making import FakeTraining, make_photos
 from tests.tiny import RESIDUALS, tiny_spec
@@ -56,6 +63,36 @@ def cells_of(samples: tuple[Sample, ...], config: TrainConfig = CONFIG) -> tuple
         Measurement(training=learnt, name="b", samples=samples),
         Maps(training=learnt, name="b", samples=samples[:1]),
     )
+
+
+def test_one_pass_of_the_backbone_gives_the_features_of_all_layers(
+    tmp_path: Path, samples: tuple[Sample, ...], fake: FakeTraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    forward = Backbone.layer_pairs
+
+    def counted(self: Backbone, images: Tensor) -> list[tuple[Tensor, Tensor | None]]:
+        if not isinstance(images, FakeTensor):  # that of `probe`
+            seen.append(len(images))
+        return forward(self, images)
+
+    monkeypatch.setattr(Backbone, "layer_pairs", counted)
+    bench = Workbench(tmp_path / "out")
+    lab = Lab(setup=Setup(), sources=cast(Sources, None), bench=bench)
+    backbones = [BackboneSpec(name="test_vit", layer=layer) for layer in (4, 0, 2)]
+    models = [tiny_spec(one, decoder=DecoderSpec(kind="attention"), output_size=16) for one in backbones]
+    every = [cells_of(samples, TrainConfig(model=model))[0] for model in models]
+    lab.fill(every)
+    assert sum(seen) == 2  # two pictures, of which one is validated with, three layers of each
+    for cell in every:  # the class token of each layer, too, which `attention` needs
+        assert training.fill_features(cell.config, train=cell.train, valid=cell.valid, cache=bench.features) == 3
+    lab.fill(every)
+    assert sum(seen) == 2
+    shutil.rmtree(bench.features)
+    bench.run(every)
+    lab.fill(every)
+    lab.fill(every[:1])
+    assert sum(seen) == 2 and not bench.features.exists()  # finished trainings need none, one layer has its own
 
 
 def test_a_cell_is_computed_once(

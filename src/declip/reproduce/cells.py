@@ -181,7 +181,7 @@ class Workbench:
         plan = list({self.folder(step): step for cell in cells for step in cell.steps()}.values())
         for number, cell in enumerate(plan, start=1):
             folder, place = self.folder(cell), f"{number}/{len(plan)} {cell.label}"
-            if (folder / "result.json").exists():
+            if self.is_done(cell):
                 log.info("%s … done before", place)
                 continue
             if isinstance(cell, Training):
@@ -194,6 +194,15 @@ class Workbench:
             text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
             write_atomic(folder / "result.json", f"{text}\n")
             log.info("%s … %.0f s", place, seconds)
+
+    @property
+    def features(self) -> Path:
+        """Return the folder of the frozen features, which all trainings share."""
+        return self.out / "features"
+
+    def is_done(self, cell: Cell) -> bool:
+        """Return whether a cell is finished."""
+        return (self.folder(cell) / "result.json").exists()
 
     def folder(self, cell: Cell) -> Path:
         """Return where a cell lies."""
@@ -250,7 +259,7 @@ class Workbench:
             valid=cell.valid,
             out=folder / "run",
             resume=True,
-            cache=self.out / "features",
+            cache=self.features,
             start=None if cell.start is None else self._best(cell.start),
         )
         log.info("  best epoch %d: IoU %.3f, AP %.3f on the validation pictures", run.epoch, run.iou, run.ap)

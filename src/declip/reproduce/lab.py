@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from declip.reproduce.report import Entry
 from declip.reproduce.setup import Backbones, Setup
 from declip.reproduce.sources import Sources, Split
 from declip.results import Sample
-from declip.spec import DecoderKind
+from declip.spec import DecoderKind, DecoderSpec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,6 +59,23 @@ class Lab:
         """Compute tests; where pictures are shown, each test's map of its own one right behind it."""
         cells = [(test,) if shown is None else (test, _map(test, shown)) for test in tests]
         self.bench.run(cell for pair in cells for cell in pair)
+
+    def fill(self, trainings: Sequence[Training]) -> None:
+        """Compute what is missing of the features of trainings that differ in their backbone's layer alone.
+
+        The backbone runs once for all layers. Where all trainings are finished, nothing is computed.
+        """
+        config = trainings[0].config
+        rows = {row.layer: row for training in trainings for row in training.config.model.backbones}
+        if len(rows) == 1 or not config.kept_views() or all(map(self.bench.is_done, trainings)):
+            return
+        from declip import training as learning
+
+        # The decoder plays no part; one on all of these layers would be large.
+        layers = tuple(rows[layer] for layer in sorted(rows))
+        model = dataclasses.replace(config.model, backbones=layers, decoder=DecoderSpec(kind="linear"))
+        every, data = dataclasses.replace(config, model=model), trainings[0]
+        learning.fill_features(every, train=data.train, valid=data.valid, cache=self.bench.features)
 
     def mean(self, tests: Iterable[Measurement], figure: str = "iou") -> float:
         """Return the mean of a figure over tests, in [0, 1]."""

@@ -124,6 +124,9 @@ def layers(lab: Lab) -> Outcome:
         grids[backbone.name] = {n: Pairs.of(lab, (dataclasses.replace(backbone, layer=n),)) for n in chosen}
     every = [pairs for found in grids.values() for pairs in found.values()]
     tests = [test for pairs in every for test in pairs.tests.values()]
+    for found in grids.values():
+        for name in lab.names:
+            lab.fill([pairs.trainings[name] for pairs in found.values()])
     lab.run(tests)
     panels, best = [], []
     for name, found in grids.items():
