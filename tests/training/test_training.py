@@ -399,6 +399,7 @@ def test_weights_that_recipes_name_are_known(recipe: Path) -> None:
             assert spec.sha256 == saliency.NETWORK.sha256
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dinov2-s14-conv4", "dinov3-s16-conv20"])
 def test_other_backbones_have_the_papers_grid(name: str) -> None:
     net = build(TrainConfig.from_toml(RECIPES / f"{name}.toml").model, load_weights=False)
