@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,22 @@ from scipy import ndimage, special
 from declip.errors import SpecError
 from declip.spec import Calibration, Found, ModelSpec
 
-__all__ = ["MOST", "SMALLEST", "Decision", "MaskRule", "Part", "Parts", "Region", "Verdict", "find_parts"]
+__all__ = [
+    "MOST",
+    "SMALLEST",
+    "Decision",
+    "Finding",
+    "Kind",
+    "MaskRule",
+    "Part",
+    "Parts",
+    "Region",
+    "Verdict",
+    "find_parts",
+]
 
 Verdict = Literal["manipulated", "inconclusive", "nothing found", "not examined"]
+Kind: TypeAlias = Literal["copy-move"]  # of clues
 # Smaller parts than this share of the photo are specks, which no list and no verdict takes into account.
 SMALLEST = 1e-4
 # More parts than this are not listed.
@@ -85,6 +98,25 @@ def find_parts(scores: NDArray[np.float32], threshold: float) -> Parts:
 def _logit(scores: Any) -> Any:
     """Return logits within what a float32 score can carry."""
     return np.clip(special.logit(scores), -_LARGEST_LOGIT, _LARGEST_LOGIT)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Finding:
+    """A part of a photo that a clue points at, and why.
+
+    mask: (H, W) bool. evidence: >= 0, in the clue's own unit. rate: share of untouched photos with as much evidence or
+    more, in (0, 1], counting this photo among them. reason: one sentence or two for people.
+    parts: the two parts of the mask, (H, W) bool each, if it is one part and its repetition; transform: (2, 3) float64,
+    maps (x, y) px of the first to the second.
+    """
+
+    kind: Kind
+    mask: NDArray[np.bool_] = field(repr=False)
+    evidence: float
+    rate: float
+    reason: str
+    parts: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = field(default=None, repr=False)
+    transform: NDArray[np.float64] | None = field(default=None, repr=False)
 
 
 # Of 1 - rate, which no binary fraction is.

@@ -18,9 +18,11 @@ from declip.clues.copy_move import CopyMove
 from declip.clues.double_jpeg import DoubleJpeg
 from declip.clues.findings import Clue, Finding
 from declip.clues.maps import Baseline, ErrorLevel, JpegGhost, NoiseLevel
+from declip.regions import Kind
 
 __all__ = [
     "BASELINES",
+    "CLUES",
     "Baseline",
     "Clue",
     "CopyMove",
@@ -31,4 +33,6 @@ __all__ = [
     "NoiseLevel",
 ]
 
+# What is looked for in every photo, by its kind.
+CLUES: dict[Kind, Clue] = {"copy-move": CopyMove()}
 BASELINES: dict[str, type[Baseline]] = {kind.name: kind for kind in (ErrorLevel, NoiseLevel, JpegGhost, DoubleJpeg)}

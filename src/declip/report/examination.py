@@ -179,7 +179,7 @@ def examine(
         localizer=localizer,
         stability=_stability(photo, found, localizer),
         opinions=tuple(_opinions(photo, found)),
-        findings=tuple(clues.CopyMove().examine(photo)),
+        findings=tuple(finding for clue in clues.CLUES.values() for finding in clue.examine(photo)),
         metadata=metadata.read(photo, position=position),
         date=date.astimezone(UTC),
         position=position,
