@@ -93,7 +93,8 @@ def test_the_threshold_is_that_of_the_best_masks() -> None:
     mask = np.zeros((40, 50), bool)
     mask[8:20, 10:30] = True
     fake = np.where(mask, np.float32(0.9), np.float32(0.25))  # at 0.2 all of it is one part
-    clean = [calibration.Untouched.of(i, np.full((40, 50), 0.01 * i, np.float32), (0.2, 0.5, 0.95)) for i in range(60)]
+    flat = [np.full((40, 50), 0.01 * i, np.float32) for i in range(60)]
+    clean = [calibration.Untouched.of(calibration.Place(i, i), each, (0.2, 0.5, 0.95)) for i, each in enumerate(flat)]
     made = calibration.candidates(clean, (0.2, 0.5, 0.95), Calibration(rates=(0.05,), mode="tiled"))
     assert [each.threshold for each in made] == [0.2, 0.5, 0.95]
     assert made[0].photos == (60, 0, 0) and made[0].mode == "tiled"

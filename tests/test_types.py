@@ -221,13 +221,15 @@ def test_to_dict_has_the_documented_keys_in_order_and_is_json() -> None:
     scores[0, :2] = 0.75
     row = localization(scores).to_dict()
     keys = (
-        "image width height verdict score false_alarm_rate untouched not_examined area regions threshold image_score "
-        "provenance notes pages page model sha256 mode precision seconds"
+        "image width height verdict score false_alarm_rate untouched not_examined area regions clues threshold "
+        "image_score provenance notes pages page model sha256 mode precision seconds"
     )
     assert list(row) == keys.split()
     again = json.loads(json.dumps(row))
     assert (again["width"], again["height"], again["area"], again["seconds"]) == (4, 2, 0.25, 1.5)
-    assert again["regions"] == [{"bbox": [0, 0, 2, 1], "area": 0.25, "score": 0.75, "rank": None, "verdict": None}]
+    found = {"bbox": [0, 0, 2, 1], "area": 0.25, "score": 0.75, "rank": None, "verdict": None}
+    own = {"clue": "model", "reason": None, "parts": [], "transform": None, "directed": False}
+    assert again["regions"] == [found | own] and again["clues"] == []
 
 
 # --- verdicts -------------------------------------------------------------------------------------------------------

@@ -93,7 +93,8 @@ def measure(
     known = [case for case in forged if case.half == "choose" and family_of(case.kind) != family]
     thresholds = calibration.THRESHOLDS
     untouched = [
-        calibration.Untouched.of(number, localizer(case.pixels).scores, thresholds) for number, case in enumerate(clean)
+        calibration.Untouched.of(calibration.Place(number, number), localizer(case.pixels).scores, thresholds)
+        for number, case in enumerate(clean)
     ]
     base = Calibration(rates=(0.05,), mode=localizer.mode, precision=localizer.precision)
     fakes = ((localizer(case.pixels).scores, case.mask) for case in known)

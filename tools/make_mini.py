@@ -23,7 +23,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from declip import datasets, training
-from declip.calibration import RATES, THRESHOLDS, Untouched, candidates, fit_threshold, with_pieces
+from declip.calibration import RATES, THRESHOLDS, Place, Untouched, candidates, fit_threshold, with_pieces
 from declip.engines import open_engine
 from declip.errors import ImageError
 from declip.images.read import EXTENSIONS
@@ -190,13 +190,13 @@ def calibrate(best: Path, data: Path, out: Path) -> Path:
 
 def calibrated(localizer: Localizer, data: Path) -> Calibration:
     """Return the calibration of a localizer at temperature 1."""
-    paths, owners = pictures(data / "photos/calibrate"), list[int]()
+    paths, places = pictures(data / "photos/calibrate"), list[Place]()
     untouched = []
-    for number, result in enumerate(localizer.map(with_pieces(localizer, paths, PIECES, owners))):
+    for number, result in enumerate(localizer.map(with_pieces(localizer, paths, places, pieces=PIECES))):
         if isinstance(result, ImageError):
             raise result
         if result.out_of_scope is None:
-            untouched.append(Untouched.of(owners[number], result.scores, THRESHOLDS))
+            untouched.append(Untouched.of(places[number], result.scores, THRESHOLDS))
         else:
             print(f"left out: {result.name}: {result.out_of_scope}")
     base = Calibration(rates=RATES, mode=localizer.mode, precision=localizer.precision)

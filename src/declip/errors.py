@@ -115,7 +115,7 @@ _EXTRA_OF = {
         ("torch", "torchvision", "timm", "safetensors", "accelerate", "onnxscript", "tensorboard", "matplotlib"),
         "torch",
     ),
-    **dict.fromkeys(("cv2", "skimage", "pypatchmatch", "patchmatch", "diffusers"), "synthesis"),
+    **dict.fromkeys(("skimage", "pypatchmatch", "patchmatch", "diffusers"), "synthesis"),
     **dict.fromkeys(("imagehash", "sklearn", "datasets", "jpeglib"), "data"),
     "pillow_heif": "heif",
     **dict.fromkeys(("jinja2", "cryptography", "rfc3161_client"), "report"),

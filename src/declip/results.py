@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declip.errors import DeclipError, ImageError
-from declip.regions import Decision, MaskRule, Region, Verdict
+from declip.regions import Decision, Finding, MaskRule, Region, Verdict
 from declip.spec import Mode, Precision, check_choice
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ __all__ = [
     "Predictor",
     "ResultRow",
     "Sample",
+    "Verdict",
     "check_samples",
     "check_several",
     "check_type",
@@ -65,7 +66,6 @@ class Photo:
     orientation: the EXIF value that was undone, 1-8; a reader of stored DCT coefficients needs it.
     pages: how many pictures the file holds. page: which of them these pixels are, from 1.
     notes: sentences for people: what of the file was not examined or read, or not as it stands.
-
     Photos are compared by identity.
     """
 
@@ -121,7 +121,8 @@ class Localization:
     """The result for one photo.
 
     scores: (H, W) float32 in [0, 1], 1 = manipulated, on the decoded upright photo's own pixel grid.
-    rule: what of them is in the mask; mask, regions, verdict and score all follow from both.
+    rule: what of them is in the mask; with the findings, mask, regions, verdict and score all follow from both.
+    findings: what clues found; clues: the kinds of those that looked.
     image_score: the network's own number for the whole image, in [0, 1] (see ModelSpec.image_score).
     out_of_scope: why such a picture is none for a verdict, one sentence (`scope.why_not`); None of a photograph.
     provenance: what the file says of how it was made (`provenance.Provenance.to_dict`); None where nobody looked.
@@ -134,6 +135,8 @@ class Localization:
     scores: NDArray[np.float32] = field(repr=False)
     rule: MaskRule
     image_score: float
+    findings: tuple[Finding, ...] = field(default=(), repr=False)
+    clues: tuple[str, ...] = ()
     out_of_scope: str | None = None
     provenance: dict[str, Any] | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
@@ -149,7 +152,7 @@ class Localization:
     def _decision(self) -> Decision:
         if self.out_of_scope is not None and self.rule.calibration is not None:
             return Decision(mask=np.zeros(self.scores.shape, dtype=bool), verdict="not examined")
-        return self.rule.decide(self.scores)
+        return self.rule.decide(self.scores, self.findings)
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -212,7 +215,7 @@ class Localization:
         """What the command line, the service, the report and batch jobs tell of it."""
         height, width = self.scores.shape
         given: dict[str, Any] = {"image": self.name, "width": width, "height": height}
-        given |= {"regions": list(self.regions), "notes": list(self.said)}
+        given |= {"regions": list(self.regions), "clues": list(self.clues), "notes": list(self.said)}
         named = (column.name for column in dataclasses.fields(ResultRow) if column.name not in given)
         return ResultRow(**given, **{name: getattr(self, name) for name in named})
 
@@ -239,6 +242,7 @@ class ResultRow:
     not_examined: str | None
     area: float
     regions: list[Region]
+    clues: list[str]
     threshold: float
     image_score: float
     provenance: dict[str, Any] | None

@@ -8,7 +8,6 @@ import pytest
 from declip.clues import CopyMove
 from declip.clues.copy_move import _change
 from declip.clues.findings import rate_of, strongest_of_untouched
-from declip.errors import MissingExtraError
 from declip.results import Photo
 from tests.clues.test_copies import copied, scene
 
@@ -47,9 +46,3 @@ def test_an_untouched_picture_has_no_finding() -> None:
 )
 def test_what_a_map_does_is_said_in_words(turn: list[list[float]], words: str) -> None:
     assert _change(np.column_stack([np.array(turn, float), [7.0, 9.0]])) == words
-
-
-def test_without_opencv_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"declip\[report\]"):
-        CopyMove().examine(Photo(pixels=scene(), name="photo"))

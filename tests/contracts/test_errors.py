@@ -65,7 +65,6 @@ def test_extras_exist_and_install_what_is_missing() -> None:
     # Where the name to import is not the name to install.
     packages = {
         "PIL": "pillow",
-        "cv2": "opencv-python-headless",
         "skimage": "scikit-image",
         "sklearn": "scikit-learn",
         "patchmatch": "pypatchmatch",

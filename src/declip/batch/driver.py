@@ -58,6 +58,7 @@ def run(
     mode: Mode | None = None,
     threshold: float | None = None,
     precision: Precision = "exact",
+    clues: bool = True,
     resume: bool = False,
     address: str | None = None,
     workers: int | None = None,
@@ -71,8 +72,8 @@ def run(
 ) -> Summary:
     """Localize every picture of source into Parquet files in out; see `listing` for source and `rows` for the columns.
 
-    model, mode, threshold, precision, offline, max_pixels, max_bytes: as `localizer.load`. resume: go on with the job
-    of out, or start one.
+    model, mode, threshold, precision, clues, offline, max_pixels, max_bytes: as `localizer.load`. resume: go on with
+    the job of out, or start one.
     address: of a Ray cluster; None = workers on this machine. workers: processes at most, threads: of each; by default
     as many as use every core. device: "cuda" takes one GPU for each worker. shard_size: see `job.open_job`.
     progress: a bar on stderr; else lines in the log.
@@ -98,6 +99,7 @@ def run(
         mode=mode,
         threshold=threshold,
         precision=precision,
+        clues=clues,
         offline=offline,
         max_pixels=max_pixels,
         max_bytes=max_bytes,
@@ -108,6 +110,7 @@ def run(
         mode=localizer.mode,
         precision=precision,
         threshold=threshold,
+        clues=clues,
         max_pixels=max_pixels,
         max_bytes=max_bytes,
     )

@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 class Model:
     """What decides the rows of a file: weights (their name and hash) and how they are used.
 
-    threshold: of the mask; None = the model's own rule.
+    threshold: of the mask; None = the model's own rule. clues: whether those that the model knows are looked for.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Model:
     mode: Mode
     precision: Precision
     threshold: float | None
+    clues: bool = True
     max_pixels: int = MAX_PIXELS
     max_bytes: int = MAX_BYTES
 

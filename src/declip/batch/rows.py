@@ -92,7 +92,7 @@ def _arrow_type(hint: Any) -> pa.DataType:
     """Return the Arrow type of a field: of "X | None" that of X."""
     import pyarrow as pa
 
-    plain = {str: pa.string(), int: pa.int32(), float: pa.float64()}
+    plain = {str: pa.string(), int: pa.int32(), float: pa.float64(), bool: pa.bool_()}
     if hint in plain:
         return plain[hint]
     if dataclasses.is_dataclass(hint):

@@ -138,6 +138,7 @@ def _open(model: Model, weights: Weights, threads: int, device: str | None, offl
         mode=model.mode,
         threshold=model.threshold,
         precision=model.precision,
+        clues=model.clues,
         offline=offline,
         max_pixels=model.max_pixels,
         max_bytes=model.max_bytes,

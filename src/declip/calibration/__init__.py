@@ -6,12 +6,13 @@ localizer and writes nothing. `fitting` has the rules they follow.
 
 from declip.calibration.fitting import THRESHOLDS, false_alarm_range, fit_temperature, fit_threshold
 from declip.calibration.measure import RATES, Outcome, calibrate, measure
-from declip.calibration.untouched import Untouched, candidates, cut, with_pieces
+from declip.calibration.untouched import Place, Untouched, candidates, cut, model_scale, saved_again, with_pieces
 
 __all__ = [
     "RATES",
     "THRESHOLDS",
     "Outcome",
+    "Place",
     "Untouched",
     "calibrate",
     "candidates",
@@ -20,5 +21,7 @@ __all__ = [
     "fit_temperature",
     "fit_threshold",
     "measure",
+    "model_scale",
+    "saved_again",
     "with_pieces",
 ]

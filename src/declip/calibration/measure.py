@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from declip.calibration.fitting import THRESHOLDS, fit_temperature, fit_threshold, rank_of
-from declip.calibration.untouched import Untouched, candidates, with_pieces
+from declip.calibration.untouched import Place, Untouched, candidates, with_pieces
 from declip.engines import Wrapped, open_engine
 from declip.errors import DatasetError, ImageError
 from declip.images.mapfiles import empty_masks, read_mask, warn_of_empty_masks
@@ -26,7 +26,7 @@ from declip.localize.localizer import Localizer, model_file
 from declip.models.respec import check_target, with_spec
 from declip.regions import MaskRule
 from declip.results import Sample, check_samples, check_several, check_type
-from declip.spec import SIZE_CLASSES, Calibration, Mode, Precision
+from declip.spec import MODEL, SIZE_CLASSES, Calibration, Mode, Precision
 
 __all__ = ["RATES", "Outcome", "calibrate", "measure"]
 
@@ -64,6 +64,8 @@ def calibrate(
     rates: Sequence[float] = RATES,
     samples: Sequence[Sample] | None = None,
     pieces: int = 0,
+    saves: int = 0,
+    clues: bool = True,
     mode: Mode | None = None,
     precision: Precision = "exact",
     batch_size: int = 8,
@@ -85,11 +87,18 @@ def calibrate(
     check_target(source, out, force=force)
     engine = open_engine(source, precision=precision, offline=offline)
     outcome = measure(
-        Localizer(engine, mode=mode, max_pixels=max_pixels, max_bytes=max_bytes),
+        Localizer(
+            engine,
+            mode=mode,
+            clues="calibrated" if clues else "none",
+            max_pixels=max_pixels,
+            max_bytes=max_bytes,
+        ),
         photos,
         rates=rates,
         samples=samples,
         pieces=pieces,
+        saves=saves,
         batch_size=batch_size,
         seed=seed,
         progress=progress,
@@ -105,6 +114,7 @@ def measure(
     rates: Sequence[float] = RATES,
     samples: Sequence[Sample] | None = None,
     pieces: int = 0,
+    saves: int = 0,
     batch_size: int = 8,
     seed: int = 0,
     progress: bool = False,
@@ -116,6 +126,9 @@ def measure(
     and that of "inconclusive". samples: None = temperature and threshold stay the model's; else the manipulated
     pictures with masks among them refit both (`fit_temperature`, then `fit_threshold`). pieces: into at most how many
     pieces a photo of 0.5 MP and more is cut besides, for each of the larger sizes (`cut`), where such photos are few.
+    saves: each photo counts with the strongest of itself and of so many copies, each saved as JPEG once more than the
+    one before (`saved_again`), for photos that may come through messengers.
+    Clues take part in the verdict unless the localizer leaves them out: all that there are are looked for.
     seed: of the pixels that the temperature is fitted on. progress: show bars on stderr.
 
     What cannot be read is left out, named in the log and counted; so are photos that would get no verdict ("not
@@ -126,7 +139,11 @@ def measure(
     check_type(localizer, Localizer, "declip.load('mini')")
     check_several(photos, "photos=[…]")
     fakes = [sample for sample in check_samples(samples or (), "samples=[…]") if sample.label == "fake"]
+    before = localizer.spec.calibration
+    known = () if before is None or samples is not None else before.scales
+    kept = tuple(scale for scale in known if scale.clue == MODEL)
     base = Calibration(rates=tuple(sorted(rates)), mode=localizer.mode, precision=localizer.precision)
+    base = dataclasses.replace(base, scales=kept, saves=saves)
     paths = list(map(Path, photos))
     distinct = _distinct(paths)
     rank_of(max(rates), len(distinct))  # refuses too few before hours of computing
@@ -144,13 +161,15 @@ def measure(
         temperature, tried = fit_temperature(manipulated(), temperature, seed=seed), THRESHOLDS
     calibrated = dataclasses.replace(localizer.spec.calibration or Calibration(), temperature=temperature)
     final = localizer.variant(
-        engine=Wrapped(localizer.engine, dataclasses.replace(localizer.spec, calibration=calibrated))
+        engine=Wrapped(localizer.engine, dataclasses.replace(localizer.spec, calibration=calibrated)),
+        clues=None if localizer.asked == "none" else "all",
     )
     left_out: dict[str, int] = {"unreadable": 0, "unfit": 0}
     clean: list[Untouched] = []
-    owners: list[int] = []
-    results = final.map(with_pieces(final, distinct, pieces, owners), batch_size=batch_size)
-    for i, result in enumerate(_tracked(results, "photos", None if pieces else len(distinct), progress)):
+    places: list[Place] = []
+    pictures = with_pieces(final, distinct, places, pieces=pieces, saves=saves)
+    total = None if pieces else (saves + 1) * len(distinct)
+    for i, result in enumerate(_tracked(final.map(pictures, batch_size=batch_size), "photos", total, progress)):
         if isinstance(result, ImageError):
             left_out["unreadable"] += 1
             _log.warning("left out: %s", result)
@@ -158,8 +177,8 @@ def measure(
             left_out["unfit"] += 1
             _log.warning("left out: %s: %s", result.name, result.out_of_scope)
         else:
-            clean.append(Untouched.of(owners[i], result.scores, tried))
-    calibrations = candidates(clean, tried, dataclasses.replace(base, temperature=temperature))
+            clean.append(Untouched.of(places[i], result.scores, tried, result.findings))
+    calibrations = candidates(clean, tried, dataclasses.replace(base, temperature=temperature), final.scales)
     rank_of(max(rates), max(calibrations[0].photos))
     if samples is None:
         (calibration,) = calibrations
@@ -207,7 +226,8 @@ def _with_masks(
     localizer: Localizer, samples: Sequence[Sample], batch_size: int, what: str, progress: bool
 ) -> Iterator[tuple[Sample, NDArray[np.float32], NDArray[np.bool_]]]:
     """(sample, scores, mask) at the mask's size; what cannot be read is left out and named in the log."""
-    results = localizer.map((sample.image for sample in samples), batch_size=batch_size)
+    plain = localizer.variant(clues="none")
+    results = plain.map((sample.image for sample in samples), batch_size=batch_size)
     for sample, result in _tracked(zip(samples, results, strict=True), what, len(samples), progress):
         try:
             if isinstance(result, ImageError):

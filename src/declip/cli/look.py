@@ -31,6 +31,7 @@ def localize(
     whole: options.Whole = False,
     threshold: options.Threshold = None,
     precision: options.Precise = "exact",
+    clues: options.Clues = True,
     batch_size: options.BatchSize = 8,
     max_megapixels: options.MaxPixels = 250,
     max_megabytes: options.MaxBytes = 200,
@@ -53,6 +54,7 @@ def localize(
         mode=options.mode_of(tile, whole),
         threshold=threshold,
         precision=precision,
+        clues=clues,
         offline=offline,
         max_pixels=options.millions(max_megapixels),
         max_bytes=options.millions(max_megabytes),
@@ -83,6 +85,7 @@ def report(
     tile: options.Tile = False,
     whole: options.Whole = False,
     threshold: options.Threshold = None,
+    clues: options.Clues = True,
     max_megapixels: options.MaxPixels = 250,
     max_megabytes: options.MaxBytes = 200,
     offline: options.Offline = False,
@@ -112,6 +115,7 @@ def report(
         model,
         mode=options.mode_of(tile, whole),
         threshold=threshold,
+        clues=clues,
         offline=offline,
         max_pixels=options.millions(max_megapixels),
         max_bytes=options.millions(max_megabytes),
@@ -201,6 +205,7 @@ def serve(
     queue: Annotated[int, typer.Option(min=1, help="Most photos that may wait.")] = 128,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds after which a request is given up.")] = 120,
     precision: options.Precise = "exact",
+    clues: options.Clues = True,
     batch_size: options.BatchSize = 8,
     offline: options.Offline = False,
 ) -> None:
@@ -237,7 +242,7 @@ def serve(
             "which requests then carry, or add --no-token"
         )
     hosts = {host, *serve.LOOPBACK, *(allow_host or ())} if local else allow_host
-    localizers = [load(name, precision=precision, offline=offline) for name in models or ["mini"]]
+    localizers = [load(name, precision=precision, clues=clues, offline=offline) for name in models or ["mini"]]
     served = serve.create_app(localizers, limits, workers=workers, token=token, hosts=hosts, keep=keep)
     names = ", ".join(localizer.model for localizer in localizers)
     serve.serve(

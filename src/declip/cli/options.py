@@ -29,6 +29,12 @@ MaxPixels = Annotated[
 MaxBytes = Annotated[
     float, typer.Option("--max-megabytes", min=0.001, max=1e6, help="Refuse files with more megabytes.")
 ]
+Clues = Annotated[
+    bool,
+    typer.Option(
+        "--clues/--no-clues", help="Also look for clues, such as copied parts, or leave the verdict to the model."
+    ),
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Never download anything.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
 

@@ -58,6 +58,8 @@ def print_row(row: dict[str, Any], as_json: bool) -> bool:
         line(f"{row['verdict'] or 'no verdict':<15}  {name} {score}  area {row['area']:6.2%}  {row['image']}")
         if row["provenance"] and row["provenance"]["headline"]:
             line(f"{'':<15}  {row['provenance']['headline']}")
+        for reason in dict.fromkeys(region["reason"] for region in row["regions"] if region["reason"]):
+            line(f"{'':<15}  {reason}")
         for said in (row["not_examined"], *row["notes"]):
             if said is not None:
                 note(f"{row['image']}: {said}")

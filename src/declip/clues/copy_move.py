@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from typing import Literal
 
@@ -10,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declip.clues.findings import Finding, rate_of
-from declip.errors import MissingExtraError
 from declip.results import Photo
 
 __all__ = ["CopyMove"]
@@ -23,18 +21,13 @@ class CopyMove:
     """Find parts of a photo that were copied to another place of it: moved, turned, scaled by ½ to 2, or mirrored.
 
     Photos over 2 MP are searched at 2 MP. Copies without texture or below some 20 px are not found. Things that are
-    printed or built alike can be taken for copies; the rate of a finding says how seldom. Needs the extra `report`.
+    printed or built alike can be taken for copies; the rate of a finding says how seldom.
     """
 
     kind: Literal["copy-move"] = "copy-move"
 
     def examine(self, photo: Photo) -> list[Finding]:
-        """Return the copies, the strongest evidence first: those that at most 5 % of untouched photos match.
-
-        Raises MissingExtraError without OpenCV.
-        """
-        if importlib.util.find_spec("cv2") is None:
-            raise MissingExtraError("cv2", "report")
+        """Return the copies, the strongest evidence first: those that at most 5 % of untouched photos match."""
         from declip.clues.copies import find_copies
 
         found = []
@@ -58,10 +51,7 @@ class CopyMove:
 
 def _reason(matches: int, transform: NDArray[np.float64]) -> str:
     change = _change(transform)
-    return (
-        f"Two parts of the photo show the same: {matches} details agree{f', if one is {change}' if change else ''}. "
-        "One part may be a copy of the other; which one, cannot be told from this."
-    )
+    return f"Two parts of the photo show the same: {matches} details agree{f', if one is {change}' if change else ''}."
 
 
 def _change(transform: NDArray[np.float64]) -> str:

@@ -6,12 +6,13 @@ import importlib.resources
 import json
 from bisect import bisect_left
 from functools import cache
-from typing import Protocol
+from typing import Any, Protocol
 
-from declip.regions import Finding, Kind
+from declip.regions import Finding, Kind, Region
 from declip.results import Photo
+from declip.spec import Scale
 
-__all__ = ["Clue", "Finding", "Kind", "rate_of", "strongest_of_untouched"]
+__all__ = ["Clue", "Finding", "Kind", "facts_of", "rate_of", "scale_of", "strongest_of_untouched"]
 
 
 class Clue(Protocol):
@@ -35,3 +36,17 @@ def rate_of(kind: Kind, evidence: float) -> float:
     """Return the share of untouched photos with as much evidence or more, in (0, 1]."""
     untouched = strongest_of_untouched(kind)
     return (len(untouched) - bisect_left(untouched, evidence) + 1) / (len(untouched) + 1)
+
+
+def scale_of(kind: Kind) -> Scale:
+    """Return the evidence that 5 % and 1 % of untouched photos reach."""
+    untouched = strongest_of_untouched(kind)
+    common, rare = (untouched[-max(1, round(share * len(untouched)))] for share in (0.05, 0.01))
+    return Scale(kind, common, rare)
+
+
+def facts_of(finding: Finding, region: Region) -> dict[str, Any]:
+    """Return what is known of a finding, ready for JSON. boxes: of its parts, (x0, y0, x1, y1) px, half-open."""
+    known = {name: getattr(region, name) for name in ("area", "reason", "transform", "directed")}
+    own = {"kind": finding.kind, "evidence": finding.evidence, "rate": finding.rate}
+    return own | known | {"boxes": region.parts or (region.bbox,)}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageFilter
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from declip.errors import ImageError
 from declip.images.arrays import strips
@@ -12,9 +15,11 @@ from declip.images.encode import encode_png
 from declip.images.read import read_photo
 from declip.results import Localization, PictureLike, check_type
 
-__all__ = ["overlay", "overlay_png"]
+__all__ = ["arrow", "overlay", "overlay_png"]
 
 SATURATION = 0.3
+Ends: TypeAlias = tuple[tuple[float, float], tuple[float, float]]
+Colour: TypeAlias = tuple[int, int, int]
 AMBER, RED = (255, 190, 40), (235, 10, 50)
 
 
@@ -23,8 +28,9 @@ def overlay(picture: PictureLike, result: Localization, *, opacity: float = 0.5)
 
     Scores are shown as they are, never stretched to their own range: the tint sets in at 60 % of the threshold, turns
     from amber to red, and reaches `opacity` (in [0, 1]) at a score of 1. Where a calibration decides what is in the
-    mask, nothing outside of it is tinted: a photo in which nothing was found stays a photo. Raises ImageError where
-    picture and result differ in size.
+    mask, nothing outside of it is tinted: a photo in which nothing was found stays a photo. A part and its repetition
+    are joined by a line, with a head where it is likely which of them is the copy. Raises ImageError where picture and
+    result differ in size.
     """
     check_type(result, Localization, "what a localizer returns for this picture")
     photo = read_photo(picture)
@@ -48,6 +54,8 @@ def overlay(picture: PictureLike, result: Localization, *, opacity: float = 0.5)
         strip = Image.blend(Image.merge("RGB", (grey, grey, grey)), pixels, SATURATION)
         scores = result.scores[top:bottom]
         mask = result.mask[top:bottom]
+        if result.rule.calibration is not None:  # what a clue found may have low scores
+            scores = np.where(mask, np.maximum(scores, np.float32(result.threshold)), scores)
         level = Image.fromarray((scores * np.float32(255)).astype(np.uint8))
         alpha = level.point(alphas)
         if result.rule.calibration is not None:
@@ -59,7 +67,34 @@ def overlay(picture: PictureLike, result: Localization, *, opacity: float = 0.5)
             strip.paste(tint.convert("RGB"), box, mask=alpha.crop(box))
             _outline(strip, mask, line)
         canvas.paste(strip.crop((0, rows.start - top, width, rows.stop - top)), (0, rows.start))
+    _join(canvas, result, line)
     return canvas
+
+
+def _join(canvas: Image.Image, result: Localization, line: float) -> None:
+    """Draw a line in place from each part to its repetition: white, cased in black."""
+    drawing = ImageDraw.Draw(canvas)
+    for region in result.regions:
+        if len(region.parts) == 2:
+            (x0, y0, x1, y1), (u0, v0, u1, v1) = region.parts
+            ends = ((x0 + x1) / 2, (y0 + y1) / 2), ((u0 + u1) / 2, (v0 + v1) / 2)
+            arrow(drawing, ends, (0, 0, 0), 2 * line + 2, head=region.directed)
+            arrow(drawing, ends, (255, 255, 255), line, head=region.directed)
+
+
+def arrow(drawing: ImageDraw.ImageDraw, ends: Ends, colour: Colour, width: float, *, head: bool) -> None:
+    """Draw a line with a dot at its beginning, and at its end a head, or another dot. ends: two (x, y) px."""
+    (x, y), (u, v) = ends
+    length = math.hypot(u - x, v - y) or 1.0
+    ahead, reach = np.array([u - x, v - y]) / length, 3 * width + 8
+    tip, foot = np.array([u, v]) + ahead * width, np.array([u, v]) - ahead * reach
+    drawing.line([(x, y), tuple(foot) if head else (u, v)], colour, max(1, round(width)))
+    for a, b in [(x, y)] if head else [(x, y), (u, v)]:
+        radius = 1.5 * width
+        drawing.ellipse((a - radius, b - radius, a + radius, b + radius), fill=colour)
+    if head:
+        side = np.array([-ahead[1], ahead[0]]) * (reach / 2 + width)
+        drawing.polygon([tuple(tip), tuple(foot + side), tuple(foot - side)], fill=colour)
 
 
 def overlay_png(picture: PictureLike, result: Localization) -> bytes:

@@ -5,24 +5,29 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from declip import provenance
+from declip.clues import CLUES, Clue
+from declip.clues.findings import scale_of
 from declip.engines import Engine, model_file, open_engine
 from declip.errors import ImageError, SpecError
 from declip.images import jpeg, scope
 from declip.images.read import MAX_BYTES, MAX_PIXELS, name_of, read_photo
 from declip.images.tensors import to_scores
+from declip.localize import looking
 from declip.localize.pipeline import compute, read_one, stream
 from declip.localize.tiling import TiledPhoto, WholePhoto
 from declip.regions import MaskRule
 from declip.results import Localization, Photo, PictureLike, check_several, check_type
-from declip.spec import Mode, ModelSpec, Precision, check_choice
+from declip.spec import Mode, ModelSpec, Precision, Scale, check_choice
 
-__all__ = ["Localizer", "load", "model_file"]
+__all__ = ["Asked", "Localizer", "load", "model_file"]
+
+Asked: TypeAlias = Literal["calibrated", "all", "none"]  # clues
 
 
 def load(
@@ -33,6 +38,7 @@ def load(
     mode: Mode | None = None,
     threshold: float | None = None,
     precision: Precision = "exact",
+    clues: bool = True,
     offline: bool = False,
     max_pixels: int = MAX_PIXELS,
     max_bytes: int = MAX_BYTES,
@@ -43,14 +49,16 @@ def load(
     "mps" or "xpu"; None = the CPU for .onnx files, CUDA for .safetensors where there is one. mode and threshold
     override the model's own (see Localizer). precision: "exact" is fp32; "fast" is bf16 where the CPU has it, by
     OpenVINO for .onnx files and by torch for .safetensors; elsewhere it is fp32, and `Localizer.precision` says
-    "exact". offline: never download. max_pixels, max_bytes: of a picture and of its file; larger ones are refused.
+    "exact". clues: look for those that the model was calibrated with. offline: never download. max_pixels, max_bytes:
+    of a picture and of its file; larger ones are refused.
     Raises WeightsError, SpecError, or MissingExtraError if torch or OpenVINO is needed and not installed.
     """
     check_choice(precision, Precision, "precision")
     _check(mode, threshold)  # before a model is fetched
     path = model_file(model, offline=offline)
     engine = open_engine(path, threads=threads, device=device, precision=precision, offline=offline)
-    return Localizer(engine, mode=mode, threshold=threshold, max_pixels=max_pixels, max_bytes=max_bytes)
+    limits = {"max_pixels": max_pixels, "max_bytes": max_bytes}
+    return Localizer(engine, mode=mode, threshold=threshold, clues="calibrated" if clues else "none", **limits)
 
 
 def _check(mode: object, threshold: object) -> None:
@@ -68,6 +76,7 @@ class Localizer:
     mode: "whole" squashes the photo to the network's square input, "tiled" slides over it at native resolution;
     None = the model's (one made for "whole" is tiled with a quarter of overlap). threshold: of the mask; without one
     the model's calibration decides on mask and verdict, where it was made in this mode at the engine's precision.
+    clues: what is looked for besides: those that the calibration knows (none, where there is no verdict), all, or none.
     max_pixels, max_bytes: of a picture, see `read`.
 
     It can be pickled if its engine can: those that `load` opens are opened anew, from the same file, in the process
@@ -80,11 +89,13 @@ class Localizer:
         *,
         mode: Mode | None = None,
         threshold: float | None = None,
+        clues: Asked = "calibrated",
         max_pixels: int = MAX_PIXELS,
         max_bytes: int = MAX_BYTES,
     ) -> None:
         check_type(engine, Engine, "declip.load('mini') opens a model by its name or file")
         _check(mode, threshold)
+        check_choice(clues, Asked, "clues")
         if not all(isinstance(limit, int | np.integer) and limit >= 1 for limit in (max_pixels, max_bytes)):
             raise SpecError(f"max_pixels is {max_pixels!r} and max_bytes {max_bytes!r}; expected whole numbers >= 1")
         spec, calibration = engine.spec, engine.spec.calibration
@@ -98,6 +109,10 @@ class Localizer:
         fits = calibration is not None and (calibration.mode, calibration.precision) == (self.mode, engine.precision)
         if threshold is not None or not fits:
             self.rule = MaskRule(threshold=self.rule.threshold if threshold is None else threshold)
+        known = () if self.rule.calibration is None else self.rule.calibration.clues
+        self.asked = clues
+        kinds = {"calibrated": known, "all": tuple(CLUES), "none": ()}[clues]
+        self.clues: tuple[Clue, ...] = tuple(CLUES[kind] for kind in CLUES if kind in kinds)
         if self.mode == "tiled" and spec.input_size % spec.output_size:
             raise SpecError(
                 f"{engine.model} cannot run tiled: its map of {spec.output_size} px does not divide its input of "
@@ -105,13 +120,19 @@ class Localizer:
             )
 
     def variant(
-        self, *, engine: Engine | None = None, mode: Mode | None = None, threshold: float | None = None
+        self,
+        *,
+        engine: Engine | None = None,
+        mode: Mode | None = None,
+        threshold: float | None = None,
+        clues: Asked | None = None,
     ) -> Localizer:
-        """Return a localizer like this one, with another engine for the same weights, mode or threshold."""
+        """Return a localizer like this one, with another engine for the same weights, mode, threshold or clues."""
         return Localizer(
             engine or self.engine,
             mode=mode or self.mode,
             threshold=self.threshold if threshold is None else threshold,
+            clues=clues or self.asked,
             max_pixels=self.max_pixels,
             max_bytes=self.max_bytes,
         )
@@ -125,6 +146,11 @@ class Localizer:
     def precision(self) -> Precision:
         """How the engine computes."""
         return self.engine.precision
+
+    @property
+    def scales(self) -> tuple[Scale, ...]:
+        """What the evidence of the clues is worth that are looked for."""
+        return tuple(scale_of(clue.kind) for clue in self.clues)
 
     def __getstate__(self) -> dict[str, Any]:
         if type(self.engine).__reduce__ is object.__reduce__:  # nothing says how to make it again
@@ -180,11 +206,18 @@ class Localizer:
     # --- the steps that `pipeline` takes ----------------------------------------------------------------------------
 
     def prepare(self, photo: Photo) -> WholePhoto | TiledPhoto:
-        """Make the inputs of the network. Raises MissingExtraError where it reads JPEG coefficients without jpeglib."""
+        """Make the inputs of the network, and begin to look for clues.
+
+        Raises MissingExtraError where it reads JPEG coefficients without jpeglib.
+        """
+        content: WholePhoto | TiledPhoto
         if self.mode == "whole":
-            return WholePhoto(photo, self.spec)
-        found = jpeg.read_coefficients(photo) if self.spec.traits.reads_coefficients else None
-        return TiledPhoto(photo, self.spec, self.overlap, found)
+            content = WholePhoto(photo, self.spec)
+        else:
+            found = jpeg.read_coefficients(photo) if self.spec.traits.reads_coefficients else None
+            content = TiledPhoto(photo, self.spec, self.overlap, found)
+        content.looking = looking.start(photo, self.clues)
+        return content
 
     def finish(self, content: WholePhoto | TiledPhoto, start: float) -> Localization | ImageError:
         """Make the result of a photo whose logits are all there. start: `time.perf_counter()` when work on it began."""
@@ -200,14 +233,16 @@ class Localizer:
         grid, logit_grid = content.grids()
         score = self._image_score(grid, logit_grid)
         scores = np.ascontiguousarray(content.full(grid))
-        why = scope.why_not(photo.pixels)
+        why, looked = scope.why_not(photo.pixels), content.looking.result()
         return Localization(
             name=photo.name,
             scores=scores,
             rule=self.rule,
             image_score=score,
             provenance=provenance.read(photo).to_dict(),
-            notes=photo.notes,
+            findings=looked.findings,
+            clues=looked.clues,
+            notes=(*photo.notes, *looked.notes),
             pages=photo.pages,
             page=photo.page,
             out_of_scope=None if why is None else why.reason,

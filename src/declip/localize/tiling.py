@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import Future
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from declip.images.jpeg import JpegCoefficients
 from declip.images.orientation import to_stored, to_upright
 from declip.images.tensors import normalise, resize_scores, to_input, to_scores
+from declip.localize.looking import Looked
 from declip.results import Photo
 from declip.spec import ModelSpec
 
@@ -21,8 +23,9 @@ Inputs: TypeAlias = dict[str, NDArray[Any]]  # what a network takes, by name
 
 
 class WholePhoto:
-    """A photo squashed into one input. finite: whether all of its logits are finite numbers."""
+    """A photo squashed into one input. finite: whether all of its logits are finite numbers. looking: for clues."""
 
+    looking: Future[Looked]
     corners: tuple[Corner, ...] = ((0, 0),)
     finite = True
 
@@ -51,10 +54,11 @@ class WholePhoto:
 class TiledPhoto:
     """A photo in overlapping tiles, and the map into which their scores are blended. finite: as of `WholePhoto`.
 
-    coefficients: of the file, for networks that read them; the tiles then lie on the grid in which the file stores
-    its pixels.
+    looking: as of `WholePhoto`. coefficients: of the file, for networks that read them; the tiles then lie on the grid
+    in which the file stores its pixels.
     """
 
+    looking: Future[Looked]
     finite = True
 
     def __init__(self, photo: Photo, spec: ModelSpec, overlap: int, coefficients: JpegCoefficients | None) -> None:

@@ -24,6 +24,7 @@ from PIL import Image
 
 from declip import clues
 from declip._version import __version__
+from declip.clues.findings import facts_of
 from declip.errors import ImageError, MissingExtraError
 from declip.evaluation import metrics
 from declip.files import write_atomic
@@ -31,11 +32,11 @@ from declip.images.encode import encode_jpeg
 from declip.images.read import read_photo
 from declip.images.tensors import resize_scores
 from declip.localize.localizer import Localizer
+from declip.localize.looking import look
 from declip.provenance.result import to_plain
-from declip.regions import Verdict
+from declip.regions import Box, Region, Verdict, describe
 from declip.report import metadata, page
 from declip.report.detectability import Detectability
-from declip.report.pictures import Box, box_of
 from declip.results import Localization, Photo, PictureLike, check_type
 
 __all__ = ["Change", "Opinion", "Report", "Stability", "Variant", "examine"]
@@ -104,7 +105,7 @@ class Opinion:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that is known about one photo. position: whether the place where it was taken is told, too."""
+    """All that is known about one photo. notes: of clues. position: whether the place where it was taken is told."""
 
     photo: Photo
     result: Localization
@@ -112,10 +113,16 @@ class Report:
     stability: Stability
     opinions: tuple[Opinion, ...]
     findings: tuple[clues.Finding, ...]
+    notes: tuple[str, ...] = ()
     metadata: metadata.Metadata | None
     date: datetime
     position: bool = False
     detectability: Detectability | None = None
+
+    @property
+    def described(self) -> list[tuple[clues.Finding, Region]]:
+        """What clues found, each as a region."""
+        return [(each, describe(each, self.result.scores, self.result.threshold)) for each in self.findings]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts, ready for JSON: the keys of `Localization.to_dict` and those of docs/report.md."""
@@ -129,7 +136,8 @@ class Report:
             "stability": to_plain(self.stability) | unchanged | {"mean_iou": to_plain(self.stability.mean_iou)},
             "second_opinions": to_plain(self.opinions),
             "detectability": self.detectability and self.detectability.to_dict(),
-            "clues": [_facts(finding) for finding in self.findings],
+            "findings": [facts_of(finding, region) for finding, region in self.described],
+            "notes": [*self.result.said, *self.notes],
             "metadata": None if self.metadata is None else self.metadata.to_dict(),
         }
 
@@ -157,8 +165,7 @@ def examine(
     """Examine one photo.
 
     picture: as for `read_photo`. date: of the report, with its time zone; shown in UTC. position: tell where the photo
-    was taken, and show free text, which may tell it as well. result: of this localizer for this photo, if there is one
-    already.
+    was taken, and show free text, which may tell it as well. result: what this localizer found in this photo, if known.
 
     The photo is localized up to eight times. Beyond 1280 × 1280 px, a tiled model repeats it on a part of that size,
     and beyond 4096 × 4096 px the training-free maps see a part of that size: at its own resolution, around the largest
@@ -173,13 +180,17 @@ def examine(
     if found.scores.shape != photo.size:
         message = f"the photo has {photo.size} pixels, the result {found.scores.shape}; give the same"
         raise ImageError(photo.name, "input", message)
+    # Clues that take no part in the verdict stand beside it.
+    others = [] if localizer.asked == "none" else [clue for clue in clues.CLUES.values() if clue not in localizer.clues]
+    looked = look(photo, others)
     return Report(
         photo=photo,
         result=found,
         localizer=localizer,
         stability=_stability(photo, found, localizer),
         opinions=tuple(_opinions(photo, found)),
-        findings=tuple(finding for clue in clues.CLUES.values() for finding in clue.examine(photo)),
+        findings=found.findings + looked.findings,
+        notes=looked.notes,
         metadata=metadata.read(photo, position=position),
         date=date.astimezone(UTC),
         position=position,
@@ -192,7 +203,8 @@ def _stability(photo: Photo, found: Localization, localizer: Localizer) -> Stabi
     box = _part(found, _STABILITY_SIDE if localizer.mode == "tiled" else max(photo.size))
     part = _cut(photo, box)
     whole = part is photo
-    base = found if whole else localizer(part)
+    localizer = localizer.variant(clues="none")  # it is the map that is to be steady
+    base = dataclasses.replace(found, findings=(), clues=()) if whole else localizer(part)
     # Of a photo one pixel wide or high, nothing would be left by the crop.
     changes: list[Change] = [change for change in get_args(Change) if change != "crop-1px" or min(part.size) > 1]
     variants = tuple(_variant(part, base, localizer, change) for change in changes)
@@ -281,18 +293,6 @@ def _opinions(photo: Photo, found: Localization) -> Iterator[Opinion]:
         else:
             inside, outside = _mean(scores[mask]), _mean(scores[~mask])
             yield Opinion(name=name, box=box, scores=scores, mean=_mean(scores), inside=inside, outside=outside)
-
-
-def _facts(finding: clues.Finding) -> dict[str, Any]:
-    """Return what is known of a finding, ready for JSON. boxes: of its two parts, (x0, y0, x1, y1) px, half-open."""
-    return {
-        "kind": finding.kind,
-        "evidence": finding.evidence,
-        "rate": finding.rate,
-        "area": float(finding.mask.mean()),
-        "boxes": [box_of(part) for part in finding.parts or (finding.mask,)],
-        "reason": finding.reason,
-    }
 
 
 def _mean(values: Floats) -> float:

@@ -102,7 +102,7 @@ def _values(report: Report) -> dict[str, Any]:
         "stable_uris": [pictures.map_uri(v.scores, _SMALL_SIDE, v.mask) for v in report.stability.variants],
         "opinion_uris": [pictures.map_uri(o.scores, _SMALL_SIDE) for o in report.opinions if o.scores is not None],
         "thumbnail_uri": None if thumbnail is None else pictures.jpeg_uri(Image.fromarray(thumbnail), _SMALL_SIDE),
-        "copies_uri": pictures.copies_uri(report.photo, report.findings, _MAP_SIDE) if report.findings else None,
+        "copies_uri": pictures.copies_uri(report.photo, report.described, _MAP_SIDE) if report.findings else None,
         "edits_uri": None
         if report.detectability is None
         else pictures.jpeg_uri(report.detectability.sheet(), _PHOTO_SIDE),

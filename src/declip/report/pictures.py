@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,16 +14,15 @@ from scipy import ndimage
 
 from declip.clues import Finding
 from declip.images.encode import encode_jpeg
-from declip.images.overlay import overlay
+from declip.images.overlay import arrow, overlay
 from declip.images.tensors import resize_scores
-from declip.regions import MaskRule, Region
+from declip.regions import Box, MaskRule, Region
 from declip.results import Localization, Photo
 
 __all__ = [
     "Box",
     "Tile",
     "around",
-    "box_of",
     "colour_legend",
     "contact_sheet",
     "copies_uri",
@@ -34,7 +33,6 @@ __all__ = [
     "overlay_legend",
 ]
 
-Box: TypeAlias = tuple[int, int, int, int]  # (x0, y0, x1, y1) px, half-open
 
 _CROP_SIDE = 440  # px
 # Scores 0 to 1, dark to bright, so that the order survives a grey print; evenly spaced.
@@ -119,28 +117,26 @@ def around(region: Region, size: tuple[int, int]) -> Box:
     return left, top, right, bottom
 
 
-def box_of(mask: NDArray[np.bool_]) -> Box:
-    """Return the box around a mask (H, W); it must not be empty."""
-    rows, columns = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+def copies_uri(photo: Photo, findings: Iterable[tuple[Finding, Region]], side: int) -> str:
+    """Draw the outlines of parts that repeat, in a colour for each pair, with a line from one to the other.
 
-
-def copies_uri(photo: Photo, findings: Iterable[Finding], side: int) -> str:
-    """Draw the outlines of parts that repeat, in a colour for each pair, with a line from one to the other."""
+    findings: each with its region, which says whether one of the parts is likely the copy.
+    """
     height, width = fit(photo.size, side)
     picture = Image.fromarray(photo.pixels).resize((width, height), Image.Resampling.LANCZOS)
     drawing = ImageDraw.Draw(picture)
-    for number, finding in enumerate(findings):
-        colour, centres = _PAIRS[number % len(_PAIRS)], []
+    for number, (finding, region) in enumerate(findings):
+        colour = _PAIRS[number % len(_PAIRS)]
         for part in finding.parts or (finding.mask,):
             small = resize_scores(part.astype(np.float32), (height, width)) >= 0.5
             outline = small & ~ndimage.binary_erosion(small, iterations=2, border_value=1)
             picture.paste(colour, mask=Image.fromarray(outline))
-            x0, y0, x1, y1 = box_of(part)
-            centres.append(((x0 + x1) / 2 * width / photo.size[1], (y0 + y1) / 2 * height / photo.size[0]))
-        drawing.line(centres, fill=colour, width=2)
-        for x, y in centres:
-            drawing.ellipse((x - 4, y - 4, x + 4, y + 4), fill=colour)
+        if len(region.parts) == 2:
+            one, other = (
+                ((x0 + x1) / 2 * width / photo.size[1], (y0 + y1) / 2 * height / photo.size[0])
+                for x0, y0, x1, y1 in region.parts
+            )
+            arrow(drawing, (one, other), colour, 2.5, head=region.directed)
     return jpeg_uri(picture, side)
 
 

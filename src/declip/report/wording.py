@@ -6,13 +6,14 @@ It is written once, for the report and for the page of the service. All of it is
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 from declip.results import Localization
 from declip.spec import SIZE_CLASSES, Calibration
 
-__all__ = ["LIMITS", "NO_PROBABILITY", "Tone", "Wording", "explain", "percent", "rank_percent"]
+__all__ = ["LIMITS", "NO_PROBABILITY", "Tone", "Wording", "explain", "looked_for", "percent", "rank_percent"]
 
 Tone: TypeAlias = Literal["manipulated", "inconclusive", "nothing", "none"]
 
@@ -34,8 +35,17 @@ _UNSAID = (
 )
 
 
+# What clues look for, by their kind.
+_LOOKED_FOR = {"copy-move": "copied parts"}
+_LEARNT = (
+    "In some part of the picture, noise, compression or sharpness differ from the rest in the way that the model "
+    "learnt from manipulated photos."
+)
+
+
 class _Texts(NamedTuple):
-    """The words of a verdict. {among}, {stronger} and {rest} stand for the rate of false alarms in words."""
+    """The words of a verdict. {among}, {stronger} and {rest} stand for the rate of false alarms in words, {neither} for
+    the clues that found nothing."""
 
     tone: Tone
     title: str
@@ -49,8 +59,6 @@ _TEXTS: dict[str | None, _Texts] = {
         "manipulated",
         "Traces of manipulation were found",
         (
-            "In some part of the picture, noise, compression or sharpness differ from the rest in the way that the "
-            "model learnt from manipulated photos.",
             "{among} this verdict.",
             "Look at where the map points, and ask for the original file.",
         ),
@@ -68,7 +76,7 @@ _TEXTS: dict[str | None, _Texts] = {
         "nothing",
         "Nothing found",
         (
-            "The model saw no trace that it would not often see in untouched photos, too.",
+            "The model saw no trace that it would not often see in untouched photos, too{neither}.",
             "{rest} or more of untouched photos end like this; so do many manipulated ones.",
         ),
         "It is no proof that the photo is genuine.",
@@ -114,17 +122,45 @@ def explain(result: Localization, calibration: Calibration | None) -> Wording:
     rate = result.false_alarm_rate or 0.0
     among = f"Of 1,000 untouched photos like those that it was compared with, on average at most {1000 * rate:.0f} get"
     both = calibration is not None and len(calibration.steps(calibration.size_class(result.scores.size))) > 1
+    neither = f"; neither did the search for {looked_for(result.clues)}" if result.clues else ""
     filled = {"among": among, "stronger": " or a stronger one" if both else "", "rest": percent(1 - rate)}
+    filled["neither"] = neither
     return Wording(
         tone=texts.tone,
         title=texts.title,
         summary=_summary(result, calibration),
         flagged=_flagged(result),
-        meaning=tuple(text.format(**filled) for text in texts.meaning),
+        meaning=(*_reasons(result), *(text.format(**filled) for text in texts.meaning), *_without(result)),
         caution=texts.caution,
         because=texts.because,
         unsaid=_UNSAID,
     )
+
+
+def looked_for(kinds: Iterable[str]) -> str:
+    """Return what clues of these kinds look for, in words."""
+    return " and ".join(_LOOKED_FOR.get(kind, kind) for kind in kinds)
+
+
+def _reasons(result: Localization) -> Iterator[str]:
+    """Yield a sentence for each clue that a part is flagged for, the strongest first; one for the model."""
+    if result.verdict in ("manipulated", "inconclusive"):
+        strongest = {region.clue: region for region in reversed(result.regions)}
+        for region in sorted(strongest.values(), key=result.regions.index):
+            if region.reason is not None:
+                yield region.reason
+            elif result.verdict == region.verdict == "manipulated":
+                yield _LEARNT
+
+
+def _without(result: Localization) -> Iterator[str]:
+    """Yield a sentence about clues that the verdict was calibrated with and that did not look."""
+    known = () if result.rule.calibration is None or result.verdict is None else result.rule.calibration.clues
+    if missing := [kind for kind in known if kind not in result.clues]:
+        yield (
+            f"Nobody looked for {looked_for(missing)}, with which this verdict was calibrated. So less is found; "
+            "untouched photos do not get a verdict more often."
+        )
 
 
 def percent(share: float) -> str:

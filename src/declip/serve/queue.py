@@ -30,7 +30,6 @@ from declip.images.read import read_photo
 from declip.localize.folder import error_row
 from declip.localize.localizer import Localizer
 from declip.localize.pipeline import HELD_PIXELS, Reading, compute, read_one
-from declip.regions import MaskRule
 from declip.results import Localization, Photo
 from declip.serve.forms import Options, Upload
 from declip.serve.limits import Limits
@@ -237,7 +236,8 @@ class Workers:
     def _finish(self, task: _Task, photo: Photo, result: Localization) -> None:
         threshold = task.request.options.threshold
         if threshold is not None:
-            result = dataclasses.replace(result, rule=MaskRule(threshold=threshold))
+            rule = self._localizers[task.request.options.model].variant(threshold=threshold).rule
+            result = dataclasses.replace(result, rule=rule, findings=(), clues=())
         try:
             if task.request.dropped.is_set():
                 raise DroppedError

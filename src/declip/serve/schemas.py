@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from declip import provenance
-from declip.regions import Verdict
 from declip.report.wording import Tone
+from declip.results import Verdict
 from declip.spec import Found, Mode, Precision
 
 __all__ = ["ErrorRow", "MetadataBody", "Models", "Problem", "Results", "Row", "State"]
@@ -22,14 +22,24 @@ class _Schema(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class RegionRow(_Schema):
-    """A connected part of the mask."""
+Box = tuple[int, int, int, int]
 
-    bbox: tuple[int, int, int, int] = Field(description="x0, y0, x1, y1 in px, half-open")
+
+class RegionRow(_Schema):
+    """A part of the mask."""
+
+    bbox: Box = Field(description="x0, y0, x1, y1 in px, half-open")
     area: Share = Field(description="share of the photo")
     score: Share = Field(description="mean of its scores")
     rank: Share | None = Field(description="share of untouched photos of this size without so strong a part")
     verdict: Found | None = Field(description="what that rank stands for; null without a verdict on the photo")
+    clue: str = Field(description='what found it: "model", or a kind of clue, as "copy-move"')
+    reason: str | None = Field(description="why, in a sentence or two for people; null of the model, which knows none")
+    parts: list[Box] = Field(description="boxes of a part and of its repetition; empty where nothing repeats")
+    transform: tuple[float, float, float, float, float, float] | None = Field(
+        description="maps (x, y) px of the first part to the second: (a x + b y + c, d x + e y + f)"
+    )
+    directed: bool = Field(description="the second part is likely the copy of the first")
 
 
 class Maps(_Schema):
@@ -108,6 +118,7 @@ class Row(_Schema):
     not_examined: str | None = Field(description="why there is no verdict on such a picture: no photograph, say")
     area: Share = Field(description="share of the photo inside the mask")
     regions: list[RegionRow] = Field(description="the parts of the mask: at most 50, the strongest (or largest) first")
+    clues: list[str] = Field(description="the kinds of clues that looked at it, beside the model")
     threshold: Share = Field(description="lowest score in a part of the mask")
     image_score: Share = Field(description="the network's own number for the whole image")
     provenance: CredentialsBody | None = Field(description="what the file says of how it was made")

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 
 from declip.errors import SpecError
-from declip.spec.calibration import SIZE_CLASSES, Calibration, Step
+from declip.spec.calibration import MODEL, SIZE_CLASSES, Calibration, Scale, Step
 from declip.spec.choices import (
     ARCHITECTURES,
     STATISTICS,
@@ -29,6 +29,7 @@ from declip.spec.choices import (
 __all__ = [
     "ARCHITECTURES",
     "FORMAT_VERSION",
+    "MODEL",
     "PROBE_KEY",
     "SIZE_CLASSES",
     "SPEC_KEY",
@@ -43,6 +44,7 @@ __all__ = [
     "Mode",
     "ModelSpec",
     "Precision",
+    "Scale",
     "Step",
     "Target",
     "Traits",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import bisect
+import math
 from dataclasses import dataclass, field
 from typing import NamedTuple, get_args
 
 from declip.spec.choices import Found, Mode, Precision, check, check_choice
 
-__all__ = ["SIZE_CLASSES", "Calibration", "Step"]
+__all__ = ["MODEL", "SIZE_CLASSES", "Calibration", "Scale", "Step"]
+
+MODEL = "model"  # what the network's own evidence is called beside that of clues
 
 
 class Step(NamedTuple):
@@ -16,6 +19,27 @@ class Step(NamedTuple):
 
     word: Found
     rate: float
+
+
+class Scale(NamedTuple):
+    """What evidence of one clue is worth beside that of others.
+
+    clue: MODEL, or the kind of a clue. common, rare: evidence that 5 % and 1 % of untouched photos reach.
+    """
+
+    clue: str
+    common: float
+    rare: float
+
+    def strength(self, evidence: float) -> float:
+        """Return the strength of evidence: 1 at `common`, 2 at `rare`, and so on by the logarithm of the evidence.
+
+        One number would not do: the evidence of copy-moves is spread over a hundred times what that of networks is. A
+        multiple of what is common would then mean much in the one and little in the other.
+        """
+        if evidence <= self.common:
+            return evidence / self.common
+        return 1 + math.log(evidence / self.common) / math.log(self.rare / self.common)
 
 
 # Photos are compared with untouched ones of their own size. Bounds in pixels: the first is of the next class already,
@@ -32,8 +56,10 @@ class Calibration:
 
     temperature: divides the logits before the sigmoid (in `to_scores`).
     threshold: on scores; connected scores at or above it are a part of the map (`regions.find_parts`).
-    untouched: for each of SIZE_CLASSES, the evidence of the strongest part of each untouched photo, rising; 0 of a
+    untouched: for each of SIZE_CLASSES, the strength of the strongest part of each untouched photo, rising; 0 of a
         photo without any part. Empty where no photo of that size was at hand.
+    scales: of the model and of each clue that was looked for. Without any, the model's evidence is the strength.
+    saves: each photo counts with its strongest of so many copies more, each saved again once more than the one before.
     photos: for each of SIZE_CLASSES, how many photos these values come from: fewer than values where large photos were
         cut into pieces.
     rates: of "manipulated", and of "inconclusive" where there are two: the share of untouched photos that may reach it.
@@ -44,6 +70,8 @@ class Calibration:
     threshold: float = 0.5
     untouched: tuple[tuple[float, ...], ...] = field(default=((), (), ()), repr=False)
     photos: tuple[int, ...] = (0, 0, 0)
+    scales: tuple[Scale, ...] = ()
+    saves: int = 0
     rates: tuple[float, ...] = (0.01, 0.05)
     mode: Mode = "whole"
     precision: Precision = "exact"
@@ -53,6 +81,7 @@ class Calibration:
         object.__setattr__(self, "untouched", untouched)
         object.__setattr__(self, "photos", tuple(self.photos))
         object.__setattr__(self, "rates", tuple(map(float, self.rates)))
+        object.__setattr__(self, "scales", tuple(Scale(*scale) for scale in self.scales))
         check(self.temperature > 0, f"temperature is {self.temperature}; expected > 0")
         check(0 <= self.threshold <= 1, f"threshold is {self.threshold}; expected in [0, 1]")
         check(
@@ -69,6 +98,12 @@ class Calibration:
             f"false-alarm rates are {self.rates}; expected one or two in (0, 1)",
         )
         check(list(self.rates) == sorted(set(self.rates)), f"false-alarm rates are {self.rates}; expected rising ones")
+        named = [scale.clue for scale in self.scales]
+        check(not named or MODEL in named, f"scales are those of {named}; expected {MODEL!r} among them")
+        check(len(set(named)) == len(named), f"scales are those of {named}; expected each once")
+        for scale in self.scales:
+            check(0 < scale.common < scale.rare, f"got {scale}; expected 0 < common < rare")
+        check(self.saves >= 0, f"saves is {self.saves}; expected >= 0")
         check_choice(self.mode, Mode, "calibration mode")
         check_choice(self.precision, Precision, "calibration precision")
 
@@ -77,14 +112,25 @@ class Calibration:
         """Return the index into SIZE_CLASSES of a photo of so many pixels."""
         return 0 if pixels < _MEDIUM else 1 if pixels <= _LARGE else 2
 
-    def rank(self, evidence: float, size_class: int) -> float:
+    @property
+    def clues(self) -> tuple[str, ...]:
+        """The kinds of clues that take part in the verdict, beside the model."""
+        return tuple(scale.clue for scale in self.scales if scale.clue != MODEL)
+
+    def strength(self, clue: str, evidence: float) -> float:
+        """Return how strong evidence of the model or of a clue is; 0 of a clue that takes no part."""
+        if not self.scales:
+            return evidence if clue == MODEL else 0.0
+        return next((scale.strength(evidence) for scale in self.scales if scale.clue == clue), 0.0)
+
+    def rank(self, strength: float, size_class: int) -> float:
         """Return the share of untouched photos that are weaker: 0.993 = stronger than 99.3 % of them.
 
         One further photo is counted as stronger, so that an untouched photo reaches a rank of 1 - rate with a
         probability of at most `rate` (split conformal prediction), whatever the distribution.
         """
         values = self.untouched[size_class]
-        return bisect.bisect_left(values, evidence) / (len(values) + 1)
+        return bisect.bisect_left(values, strength) / (len(values) + 1)
 
     def steps(self, size_class: int) -> tuple[Step, ...]:
         """Return the verdicts that photos of this size can have, the strictest first.

@@ -332,6 +332,7 @@ parts.addEventListener("message", ({ data }) => {
 function listRegions(regions) {
   shown.regions = regions;
   shown.chosen = -1;
+  viewer.joins = regions;
   viewer.show(null);
   showRegions($("regions"), regions, (region) => goTo(regions.indexOf(region)));
   $("parts-count").textContent = regions.length ? String(regions.length) : "";
@@ -399,7 +400,7 @@ async function readFile() {
 
 const MAKERS = {
   mask: [".mask.png", () => maskPng(marks(), look.threshold)],
-  overlay: [".view.png", () => overlayPng(shown.entry.photo, shown.map, marks(), look)],
+  overlay: [".view.png", () => overlayPng(shown.entry.photo, shown.map, marks(), { ...look, regions: shown.regions })],
   scores: [".scores.png", () => shown.entry.scores],
   raw: [".scores.u16", () => rawScores(shown.map)],
   json: [".json", () => new Blob([`${JSON.stringify(result())}\n`], { type: "application/json" })],

@@ -1,6 +1,6 @@
 // What can be kept of a photo: files made in the browser from what it holds, at the threshold that is set.
 
-import { Sampler, firstFlagged, paint, palette } from "./map.js";
+import { Sampler, firstFlagged, join, paint, palette } from "./map.js";
 import { greyPng } from "./png.js";
 
 const STRIP = 512; // rows that are painted at once
@@ -32,7 +32,10 @@ export function rawScores(map) {
   return new Blob([map.scores], { type: "application/octet-stream" });
 }
 
-/** The photo with the map on it as it is shown, at the photo's own size; photo: a Blob of it as it was examined. */
+/**
+ * The photo with the map on it as it is shown, at the photo's own size; photo: a Blob of it as it was examined. look: also
+ * the regions, for the lines between parts that repeat.
+ */
 export async function overlayPng(photo, map, marks, look) {
   const canvas = document.createElement("canvas");
   canvas.width = map.width;
@@ -59,5 +62,6 @@ export async function overlayPng(photo, map, marks, look) {
     const rows = Math.min(STRIP, map.height - y);
     context.drawImage(layer, 0, y - top, map.width, rows, 0, y, map.width, rows);
   }
+  if (look.outline) join(context, look.regions, (x, y) => [x, y], Math.max(2, map.width / 600));
   return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
 }

@@ -197,6 +197,38 @@ function packed([red, green, blue], opacity) {
   return ((alpha << 24) | (Math.round(blue) << 16) | (Math.round(green) << 8) | Math.round(red)) >>> 0;
 }
 
+/**
+ * Draw a line from each part to its repetition: white, cased in black; with a head where it is likely which one is the
+ * copy. at(x, y) is the place on the canvas of a pixel of the photo, line: the width.
+ */
+export function join(context, regions, at, line) {
+  context.lineCap = context.lineJoin = "round";
+  for (const { parts = [], directed } of regions) {
+    if (parts.length !== 2) continue;
+    const [[x, y], [u, v]] = parts.map(([x0, y0, x1, y1]) => at((x0 + x1) / 2, (y0 + y1) / 2));
+    const turn = Math.atan2(v - y, u - x);
+    for (const [colour, width] of [["#000", 2 * line + 2], ["#fff", line]]) {
+      context.strokeStyle = context.fillStyle = colour;
+      context.lineWidth = width;
+      context.beginPath();
+      context.moveTo(x, y);
+      context.lineTo(u, v);
+      if (directed) {
+        for (const side of [-0.5, 0.5]) {
+          context.moveTo(u, v);
+          context.lineTo(u - 7 * line * Math.cos(turn + side), v - 7 * line * Math.sin(turn + side));
+        }
+      }
+      context.stroke();
+      for (const [a, b] of directed ? [[x, y]] : [[x, y], [u, v]]) {
+        context.beginPath();
+        context.arc(a, b, 1.2 * width, 0, 2 * Math.PI);
+        context.fill();
+      }
+    }
+  }
+}
+
 const WHITE = 0xffffffff;
 const DARK = 0xb0000000;
 

@@ -92,8 +92,9 @@ export function showRegions(list, regions, picked) {
       button.setAttribute(
         "aria-label",
         `Part ${i + 1}: ${x1 - x0} by ${y1 - y0} pixels at ${x0}, ${y0}; ${percent(region.area)} of the picture; ` +
-          `mean score ${region.score.toFixed(3)}${(region.rank ?? null) === null ? "" : `; ${region.verdict}, stronger than ${rank(region.rank)} of untouched photos`}. Go there.`,
+          `${region.reason ? `found by ${region.clue}: ${region.reason}` : `mean score ${region.score.toFixed(3)}`}${(region.rank ?? null) === null ? "" : `; ${region.verdict}, stronger than ${rank(region.rank)} of untouched photos`}. Go there.`,
       );
+      if (region.reason) button.append(element("span", { className: "why", textContent: visible(region.reason) }));
       button.addEventListener("click", () => picked(region, button));
       return element("li", {}, button);
     }),

@@ -1,6 +1,6 @@
 // The photo and its map: two panes that move together, a map drawn on top at the size of the view, regions, a crosshair.
 
-import { Sampler, paint, palette } from "./map.js";
+import { Sampler, join, paint, palette } from "./map.js";
 
 const MOST_ZOOM = 24; // screen pixels per pixel of the photo
 const SPLIT_STEP = 0.05;
@@ -14,6 +14,7 @@ export class Viewer {
     this.marks = null; // what is flagged: the same, or as `marked` makes it
     this.look = null;
     this.region = null;
+    this.joins = [];
     this.cross = null; // {x, y} px of the photo
     this.split = 0.5;
     this.sampler = new Sampler();
@@ -63,6 +64,7 @@ export class Viewer {
   async open(picture, map) {
     this.map = this.marks = map;
     this.region = null;
+    this.joins = [];
     this.cross = null;
     this.split = 0.5;
     await Promise.all(this.viewers.map((viewer) => opened(viewer, picture)));
@@ -195,6 +197,7 @@ export class Viewer {
       paint(this.sampler, edges, look, this.palette, new Uint32Array(this.pixels.data.buffer));
       context.putImageData(this.pixels, left, top);
     }
+    if (look.outline) join(context, this.joins, (x, y) => [(x - view.x) / view.step, (y - view.y) / view.step], 2);
     const cut = look.layout === "swipe" ? `inset(0 0 0 ${100 * this.split}%)` : "none";
     if (canvas.style.clipPath !== cut) canvas.style.clipPath = cut;
     this.drawn++;
