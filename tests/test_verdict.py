@@ -94,7 +94,7 @@ def test_scales_are_checked(scales: Any, message: str) -> None:
 
 def test_the_scale_of_a_clue_is_what_untouched_photos_showed() -> None:
     untouched = np.array(strongest_of_untouched("copy-move"))
-    scale = scale_of("copy-move")
+    scale = Scale("copy-move", *scale_of("copy-move"))
     assert np.mean(untouched >= scale.common) == pytest.approx(0.05, abs=2 / len(untouched))
     assert np.mean(untouched >= scale.rare) == pytest.approx(0.01, abs=2 / len(untouched))
 
@@ -127,7 +127,7 @@ def test_model_and_clue_together_keep_the_rate_that_was_promised(count: int) -> 
     rng = np.random.default_rng(7)
     rates = []
     for _ in range(150):
-        (made,) = calibration.candidates(untouched(rng, count), (0.5,), Calibration(), [scale_of("copy-move")])
+        (made,) = calibration.candidates(untouched(rng, count), (0.5,), Calibration(), [Scale("copy-move", *scale_of("copy-move"))])
         further = untouched(rng, 400)
         strengths = [
             max(made.strength(MODEL, one.evidence[0]), *(made.strength(*pair) for pair in one.clues.items()), 0.0)
@@ -219,11 +219,11 @@ def test_a_clue_that_was_not_calibrated_changes_nothing(rule: MaskRule) -> None:
 # --- looking --------------------------------------------------------------------------------------------------------
 
 
-def localizer(**changes: Any) -> Localizer:
+def localizer(clues: Any = "calibrated", threshold: float | None = None) -> Localizer:
     engine = FakeEngine()
     found = dataclasses.replace(KNOWN, untouched=(KNOWN.untouched[0],) * 3, photos=(199,) * 3, threshold=0.95)
     engine.spec = dataclasses.replace(engine.spec, calibration=dataclasses.replace(found, mode=engine.spec.mode))
-    return Localizer(engine, **changes)
+    return Localizer(engine, threshold=threshold).look_for(clues)
 
 
 @pytest.fixture(scope="module")
@@ -277,5 +277,5 @@ def test_measuring_lets_clues_take_part_unless_they_are_left_out(tmp_path: Path)
     }
     known = made["calibrated"].calibration
     assert (known.clues, known.saves, known.photos) == (("copy-move",), 1, (19, 0, 0))
-    assert known.scales[0] == SCALES[0] and known.scales[1] == scale_of("copy-move")
+    assert known.scales[0] == SCALES[0] and known.scales[1] == Scale("copy-move", *scale_of("copy-move"))
     assert made["none"].calibration.scales == ()

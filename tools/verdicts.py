@@ -38,7 +38,6 @@ from declip.images.mapfiles import read_mask
 from declip.images.read import EXTENSIONS, read_photo
 from declip.localize.localizer import Localizer, load
 from declip.models.respec import with_spec
-from declip.regions import Finding, MaskRule, find_parts
 from declip.results import Sample
 from declip.spec import MODEL, SIZE_CLASSES, Calibration, Scale
 
@@ -122,8 +121,8 @@ def look(job: Job, work: Path) -> dict[str, Any]:
         kept: dict[str, Any] = {}
         if looker == MODEL:
             result = localizer()(photo)
-            parts = find_parts(result.scores, MaskRule.of(localizer().spec).threshold).found
-            row |= {"scope": result.out_of_scope is None, MODEL: parts[0].evidence if parts else 0.0}
+            seen = Untouched.of(Place(0, 0), result.scores, (localizer().rule.threshold,))
+            row |= {"scope": result.out_of_scope is None, MODEL: seen.evidence[0]}
             kept["scores"] = result.scores
         else:
             findings = clues.CLUES[looker].examine(photo)  # type: ignore[index]
@@ -157,9 +156,8 @@ def calibrated(work: Path, kinds: Sequence[str], *, model: bool = True) -> Calib
                 photos.append(Untouched(place.owner, picture, row["size"][0] * row["size"][1], (evidence,), seen))
     spec = localizer().spec
     base = Calibration(saves=saves, scales=(model_scale(there),), mode=spec.mode, rates=calibration.RATES)
-    scales = [scale_of(kind) for kind in kinds]  # type: ignore[arg-type]
-    threshold = MaskRule.of(spec).threshold
-    return calibration.candidates(photos, (threshold,), base, scales)[0]
+    scales = [Scale(kind, *scale_of(kind)) for kind in kinds]  # type: ignore[arg-type]
+    return calibration.candidates(photos, (localizer().rule.threshold,), base, scales)[0]
 
 
 def model_scale(there: dict[tuple[str, str, int], dict[str, Any]]) -> Scale:
@@ -170,14 +168,15 @@ def model_scale(there: dict[tuple[str, str, int], dict[str, Any]]) -> Scale:
 # --- tables ---------------------------------------------------------------------------------------------------------
 
 
-def judged(work: Path, key: tuple[str, str, int], rule: MaskRule, kinds: Sequence[str], *, model: bool) -> Any:
+def judged(work: Path, key: tuple[str, str, int], found: Calibration, kinds: Sequence[str], *, model: bool) -> Any:
     """Return the decision on a forged picture."""
     scores = np.load(maps_of(work, key, MODEL))["scores"]
     findings = []
     for kind in kinds:
         kept = np.load(maps_of(work, key, kind))
         for mask, evidence in zip(kept["masks"], kept["evidence"], strict=True):
-            findings.append(Finding(kind=kind, mask=mask, evidence=float(evidence), rate=0.01, reason=""))  # type: ignore[arg-type]
+            findings.append(clues.Finding(kind=kind, mask=mask, evidence=float(evidence), rate=0.01, reason=""))  # type: ignore[arg-type]
+    rule = dataclasses.replace(localizer().rule, threshold=found.threshold, calibration=found)
     return rule.decide(scores if model else np.zeros_like(scores), findings)
 
 
@@ -196,10 +195,9 @@ def table(work: Path, data: Path) -> str:
     rows, alarms = [], []
     for name, kinds, model in ways:
         found = calibrated(work, kinds, model=model)
-        rule = MaskRule(threshold=found.threshold, calibration=found)
         cells = []
         for version in (0, QUALITY):
-            decisions = {key: judged(work, key, rule, kinds, model=model) for key in forged if key[2] == version}
+            decisions = {key: judged(work, key, found, kinds, model=model) for key in forged if key[2] == version}
             flagged = [each.verdict in ("manipulated", "inconclusive") for each in decisions.values()]
             ious = [iou(each.mask, truths[key]) for key, each in decisions.items()]
             cells += [f"{sum(flagged)} of {len(flagged)}", f"{np.mean(ious):.3f}" if ious else "–"]

@@ -24,6 +24,7 @@ from declip.regions import MaskRule
 from declip.report import Report
 from declip.report import examination as module
 from declip.results import Photo
+from declip.spec import Calibration, Scale
 from tests.clues.test_copies import FROM, SIDE, TO, copied, scene
 from tests.report.conftest import DATE, localizer_of, pixels
 
@@ -74,7 +75,7 @@ def test_the_facts_are_those_of_localize_and_more(plain: Report) -> None:
 def test_a_copy_within_the_photo_is_told_beside_the_verdict(fake: Localizer) -> None:
     made, source, target = copied(scene())
     report = examine(made, fake, date=DATE)
-    (clue,) = report.to_dict()["clues"]
+    (clue,) = report.to_dict()["findings"]
     assert clue["kind"] == "copy-move" and clue["rate"] <= 0.01
     assert clue["area"] == pytest.approx((source | target).mean(), rel=0.25)
     found = sorted(clue["boxes"], key=lambda box: box[1])
@@ -86,8 +87,29 @@ def test_a_copy_within_the_photo_is_told_beside_the_verdict(fake: Localizer) -> 
     assert f"untouched photos, {count} show as much or more." in page
 
 
+def test_a_copy_that_decides_the_verdict_is_its_reason() -> None:
+    """The picture of the copy is drawn with its line, and the page does not say that it stands beside the verdict."""
+    known = (tuple(0.01 * i for i in range(199)),) * 3
+    calibration = Calibration(
+        threshold=0.9999,
+        untouched=known,
+        photos=(199,) * 3,
+        scales=(Scale("model", 0.5, 1.0), Scale("copy-move", 2.0, 20.0)),
+        mode="tiled",
+    )
+    made, _, _ = copied(scene())
+    report = examine(made, localizer_of(calibration=calibration))
+    facts = report.to_dict()
+    assert (facts["verdict"], facts["clues"]) == ("manipulated", ["copy-move"])
+    assert facts["regions"][0]["reason"] == facts["findings"][0]["reason"]
+    assert facts["stability"]["verdict"] == "nothing found"  # of the map alone
+    page = report.to_html()
+    assert "Not part of this verdict" not in page and "<td>copy-move</td>" in page
+    assert page.count("Either may be a copy of the other.") == 2
+
+
 def test_no_copy_is_told_where_there_is_none(plain: Report) -> None:
-    assert plain.to_dict()["clues"] == []
+    assert plain.to_dict()["findings"] == plain.to_dict()["clues"] == []
     assert "Not part of this verdict" not in plain.to_html()
     assert "No part of the photo was found that repeats another part." in plain.to_html()
 

@@ -87,13 +87,7 @@ def calibrate(
     check_target(source, out, force=force)
     engine = open_engine(source, precision=precision, offline=offline)
     outcome = measure(
-        Localizer(
-            engine,
-            mode=mode,
-            clues="calibrated" if clues else "none",
-            max_pixels=max_pixels,
-            max_bytes=max_bytes,
-        ),
+        Localizer(engine, mode=mode, max_pixels=max_pixels, max_bytes=max_bytes).look_for("all" if clues else "none"),
         photos,
         rates=rates,
         samples=samples,

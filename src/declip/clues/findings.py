@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 from declip.regions import Finding, Kind, Region
 from declip.results import Photo
-from declip.spec import Scale
 
 __all__ = ["Clue", "Finding", "Kind", "facts_of", "rate_of", "scale_of", "strongest_of_untouched"]
 
@@ -38,11 +37,11 @@ def rate_of(kind: Kind, evidence: float) -> float:
     return (len(untouched) - bisect_left(untouched, evidence) + 1) / (len(untouched) + 1)
 
 
-def scale_of(kind: Kind) -> Scale:
-    """Return the evidence that 5 % and 1 % of untouched photos reach."""
+def scale_of(kind: Kind) -> tuple[float, float]:
+    """Return the evidence that 5 % and 1 % of untouched photos reach, as a `Scale` has it."""
     untouched = strongest_of_untouched(kind)
     common, rare = (untouched[-max(1, round(share * len(untouched)))] for share in (0.05, 0.01))
-    return Scale(kind, common, rare)
+    return common, rare
 
 
 def facts_of(finding: Finding, region: Region) -> dict[str, Any]:

@@ -57,8 +57,8 @@ def load(
     _check(mode, threshold)  # before a model is fetched
     path = model_file(model, offline=offline)
     engine = open_engine(path, threads=threads, device=device, precision=precision, offline=offline)
-    limits = {"max_pixels": max_pixels, "max_bytes": max_bytes}
-    return Localizer(engine, mode=mode, threshold=threshold, clues="calibrated" if clues else "none", **limits)
+    localizer = Localizer(engine, mode=mode, threshold=threshold, max_pixels=max_pixels, max_bytes=max_bytes)
+    return localizer.look_for("calibrated" if clues else "none")
 
 
 def _check(mode: object, threshold: object) -> None:
@@ -76,7 +76,7 @@ class Localizer:
     mode: "whole" squashes the photo to the network's square input, "tiled" slides over it at native resolution;
     None = the model's (one made for "whole" is tiled with a quarter of overlap). threshold: of the mask; without one
     the model's calibration decides on mask and verdict, where it was made in this mode at the engine's precision.
-    clues: what is looked for besides: those that the calibration knows (none, where there is no verdict), all, or none.
+    Besides, it looks for the clues that this calibration knows, see `look_for`.
     max_pixels, max_bytes: of a picture, see `read`.
 
     It can be pickled if its engine can: those that `load` opens are opened anew, from the same file, in the process
@@ -89,13 +89,11 @@ class Localizer:
         *,
         mode: Mode | None = None,
         threshold: float | None = None,
-        clues: Asked = "calibrated",
         max_pixels: int = MAX_PIXELS,
         max_bytes: int = MAX_BYTES,
     ) -> None:
         check_type(engine, Engine, "declip.load('mini') opens a model by its name or file")
         _check(mode, threshold)
-        check_choice(clues, Asked, "clues")
         if not all(isinstance(limit, int | np.integer) and limit >= 1 for limit in (max_pixels, max_bytes)):
             raise SpecError(f"max_pixels is {max_pixels!r} and max_bytes {max_bytes!r}; expected whole numbers >= 1")
         spec, calibration = engine.spec, engine.spec.calibration
@@ -109,15 +107,24 @@ class Localizer:
         fits = calibration is not None and (calibration.mode, calibration.precision) == (self.mode, engine.precision)
         if threshold is not None or not fits:
             self.rule = MaskRule(threshold=self.rule.threshold if threshold is None else threshold)
-        known = () if self.rule.calibration is None else self.rule.calibration.clues
-        self.asked = clues
-        kinds = {"calibrated": known, "all": tuple(CLUES), "none": ()}[clues]
-        self.clues: tuple[Clue, ...] = tuple(CLUES[kind] for kind in CLUES if kind in kinds)
+        self.look_for("calibrated")
         if self.mode == "tiled" and spec.input_size % spec.output_size:
             raise SpecError(
                 f"{engine.model} cannot run tiled: its map of {spec.output_size} px does not divide its input of "
                 f"{spec.input_size} px; use whole mode"
             )
+
+    def look_for(self, clues: Asked) -> Localizer:
+        """Look for the clues that the calibration knows (none, where there is no verdict), for all, or none; return self.
+
+        For what has not begun: a localizer that others use already stays as it is.
+        """
+        check_choice(clues, Asked, "clues")
+        known = () if self.rule.calibration is None else self.rule.calibration.clues
+        kinds = {"calibrated": known, "all": tuple(CLUES), "none": ()}[clues]
+        self.asked: Asked = clues
+        self.clues: tuple[Clue, ...] = tuple(CLUES[kind] for kind in CLUES if kind in kinds)
+        return self
 
     def variant(
         self,
@@ -128,14 +135,14 @@ class Localizer:
         clues: Asked | None = None,
     ) -> Localizer:
         """Return a localizer like this one, with another engine for the same weights, mode, threshold or clues."""
-        return Localizer(
+        other = Localizer(
             engine or self.engine,
             mode=mode or self.mode,
             threshold=self.threshold if threshold is None else threshold,
-            clues=clues or self.asked,
             max_pixels=self.max_pixels,
             max_bytes=self.max_bytes,
         )
+        return other.look_for(clues or self.asked)
 
     @property
     def spec(self) -> ModelSpec:
@@ -150,7 +157,7 @@ class Localizer:
     @property
     def scales(self) -> tuple[Scale, ...]:
         """What the evidence of the clues is worth that are looked for."""
-        return tuple(scale_of(clue.kind) for clue in self.clues)
+        return tuple(Scale(clue.kind, *scale_of(clue.kind)) for clue in self.clues)
 
     def __getstate__(self) -> dict[str, Any]:
         if type(self.engine).__reduce__ is object.__reduce__:  # nothing says how to make it again
