@@ -127,7 +127,9 @@ def test_model_and_clue_together_keep_the_rate_that_was_promised(count: int) -> 
     rng = np.random.default_rng(7)
     rates = []
     for _ in range(150):
-        (made,) = calibration.candidates(untouched(rng, count), (0.5,), Calibration(), [Scale("copy-move", *scale_of("copy-move"))])
+        (made,) = calibration.candidates(
+            untouched(rng, count), (0.5,), Calibration(), [Scale("copy-move", *scale_of("copy-move"))]
+        )
         further = untouched(rng, 400)
         strengths = [
             max(made.strength(MODEL, one.evidence[0]), *(made.strength(*pair) for pair in one.clues.items()), 0.0)

@@ -121,9 +121,8 @@ class Localization:
     """The result for one photo.
 
     scores: (H, W) float32 in [0, 1], 1 = manipulated, on the decoded upright photo's own pixel grid.
-    rule: what of them is in the mask; with the findings, mask, regions, verdict and score all follow from both.
-    findings: what clues found; clues: the kinds of those that looked.
-    image_score: the network's own number for the whole image, in [0, 1] (see ModelSpec.image_score).
+    rule: what of them and of the findings is in the mask; mask, regions, verdict and score all follow from these.
+    clues: the kinds of those that looked. image_score: the network's own, in [0, 1] (see ModelSpec.image_score).
     out_of_scope: why such a picture is none for a verdict, one sentence (`scope.why_not`); None of a photograph.
     provenance: what the file says of how it was made (`provenance.Provenance.to_dict`); None where nobody looked.
     notes: sentences for people, as in `Photo`: what of the file was not examined. pages, page: as in `Photo`.
@@ -214,8 +213,8 @@ class Localization:
     def row(self) -> ResultRow:
         """What the command line, the service, the report and batch jobs tell of it."""
         height, width = self.scores.shape
-        given: dict[str, Any] = {"image": self.name, "width": width, "height": height}
-        given |= {"regions": list(self.regions), "clues": list(self.clues), "notes": list(self.said)}
+        given: dict[str, Any] = {"image": self.name, "width": width, "height": height, "regions": list(self.regions)}
+        given |= {"clues": list(self.clues), "notes": list(self.said)}
         named = (column.name for column in dataclasses.fields(ResultRow) if column.name not in given)
         return ResultRow(**given, **{name: getattr(self, name) for name in named})
 
@@ -290,9 +289,8 @@ def check_samples(samples: Iterable[Sample], call: str) -> list[Sample]:
 
 def _shown(given: object) -> str:
     """Return how a message names what was given: what is short as it is, all else by its type."""
-    if given is None or (isinstance(given, str) and len(given) < 80):
-        return repr(given)
-    return f"<{type(given).__name__}>"
+    short = given is None or (isinstance(given, str) and len(given) < 80)
+    return repr(given) if short else f"<{type(given).__name__}>"
 
 
 @runtime_checkable

@@ -115,9 +115,9 @@ class Localizer:
             )
 
     def look_for(self, clues: Asked) -> Localizer:
-        """Look for the clues that the calibration knows (none, where there is no verdict), for all, or none; return self.
+        """Look for clues: those that the calibration knows (none, where there is no verdict), all, or none.
 
-        For what has not begun: a localizer that others use already stays as it is.
+        Returns the localizer itself. It is for one that nobody uses yet; `variant` leaves it as it is.
         """
         check_choice(clues, Asked, "clues")
         known = () if self.rule.calibration is None else self.rule.calibration.clues
