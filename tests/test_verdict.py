@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import itertools
+import json
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from typer.testing import CliRunner
 
+import declip
 from declip import calibration, clues
+from declip.batch.rows import to_parquet
+from declip.batch.worker import localize_part
 from declip.calibration import Untouched
+from declip.cli.main import app
 from declip.clues.findings import scale_of, strongest_of_untouched
+from declip.engines import open_engine
 from declip.errors import SpecError
 from declip.localize.localizer import Localizer
+from declip.models.respec import with_spec
 from declip.regions import Finding, MaskRule
 from declip.report import wording
-from declip.results import Localization, Photo
+from declip.results import Localization, Photo, ResultRow
 from declip.spec import MODEL, Calibration, Scale
 from declip.testing import FakeEngine
 from tests.clues.test_copies import copied, scene
+from tests.serve import serving
 
 SCALES = (Scale(MODEL, 0.5, 1.0), Scale("copy-move", 2.0, 20.0))
 # Strengths of 199 untouched photos, 0.00 to 1.98: 1.97 is the last 1 %, 1.9 the last 5 %.
@@ -281,3 +292,56 @@ def test_measuring_lets_clues_take_part_unless_they_are_left_out(tmp_path: Path)
     assert (known.clues, known.saves, known.photos) == (("copy-move",), 1, (19, 0, 0))
     assert known.scales[0] == SCALES[0] and known.scales[1] == Scale("copy-move", *scale_of("copy-move"))
     assert made["none"].calibration.scales == ()
+
+
+# --- doors ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_doors_say_the_same_with_clues_and_without(
+    tmp_path: Path, tiny_model: tuple[Path, Path], forged: Photo
+) -> None:
+    """Python, command line, service and the workers of batch jobs, in every field but the name and the time."""
+    engine = open_engine(tiny_model[1])
+    known = dataclasses.replace(
+        KNOWN, untouched=(KNOWN.untouched[0],) * 3, photos=(199,) * 3, threshold=0.99, mode=engine.spec.mode
+    )
+    model, photo = tmp_path / "known.onnx", tmp_path / "forged.png"
+    with_spec(tiny_model[1], dataclasses.replace(engine.spec, calibration=known), model)
+    Image.fromarray(forged.pixels).save(photo)
+
+    names = [column.name for column in dataclasses.fields(ResultRow) if column.name not in ("image", "seconds")]
+
+    def told(row: dict[str, Any]) -> Any:
+        return json.loads(json.dumps({name: row[name] for name in names}))
+
+    for options in ((), ("--no-clues",)):
+        direct = declip.load(model, clues=not options)
+        expected = told(direct(photo).to_dict())
+        assert (expected["verdict"], expected["clues"]) == (
+            ("nothing found", []) if options else ("manipulated", ["copy-move"])
+        )
+        done = CliRunner().invoke(
+            app,
+            [
+                "localize",
+                str(photo),
+                "--out",
+                f"{tmp_path}/out{len(options)}",
+                "--model",
+                str(model),
+                "--json",
+                *options,
+            ],
+        )
+        assert told(json.loads(done.stdout.splitlines()[0])) == expected
+        with serving.running(direct) as client:
+            answer = client.post("/v1/localize", files={"file": ("forged.png", photo.read_bytes())})
+            plain = client.post(
+                "/v1/localize", files={"file": ("forged.png", photo.read_bytes())}, data={"threshold": "0.5"}
+            )
+        assert told(answer.json()["results"][0]) == expected
+        assert (plain.json()["results"][0]["verdict"], plain.json()["results"][0]["clues"]) == (None, [])
+        (row,) = localize_part(direct, [str(photo)], direct.model)
+        assert told(row) == expected
+        (stored,) = pq.read_table(io.BytesIO(to_parquet([row]))).to_pylist()
+        assert told(stored) == expected
