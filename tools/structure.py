@@ -34,7 +34,7 @@ SOURCE = ROOT / "src" / "declip"
 LIMITS = {
     "lines of src": 27_600,
     "lines of tools and bench": 4_750,
-    "lines of tests": 25_400,
+    "lines of tests": 25_450,
     "rooms": 27,
     "floors": 12,
     "arrows": 169,

@@ -63,7 +63,7 @@ def test_a_result_keeps_its_keys_and_values_in_parquet() -> None:
     assert rows[0] == {
         **given,
         "mask": given["mask"].tolist(),
-        "regions": [{**region, "bbox": list(region["bbox"])}],
+        "regions": [{**region, "bbox": list(region["bbox"]), "parts": []}],
         "error": None,
         "kind": None,
     }
