@@ -3,7 +3,8 @@
     python tools/make_mini.py --data ../shared/data --work data/mini
 
 --data is a folder as photos/{train,valid,calibrate} and weights/ (the autoencoder); --work holds the data set, the run
-and its checkpoints. Each step resumes: run it again after an interruption. Seeded throughout
+and its checkpoints. `--calibrate-only --statistics photo` keeps the weights, has tiles measured against the whole
+photo, and calibrates anew. Each step resumes: run it again after an interruption. Seeded throughout
 (recipes/mini.toml, recipes/mini-fresh.toml).
 """
 
@@ -16,9 +17,10 @@ import logging
 import math
 import random
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from PIL import Image
 
@@ -31,7 +33,7 @@ from declip.localize.localizer import Localizer
 from declip.models import checkpoint, export
 from declip.models.respec import with_spec
 from declip.results import Sample
-from declip.spec import SIZE_CLASSES, Calibration
+from declip.spec import SIZE_CLASSES, Calibration, Reference
 from declip.synthesis import Recipe, synthesize
 from declip.synthesis.history import Saving
 from declip.synthesis.networks import Networks
@@ -117,13 +119,14 @@ def main() -> None:
     parser.add_argument("--run", default="run", help="name of the run's folder in --work")
     parser.add_argument("--out", type=Path, default=ROOT / "src/declip/assets/mini.onnx")
     parser.add_argument("--calibrate-only", action="store_true", help="keep the weights of --out, calibrate them anew")
+    parser.add_argument(
+        "--statistics", choices=get_args(Reference), help="with --calibrate-only: measure against the tile or the photo"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change both recipes")
     arguments = parser.parse_args()
     logging.basicConfig(level="WARNING", format="%(message)s")
     if arguments.calibrate_only:
-        engine = open_engine(arguments.out)
-        found = calibrated(Localizer(engine), arguments.data)
-        with_spec(arguments.out, dataclasses.replace(engine.spec, calibration=found), arguments.out, force=True)
+        calibrate_only(arguments.out, arguments.data, arguments.statistics)
         return
 
     data = {name: make_data(arguments.data, arguments.work / name, part) for name, part in PARTS.items()}
@@ -149,6 +152,16 @@ def main() -> None:
     HISTORY.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     ready = calibrate(run.best, arguments.data, out / "mini.safetensors")
     print(export.to_onnx(ready, arguments.out))
+
+
+def calibrate_only(out: Path, data: Path, statistics: Reference | None) -> None:
+    """Calibrate the model of a file anew, and write it back whole; statistics: None = as they are."""
+    spec = open_engine(out).spec
+    bare = dataclasses.replace(spec, statistics=statistics or spec.statistics, calibration=None)
+    with tempfile.TemporaryDirectory() as folder:
+        measured = with_spec(out, bare, Path(folder) / out.name)
+        found = calibrated(Localizer(open_engine(measured)), data)
+        with_spec(measured, dataclasses.replace(bare, calibration=found), out, force=True)
 
 
 def history(out: Path, recipe: str) -> dict[str, Any]:

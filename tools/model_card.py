@@ -257,6 +257,12 @@ class TimedEngine(Wrapped):
         super().__init__(engine)
         self.seconds = 0.0
 
+    def state(self, views: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        start = time.perf_counter()
+        state = super().state(views)
+        self.seconds += time.perf_counter() - start
+        return state
+
     def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         start = time.perf_counter()
         logits = super().logits(inputs)

@@ -1,205 +1,95 @@
-"""Measure today's embedded model with statistics of whole photos instead of tiles.
+"""Measure the embedded model with statistics of whole photos against those of single tiles. Prints Markdown.
 
-    python tools/photo_statistics.py --data ../shared/data [--quick 4]
+    python tools/photo_statistics.py --work data/photo-statistics [--data ../shared/data] [--quick 4]
 
-Both on the same pictures, by the same rule for masks: forged/dev as is and after JPEG 90 (AP above the masks' share,
-IoU), the share of untouched photos with more than 2 % flagged, seams (differences of scores across tiles' borders
-against those inside) and what is left of a mask when 144 px are cropped off.
-
-The decoder `dilated` measures every feature against the mean of its own window (`nn.decoders.Projection`). Read in
-tiles, each tile has a zero of its own: maps show seams, and change when a photo is cropped. `split` cuts an exported
-network in two: the first part gives the means of a tile, the second takes means and gives logits. With the means of all
-tiles averaged, every tile is measured against the whole photo. The localizer does not do so: it would need a
-calibration of its own.
+Both ways see the same pictures: forged/dev as is and after JPEG 90, and photos/valid, of large ones the first
+1500 × 2000 px. Neither has its calibration: each has the threshold at which FLAGGED of the pixels of the untouched
+photos are flagged, so that only its order counts. Seams: differences of scores across tiles' borders against those
+inside, of the largest untouched photos. Crops: masks before and after CROP px are cut off above and on the left,
+where there is one. --work keeps the maps: run it again after an interruption.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
-import onnx
-import onnxruntime
-from card_cases import FLAGGED, published
+from card_cases import published
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
-from declip.engines import Wrapped, open_engine
-from declip.errors import SpecError
+from declip.calibration import Untouched
+from declip.engines import open_engine
 from declip.evaluation import metrics
 from declip.images.read import read_photo
 from declip.localize.localizer import Localizer
-from declip.results import Localization
+from declip.models.respec import with_spec
+from declip.spec import Calibration, Reference
 
 ROOT = Path(__file__).resolve().parents[1]
 CROP = 144  # px
+FLAGGED = 0.005
+LARGE = 16  # untouched photos for seams and crops, by the size of their files
+STEP = 4  # px: maps are kept on the network's grid
+WAYS: tuple[Reference, ...] = get_args(Reference)
 
-Inputs = Mapping[str, NDArray[Any]]
-Means = tuple[NDArray[np.float32], ...]
-
-
-def split(model: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """Return two networks: pictures → means of their features, and pictures and means → logits.
-
-    model: an export of a network whose decoder is of the kind `dilated`.
-    Raises SpecError for another network: one that multiplies no means by weights.
-    """
-    constants = {tensor.name for tensor in model.graph.initializer}
-    used = {
-        name
-        for node in model.graph.node
-        if node.op_type == "MatMul" and node.input[1] in constants
-        for name in node.input
-    }
-    means = [node.output[0] for node in model.graph.node if node.op_type == "ReduceMean" and node.output[0] in used]
-    if not means:
-        raise SpecError(
-            "this network measures nothing against its window's mean; its decoder is not of the kind dilated"
-        )
-    # Shapes of what is inside are not in the file; batches are of any size, channels are what the weights have.
-    widths = {
-        node.input[0]: next(t.dims[0] for t in model.graph.initializer if t.name == node.input[1])
-        for node in model.graph.node
-        if node.op_type == "MatMul" and node.input[0] in means
-    }
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", int(widths[name])]) for name in means]
-    return _part(model, [], values), _part(model, values, list(model.graph.output))
-
-
-def _part(
-    model: onnx.ModelProto, given: list[onnx.ValueInfoProto], wanted: list[onnx.ValueInfoProto]
-) -> onnx.ModelProto:
-    """Return the network that computes `wanted` from the model's inputs and what is given beside them."""
-    maker = {name: node for node in model.graph.node for name in node.output}
-    needed = {value.name for value in wanted}
-    waiting, known = list(needed), {value.name for value in given}
-    while waiting:
-        name = waiting.pop()
-        if name in known or name not in maker:
-            continue
-        new = set(maker[name].input) - needed
-        needed |= new
-        waiting += new
-    part = onnx.ModelProto()
-    part.CopyFrom(model)
-    for kept, field in (
-        ([node for node in model.graph.node if needed & set(node.output) - known], part.graph.node),
-        ([tensor for tensor in model.graph.initializer if tensor.name in needed], part.graph.initializer),
-        ([*model.graph.input, *given], part.graph.input),
-        (wanted, part.graph.output),
-    ):
-        del field[:]
-        field.extend(kept)
-    del part.graph.value_info[:]
-    return part
-
-
-class PhotoStatistics:
-    """Both halves of an exported network, on the CPU by ONNX Runtime."""
-
-    def __init__(self, path: str | Path) -> None:
-        """path: an .onnx file of declip's. Raises SpecError as `split`."""
-        self._first, self._second = (_session(model) for model in split(onnx.load(path)))
-        self._names = [value.name for value in self._first.get_outputs()]
-
-    def means(self, inputs: Inputs) -> Means:
-        """{"image": (N, 3, S, S) float32 normalised} → for each backbone map its means (N, C) float32."""
-        return tuple(self._first.run(self._names, dict(inputs)))
-
-    def logits(self, inputs: Inputs, means: Sequence[NDArray[np.float32]] | None = None) -> NDArray[np.float32]:
-        """{"image": (N, 3, S, S)} → (N, T, T) float32 logits.
-
-        means: for each backbone map (C,) float32, of the whole photo; None: those of each input itself, which gives
-        what the uncut network gives.
-        """
-        count = len(next(iter(inputs.values())))
-        given = self.means(inputs) if means is None else [np.repeat(mean[None], count, axis=0) for mean in means]
-        fed = dict(inputs) | dict(zip(self._names, given, strict=True))
-        found: NDArray[np.float32] = self._second.run(None, fed)[0]
-        return found
-
-
-def _session(model: onnx.ModelProto) -> Any:
-    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-
-
-class TwoPasses(Wrapped):
-    """An engine that is asked twice for each photo: first it only measures, then it computes with what it measured."""
-
-    def __init__(self, engine: Any, statistics: PhotoStatistics) -> None:
-        super().__init__(engine)
-        self.statistics = statistics
-        self.found: list[tuple[NDArray[np.float32], ...]] | None = None
-        self.means: list[NDArray[np.float32]] = []
-
-    def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Zeros while it measures, then logits."""
-        if self.found is None:
-            return self.statistics.logits(inputs, self.means)
-        self.found.append(self.statistics.means(inputs))
-        size = self.spec.output_size
-        return np.zeros((len(inputs["image"]), size, size), np.float32)
-
-
-def whole(path: Path) -> Callable[[NDArray[np.uint8]], Localization]:
-    """Return a function that localizes with statistics of the whole photo."""
-    engine = TwoPasses(open_engine(path), PhotoStatistics(path))
-    localizer = Localizer(engine)
-
-    def predict(pixels: NDArray[np.uint8]) -> Localization:
-        engine.found = []
-        localizer(pixels)
-        found, engine.found = engine.found, None
-        parts = zip(*found, strict=True)
-        engine.means = [np.concatenate(part).mean(axis=0, dtype=np.float64).astype(np.float32) for part in parts]
-        return localizer(pixels)
-
-    return predict
+Pixels = NDArray[np.uint8]
+Row = dict[str, Any]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data")
+    parser.add_argument("--work", type=Path, default=ROOT / "data/photo-statistics")
     parser.add_argument("--model", type=Path, default=ROOT / "src/declip/assets/mini.onnx")
     parser.add_argument("--quick", type=int, help="only so many pictures of each set")
-    parser.add_argument("--large", type=int, default=16, help="large untouched photos for seams and crops")
     given = parser.parse_args()
-    for name, predict in {"tile": Localizer(open_engine(given.model)), "photo": whole(given.model)}.items():
-        for key, value in measured(predict, given.data, given.quick, given.large).items():
-            print(f"{name:6} {key:34} {value:.3f}", flush=True)
+    given.work.mkdir(parents=True, exist_ok=True)
+    ways = {way: localizer(given.model, way, given.work) for way in WAYS}
+    rows: dict[Reference, dict[str, Row]] = {way: {} for way in WAYS}
+    for name, pixels, mask, crop in pictures(given.data, given.quick):
+        for way, predictor in ways.items():
+            kept = given.work / f"{name.replace('/', '-')}.{way}.npz"
+            if not kept.exists():
+                np.savez_compressed(kept, **measured(predictor, pixels, mask, crop))
+            with np.load(kept) as found:
+                rows[way][name] = dict(found)
+    print(table({way: figures(found) for way, found in rows.items()}))
 
 
-def measured(predict: Any, data: Path, quick: int | None, large: int) -> dict[str, float]:
-    """Return all figures of one predictor."""
-    found: dict[str, float] = {}
-    results: dict[str, dict[str, list[tuple[float, float]]]] = {"as is": {}, "JPEG 90": {}}
-    for case in published(data / "forged/dev", "image", quick):
-        result = predict(case.pixels)
-        gain = metrics.average_precision(result.scores, case.mask) - float(case.mask.mean())
-        kinds = results["JPEG 90" if case.jpeg else "as is"]
-        kinds.setdefault(case.kind, []).append((gain, metrics.iou(result.mask, case.mask)))
-    for label, kinds in results.items():
-        means = {kind: np.nanmean(pairs, axis=0) for kind, pairs in kinds.items()}
-        for kind, (gain, iou) in means.items():
-            found |= {f"{label}, {kind}, AP - share": float(gain), f"{label}, {kind}, IoU": float(iou)}
-        gain, iou = np.mean(list(means.values()), axis=0)
-        found |= {f"{label}, AP - share": float(gain), f"{label}, IoU": float(iou)}
-    photos = sorted((data / "photos/valid").iterdir(), key=lambda path: path.stat().st_size)
-    flagged = [predict(read_photo(path).pixels).area > FLAGGED for path in photos[:quick]]
-    found["untouched with more than 2 % flagged"] = float(np.mean(flagged))
-    seams, kept = [], []
-    for path in photos[-large:]:
+def localizer(model: Path, way: Reference, work: Path) -> Localizer:
+    """Open the model measured against this, without its calibration."""
+    engine = open_engine(model, threads=1)
+    spec = dataclasses.replace(engine.spec, statistics=way, calibration=None)
+    return Localizer(open_engine(with_spec(model, spec, work / f"{way}.onnx", force=True), threads=1))
+
+
+def pictures(data: Path, quick: int | None) -> Iterator[tuple[str, Pixels, NDArray[np.bool_], bool]]:
+    """Yield names, pixels, masks, and whether to crop; the name's first part is the condition, the second the set."""
+    for number, case in enumerate(published(data / "forged/dev", "image", quick)):
+        assert case.path is not None or case.jpeg
+        condition = "JPEG 90" if case.jpeg else "as is"
+        yield f"{condition}/{case.kind}/{number // 2}", case.pixels, case.mask, not case.jpeg
+    photos = sorted((data / "photos/valid").iterdir(), key=lambda path: (path.stat().st_size, path.name))
+    for path in photos[-quick if quick else 0 :]:
         pixels = read_photo(path).pixels[:1500, :2000]
-        result = predict(pixels)
-        seams.append(seam_ratio(result.scores))
-        cropped = predict(np.ascontiguousarray(pixels[CROP:, CROP:]))
-        if result.mask[CROP:, CROP:].any() or cropped.mask.any():
-            kept.append(metrics.iou(cropped.mask, result.mask[CROP:, CROP:]))
-    found |= {"seam ratio, median": float(np.median(seams)), "seam ratio, worst": float(np.max(seams))}
-    return found | {"mask IoU after a crop": float(np.mean(kept)) if kept else float("nan")}
+        yield f"untouched/valid/{path.stem}", pixels, np.zeros(pixels.shape[:2], np.bool_), path in photos[-LARGE:]
+
+
+def measured(predictor: Localizer, pixels: Pixels, mask: NDArray[np.bool_], crop: bool) -> Mapping[str, NDArray[Any]]:
+    """Return what is kept of a picture: its map, its mask, AP above the mask's share, seams, the map after a crop."""
+    scores = predictor(pixels).scores
+    row = {"scores": scores[::STEP, ::STEP].astype(np.float16), "mask": mask[::STEP, ::STEP]}
+    row["gain"] = np.array(metrics.average_precision(scores, mask) - mask.mean() if mask.any() else np.nan)
+    row["seam"] = np.array(seam_ratio(scores))
+    if crop and min(mask.shape) >= predictor.spec.input_size + CROP:
+        cropped = predictor(np.ascontiguousarray(pixels[CROP:, CROP:])).scores
+        row["cropped"] = cropped[::STEP, ::STEP].astype(np.float16)
+    return row
 
 
 def seam_ratio(scores: NDArray[np.float32], stride: int = 288, overlap: int = 32) -> float:
@@ -212,6 +102,82 @@ def seam_ratio(scores: NDArray[np.float32], stride: int = 288, overlap: int = 32
         if (~inside).any():
             ratios.append(float(steps[~inside].mean() / max(float(steps[inside].mean()), 1e-6)))
     return max(ratios, default=float("nan"))
+
+
+def figures(rows: Mapping[str, Row]) -> dict[str, float]:
+    """Return all figures of one way."""
+    untouched = {name: row for name, row in rows.items() if name.startswith("untouched/")}
+    # As much of each photo counts, whatever its size.
+    shares = [np.sort(row["scores"].ravel().astype(np.float32)) for row in untouched.values()]
+    tried = np.arange(1, 1000) / 1000
+    flagged = np.mean([1 - np.searchsorted(values, tried) / values.size for values in shares], axis=0)
+    threshold = float(tried[np.argmax(flagged <= FLAGGED)])
+    found = {"threshold": threshold}
+    clean: dict[int, list[float]] = defaultdict(list)
+    for row in untouched.values():
+        size, evidence = _evidence(row, threshold)
+        clean[size].append(evidence)
+    found["untouched with more than 2 % flagged"] = float(
+        np.mean([(row["scores"] >= threshold).mean() > 0.02 for row in untouched.values()])
+    )
+    for condition in ("as is", "JPEG 90"):
+        found |= _of_forged(condition, {n: row for n, row in rows.items() if n.startswith(condition)}, threshold, clean)
+    large = list(untouched.values())[-LARGE:]
+    seams = [float(row["seam"]) for row in large]
+    found |= {
+        f"seam ratio, median of {len(large)}": float(np.median(seams)),
+        f"seam ratio, worst of {len(large)}": max(seams),
+    }
+    return found | {
+        "mask IoU after a crop, untouched": _after_crop(large, threshold),
+        "mask IoU after a crop, forged": _after_crop(
+            [row for name, row in rows.items() if name.startswith("as is")], threshold
+        ),
+    }
+
+
+def _of_forged(condition: str, rows: Mapping[str, Row], threshold: float, clean: Mapping[int, list[float]]) -> Row:
+    """Return the figures of real forgeries in one condition, means over the sets."""
+    sets: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    stronger = 0
+    for name, row in rows.items():
+        guess = row["scores"] >= threshold
+        sets[name.split("/")[1]].append((float(row["gain"]), metrics.iou(guess, row["mask"])))
+        size, evidence = _evidence(row, threshold)
+        # Of the smallest photos there are many, of the others few: all are compared with those of their size.
+        stronger += evidence > np.quantile(clean[size] or [np.inf], 0.95)
+    means = {name: np.nanmean(pairs, axis=0) for name, pairs in sets.items()}
+    gain, iou = np.mean(list(means.values()), axis=0)
+    found = {f"{condition}: AP − share": float(gain), f"{condition}: IoU": float(iou)}
+    found[f"{condition}: stronger than 95 % of the untouched"] = float(stronger)
+    for name, (one, other) in sorted(means.items()):
+        found |= {f"{condition}, {name}: AP − share": float(one), f"{condition}, {name}: IoU": float(other)}
+    return found
+
+
+def _evidence(row: Row, threshold: float) -> tuple[int, float]:
+    """Return the size class of a picture and the evidence of its strongest part."""
+    clean = Untouched.of(0, row["scores"].astype(np.float32), [threshold])
+    return Calibration.size_class(clean.pixels * STEP * STEP), clean.evidence[0]
+
+
+def _after_crop(rows: list[Row], threshold: float) -> float:
+    """Return the mean IoU of the masks before and after a crop, of pictures with a mask."""
+    kept = []
+    for row in rows:
+        if "cropped" in row:
+            before, after = row["scores"][CROP // STEP :, CROP // STEP :] >= threshold, row["cropped"] >= threshold
+            if before.any() or after.any():
+                kept.append(metrics.iou(after, before))
+    return float(np.mean(kept)) if kept else float("nan")
+
+
+def table(found: Mapping[Reference, Mapping[str, float]]) -> str:
+    """Return Markdown: a row for each figure."""
+    lines = ["| | " + " | ".join(f"statistics of the {way}" for way in found) + " |", "|---|" + "---:|" * len(found)]
+    for name in found[WAYS[0]]:
+        lines.append(f"| {name} | " + " | ".join(f"{values[name]:.3f}" for values in found.values()) + " |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

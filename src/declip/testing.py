@@ -61,6 +61,10 @@ class FakeEngine:
         self.sha256 = sha256
         self.batches: list[int] = []
 
+    def state(self, views: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Return nothing: tiles need nothing of the photo."""
+        return {}
+
     def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Return the logits of {"image": (N, 3, S, S) float32}: (N, T, T) float32."""
         images = inputs["image"]

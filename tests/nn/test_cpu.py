@@ -11,7 +11,7 @@ from torch import nn
 
 from declip.models import probe
 from declip.nn import cpu
-from declip.nn.decoders import Stem
+from declip.nn.dilated import Stem
 from declip.nn.model import build
 from declip.nn.statistics import ResidualStatistics
 from declip.spec import BackboneSpec, DecoderSpec, ModelSpec

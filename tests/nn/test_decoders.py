@@ -16,10 +16,9 @@ from declip.nn.decoders import (
     AttentionDecoder,
     ConvDecoder,
     LinearDecoder,
-    Projection,
-    Stem,
     build_decoder,
 )
+from declip.nn.dilated import Projection, Stem
 from declip.spec import DecoderSpec
 from tests.tiny import NARROW, randomise
 

@@ -1,4 +1,4 @@
-"""An exported network cut in two where it measures features against their means."""
+"""What tools/photo_statistics.py makes of maps."""
 
 from __future__ import annotations
 
@@ -9,16 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
-
-from declip.engines.onnx_engine import OnnxEngine
-from declip.errors import SpecError
 
 pytest.importorskip("cv2", reason="the tool's pictures need declip[synthesis]")
 ROOT = Path(__file__).resolve().parents[2]
-MINI = ROOT / "src" / "declip" / "assets" / "mini.onnx"
 
 
 @pytest.fixture(scope="module")
@@ -28,44 +22,47 @@ def tool() -> Iterator[Any]:
     sys.path.remove(str(ROOT / "tools"))
 
 
-@pytest.fixture(scope="module")
-def statistics(tool: Any) -> Any:
-    return tool.PhotoStatistics(MINI)
+def row(scores: np.ndarray, mask: np.ndarray | None = None, **fields: Any) -> dict[str, Any]:
+    mask = np.zeros(scores.shape, np.bool_) if mask is None else mask
+    return {"scores": scores.astype(np.float16), "mask": mask, "gain": np.nan, "seam": 1.0, **fields}
 
 
-def _tiles(count: int) -> dict[str, np.ndarray]:
-    return {"image": np.random.default_rng(0).uniform(-1, 1, (count, 3, 320, 320)).astype(np.float32)}
+def test_thresholds_flag_the_same_share_of_untouched_pixels(tool: Any) -> None:
+    rng = np.random.default_rng(0)
+    rows = {f"untouched/valid/{i}": row(rng.uniform(0, 0.5, (100, 100))) for i in range(20)}
+    mask = np.zeros((100, 100), np.bool_)
+    mask[20:60, 20:60] = True
+    found = np.where(mask, 0.8, 0.1)
+    for i, condition in enumerate(("as is", "JPEG 90")):
+        rows[f"{condition}/one/0"] = row(found, mask, gain=0.5)
+        rows[f"{condition}/other/1"] = row(np.where(mask, 0.8 - i, 0.1), mask, gain=0.1)
+    figures = tool.figures(rows)
+    assert figures["threshold"] == pytest.approx(0.4975, abs=0.002)
+    assert (figures["as is: IoU"], figures["JPEG 90: IoU"]) == (1.0, 0.5)
+    assert figures["as is: AP − share"] == pytest.approx(0.3)
+    assert figures["as is: stronger than 95 % of the untouched"] == 2
+    assert figures["JPEG 90: stronger than 95 % of the untouched"] == 1
+    assert figures["JPEG 90, other: IoU"] == 0
 
 
-def test_with_its_own_means_a_tile_gives_what_the_whole_network_gives(statistics: Any) -> None:
-    inputs = _tiles(2)
-    assert np.abs(statistics.logits(inputs) - OnnxEngine(MINI).logits(inputs)).max() < 1e-4
+def test_crops_are_compared_where_both_are(tool: Any) -> None:
+    scores = np.zeros((116, 116))
+    scores[60:100, 60:100] = 1
+    same = row(scores, cropped=scores[36:, 36:].astype(np.float16))
+    none = row(scores, cropped=np.zeros((80, 80), np.float16))
+    empty = row(scores * 0, cropped=np.zeros((80, 80), np.float16))
+    assert tool._after_crop([same, none, empty, row(scores)], 0.5) == 0.5
 
 
-def test_means_are_those_of_the_five_maps(statistics: Any) -> None:
-    means = statistics.means(_tiles(2))
-    assert [mean.shape for mean in means] == [(2, 30), (2, 172), (2, 24), (2, 40), (2, 112)]
+def test_seams_are_steps_in_the_overlaps(tool: Any) -> None:
+    smooth = np.tile(np.linspace(0, 1, 900, dtype=np.float32), (320, 1))
+    assert tool.seam_ratio(smooth) == pytest.approx(1, abs=0.01)
+    steps = smooth.copy()
+    steps[:, 300:] += 0.5
+    assert tool.seam_ratio(steps) > 5
 
 
-def test_given_means_are_used(statistics: Any) -> None:
-    inputs = _tiles(2)
-    means = statistics.means(inputs)
-    first = statistics.logits(inputs, [mean[0] for mean in means])
-    own = statistics.logits(inputs)
-    assert np.abs(first[0] - own[0]).max() < 1e-4
-    assert np.abs(first[1] - own[1]).max() > 1e-3
-
-
-def test_the_second_half_does_not_measure(tool: Any) -> None:
-    _, second = tool.split(onnx.load(MINI))
-    assert len(second.graph.input) == 6
-    assert not {value.name for value in second.graph.input} & {
-        name for node in second.graph.node for name in node.output
-    }
-
-
-def test_a_network_without_means_is_refused(tool: Any) -> None:
-    node = helper.make_node("Relu", ["image"], ["logits"])
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("image", "logits")]
-    with pytest.raises(SpecError, match="not of the kind dilated"):
-        tool.split(helper.make_model(helper.make_graph([node], "g", values[:1], values[1:])))
+def test_both_ways_stand_side_by_side(tool: Any) -> None:
+    text = tool.table({"tile": {"IoU": 0.25}, "photo": {"IoU": 0.5}})
+    assert text.splitlines()[0] == "| | statistics of the tile | statistics of the photo |"
+    assert text.splitlines()[2] == "| IoU | 0.250 | 0.500 |"

@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declip.errors import SpecError, WeightsError
+from declip.models.photo_mean import PHOTO_MEAN, TILE_MEAN
 from declip.models.respec import onnx_bytes
 from declip.process import PerProcess, cores
 from declip.spec import ModelSpec, Precision
 
-__all__ = ["NO_BF16", "SMALL", "Engine", "Exported", "Opened", "Wrapped"]
+__all__ = ["NO_BF16", "SMALL", "Engine", "Exported", "Opened", "Wrapped", "mean_state"]
 
 NO_BF16 = "this processor has no instructions for bf16: precision 'fast' computes %s in fp32"
 
@@ -51,8 +52,19 @@ class Engine(Protocol):
         """What it does compute in, whatever was asked for: "exact" is fp32, "fast" is less."""
         ...
 
+    def state(self, views: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Learn of a whole photo what its tiles are computed with, once and before them.
+
+        views: of one photo, as `TiledPhoto.views` chooses them: {"image": (K, 3, S, S) float32 normalised RGB}.
+        Returns (1, …) arrays, which are inputs of `logits` for each of its tiles; none where tiles need nothing.
+        """
+        ...
+
     def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """{"image": (N, 3, S, S) float32 normalised RGB, …} → (N, T, T) float32 raw logits."""
+        """{"image": (N, 3, S, S) float32 normalised RGB, …} → (N, T, T) float32 raw logits.
+
+        Beside the image there may be what `state` gave for the photo of each row; without it, a tile is all there is.
+        """
         ...
 
 
@@ -69,9 +81,18 @@ class Wrapped:
         self.sha256 = engine.sha256
         self.precision = engine.precision
 
+    def state(self, views: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Learn as `Engine.state`."""
+        return self.engine.state(views)
+
     def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Compute as `Engine.logits`."""
         return self.engine.logits(inputs)
+
+
+def mean_state(means: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """Return the state of a photo of whose views these are the means, (K, C) float32."""
+    return {PHOTO_MEAN: means.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)}
 
 
 class Opened:
@@ -81,6 +102,7 @@ class Opened:
     Raises SpecError for an impossible number of threads or name of a device.
     """
 
+    spec: ModelSpec
     sha256: str
 
     def __init__(self, path: Path, threads: int | None, device: str | None) -> None:
@@ -131,15 +153,23 @@ class Exported(Opened, ABC):
         # The file's bytes, as they are here already, or else (in a fork) from the same file.
         self._read = read
 
+    def state(self, views: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """{"image": (K, 3, S, S) float32} → the mean of its tiles' means, if the model's statistics are the photo's."""
+        return {} if self.spec.statistics == "tile" else mean_state(self._each(views, TILE_MEAN))
+
     def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """{"image": (N, 3, S, S) float32} → (N, T, T) float32."""
+        return self._each(inputs, "logits")
+
+    def _each(self, inputs: Mapping[str, NDArray[Any]], output: str) -> NDArray[np.float32]:
+        """Compute one of the network's outputs."""
         if self._pool is None:
-            return self._run(inputs)
+            return self._run(inputs, output)
         singles = [{name: rows[i : i + 1] for name, rows in inputs.items()} for i in range(len(inputs["image"]))]
         # Going through threads costs a single one more than it gains.
         run = map if min(self._count, len(singles)) == 1 else self._pool().map
-        return np.concatenate(list(run(self._run, singles)))
+        return np.concatenate(list(run(lambda single: self._run(single, output), singles)))
 
     @abstractmethod
-    def _run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Compute as `logits`, in the caller's thread."""
+    def _run(self, inputs: Mapping[str, NDArray[Any]], output: str) -> NDArray[np.float32]:
+        """Compute one of the network's outputs in the caller's thread."""

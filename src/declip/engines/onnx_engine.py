@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from declip.engines.base import Exported
 from declip.errors import SpecError, WeightsError
+from declip.models import photo_mean
 from declip.models.respec import spec_of
 from declip.process import PerProcess, check_process
 from declip.spec import ModelSpec, Precision
@@ -46,14 +47,17 @@ class OnnxEngine(Exported):
             )
         threads = 1 if self._pool else self._count
         self._session = PerProcess(partial(_open, path, self._read, threads, device if self._on_gpu else None))
-        self.spec: ModelSpec = spec_of(path, self._session().get_modelmeta().custom_metadata_map)
+        session = self._session()
+        self.spec: ModelSpec = spec_of(path, session.get_modelmeta().custom_metadata_map)
+        if self.spec.statistics == "photo":
+            photo_mean.check(path, {value.name for value in session.get_overridable_initializers()})
 
-    def _run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    def _run(self, inputs: Mapping[str, NDArray[Any]], output: str) -> NDArray[np.float32]:
         if self._on_gpu:
             check_process(self._process, f"{self.model} on the GPU")
-        logits: NDArray[np.float32]
-        (logits,) = self._session().run(["logits"], dict(inputs))
-        return logits
+        found: NDArray[np.float32]
+        (found,) = self._session().run([output], dict(inputs))
+        return found
 
 
 def _open(path: Path, read: Callable[[], bytes], threads: int, device: str | None) -> Any:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from declip.engines.base import NO_BF16, Exported
 from declip.errors import MissingExtraError, SpecError, WeightsError
-from declip.models import probe
+from declip.models import photo_mean, probe
 from declip.models.respec import parse_onnx, spec_of
 from declip.process import PerProcess
 from declip.spec import PROBE_KEY, ModelSpec, Precision
@@ -47,8 +47,14 @@ class OpenVinoEngine(Exported):
             import openvino
         except ModuleNotFoundError as error:
             raise MissingExtraError("openvino", "openvino") from error
-        metadata = {entry.key: entry.value for entry in parse_onnx(path, self._first[0]).metadata_props}
+        model = parse_onnx(path, self._first[0])
+        metadata = {entry.key: entry.value for entry in model.metadata_props}
         self.spec: ModelSpec = spec_of(path, metadata)
+        # It knows no inputs that may be left out.
+        self._default: dict[str, NDArray[np.float32]] = {}
+        if self.spec.statistics == "photo":
+            photo_mean.check(path, {value.name for value in model.graph.input})
+            self._default[photo_mean.PHOTO_MEAN] = np.full((1, photo_mean.required(model)), np.nan, np.float32)
         if PROBE_KEY not in metadata:
             raise WeightsError(f"{path} has no probe to prove a fast engine on; make it anew with `declip export`")
         lower = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -59,35 +65,44 @@ class OpenVinoEngine(Exported):
             "INFERENCE_NUM_THREADS": self._count,
             "NUM_STREAMS": self._count if self._pool else 1,
         }
-        side = self.spec.input_size if self._pool else None
-        self._requests = PerProcess(partial(_open, path, self._read, side, config))
+        self._requests = PerProcess(partial(_open, path, self._read, self.spec, bool(self._pool), config))
         expected = probe.unpack(metadata[PROBE_KEY])
         found = self.logits({"image": probe.picture(self.spec)})
         probe.check(self.spec, expected, found, what=f"OpenVINO's {path.name}")
         exact = not lower and probe.distance(expected, found) <= EXACT
         self.precision: Precision = "exact" if exact else "fast"
 
-    def _run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    def _run(self, inputs: Mapping[str, NDArray[Any]], output: str) -> NDArray[np.float32]:
         requests = self._requests()
         request = requests.get()
         try:
-            return np.array(request.infer(dict(inputs))["logits"], np.float32)
+            return np.array(request.infer(self._default | dict(inputs))[output], np.float32)
         finally:
             requests.put(request)
 
 
-def _open(path: Path, read: Callable[[], bytes], side: int | None, config: dict[str, Any]) -> SimpleQueue[Any]:
-    """Compile a model for this process; return its requests, one per stream. side: of its inputs, one at a time, px;
-    None = as the file has them. Raises WeightsError for a bad file."""
+def _open(
+    path: Path, read: Callable[[], bytes], spec: ModelSpec, single: bool, config: dict[str, Any]
+) -> SimpleQueue[Any]:
+    """Compile a model for this process; return its requests, one per stream. single: it is given one input at a time.
+
+    Raises WeightsError for a bad file.
+    """
     import openvino
 
     core = openvino.Core()
+    content, width = read(), 0
+    if spec.statistics == "photo":
+        parsed = parse_onnx(path, content)
+        width = photo_mean.required(parsed)
+        content = parsed.SerializeToString()
     try:
-        model = core.read_model(read())
+        model = core.read_model(content)
     except RuntimeError as error:
         raise WeightsError(f"{path} cannot be opened by OpenVINO: {error}") from error
-    if side is not None:
-        model.reshape({"image": [1, 3, side, side]})  # it computes known shapes faster
+    if single:  # it computes known shapes faster
+        shapes = {"image": [1, 3, spec.input_size, spec.input_size]}
+        model.reshape(shapes | ({photo_mean.PHOTO_MEAN: [1, width]} if width else {}))
     compiled = core.compile_model(model, "CPU", config)
     requests: SimpleQueue[Any] = SimpleQueue()
     for _ in range(config["NUM_STREAMS"]):

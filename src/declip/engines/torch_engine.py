@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from declip.engines.base import NO_BF16, Opened
+from declip.engines.base import NO_BF16, Opened, mean_state
 from declip.errors import SpecError, naming_extras
 from declip.files import sha256_of
 from declip.models import probe
@@ -78,6 +78,7 @@ class TorchEngine(Opened):
 
                 from declip.models import checkpoint
                 from declip.nn import backbones, cpu, devices
+                from declip.nn.model import DeclipNet
             if threads is None and cpu_quota() is not None and cores() < torch.get_num_threads():
                 threads = cores()  # torch counts the machine's
             if threads is not None:
@@ -88,6 +89,9 @@ class TorchEngine(Opened):
             net, self.spec = in_torch_thread(lambda: checkpoint.load(path, offline=offline))
             self.sha256 = digest.result()
         self._net: Callable[..., Any] = net.to(self._device).eval()
+        self._means: Callable[..., Any] | None = None
+        if isinstance(net, DeclipNet) and self.spec.statistics == "photo":
+            self._means = net.means
         self.model = path.stem
         self.precision: Precision = "exact"
         if precision == "fast" and not self.spec.traits.has_fast_engine:
@@ -103,23 +107,33 @@ class TorchEngine(Opened):
 
     def _quicken(self, net: Network, cpu: ModuleType) -> None:
         inputs = {"image": probe.picture(self.spec)}
-        expected = probe.unpack(probe.pack(self._logits(inputs)))
+        expected = probe.unpack(probe.pack(self._run(self._net, inputs)))
         if self.spec.traits.has_decoder:
             cpu.fold(net, cpu.watch(net, self._torch.from_numpy(inputs["image"]).to(self._device)))
         self._net = cpu.use_bf16(net, compiled=self._device.type == "cuda")
         self.precision = "fast"
-        probe.check(self.spec, expected, self._logits(inputs), what=f"{self.model} in bf16 on {self._device}")
+        probe.check(self.spec, expected, self._run(self._net, inputs), what=f"{self.model} in bf16 on {self._device}")
+
+    def state(self, views: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """{"image": (K, 3, S, S) float32} → the mean of its tiles' means, if the model's statistics are the photo's."""
+        means = self._means
+        return {} if means is None else mean_state(self._here(lambda: self._run(means, views)))
 
     def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """{"image": (N, 3, S, S) float32} → (N, T, T) float32; CAT-Net: "coefficients" and "table", too."""
-        if self._device.type == "cpu":
-            return in_torch_thread(lambda: self._logits(inputs))
-        check_process(self._process, f"{self.model} on {self._device}")
-        return self._logits(inputs)
+        return self._here(lambda: self._run(self._net, inputs))
 
-    def _logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    def _here(self, job: Callable[[], T]) -> T:
+        """Return what a job on the network does, in the thread and process where it may."""
+        if self._device.type == "cpu":
+            return in_torch_thread(job)
+        check_process(self._process, f"{self.model} on {self._device}")
+        return job()
+
+    def _run(self, part: Callable[..., Any], inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Return what the network, or a part of it, gives for its inputs."""
         torch, fast = self._torch, self.precision == "fast"
         with torch.inference_mode(), self._exact(), torch.autocast(self._device.type, torch.bfloat16, enabled=fast):
             tensors = {k: torch.from_numpy(np.ascontiguousarray(v)).to(self._device) for k, v in inputs.items()}
-            logits: NDArray[np.float32] = self._net(**tensors).float().cpu().numpy()
-        return logits
+            found: NDArray[np.float32] = part(**tensors).float().cpu().numpy()
+        return found

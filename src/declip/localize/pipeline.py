@@ -16,12 +16,12 @@ import itertools
 import re
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
 from declip.errors import DeclipError, ImageError
-from declip.localize.tiling import Corner, Inputs, TiledPhoto, WholePhoto
+from declip.localize.tiling import Corner, TiledPhoto, WholePhoto, stacked
 from declip.process import cores, ending, prefetch, threads
 from declip.results import Localization, Photo
 
@@ -39,6 +39,7 @@ _NO_MEMORY = re.compile(
 )
 
 T = TypeVar("T")
+Tile: TypeAlias = tuple[WholePhoto | TiledPhoto, Corner]
 
 
 class Reading(NamedTuple, Generic[T]):
@@ -158,10 +159,14 @@ def _compute(localizer: Localizer, batch: Sequence[Reading[T]], batch_size: int)
             raise reading.content
     start = time.perf_counter()
     contents = [reading.content for reading in batch if not isinstance(reading.content, Exception)]
+    if localizer.spec.statistics == "photo":
+        for content in contents:
+            if views := content.views():
+                content.state = localizer.engine.state(views)
     tiles = [(content, corner) for content in contents for corner in content.corners]
-    parts = [tiles[i : i + batch_size] for i in range(0, len(tiles), batch_size)]
-    stacked = ((part, _stacked(part)) for part in parts)
-    for part, inputs in prefetch(stacked, threads()) if len(parts) > 1 else stacked:
+    parts = _parts(tiles, batch_size)
+    made = ((part, stacked([content.tile(corner) for content, corner in part])) for part in parts)
+    for part, inputs in prefetch(made, threads()) if len(parts) > 1 else made:
         for (content, corner), logits in zip(part, localizer.engine.logits(inputs), strict=True):
             content.finite &= bool(np.isfinite(logits).all())
             content.add(corner, logits)
@@ -176,9 +181,12 @@ def _compute(localizer: Localizer, batch: Sequence[Reading[T]], batch_size: int)
     return _each(outcome, batch)
 
 
-def _stacked(tiles: Sequence[tuple[WholePhoto | TiledPhoto, Corner]]) -> Inputs:
-    inputs = [content.tile(corner) for content, corner in tiles]
-    return {name: np.stack([each[name] for each in inputs]) for name in inputs[0]}
+def _parts(tiles: Iterable[Tile], batch_size: int) -> list[list[Tile]]:
+    """Share tiles out into parts of up to batch_size whose states are of the same names and shapes."""
+    alike: dict[tuple[tuple[str, tuple[int, ...]], ...], list[Tile]] = {}
+    for tile in tiles:
+        alike.setdefault(tuple((name, rows.shape) for name, rows in tile[0].state.items()), []).append(tile)
+    return [same[i : i + batch_size] for same in alike.values() for i in range(0, len(same), batch_size)]
 
 
 def _each(job: Callable[[Any], T], items: Sequence[Any]) -> list[T]:

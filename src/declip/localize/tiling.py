@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, TypeAlias
 
@@ -16,10 +17,14 @@ from declip.localize.looking import Looked
 from declip.results import Photo
 from declip.spec import ModelSpec
 
-__all__ = ["Corner", "Inputs", "TiledPhoto", "WholePhoto"]
+__all__ = ["Corner", "Inputs", "TiledPhoto", "WholePhoto", "spread", "stacked"]
 
 Corner: TypeAlias = tuple[int, int]  # (y, x) px of a tile's first pixel
 Inputs: TypeAlias = dict[str, NDArray[Any]]  # what a network takes, by name
+
+
+# At most so many tiles of a photo are looked at beforehand.
+VIEWS = 9
 
 
 class WholePhoto:
@@ -27,12 +32,17 @@ class WholePhoto:
 
     looking: Future[Looked]
     corners: tuple[Corner, ...] = ((0, 0),)
+    state: Inputs = {}  # noqa: RUF012 (never changed: one input has no photo around it)
     finite = True
 
     def __init__(self, photo: Photo, spec: ModelSpec) -> None:
         self.photo = photo
         self._spec = spec
         self._input = to_input(photo.pixels, spec)
+
+    def views(self) -> Inputs:
+        """Return nothing: the network sees all of the photo at once."""
+        return {}
 
     def tile(self, corner: Corner) -> Inputs:
         """Return the input."""
@@ -54,6 +64,7 @@ class WholePhoto:
 class TiledPhoto:
     """A photo in overlapping tiles, and the map into which their scores are blended. finite: as of `WholePhoto`.
 
+    state: what `Engine.state` made of `views`, part of every tile's inputs; empty until it is there.
     looking: as of `WholePhoto`. coefficients: of the file, for networks that read them; the tiles then lie on the grid
     in which the file stores its pixels.
     """
@@ -75,10 +86,20 @@ class TiledPhoto:
         self.corners: tuple[Corner, ...] = tuple(
             (y, x) for y in _offsets(height, size, overlap, ratio) for x in _offsets(width, size, overlap, ratio)
         )
+        self.state: Inputs = {}
         self._blend = _window(spec.output_size, overlap // ratio)
         self._total = np.zeros((height // ratio, width // ratio), np.float32)
         self._logit_total = np.zeros_like(self._total) if spec.image_score == "mean-logit" else None
         self._weight = np.zeros_like(self._total)
+
+    def views(self) -> Inputs:
+        """Return the tiles that stand for the photo, up to 9: {"image": (K, 3, S, S), …}; none of a single tile.
+
+        They depend on the photo's size only, are spread evenly over it, and reach its edges.
+        """
+        if len(self.corners) == 1:
+            return {}
+        return stacked([self.tile(corner) for corner in spread(self.corners)])
 
     def tile(self, corner: Corner) -> Inputs:
         """Return the input whose first pixel is this corner (y, x)."""
@@ -86,7 +107,7 @@ class TiledPhoto:
         inputs: Inputs = {"image": normalise(self._padded[window], self._spec)}
         if self._stored is not None and self._plane is not None:
             inputs |= {"coefficients": self._plane[window], "table": self._stored.table.astype(np.float32)}
-        return inputs
+        return inputs | {name: rows[0] for name, rows in self.state.items()}
 
     def add(self, corner: Corner, logits: NDArray[np.float32]) -> None:
         """Blend the network's answer in."""
@@ -118,6 +139,24 @@ class TiledPhoto:
         y, x = (start // ratio for start in corner)
         side = self._spec.input_size // ratio
         return slice(y, y + side), slice(x, x + side)
+
+
+def stacked(tiles: Sequence[Inputs]) -> Inputs:
+    """Return the inputs of several tiles as rows of one: (N, …) each."""
+    return {name: np.stack([tile[name] for tile in tiles]) for name in tiles[0]}
+
+
+def spread(corners: Sequence[Corner]) -> list[Corner]:
+    """Return up to VIEWS corners of a grid, spread evenly along both axes, the first and the last rows among them."""
+    rows, columns = (sorted({corner[axis] for corner in corners}) for axis in (0, 1))
+    high = min(len(rows), max(math.isqrt(VIEWS), VIEWS // len(columns)))
+    wide = min(len(columns), VIEWS // high)
+    return [(y, x) for y in _even(rows, high) for x in _even(columns, wide)]
+
+
+def _even(values: Sequence[int], count: int) -> list[int]:
+    """Return so many values, evenly spread, the first and the last among them; one: the first."""
+    return [values[round(i)] for i in np.linspace(0, len(values) - 1, count)]
 
 
 def _unit(size: int, overlap: int, ratio: int) -> int:

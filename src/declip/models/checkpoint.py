@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from declip.errors import WeightsError
 from declip.files import write_atomic
-from declip.models.respec import spec_of
+from declip.models.respec import check_calibration, spec_of
 from declip.nn.backbones import neighbours
 from declip.nn.model import Network, build_network
 from declip.nn.rivals.net import RivalNet
@@ -34,7 +34,8 @@ def save(net: Network, spec: ModelSpec, path: Path) -> Path:
 
 def with_spec(path: Path, spec: ModelSpec, out: Path) -> Path:
     """Write the tensors of path as they are, under another description, to out; build no network. Return out."""
-    _, tensors = _read(path)
+    found, tensors = _read(path)
+    check_calibration(found, spec)
     return _write(tensors, spec, out)
 
 

@@ -10,10 +10,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from numpy.typing import NDArray
 
 from declip.errors import ExportError
 from declip.files import write_atomic
-from declip.models import checkpoint, probe
+from declip.models import checkpoint, photo_mean, probe
+from declip.nn.model import DeclipNet, Network
 from declip.spec import PROBE_KEY, SPEC_KEY
 
 __all__ = ["to_onnx"]
@@ -23,6 +25,8 @@ TOLERANCE = 1e-4
 
 def to_onnx(source: str | Path, out: str | Path) -> Path:
     """Export a .safetensors checkpoint to ONNX: image (N, 3, S, S) float32 → logits (N, T, T) float32, N free.
+
+    A model whose statistics are those of the photo has an input and an output more (`photo_mean.open_up`).
 
     The metadata hold the ModelSpec and the answer to a probe, by which fast engines prove themselves. Normalisation
     (`to_input`) and sigmoid stay outside. The file is kept only if its logits for N = 1 and 3 differ from torch's by at
@@ -57,6 +61,8 @@ def to_onnx(source: str | Path, out: str | Path) -> Path:
     if program is None:
         raise ExportError(f"torch.onnx gave no program for {source}")
     model = program.model_proto
+    if spec.statistics == "photo":
+        photo_mean.open_up(model, str(source))
     with torch.inference_mode():
         answer = net(torch.from_numpy(probe.picture(spec))).numpy()
     onnx.helper.set_model_props(model, {SPEC_KEY: spec.to_json(), PROBE_KEY: probe.pack(answer)})
@@ -66,17 +72,29 @@ def to_onnx(source: str | Path, out: str | Path) -> Path:
     return out
 
 
-def _check(net: torch.nn.Module, content: bytes, example: torch.Tensor) -> None:
+def _check(net: Network, content: bytes, example: torch.Tensor) -> None:
     """Raise ExportError where ONNX Runtime's logits for one and three pictures are not torch's."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # its warnings are about graph clean-ups, not about results
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    measures = session.get_overridable_initializers()
     for batch in (example[:1], torch.cat([example, example[:1].flip(-1)])):
         with torch.inference_mode():
             expected = net(batch).numpy()
-        (found,) = session.run(["logits"], {"image": batch.numpy()})
-        difference = float(np.abs(found - expected).max())
-        if not difference <= TOLERANCE:  # not: also catches nan
-            raise ExportError(
-                f"the file's logits differ from torch's by {difference:.2e} (at most {TOLERANCE:.0e}): it is not kept"
-            )
+        _compare(session.run(["logits"], {"image": batch.numpy()})[0], expected)
+        if measures:
+            assert isinstance(net, DeclipNet)
+            with torch.inference_mode():
+                mean = net.means(batch).flip(0) + 0.1  # those of another picture
+                expected = net(batch, mean).numpy()
+            given = {"image": batch.numpy(), photo_mean.PHOTO_MEAN: mean.numpy()}
+            _compare(session.run(["logits"], given)[0], expected)
+
+
+def _compare(found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
+    """Raise ExportError where logits are not the expected ones."""
+    difference = float(np.abs(found - expected).max())
+    if not difference <= TOLERANCE:  # not: also catches nan
+        raise ExportError(
+            f"the file's logits differ from torch's by {difference:.2e} (at most {TOLERANCE:.0e}): it is not kept"
+        )

@@ -8,17 +8,20 @@ from typing import Any
 
 from declip.errors import DeclipError, SpecError, WeightsError, naming_extras
 from declip.files import write_atomic
+from declip.models import photo_mean
 from declip.spec import SPEC_KEY, ModelSpec
 
-__all__ = ["check_target", "onnx_bytes", "parse_onnx", "spec_of", "with_spec"]
+__all__ = ["check_calibration", "check_target", "onnx_bytes", "parse_onnx", "spec_of", "with_spec"]
 
 
 def with_spec(path: str | Path, spec: ModelSpec, out: str | Path, *, force: bool = False) -> Path:
-    """Write a weight file anew with another ModelSpec; every tensor stays as it is, and no network is built.
+    """Write a weight file anew with another ModelSpec; every weight stays as it is, and no network is built.
+
+    An .onnx file whose statistics become those of the photo gets an input for them (`photo_mean.open_up`).
 
     path: a .onnx or .safetensors. out: of the same suffix, not there yet unless force; it appears whole or not at all.
-    Returns out. Raises as `check_target`, WeightsError for a bad file, MissingExtraError where .safetensors needs
-    torch and it is absent.
+    Returns out. Raises as `check_target`, WeightsError for a bad file, SpecError for a calibration of other statistics,
+    MissingExtraError where .safetensors needs torch and it is absent.
     """
     path, out = Path(path), Path(out)
     check_target(path, out, force=force)
@@ -54,9 +57,21 @@ def _onnx_with_spec(path: Path, spec: ModelSpec, out: Path) -> Path:
     entry = next((entry for entry in model.metadata_props if entry.key == SPEC_KEY), None)
     if entry is None:
         raise WeightsError(f"{path} has no declip model description; make it with `declip export`")
+    check_calibration(spec_of(path, {SPEC_KEY: entry.value}), spec)
+    if spec.statistics == "photo":
+        photo_mean.open_up(model, str(path))
     entry.value = spec.to_json()
     write_atomic(out, model.SerializeToString())
     return out
+
+
+def check_calibration(old: ModelSpec, new: ModelSpec) -> None:
+    """Raise SpecError where a calibration is kept while the statistics change: what it promises was not measured."""
+    if new.statistics != old.statistics and new.calibration is not None and new.calibration == old.calibration:
+        raise SpecError(
+            f"the calibration was measured with statistics of the {old.statistics}, and does not hold for those of the "
+            f"{new.statistics}: leave it out, and calibrate anew"
+        )
 
 
 def onnx_bytes(path: Path) -> bytes:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from declip.nn.decoders import Stem
+from declip.nn.dilated import Stem
 from declip.nn.model import Network
 
 __all__ = ["Call", "WinogradConv", "fold", "narrow", "replace_convs", "speed_up", "use_bf16", "watch"]

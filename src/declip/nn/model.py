@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
@@ -39,9 +39,22 @@ class DeclipNet(nn.Module):
         self.backbones.train(False)
         return self
 
-    def forward(self, image: Tensor) -> Tensor:
-        """image (N, 3, S, S), float, normalised RGB → logits (N, T, T); sigmoid outside."""
-        return self.decode(self.features(image))
+    def forward(self, image: Tensor, photo_mean: Tensor | None = None) -> Tensor:
+        """image (N, 3, S, S), float, normalised RGB → logits (N, T, T); sigmoid outside.
+
+        photo_mean: (N, C), of `means` of the photo's tiles, for a decoder that has them; None = each window's own.
+        """
+        features = self.features(image)
+        if photo_mean is None:
+            return self.decode(features)
+        logits: Tensor = self.decoder(features, photo_mean)
+        return logits
+
+    def means(self, image: Tensor) -> Tensor:
+        """image (N, 3, S, S) → (N, C) float32: what a decoder of the kind dilated measures these windows against."""
+        decoder: Any = self.decoder
+        means: Tensor = decoder.means(self.features(image))
+        return means
 
     def features(self, images: Tensor) -> Features:
         """Run the frozen half: images (N, 3, S, S) → Features."""

@@ -102,6 +102,12 @@ class Stoppable(Wrapped):
         super().__init__(engine)
         self.stop = stop
 
+    def state(self, views: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Learn as `Engine.state`."""
+        if self.stop():
+            raise DroppedError
+        return super().state(views)
+
     def logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Compute as `Engine.logits`."""
         if self.stop():

@@ -20,6 +20,7 @@ from declip.spec.choices import (
     ImageScore,
     Mode,
     Precision,
+    Reference,
     Target,
     Traits,
     check,
@@ -44,6 +45,7 @@ __all__ = [
     "Mode",
     "ModelSpec",
     "Precision",
+    "Reference",
     "Scale",
     "Step",
     "Target",
@@ -143,6 +145,8 @@ class ModelSpec:
     mean, std: of RGB in [0, 1]; applied in `to_input`, never inside the network.
     mode: "whole" squashes the photo to the input (the paper); "tiled" slides over it at native resolution.
     overlap: of neighbouring tiles, px (tiled).
+    statistics: a "dilated" decoder measures features against the mean of their own "tile", or against that of the whole
+        "photo": then each photo of several tiles is computed in two passes (`Engine.state`). A calibration is of one.
     image_score: "mean" of the scores | "mean-logit" = sigmoid of the mean logit | "top" = mean of the highest 1 %,
         at least 64 values; always on the network's own grid, before any resizing.
     threshold: scores at or above it are in the mask, where there is no calibration.
@@ -159,6 +163,7 @@ class ModelSpec:
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     mode: Mode = "whole"
     overlap: int = 0
+    statistics: Reference = "tile"
     image_score: ImageScore = "mean"
     threshold: float = 0.5
     calibration: Calibration | None = None
@@ -174,10 +179,13 @@ class ModelSpec:
         check_choice(self.architecture, Architecture, "architecture")
         check_choice(self.mode, Mode, "mode")
         check_choice(self.image_score, ImageScore, "image_score")
+        check_choice(self.statistics, Reference, "statistics")
         self._check_parts()
         check(self.input_size > 0 and self.output_size > 0, "input_size and output_size are in pixels, > 0")
         check(len(self.mean) == 3 and len(self.std) == 3 and min(self.std) > 0, "mean and std are 3 values, std > 0")
         check(0 <= self.threshold <= 1, f"threshold is {self.threshold}; expected in [0, 1]")
+        measures = self.decoder is not None and self.decoder.kind == "dilated"
+        check(measures or self.statistics == "tile", "statistics of the photo need a decoder of the kind dilated")
         if self.mode == "tiled":
             check(0 <= self.overlap < self.input_size, f"overlap is {self.overlap}; expected in [0, input_size)")
             check(

@@ -18,6 +18,7 @@ __all__ = [
     "ImageScore",
     "Mode",
     "Precision",
+    "Reference",
     "Target",
     "Traits",
     "check",
@@ -32,6 +33,7 @@ DecoderKind = Literal["linear", "attention", "conv-4", "conv-12", "conv-20", "di
 Mode = Literal["whole", "tiled"]
 Target = Literal["mask", "image"]  # what a network learns: every pixel, or one label for the whole picture
 ImageScore = Literal["mean", "mean-logit", "top"]
+Reference = Literal["tile", "photo"]  # against whose mean a decoder measures features
 Precision = Literal["exact", "fast"]
 Found = Literal["manipulated", "inconclusive"]  # the verdicts that a part can have
 
