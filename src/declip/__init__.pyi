@@ -13,6 +13,8 @@ from . import serve as serve
 from . import synthesis as synthesis
 from . import training as training
 from ._version import __version__ as __version__
+from .clues.comparison import Comparison as Comparison
+from .clues.comparison import compare as compare
 from .engines import Engine as Engine
 from .errors import DatasetError as DatasetError
 from .errors import DeclipError as DeclipError

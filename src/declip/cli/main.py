@@ -16,6 +16,7 @@ import typer
 
 from declip._version import __version__
 from declip.cli import look, make, measure
+from declip.cli.compare import compare
 from declip.cli.edits import detectability
 from declip.cli.index import index
 from declip.cli.terminal import line, note
@@ -38,6 +39,7 @@ for verb in (
         look.report,
         verify,
         detectability,
+        compare,
         make.batch,
         measure.evaluate,
         measure.calibrate,

@@ -14,6 +14,7 @@ leave the same traces: a bright spot is a reason to look closer and nothing more
 score is the mean of the map, and the threshold of the mask is 0.5 unless another is given; it is not calibrated.
 """
 
+from declip.clues.comparison import Comparison, compare
 from declip.clues.copy_move import CopyMove
 from declip.clues.double_jpeg import DoubleJpeg
 from declip.clues.findings import Clue, Finding
@@ -25,12 +26,14 @@ __all__ = [
     "CLUES",
     "Baseline",
     "Clue",
+    "Comparison",
     "CopyMove",
     "DoubleJpeg",
     "ErrorLevel",
     "Finding",
     "JpegGhost",
     "NoiseLevel",
+    "compare",
 ]
 
 # What is looked for in every photo, by its kind.

@@ -10,7 +10,6 @@ import importlib.resources
 import json
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -29,22 +28,21 @@ from declip.report import pictures, wording
 if TYPE_CHECKING:
     from declip.report.examination import Report
 
-__all__ = ["render"]
+__all__ = ["render", "template"]
 
 # Longest sides of the pictures in the page, px.
 _PHOTO_SIDE, _MAP_SIDE, _SMALL_SIDE = 1400, 1000, 360
 _CROPS = 6  # regions that are shown as pictures
-_NAME = 200  # characters of a file's name that are shown
 
 
 def render(report: Report, *, signer: str | None = None) -> str:
     """Return the page as one HTML document. signer: fingerprint of the key that it is going to be signed with."""
-    return _template().render(_values(report), signer=signer)
+    return template("report.html").render(_values(report), signer=signer)
 
 
 @cache
-def _template() -> jinja2.Template:
-    """Compile the template, once in a process."""
+def template(name: str) -> jinja2.Template:
+    """Compile one of the templates in assets, once in a process."""
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_asset),
         autoescape=True,
@@ -52,7 +50,7 @@ def _template() -> jinja2.Template:
         finalize=_finalize,
     )
     environment.filters |= {"percent": wording.percent, "rank": wording.rank_percent, "box": _box_text}
-    return environment.get_template("report.html")
+    return environment.get_template(name)
 
 
 def _asset(name: str) -> str:
@@ -73,7 +71,6 @@ def _box_text(box: pictures.Box) -> str:
 def _values(report: Report) -> dict[str, Any]:
     """Return what the template is filled with."""
     result, spec, base = report.result, report.localizer.spec, report.stability.base
-    name = Path(result.name).name or result.name
     # How often the embedded model is right was measured with one file of weights.
     figures = json.loads(_asset("mini.json"))
     measured = figures["sha256"] == report.localizer.sha256
@@ -86,7 +83,7 @@ def _values(report: Report) -> dict[str, Any]:
         "words": wording.explain(result, spec.calibration),
         "limits": wording.LIMITS,
         "no_probability": wording.NO_PROBABILITY,
-        "name": name if len(name) <= _NAME else f"{name[:_NAME]}…",
+        "name": pictures.short(result.name),
         "position_asked": report.position,
         "photo_uri": pictures.jpeg_uri(photo, _PHOTO_SIDE),
         "overlay_uri": pictures.jpeg_uri(marked, _PHOTO_SIDE),

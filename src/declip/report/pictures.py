@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -31,10 +32,12 @@ __all__ = [
     "jpeg_uri",
     "map_uri",
     "overlay_legend",
+    "short",
 ]
 
 
 _CROP_SIDE = 440  # px
+_NAME = 200  # characters of a file's name that are shown
 # Scores 0 to 1, dark to bright, so that the order survives a grey print; evenly spaced.
 COLOURS = ((14, 16, 34), (72, 34, 104), (176, 50, 102), (240, 124, 66), (252, 236, 186))
 _OUTLINE = (90, 230, 255)
@@ -51,6 +54,12 @@ class Tile(NamedTuple):
     place: NDArray[np.bool_]
     flagged: NDArray[np.bool_]
     word: str
+
+
+def short(name: str) -> str:
+    """Return the name of a photo's file as pages show it: without folders, and not too long."""
+    name = Path(name).name or name
+    return name if len(name) <= _NAME else f"{name[:_NAME]}…"
 
 
 def fit(size: tuple[int, int], side: int) -> tuple[int, int]:
