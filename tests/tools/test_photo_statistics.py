@@ -42,7 +42,11 @@ def test_thresholds_flag_the_same_share_of_untouched_pixels(tool: Any) -> None:
     assert figures["as is: AP − share"] == pytest.approx(0.3)
     assert figures["as is: stronger than 95 % of the untouched"] == 2
     assert figures["JPEG 90: stronger than 95 % of the untouched"] == 1
-    assert figures["JPEG 90, other: IoU"] == 0
+    assert figures["as is, other: IoU"] == 1
+    assert (
+        tool.gained({"tile": rows, "photo": rows}, "as is")
+        == "IoU +0.000 (+0.000 to +0.000), median of the sets +0.000"
+    )
 
 
 def test_crops_are_compared_where_both_are(tool: Any) -> None:
