@@ -26,6 +26,7 @@ from declip.cli.main import app
 from declip.clues.findings import scale_of, strongest_of_untouched
 from declip.engines import open_engine
 from declip.errors import SpecError
+from declip.images.overlay import overlay
 from declip.localize.localizer import Localizer
 from declip.models.respec import with_spec
 from declip.regions import Finding, MaskRule
@@ -227,6 +228,24 @@ def test_the_part_that_the_model_marks_is_likely_the_copy() -> None:
 def test_a_clue_that_was_not_calibrated_changes_nothing(rule: MaskRule) -> None:
     with_clue, without = result((finding(640.0),), rule=rule), result((), rule=rule)
     assert (with_clue.verdict, with_clue.regions, with_clue.mask.any()) == (without.verdict, (), False)
+
+
+def test_the_overlay_joins_a_part_with_its_repetition_by_a_line_or_an_arrow() -> None:
+    """From (20, 20) to (80, 20): white in black all the way; the head of an arrow is wider than the line."""
+    grey = np.full((HEIGHT, WIDTH, 3), 120, np.uint8)
+    scores = np.zeros((HEIGHT, WIDTH), np.float32)
+    scores[10:26, 70:90] = 0.9
+    plain, drawn, directed = (
+        np.asarray(overlay(grey, each))
+        for each in (result(()), result((finding(20.0),)), result((finding(20.0),), scores))
+    )
+    assert np.ptp(plain) == 0  # nothing is drawn where nothing was found
+    assert (drawn[20, 30:70] == 255).all() and (drawn[17, 32:68] == 120).all()
+    assert drawn[18:23, 50].min() == 0
+    wide = [int((picture[:, 74] == 255).all(axis=1).sum()) for picture in (drawn, directed)]
+    assert wide[1] >= wide[0] + 2
+    parts = drawn[12:14, 12:28].astype(int)
+    assert (parts[..., 0] > parts[..., 2] + 30).all()  # tinted, whatever the model's scores are
 
 
 # --- looking --------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TypeAlias
 
 import numpy as np
@@ -78,23 +77,23 @@ def _join(canvas: Image.Image, result: Localization, line: float) -> None:
         if len(region.parts) == 2:
             (x0, y0, x1, y1), (u0, v0, u1, v1) = region.parts
             ends = ((x0 + x1) / 2, (y0 + y1) / 2), ((u0 + u1) / 2, (v0 + v1) / 2)
-            arrow(drawing, ends, (0, 0, 0), 2 * line + 2, head=region.directed)
             arrow(drawing, ends, (255, 255, 255), line, head=region.directed)
 
 
-def arrow(drawing: ImageDraw.ImageDraw, ends: Ends, colour: Colour, width: float, *, head: bool) -> None:
-    """Draw a line with a dot at its beginning, and at its end a head, or another dot. ends: two (x, y) px."""
-    (x, y), (u, v) = ends
-    length = math.hypot(u - x, v - y) or 1.0
-    ahead, reach = np.array([u - x, v - y]) / length, 3 * width + 8
-    tip, foot = np.array([u, v]) + ahead * width, np.array([u, v]) - ahead * reach
-    drawing.line([(x, y), tuple(foot) if head else (u, v)], colour, max(1, round(width)))
-    for a, b in [(x, y)] if head else [(x, y), (u, v)]:
-        radius = 1.5 * width
-        drawing.ellipse((a - radius, b - radius, a + radius, b + radius), fill=colour)
-    if head:
-        side = np.array([-ahead[1], ahead[0]]) * (reach / 2 + width)
-        drawing.polygon([tuple(tip), tuple(foot + side), tuple(foot - side)], fill=colour)
+def arrow(drawing: ImageDraw.ImageDraw, ends: Ends, colour: Colour, line: float, *, head: bool) -> None:
+    """Draw a line, cased in black, with a dot at its beginning, and at its end a head or a dot. ends: two (x, y) px."""
+    start, end = (np.array(place, float) for place in ends)
+    ahead = (end - start) / (np.hypot(*(end - start)) or 1.0)
+    aside = np.array([-ahead[1], ahead[0]])
+    for tone, more in (((0, 0, 0), 1 + line / 2), (colour, 0.0)):
+        foot = end - ahead * (5 * line + 4 + more)
+        drawing.line([tuple(start), tuple(foot if head else end)], tone, max(1, round(line + 2 * more)))
+        for x, y in [start] if head else [start, end]:
+            radius = 1.5 * line + more
+            drawing.ellipse((x - radius, y - radius, x + radius, y + radius), fill=tone)
+        if head:
+            side = aside * (2.5 * line + 2 + 1.5 * more)
+            drawing.polygon([tuple(end + ahead * 2 * more), tuple(foot + side), tuple(foot - side)], fill=tone)
 
 
 def overlay_png(picture: PictureLike, result: Localization) -> bytes:
