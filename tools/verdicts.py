@@ -65,10 +65,9 @@ class Job(NamedTuple):
         return self.group, f"{self.path.parent.parent.name}/{self.path.parent.name}/{name}", self.version
 
 
-def jobs(data: Path, work: Path) -> Iterator[Job]:
+def jobs(data: Path, work: Path, lookers: Sequence[str]) -> Iterator[Job]:
     """Yield what was not looked at yet, in an order in which a part is of use: forged ones early, copies late."""
     there = looked(work)
-    everything = [*clues.CLUES, MODEL]
     order = [("calibrate", 0), ("calibrate", 1), ("valid", 0), ("dev", 0), ("dev", QUALITY)]
     order += [("valid", 1), ("calibrate", 2), ("valid", 2)]
     for group, version in order:
@@ -76,7 +75,7 @@ def jobs(data: Path, work: Path) -> Iterator[Job]:
         for path in sorted(path for folder in folders for path in folder.iterdir() if path.suffix in EXTENSIONS):
             for piece in [None, *(pieces(path) if group == "calibrate" else ())]:
                 job = Job(group, path, piece, version, ())
-                missing = tuple(looker for looker in everything if looker not in there.get(job.key, {}))
+                missing = tuple(looker for looker in lookers if looker not in there.get(job.key, {}))
                 if missing:
                     yield job._replace(lookers=missing)
 
@@ -240,11 +239,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data")
     parser.add_argument("--work", type=Path, default=ROOT / "data/verdicts")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--only", choices=(*clues.CLUES, MODEL), help="look: with this one")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     match arguments.what:
         case "look":
-            look_at_all(list(jobs(arguments.data, arguments.work)), arguments.work, arguments.workers)
+            lookers = [arguments.only] if arguments.only else [*clues.CLUES, MODEL]
+            left = list(jobs(arguments.data, arguments.work, lookers))
+            look_at_all(left, arguments.work, arguments.workers)
         case "calibrate":
             engine = open_engine(MINI)
             found = calibrated(arguments.work, tuple(clues.CLUES))

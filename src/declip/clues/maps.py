@@ -18,7 +18,6 @@ from declip.clues.blocks import BLOCK, Floats, blocks_of, check_sides, spread, w
 from declip.errors import ImageError, SpecError
 from declip.images.encode import encode_jpeg
 from declip.images.read import name_of, read_photo
-from declip.process import cores
 from declip.regions import MaskRule
 from declip.results import Localization, Photo, PictureLike, check_several
 
@@ -126,7 +125,7 @@ class JpegGhost(Baseline):
     def scores(self, photo: Photo) -> Floats:
         """Return (H, W) float32 in [0, 1]; raises ImageError for a side of more than 65500 px, the limit of JPEG."""
         # Some at a time: each holds a copy of the photo.
-        with ThreadPoolExecutor(min(4, cores())) as pool:
+        with ThreadPoolExecutor(4) as pool:
             changes = np.stack(list(pool.map(lambda quality: window(_change(photo, quality, 2), 3), range(40, 100, 5))))
         low = changes.min(axis=0)
         span = changes.max(axis=0) - low
