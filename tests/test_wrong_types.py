@@ -13,7 +13,7 @@ from declip.errors import DeclipError
 from declip.testing import FakeEngine
 
 CALLS = {
-    "load": (lambda _: declip.load(3), "got <int>; expected str"),
+    "load": (lambda _: declip.load(3), "got <int>; expected a name of"),
     "pixels": (lambda _: declip.Localizer(FakeEngine(), max_pixels="5"), "max_pixels is '5'"),
     "service": (lambda _: serve.create_app(declip.Localizer(FakeEngine()), 5), "got <int>; expected Limits"),
     "hosts": (lambda _: serve.create_app(declip.Localizer(FakeEngine()), hosts="a.org"), "expected a list of names"),

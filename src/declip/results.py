@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from types import UnionType
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -255,10 +254,10 @@ class ResultRow:
     seconds: float
 
 
-def check_type(given: object, kind: type | UnionType, example: str) -> None:
+def check_type(given: object, kind: type, example: str) -> None:
     """Raise DeclipError unless given is of a type. example: how to come by such a value, for the message."""
     if not isinstance(given, kind):
-        raise DeclipError(f"got {_shown(given)}; expected {getattr(kind, '__name__', kind)}: {example}")
+        raise DeclipError(f"got {_shown(given)}; expected {kind.__name__}: {example}")
 
 
 def check_several(items: Iterable[Any], call: str) -> None:

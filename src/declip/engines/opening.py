@@ -12,7 +12,6 @@ from declip.engines.openvino_engine import OpenVinoEngine
 from declip.engines.torch_engine import TorchEngine
 from declip.errors import MissingExtraError, WeightsError, naming_extras
 from declip.models import catalog, resolve
-from declip.results import check_type
 from declip.spec import Precision, check_choice
 
 __all__ = ["model_file", "open_engine", "portable", "reopen"]
@@ -53,7 +52,10 @@ def model_file(model: str | Path | None = None, *, offline: bool = False) -> Pat
     """
     if model is None:
         return resolve.embedded_path()
-    check_type(model, str | os.PathLike, "a name of `declip models` or the path of a weight file")
+    if not isinstance(model, str | os.PathLike):
+        raise WeightsError(
+            f"got <{type(model).__name__}>; expected a name of `declip models` or the path of a weight file"
+        )
     if resolve.is_fetched(model):
         for package in ("torch", "timm", "safetensors"):  # rather than after hundreds of megabytes
             if importlib.util.find_spec(package) is None:
