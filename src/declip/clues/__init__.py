@@ -17,7 +17,9 @@ score is the mean of the map, and the threshold of the mask is 0.5 unless anothe
 from declip.clues.comparison import Comparison, compare
 from declip.clues.copy_move import CopyMove
 from declip.clues.double_jpeg import DoubleJpeg
+from declip.clues.exemplar_fill import ExemplarFill
 from declip.clues.findings import Clue, Finding
+from declip.clues.jpeg_history import ForeignGrid, SavedOnce
 from declip.clues.maps import Baseline, ErrorLevel, JpegGhost, NoiseLevel
 from declip.regions import Kind
 
@@ -30,12 +32,20 @@ __all__ = [
     "CopyMove",
     "DoubleJpeg",
     "ErrorLevel",
+    "ExemplarFill",
     "Finding",
+    "ForeignGrid",
     "JpegGhost",
     "NoiseLevel",
+    "SavedOnce",
     "compare",
 ]
 
 # What is looked for in every photo, by its kind.
-CLUES: dict[Kind, Clue] = {"copy-move": CopyMove()}
+CLUES: dict[Kind, Clue] = {
+    "copy-move": CopyMove(),
+    "exemplar-fill": ExemplarFill(),
+    "saved-once": SavedOnce(),
+    "foreign-grid": ForeignGrid(),
+}
 BASELINES: dict[str, type[Baseline]] = {kind.name: kind for kind in (ErrorLevel, NoiseLevel, JpegGhost, DoubleJpeg)}

@@ -16,11 +16,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Copy", "find_copies"]
+from declip.clues.repeating import APART, Affine, Mask, applied, likeness_of_details, repeating, values_at
+
+__all__ = ["Copy", "enlarged", "find_copies", "without_repeats"]
 
 Floats = NDArray[np.float32]
-Mask = NDArray[np.bool_]
-Affine = NDArray[np.float64]
+
 
 LARGEST = 2_000_000  # px; larger photos are searched at this size
 SMALL = 500_000  # px; smaller photos are searched at twice their size
@@ -29,14 +30,9 @@ MOST_MAPS = 12  # for each of upright and mirrored copies
 NEIGHBOURS = 5  # of a key point: a part may be there several times
 RATIO = 0.75  # of a neighbour's distance to that of the next one
 FARTHEST = 0.6  # distance between the descriptors of a match, whose length is 1
-APART = 20.0  # px between a part and its copy
 CLOSE = 3.0  # px between a match and the map it agrees with
 DRIFT = 0.06  # px more for each px from the match that the map was taken from
 FEWEST = 4  # matches of a map
-LIKE = 0.75  # local correlation of what is repeated
-WINDOW = 11  # px, of the local correlation
-NOISE = 4.0  # grey levels², the variance that the luma has without content
-FINE_NOISE = 0.5  # grey levels², of its finest details
 SMALLEST = 200  # px, of a part
 
 
@@ -88,12 +84,21 @@ def find_copies(pixels: NDArray[np.uint8], least: float = 0.0) -> list[Copy]:
             copy = _compare(luma, points, agreeing, transform)
             if copy is not None and copy.evidence >= least:
                 found.append(copy)
-    found.sort(key=lambda copy: -copy.evidence)
+    kept = without_repeats(found)
+    return [enlarged(copy, height, width) for copy in kept] if scale < 1 else kept
+
+
+def without_repeats(found: list[Copy]) -> list[Copy]:
+    """Return the copies without those that others show in the same or the other direction, the strongest first."""
     kept: list[Copy] = []
-    for copy in found:  # a copy is found in both directions
-        if not any((copy.one & there.other).any() and (copy.other & there.one).any() for there in kept):
+    for copy in sorted(found, key=lambda copy: -copy.evidence):
+        if not any(
+            (copy.one & one).any() and (copy.other & other).any()
+            for there in kept
+            for one, other in ((there.one, there.other), (there.other, there.one))
+        ):
             kept.append(copy)
-    return [_enlarged(copy, height, width) for copy in kept] if scale < 1 else kept
+    return kept
 
 
 def _key_points(luma: NDArray[np.uint8]) -> _Points:
@@ -169,8 +174,7 @@ def _maps(points: _Points, matches: NDArray[np.int64], mirrored: bool) -> Iterat
         # Size and angle of the two key points of a match say where all others should go.
         agreeing = max(
             (
-                np.linalg.norm(_applied(one, guess) - other, axis=1)
-                < CLOSE + DRIFT * np.linalg.norm(one - home, axis=1)
+                np.linalg.norm(applied(one, guess) - other, axis=1) < CLOSE + DRIFT * np.linalg.norm(one - home, axis=1)
                 for guess, home in zip(_guesses(points, left, mirrored), one, strict=True)
             ),
             key=np.count_nonzero,
@@ -180,7 +184,7 @@ def _maps(points: _Points, matches: NDArray[np.int64], mirrored: bool) -> Iterat
         for _ in range(4):
             known = np.column_stack([one[agreeing], np.ones(int(agreeing.sum()))])
             transform = np.linalg.lstsq(known, other[agreeing], rcond=None)[0].T
-            now = np.linalg.norm(_applied(one, transform) - other, axis=1) < CLOSE
+            now = np.linalg.norm(applied(one, transform) - other, axis=1) < CLOSE
             if now.sum() < FEWEST:
                 break
             agreeing = now
@@ -202,10 +206,6 @@ def _guesses(points: _Points, matches: NDArray[np.int64], mirrored: bool) -> NDA
     return np.concatenate([turns, shifts[:, :, None]], axis=2)
 
 
-def _applied(at: NDArray[np.float64], transform: Affine) -> NDArray[np.float64]:
-    return np.asarray(at @ transform[:, :2].T + transform[:, 2])
-
-
 def _is_plausible(transform: Affine) -> bool:
     """Say whether a map turns, mirrors and scales (½ to 2, with some room), but hardly distorts."""
     large, small = np.linalg.svd(transform[:, :2], compute_uv=False)
@@ -219,76 +219,17 @@ def _places(at: NDArray[Any]) -> NDArray[Any]:
 
 def _compare(luma: NDArray[np.uint8], points: _Points, agreeing: NDArray[np.int64], transform: Affine) -> Copy | None:
     """Compare a photo with itself under a map; None if no part repeats."""
-    height, width = luma.shape
-    plane = luma.astype(np.float32)
-    flags = cv2.WARP_INVERSE_MAP | cv2.INTER_CUBIC
-    border = cv2.BORDER_REPLICATE
-    moved = np.asarray(cv2.warpAffine(plane, transform, (width, height), flags=flags, borderMode=border), np.float32)
-    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    (a, b, c), (d, e, f) = transform.astype(np.float32)
-    to_x, to_y = a * x + b * y + c, d * x + e * y + f
-    comparable = (to_x >= 0) & (to_y >= 0) & (to_x < width) & (to_y < height) & (np.hypot(to_x - x, to_y - y) > APART)
-    repeats = ((_correlation(plane, moved, NOISE) > LIKE) & comparable).astype(np.uint8)
-    repeats = cv2.morphologyEx(repeats, cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8))
-    repeats = cv2.morphologyEx(repeats, cv2.MORPH_OPEN, np.ones((7, 7), np.uint8))
-    labels = cv2.connectedComponents(repeats)[1]
-    # Parts in which matches lie; a single one may have strayed into any.
     at = points.at[agreeing[:, 0]]
-    numbers, counts = np.unique(_values(labels, at), return_counts=True)
-    part = np.isin(labels, numbers[(counts >= 2) & (numbers > 0)]) & comparable
-    part, other = _two_parts(part, transform)
+    part, other = repeating(luma, transform, at)
     if np.count_nonzero(part) < SMALLEST:
         return None
-    details, repeated = (values - np.asarray(cv2.GaussianBlur(values, (0, 0), 1.0)) for values in (plane, moved))
-    fine = _correlation(details.astype(np.float32), repeated.astype(np.float32), FINE_NOISE)
-    matched = len(_places(at[_values(part, at)]))
-    share = matched / max(1, len(_places(points.at[_values(part, points.at)])))
-    detail = max(0.0, float(fine[part].mean()))
+    matched = len(_places(at[values_at(part, at)]))
+    share = matched / max(1, len(_places(points.at[values_at(part, points.at)])))
+    detail = max(0.0, likeness_of_details(luma, transform, part))
     return Copy(part, other, transform, matched, matched * share * detail)
 
 
-def _two_parts(part: Mask, transform: Affine) -> tuple[Mask, Mask]:
-    """Return a part that repeats and where it repeats, without what lies in both.
-
-    A pattern that goes on – windows of a tower – is in both, since its repetition repeats in its turn. So is all of a
-    part that was mirrored or turned by 180° about a place between them, which leads back: there, a half is kept.
-    """
-    other = _moved(part, transform)
-    both = part & other
-    y, x = np.nonzero(both)
-    at = np.column_stack([x, y]).astype(np.float64)
-    to = _applied(at, transform)
-    back = np.linalg.norm(_applied(to, transform) - at, axis=1) < APART
-    half = back & ((to - at) @ [1.0, 1e-3] > 0)
-    part = part & ~both
-    part[y[half], x[half]] = True
-    return part, _moved(part, transform)
-
-
-def _moved(part: Mask, transform: Affine) -> Mask:
-    flags = cv2.INTER_NEAREST
-    return np.asarray(cv2.warpAffine(part.astype(np.uint8), transform, part.shape[::-1], flags=flags) > 0)
-
-
-def _values(plane: NDArray[Any], at: Floats) -> NDArray[Any]:
-    """Return the values (N,) of a plane (H, W) at key points (N, 2)."""
-    x, y = np.round(at).astype(int).T
-    return np.asarray(plane[y.clip(0, plane.shape[0] - 1), x.clip(0, plane.shape[1] - 1)])
-
-
-def _correlation(one: Floats, other: Floats, noise: float) -> Floats:
-    """Return the correlation of two planes in a window around each pixel, (H, W) in [-1, 1]; that of noise is small."""
-
-    def mean(values: Floats) -> Floats:
-        return np.asarray(cv2.boxFilter(values, -1, (WINDOW, WINDOW)))
-
-    first, second = mean(one), mean(other)
-    shared = mean(one * other) - first * second
-    spread = (mean(one * one) - first * first + noise) * (mean(other * other) - second * second + noise)
-    return np.asarray(shared / np.sqrt(np.maximum(spread, 1e-6)))
-
-
-def _enlarged(copy: Copy, height: int, width: int) -> Copy:
+def enlarged(copy: Copy, height: int, width: int) -> Copy:
     """Bring what was found in a smaller picture to the photo's own size."""
     one, other = (
         cv2.resize(part.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0

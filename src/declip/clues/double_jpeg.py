@@ -18,7 +18,7 @@ from declip.images import jpeg
 from declip.images.orientation import to_stored, to_upright
 from declip.results import Photo
 
-__all__ = ["DoubleJpeg"]
+__all__ = ["DoubleJpeg", "votes_for_once"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,10 +54,8 @@ class DoubleJpeg(Baseline):
         """Return (H, W) float32 in [0, 1]. Raises ImageError as `ErrorLevel`, and for unreadable coefficients."""
         check_sides(photo)
         stored = jpeg.read_coefficients(photo)
-        rows, columns = (side // BLOCK for side in stored.coefficients.shape)
-        quantised = stored.coefficients.reshape(rows, BLOCK, columns, BLOCK)
         clipped = _clipped(photo.pixels, stored.orientation)
-        probability = _saved_once(quantised.transpose(0, 2, 1, 3), stored.table, ~clipped)
+        probability = _saved_once(_quantised(stored), stored.table, ~clipped)
         height, width = photo.size if stored.orientation < 5 else photo.size[::-1]
         scores = spread(probability, (height, width))
         return np.ascontiguousarray(to_upright(scores, stored.orientation))
@@ -77,6 +75,7 @@ _MOST = 4.0  # the most that one coefficient may say, in nats: the model is a ro
 _FEWEST_BLOCKS = 64
 _CLIPPED = (2, 253)  # levels; from there on, since the second saving blurs the ends
 _CLIPPED_SHARE = 0.25  # of the pixels of a block
+_TELLING = np.float32(np.log(2))  # of a value's log ratio, to count as a vote
 _LEAST_GAIN = 0.1  # nats per block; photos that were saved once stay below
 
 
@@ -86,14 +85,63 @@ def _clipped(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.bool_]:
     return np.asarray(blocks_of(to_stored(np.asarray(at_an_end), orientation)).mean(axis=2) > _CLIPPED_SHARE)
 
 
+def votes_for_once(
+    stored: jpeg.JpegCoefficients, pixels: NDArray[np.uint8]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return how many coefficients of each block speak for "saved once", and how many speak at all, (H8, W8) each.
+
+    Both are 0 everywhere where the photo shows no two savings. pixels: (H, W, 3), upright. A coefficient speaks if its
+    value is twice as likely after one saving as after two, or the other way round; zeros do not.
+    """
+    quantised, usable = _quantised(stored), ~_clipped(pixels, stored.orientation)
+    votes, trials = np.zeros((2, *usable.shape), np.float32)
+    _, told = _first_saving(quantised, stored.table)
+    for frequency, ratios in told:
+        reach = len(ratios) // 2
+        values = quantised[:, :, *frequency]
+        says = np.where(
+            usable & (np.abs(values) <= reach) & (values != 0), ratios[values.clip(-reach, reach) + reach], 0
+        )
+        votes += says > _TELLING
+        trials += np.abs(says) > _TELLING
+    return votes, trials
+
+
+def _quantised(stored: jpeg.JpegCoefficients) -> NDArray[np.int16]:
+    """Return the coefficients of each block, (H8, W8, 8, 8)."""
+    rows, columns = (side // BLOCK for side in stored.coefficients.shape)
+    return stored.coefficients.reshape(rows, BLOCK, columns, BLOCK).transpose(0, 2, 1, 3)
+
+
 def _saved_once(quantised: NDArray[np.int16], table: NDArray[np.int32], usable: NDArray[np.bool_]) -> Floats:
     """Return P(saved once) of each block, (H8, W8) float32 in [0, 1].
 
     quantised: (H8, W8, 8, 8). table: (8, 8). usable: (H8, W8), the blocks that say something.
     """
-    count = usable.size
-    if count < _FEWEST_BLOCKS:
+    share, told = _first_saving(quantised, table)
+    if not told:
         return np.zeros(usable.shape, dtype=np.float32)
+    log_ratio = np.zeros(usable.shape, dtype=np.float32)
+    for frequency, ratios in told:
+        says = np.clip(ratios, -_MOST, _MOST)
+        reach = len(says) // 2
+        says[reach] = 0  # zeros tell flat from textured rather than once from twice
+        values = quantised[:, :, *frequency]
+        log_ratio += np.where(usable & (np.abs(values) <= reach), says[np.clip(values, -reach, reach) + reach], 0)
+    return np.asarray(special.expit(window(log_ratio, 5) - np.float32(special.logit(share))))
+
+
+def _first_saving(
+    quantised: NDArray[np.int16], table: NDArray[np.int32]
+) -> tuple[float, list[tuple[tuple[int, int], NDArray[np.float64]]]]:
+    """Estimate the share that was saved twice; and for each frequency that shows it, what its values say.
+
+    quantised: (H8, W8, 8, 8). table: (8, 8). Returns the share, and pairs of a frequency and log P(value | saved once)
+    / P(value | saved twice) of the values -reach … reach. No pairs: the photo shows no two savings.
+    """
+    count = quantised.shape[0] * quantised.shape[1]
+    if count < _FEWEST_BLOCKS:
+        return 1.0, []
     densities = _off_grid_densities(quantised, table)
     gains = []  # of each frequency, (first step, share): log likelihood over that of "all was saved once"
     evidence = []  # (first step, value): log P(value | saved once) / P(value | saved twice)
@@ -110,18 +158,13 @@ def _saved_once(quantised: NDArray[np.int16], table: NDArray[np.int32], usable: 
     total = np.sum([np.maximum(gain.max(axis=0), 0) for gain in gains], axis=0)
     best = int(total.argmax())
     if total[best] < _LEAST_GAIN * count:
-        return np.zeros(usable.shape, dtype=np.float32)
-    log_ratio = np.zeros(usable.shape, dtype=np.float32)
+        return 1.0, []
+    told = []
     for frequency, gain, ratios in zip(_FREQUENCIES, gains, evidence, strict=True):
         first = int(gain[:, best].argmax())
-        if gain[first, best] <= 0:
-            continue
-        says = np.clip(ratios[first], -_MOST, _MOST)
-        reach = len(says) // 2
-        says[reach] = 0  # zeros tell flat from textured rather than once from twice
-        values = quantised[:, :, *frequency]
-        log_ratio += np.where(usable & (np.abs(values) <= reach), says[np.clip(values, -reach, reach) + reach], 0)
-    return np.asarray(special.expit(window(log_ratio, 5) - np.float32(special.logit(_SHARES[best]))))
+        if gain[first, best] > 0:
+            told.append((frequency, ratios[first]))
+    return float(_SHARES[best]), told
 
 
 def _off_grid_densities(quantised: NDArray[np.int16], table: NDArray[np.int32]) -> list[NDArray[np.float64]]:

@@ -38,10 +38,14 @@ def rate_of(kind: Kind, evidence: float) -> float:
 
 
 def scale_of(kind: Kind) -> tuple[float, float]:
-    """Return the evidence that 5 % and 1 % of untouched photos reach, as a `Scale` has it."""
+    """Return the evidence that 5 % and 1 % of untouched photos reach, as a `Scale` has it; at least 1 and 2.
+
+    Hardly an untouched photo shows any of some clues.
+    """
     untouched = strongest_of_untouched(kind)
     common, rare = (untouched[-max(1, round(share * len(untouched)))] for share in (0.05, 0.01))
-    return common, rare
+    common = max(common, 1.0)
+    return common, max(rare, 2 * common)
 
 
 def facts_of(finding: Finding, region: Region) -> dict[str, Any]:
