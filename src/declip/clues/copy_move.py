@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from declip.clues.findings import Finding, rate_of
+from declip.clues.findings import Finding, Kind, rate_of
 from declip.results import Photo
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class CopyMove:
     printed or built alike can be taken for copies; the rate of a finding says how seldom.
     """
 
-    kind: Literal["copy-move"] = "copy-move"
+    kind: Kind = "copy-move"
 
     def examine(self, photo: Photo) -> list[Finding]:
         """Return the copies, the strongest evidence first: those that at most 5 % of untouched photos match."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from declip.clues.findings import Finding, rate_of
+from declip.clues.findings import Finding, Kind, rate_of
 from declip.errors import MissingExtraError
 from declip.results import Photo
 
@@ -40,7 +40,7 @@ class ExemplarFill:
     not found. Meshes and grilles can be taken for fills; the rate says how seldom. Needs the extra `report`.
     """
 
-    kind: Literal["exemplar-fill"] = "exemplar-fill"
+    kind: Kind = "exemplar-fill"
 
     def examine(self, photo: Photo) -> list[Finding]:
         """Return the parts, the strongest evidence first: those that at most 5 % of untouched photos match.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from declip.clues import grid
 from declip.clues.blocks import BLOCK
 from declip.clues.double_jpeg import votes_for_once
-from declip.clues.findings import Finding, rate_of
+from declip.clues.findings import Finding, Kind, rate_of
 from declip.clues.votes import Area, stand_out
 from declip.errors import MissingExtraError
 from declip.images import jpeg
@@ -35,7 +34,7 @@ class SavedOnce:
     grid that its pixels show. Needs the extra `data` (jpeglib).
     """
 
-    kind: Literal["saved-once"] = "saved-once"
+    kind: Kind = "saved-once"
 
     def examine(self, photo: Photo) -> list[Finding]:
         """Return the parts, the strongest evidence first: those that at most 5 % of untouched photos match.
@@ -61,7 +60,7 @@ class ForeignGrid:
     told from it. A later saving at about the same quality or a lower one removes the trace.
     """
 
-    kind: Literal["foreign-grid"] = "foreign-grid"
+    kind: Kind = "foreign-grid"
 
     def examine(self, photo: Photo) -> list[Finding]:
         """Return the parts, the strongest evidence first: those that at most 5 % of untouched photos match."""
@@ -135,7 +134,7 @@ def _placed(blocks: NDArray[np.bool_], start: tuple[int, int], size: tuple[int, 
     return mask
 
 
-def _finding(kind: Any, mask: NDArray[np.bool_], evidence: float, reason: str) -> Finding:
+def _finding(kind: Kind, mask: NDArray[np.bool_], evidence: float, reason: str) -> Finding:
     return Finding(kind=kind, mask=mask, evidence=evidence, rate=rate_of(kind, evidence), reason=reason)
 
 

@@ -61,7 +61,7 @@ def stand_out(votes: Counts, trials: Counts, side: int, chance: float, usual: fl
             continue
         level = max(chance, float(np.quantile(share[rest], usual)))
         cast_here, asked_here = float(votes[blocks].sum()), float(trials[blocks].sum())
-        evidence = float(_digits(np.float64(cast_here / max(asked_here, 1)), np.float64(asked_here), level))
+        evidence = float(_digits(np.array(cast_here / max(asked_here, 1)), np.array(asked_here), level))
         if evidence > 0:
             found.append(Area(blocks, round(cast_here), round(asked_here), level, evidence))
     return sorted(found, key=lambda area: -area.evidence)
