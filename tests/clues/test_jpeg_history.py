@@ -90,6 +90,12 @@ def test_a_photo_without_a_change_has_no_part_that_was_saved_once(first: int | N
     assert max((area.evidence for _, area in saved_once_areas(jpeg(pixels, last))), default=0.0) < WEAK
 
 
+def test_blocks_that_are_filled_up_say_nothing() -> None:
+    """Each saving fills the last blocks with what the one before made of the last pixels."""
+    twice = jpeg(saved(picture(1)[:379, :507], 70), 90)
+    assert max((area.evidence for _, area in saved_once_areas(twice)), default=0.0) < WEAK
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (8, 300), (64, 64)])
 def test_flat_and_tiny_pictures_have_no_history(shape: tuple[int, int]) -> None:
     photo = png(np.full((*shape, 3), 128, np.uint8))

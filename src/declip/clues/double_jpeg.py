@@ -54,7 +54,7 @@ class DoubleJpeg(Baseline):
         """Return (H, W) float32 in [0, 1]. Raises ImageError as `ErrorLevel`, and for unreadable coefficients."""
         check_sides(photo)
         stored = jpeg.read_coefficients(photo)
-        clipped = _clipped(photo.pixels, stored.orientation)
+        clipped = _clipped(photo.pixels, stored.orientation, _CLIPPED_SHARE)
         probability = _saved_once(_quantised(stored), stored.table, ~clipped)
         height, width = photo.size if stored.orientation < 5 else photo.size[::-1]
         scores = spread(probability, (height, width))
@@ -75,14 +75,15 @@ _MOST = 4.0  # the most that one coefficient may say, in nats: the model is a ro
 _FEWEST_BLOCKS = 64
 _CLIPPED = (2, 253)  # levels; from there on, since the second saving blurs the ends
 _CLIPPED_SHARE = 0.25  # of the pixels of a block
+_FEW_CLIPPED = 0.04  # of a block that has a vote: few clipped pixels move many coefficients a little
 _TELLING = np.float32(np.log(2))  # of a value's log ratio, to count as a vote
 _LEAST_GAIN = 0.1  # nats per block; photos that were saved once stay below
 
 
-def _clipped(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.bool_]:
-    """Return the blocks with clipped pixels, (H8, W8) bool on the stored picture's grid. pixels: (H, W, 3), upright."""
+def _clipped(pixels: NDArray[np.uint8], orientation: int, share: float) -> NDArray[np.bool_]:
+    """Return the blocks with a share of clipped pixels, (H8, W8) bool as stored. pixels: (H, W, 3), upright."""
     at_an_end = ((pixels <= _CLIPPED[0]) | (pixels >= _CLIPPED[1])).any(axis=2).astype(np.float32)
-    return np.asarray(blocks_of(to_stored(np.asarray(at_an_end), orientation)).mean(axis=2) > _CLIPPED_SHARE)
+    return np.asarray(blocks_of(to_stored(np.asarray(at_an_end), orientation)).mean(axis=2) > share)
 
 
 def votes_for_once(
@@ -93,7 +94,11 @@ def votes_for_once(
     Both are 0 everywhere where the photo shows no two savings. pixels: (H, W, 3), upright. A coefficient speaks if its
     value is twice as likely after one saving as after two, or the other way round; zeros do not.
     """
-    quantised, usable = _quantised(stored), ~_clipped(pixels, stored.orientation)
+    quantised, usable = _quantised(stored), ~_clipped(pixels, stored.orientation, _FEW_CLIPPED)
+    height, width = pixels.shape[:2] if stored.orientation < 5 else pixels.shape[1::-1]
+    # What fills the last blocks up is made anew with each saving.
+    usable[height // BLOCK :] = False
+    usable[:, width // BLOCK :] = False
     votes, trials = np.zeros((2, *usable.shape), np.float32)
     _, told = _first_saving(quantised, stored.table)
     for frequency, ratios in told:
