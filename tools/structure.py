@@ -34,7 +34,7 @@ SOURCE = ROOT / "src" / "declip"
 LIMITS = {
     "lines of src": 28_500,
     "lines of tools and bench": 4_800,
-    "lines of tests": 25_650,
+    "lines of tests": 25_700,
     "rooms": 27,
     "floors": 12,
     "arrows": 169,

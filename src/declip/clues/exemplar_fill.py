@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from declip.clues.findings import Finding, Kind, rate_of
-from declip.errors import MissingExtraError
 from declip.results import Photo
 
 __all__ = ["ExemplarFill", "Fill", "find_fills"]
@@ -37,18 +35,13 @@ class ExemplarFill:
 
     Which are the pieces and which their sources cannot be told from the repetition alone: the part whose pieces lie
     together is taken for the filled one. Photos over 2 MP are searched at 2 MP. Fills of smooth areas (sky, walls) are
-    not found. Meshes and grilles can be taken for fills; the rate says how seldom. Needs the extra `report`.
+    not found. Meshes and grilles can be taken for fills; the rate says how seldom.
     """
 
     kind: Kind = "exemplar-fill"
 
     def examine(self, photo: Photo) -> list[Finding]:
-        """Return the parts, the strongest evidence first: those that at most 5 % of untouched photos match.
-
-        Raises MissingExtraError without OpenCV.
-        """
-        if importlib.util.find_spec("cv2") is None:
-            raise MissingExtraError("cv2", "report")
+        """Return the parts, the strongest evidence first: those that at most 5 % of untouched photos match."""
         found = []
         for fill in find_fills(photo.pixels):
             rate = rate_of(self.kind, fill.evidence)
