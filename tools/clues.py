@@ -25,11 +25,12 @@ from card_cases import Case, published
 from model_page import ROOT, between
 from numpy.typing import NDArray
 
-from declip.clues import CLUES
-from declip.clues.copy_move import copies_in
+from declip.clues import Clue, CopyMove, ExemplarFill, ForeignGrid, RepeatedGrain, SavedOnce
+from declip.clues.copies import find_copies
 from declip.clues.exemplar_fill import find_fills
 from declip.clues.findings import Kind, strongest_of_untouched
 from declip.clues.jpeg_history import foreign_areas, saved_once_areas
+from declip.clues.rigid import find_rigid_copies
 from declip.images.encode import encode_jpeg
 from declip.images.read import EXTENSIONS, read_photo
 from declip.results import Photo
@@ -38,9 +39,13 @@ RATES = ROOT / "src/declip/assets/clues.json"
 COPIES = ("cmh_copymove", "copymove_baheesa_rot_scale")
 PAGES: dict[Kind, Path] = {
     "copy-move": ROOT / "docs/copy-move.md",
+    "repeated-grain": ROOT / "docs/copy-move.md",
     "exemplar-fill": ROOT / "docs/exemplar-fill.md",
     "saved-once": ROOT / "docs/jpeg-history.md",
     "foreign-grid": ROOT / "docs/jpeg-history.md",
+}
+CLUES: dict[Kind, Clue] = {
+    clue.kind: clue for clue in (CopyMove(), RepeatedGrain(), ExemplarFill(), SavedOnce(), ForeignGrid())
 }
 QUALITIES = (None, 90, 75)
 PROMISE = 0.01  # of untouched photos
@@ -52,7 +57,9 @@ def evidence(kind: Kind, photo: Photo) -> float:
     found: Iterable[float]
     match kind:
         case "copy-move":
-            found = [copy.evidence for copy in copies_in(photo.pixels)]
+            found = [copy.evidence for copy in find_copies(photo.pixels)]
+        case "repeated-grain":
+            found = [copy.evidence for copy in find_rigid_copies(photo.pixels)]
         case "exemplar-fill":
             found = [fill.evidence for fill in find_fills(photo.pixels)]
         case "saved-once":
@@ -107,7 +114,7 @@ def table(data: Path, kind: Kind, every: int) -> str:
     least = untouched[-1 - int(PROMISE * len(untouched))]  # as many have more
     rows = ["| set | pictures | saved again | found at 1 % | in the right place | F1 |", "|---|---|---|---|---|---|"]
     for name in sorted(path.name for path in (data / "forged/dev").iterdir() if path.is_dir()):
-        if kind == "copy-move" and name not in COPIES:
+        if kind in ("copy-move", "repeated-grain") and name not in COPIES:
             continue
         cases = [c for c in published(data / "forged/dev", "image") if c.kind == name and not c.jpeg][::every]
         for quality in QUALITIES:

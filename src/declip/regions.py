@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 Verdict = Literal["manipulated", "inconclusive", "nothing found", "not examined"]
-Kind: TypeAlias = Literal["copy-move", "exemplar-fill", "foreign-grid", "saved-once"]  # of clues
+Kind: TypeAlias = Literal["copy-move", "exemplar-fill", "foreign-grid", "repeated-grain", "saved-once"]  # of clues
 Box: TypeAlias = tuple[int, int, int, int]  # (x0, y0, x1, y1) px, half-open
 # Smaller parts than this share of the photo are specks, which no list and no verdict takes into account.
 SMALLEST = 1e-4

@@ -21,6 +21,7 @@ from declip.clues.exemplar_fill import ExemplarFill
 from declip.clues.findings import Clue, Finding
 from declip.clues.jpeg_history import ForeignGrid, SavedOnce
 from declip.clues.maps import Baseline, ErrorLevel, JpegGhost, NoiseLevel
+from declip.clues.rigid import RepeatedGrain
 from declip.regions import Kind
 
 __all__ = [
@@ -37,15 +38,11 @@ __all__ = [
     "ForeignGrid",
     "JpegGhost",
     "NoiseLevel",
+    "RepeatedGrain",
     "SavedOnce",
     "compare",
 ]
 
 # What is looked for in every photo, by its kind.
-CLUES: dict[Kind, Clue] = {
-    "copy-move": CopyMove(),
-    "exemplar-fill": ExemplarFill(),
-    "saved-once": SavedOnce(),
-    "foreign-grid": ForeignGrid(),
-}
+CLUES: dict[Kind, Clue] = {"copy-move": CopyMove()}
 BASELINES: dict[str, type[Baseline]] = {kind.name: kind for kind in (ErrorLevel, NoiseLevel, JpegGhost, DoubleJpeg)}

@@ -89,14 +89,10 @@ def find_copies(pixels: NDArray[np.uint8], least: float = 0.0) -> list[Copy]:
 
 
 def without_repeats(found: list[Copy]) -> list[Copy]:
-    """Return the copies without those that others show in the same or the other direction, the strongest first."""
+    """Return the copies without those that others show in the other direction, the strongest evidence first."""
     kept: list[Copy] = []
     for copy in sorted(found, key=lambda copy: -copy.evidence):
-        if not any(
-            (copy.one & one).any() and (copy.other & other).any()
-            for there in kept
-            for one, other in ((there.one, there.other), (there.other, there.one))
-        ):
+        if not any((copy.one & there.other).any() and (copy.other & there.one).any() for there in kept):
             kept.append(copy)
     return kept
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +10,7 @@ from numpy.typing import NDArray
 from declip.clues.findings import Finding, Kind, rate_of
 from declip.results import Photo
 
-if TYPE_CHECKING:
-    from declip.clues.copies import Copy
-
-__all__ = ["CopyMove", "copies_in"]
+__all__ = ["CopyMove"]
 
 # Findings that more untouched photos than this show are not worth a word.
 _MOST = 0.05
@@ -23,7 +19,6 @@ _MOST = 0.05
 class CopyMove:
     """Find parts of a photo that were copied to another place of it: moved, turned, scaled by ½ to 2, or mirrored.
 
-    Key points show copies that were turned, scaled or mirrored, too; repeated grain shows those that were just moved.
     Photos over 2 MP are searched at 2 MP. Copies without texture or below some 20 px are not found. Things that are
     printed or built alike can be taken for copies; the rate of a finding says how seldom.
     """
@@ -32,11 +27,13 @@ class CopyMove:
 
     def examine(self, photo: Photo) -> list[Finding]:
         """Return the copies, the strongest evidence first: those that at most 5 % of untouched photos match."""
+        from declip.clues.copies import find_copies
+
         found = []
-        for copy in copies_in(photo.pixels):
+        for copy in find_copies(photo.pixels):
             rate = rate_of(self.kind, copy.evidence)
             if rate <= _MOST:
-                reason = _reason(copy)
+                reason = _reason(copy.matches, copy.transform)
                 found.append(
                     Finding(
                         kind=self.kind,
@@ -51,18 +48,9 @@ class CopyMove:
         return found
 
 
-def copies_in(pixels: NDArray[np.uint8]) -> list[Copy]:
-    """Return the copies in a photo (H, W, 3) that key points or repeated grain show, the strongest evidence first."""
-    from declip.clues.copies import find_copies, without_repeats
-    from declip.clues.rigid import find_rigid_copies
-
-    return without_repeats(find_copies(pixels) + find_rigid_copies(pixels))
-
-
-def _reason(copy: Copy) -> str:
-    change = _change(copy.transform)
-    shown = f"{copy.matches} details agree" if copy.matches else "they agree to the grain"
-    return f"Two parts of the photo show the same: {shown}{f', if one is {change}' if change else ''}."
+def _reason(matches: int, transform: NDArray[np.float64]) -> str:
+    change = _change(transform)
+    return f"Two parts of the photo show the same: {matches} details agree{f', if one is {change}' if change else ''}."
 
 
 def _change(transform: NDArray[np.float64]) -> str:
