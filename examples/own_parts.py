@@ -1,29 +1,47 @@
-"""A backbone and a decoder of your own: any modules that keep the shapes go into DeclipNet."""
+"""A backbone and a decoder of your own: trained, evaluated, exported, used. `declip train` takes their names, too."""
 
-import torch
+import tempfile
+from pathlib import Path
+
 from torch import Tensor, nn
 
-from declip.nn.backbones import Features
-from declip.nn.model import DeclipNet
+import declip
+from declip.models.export import to_onnx
+from declip.nn.maps import Features, FeatureShape
+
+HERE = Path(__file__).parent
 
 
-class Patches(nn.Module):
-    """Normalised pictures (N, 3, S, S) → Features: here one map (N, 32, S/8, S/8)."""
+class Patches(nn.Conv2d):
+    """Normalised pictures (N, 3, S, S) → Features: here one map (N, 32, S/8, S/8). It is frozen."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.project = nn.Conv2d(3, 32, kernel_size=8, stride=8)
+    def __init__(self, input_size: int) -> None:
+        super().__init__(3, 32, kernel_size=8, stride=8)
 
     def forward(self, images: Tensor) -> Features:
-        return Features((self.project(images),))
+        return Features((super().forward(images),))
 
 
 class Pointwise(nn.Conv2d):
-    """Features → logits (N, T, T)."""
+    """Features → logits (N, T, T). It learns."""
+
+    def __init__(self, shape: FeatureShape, output_size: int) -> None:
+        super().__init__(sum(shape.channels), 1, kernel_size=1)
+        self.size = (output_size, output_size)
 
     def forward(self, features: Features) -> Tensor:
-        return nn.functional.interpolate(super().forward(features.fused()), (256, 256), mode="bilinear")[:, 0]
+        return nn.functional.interpolate(super().forward(features.fused()), self.size, mode="bilinear")[:, 0]
 
 
-net = DeclipNet([Patches()], Pointwise(32, 1, kernel_size=1))  # the backbone is frozen, the decoder learns
-print(tuple(net(torch.randn(2, 3, 224, 224)).shape), sum(p.numel() for p in net.learnt_parameters()), "to learn")
+if __name__ == "__main__":
+    parts = {"backbones": (declip.BackboneSpec(name="own_parts:Patches", layer=0),)}
+    model = declip.ModelSpec(**parts, decoder=declip.DecoderSpec(kind="own_parts:Pointwise"), output_size=56)
+    masks = sorted((HERE / "masks").glob("*.png"))
+    photos = [next((HERE / "photos").glob(f"{mask.stem}.*")) for mask in masks]
+    samples = [declip.Sample(image=p, mask=m, label="fake") for p, m in zip(photos, masks, strict=True)]
+    with tempfile.TemporaryDirectory() as folder:
+        config = declip.training.TrainConfig(model=model, epochs=2)
+        run = declip.training.train(config, train=samples, valid=samples, out=Path(folder) / "run", cache=folder)
+        found = declip.evaluate(declip.load(run.best), samples)
+        exported = to_onnx(run.best, Path(folder) / "own.onnx")
+        print(len(found.rows), "evaluated;", declip.load(exported)(photos[0]).scores.shape, "scores")

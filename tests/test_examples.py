@@ -12,15 +12,15 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(path.name for path in (ROOT / "examples").glob("*.py") if path.name != "demo.py")
 PRINTED = {
-    # A weight for each of 32 channels and a bias; the backbone's 6,176 are frozen.
-    "own_parts.py": "(2, 256, 256) 33 to learn\n",
+    "own_parts.py": "8 evaluated; (512, 512) scores\n",
 }
 
 
+@pytest.mark.slow  # own_parts.py trains and exports
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_script_runs_and_has_at_most_30_lines(name: str, tmp_path: Path) -> None:
+def test_a_script_runs_and_has_at_most_50_lines(name: str, tmp_path: Path) -> None:
     script = ROOT / "examples" / name
-    assert len(script.read_text(encoding="utf-8").splitlines()) <= 30
+    assert len(script.read_text(encoding="utf-8").splitlines()) <= 50
     done = subprocess.run(
         [sys.executable, "-W", "error", str(script)],
         cwd=tmp_path,

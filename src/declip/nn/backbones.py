@@ -1,7 +1,7 @@
 """Frozen backbones: a picture → features at chosen layers.
 
 Any timm model, cut so that no block behind the last wanted layer exists, or fixed statistics (`nn/statistics.py`). A
-backbone of your own is any `nn.Module` that takes (N, 3, S, S) and returns `Features`.
+backbone of your own is any `nn.Module` that takes (N, 3, S, S) and returns `Features`; `nn/own.py` finds it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from declip.errors import SpecError, WeightsError
 from declip.files import sha256_of
 from declip.nn.exported import read_dinov2
 from declip.nn.maps import Features, FeatureShape
+from declip.nn.own import make_part
 from declip.nn.statistics import BlockStatistics, Pixels, QuantizationStatistics, ResidualStatistics
-from declip.spec import BackboneSpec
+from declip.spec import BackboneSpec, is_own
 
 __all__ = ["Backbone", "FeatureShape", "Features", "build_backbones", "exact", "extract_layers", "probe"]
 
@@ -130,6 +131,9 @@ def build_backbones(
             raise SpecError(f"layers of {name} are {layers}; list them once each, in rising order")
         if name in STATISTICS:
             modules.append(STATISTICS[name](std))
+            continue
+        if is_own(name):
+            modules.append(make_part(name, input_size).requires_grad_(False).eval())
             continue
         backbone = Backbone(name, layers, input_size)
         if load_weights and weights is not None:

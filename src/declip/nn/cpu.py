@@ -89,7 +89,8 @@ def watch(net: nn.Module, image: Tensor) -> list[Call]:
         if isinstance(module, nn.Conv2d):
             convs[output.grad_fn] = module
 
-    hooks = [m.register_forward_hook(note) for m in net.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
+    watched = [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d) and _is_known(m)]
+    hooks = [m.register_forward_hook(note) for m in watched]
     try:
         with torch.inference_mode(False), torch.enable_grad(), FakeTensorMode(allow_non_fake_inputs=True):
             # Made here, since the image may come from inference mode, whose tensors have no gradients.
@@ -106,6 +107,11 @@ def watch(net: nn.Module, image: Tensor) -> list[Call]:
         alone = source is not None and times[module] == times[source] == uses[before] == 1 and after in uses
         calls.append(Call(module, source if alone else None, shape))
     return calls
+
+
+def _is_known(module: nn.Module) -> bool:
+    """Return whether a class does what its base in torch does: those of other packages may do anything else."""
+    return type(module).__module__.partition(".")[0] in ("torch", "timm", "declip")
 
 
 def _count_uses(last: Any) -> Counter[Any]:
@@ -189,7 +195,12 @@ def narrow(net: nn.Module) -> int:
     for parent in list(net.modules()):
         children = list(parent.named_children()) if isinstance(parent, nn.Sequential) else []
         for (before, enlarge), (after, conv) in itertools.pairwise(children):
-            if isinstance(enlarge, nn.Upsample) and isinstance(conv, nn.Conv2d) and _is_narrow(conv):
+            if (
+                isinstance(enlarge, nn.Upsample)
+                and isinstance(conv, nn.Conv2d)
+                and _is_known(conv)
+                and _is_narrow(conv)
+            ):
                 setattr(parent, before, NarrowConv(enlarge, conv))
                 setattr(parent, after, nn.Identity())
                 found += 1

@@ -7,7 +7,7 @@
 | conv-N | 4 levels of N/4 (Conv 5×5, BatchNorm, ReLU), bilinear ×2 after each, Conv 5×5 → 1 |
 | dilated | 1×1 projections, residual blocks of growing dilation at half the grid, one at the full; for small models |
 
-A decoder of your own is any `nn.Module` that takes `Features` and returns logits (N, T, T).
+A decoder of your own is any `nn.Module` that takes `Features` and returns logits (N, T, T); `nn/own.py` finds it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from declip.nn.backbones import Features, FeatureShape
 from declip.nn.dilated import DilatedDecoder
-from declip.spec import DecoderSpec
+from declip.nn.own import make_part
+from declip.spec import DecoderSpec, is_own
 
 __all__ = ["AttentionDecoder", "ConvDecoder", "LinearDecoder", "build_decoder"]
 
@@ -129,7 +130,12 @@ class ConvDecoder(nn.Module):
 
 
 def build_decoder(spec: DecoderSpec, shape: FeatureShape, output_size: int) -> nn.Module:
-    """Build a decoder for features of the given sizes; every backbone goes with every decoder."""
+    """Build a decoder for features of the given sizes; every backbone goes with every decoder.
+
+    One of another package is made from (shape, output_size).
+    """
+    if is_own(spec.kind):
+        return make_part(spec.kind, shape, output_size)
     channels, grid = sum(shape.channels), shape.grids[0]
     match spec.kind:
         case "linear":
@@ -138,6 +144,6 @@ def build_decoder(spec: DecoderSpec, shape: FeatureShape, output_size: int) -> n
             return AttentionDecoder(channels, output_size, spec.causal)
         case "dilated":
             return DilatedDecoder(shape, output_size, spec.widths or (), spec.stem)
-        case "conv-4" | "conv-12" | "conv-20":
+        case _:
             per_level = int(spec.kind.removeprefix("conv-")) // 4
             return ConvDecoder(channels, grid, output_size, per_level, spec.widths or PAPER_WIDTHS)

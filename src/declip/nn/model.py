@@ -23,7 +23,7 @@ class DeclipNet(nn.Module):
     """A picture → logits.
 
     backbones: modules (N, 3, S, S) → Features; decoder: Features → (N, T, T). Use `build` for a ModelSpec, or pass
-    modules of your own that keep these shapes (examples/own_parts.py).
+    modules of your own that keep these shapes (`nn/own.py`).
     """
 
     def __init__(self, backbones: Sequence[nn.Module], decoder: nn.Module) -> None:
@@ -82,6 +82,10 @@ def build(spec: ModelSpec, *, load_weights: bool = True, offline: bool = False) 
         spec.backbones, input_size=spec.input_size, std=spec.std, load_weights=load_weights, offline=offline
     )
     shape = probe(backbones, spec.input_size)
+    if len(shape.channels) != len(spec.backbones):
+        raise SpecError(
+            f"the backbones gave {len(shape.channels)} maps; expected one for each of {len(spec.backbones)}"
+        )
     return DeclipNet(backbones, build_decoder(spec.decoder, shape, spec.output_size)).eval()
 
 

@@ -113,7 +113,7 @@ def _parse(text: str) -> BackboneSpec:
     return BackboneSpec(name=name, layer=int(layer) if colon else _LAYERS[base], weights=weights)
 
 
-def model_name(backbones: Sequence[BackboneSpec], decoder: DecoderKind | None = None) -> str:
+def model_name(backbones: Sequence[BackboneSpec], decoder: str | None = None) -> str:
     """ "NAME:LAYER+NAME:LAYER, DECODER": how tables, logs and `paper.numbers` name a model."""
     name = "+".join(f"{backbone.name}:{backbone.layer}" for backbone in backbones)
     return name if decoder is None else f"{name}, {decoder}"

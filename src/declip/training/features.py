@@ -30,8 +30,9 @@ from declip._version import __version__
 from declip.errors import DatasetError, SpecError
 from declip.nn.backbones import STATISTICS, Backbone, Features, exact, extract_layers, neighbours, probe
 from declip.nn.model import DeclipNet
+from declip.nn.own import source_of
 from declip.process import cores
-from declip.spec import ModelSpec, check_choice
+from declip.spec import ModelSpec, check_choice, is_own
 from declip.training.recipe import FeaturePrecision
 from declip.training.store import TensorStore
 from declip.training.views import Views
@@ -75,7 +76,8 @@ class CachedViews:
         for about in describe_layers(net, spec):
             about["precision"] = precision
             name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
-            self._stores.append(TensorStore(folder / f"{about['name']}-{about['layer']}-{name}", about))
+            readable = about["name"].replace(":", "-")  # which Windows has no names with
+            self._stores.append(TensorStore(folder / f"{readable}-{about['layer']}-{name}", about))
         self._targets = TensorStore(folder / "targets", {"targets": "float16, of the views of samples"})
         self._output = spec.output_size
         self.keys = views.keys(count)
@@ -178,6 +180,8 @@ def describe_layers(net: DeclipNet, spec: ModelSpec) -> list[dict[str, Any]]:
             about: dict[str, Any] = {"name": row.name, "layer": row.layer, "input_size": spec.input_size}
             if row.name in STATISTICS:
                 names, code = list(module.state_dict()), f"declip {__version__}"
+            elif is_own(row.name):
+                names, code = list(module.state_dict()), hashlib.sha256(source_of(module).encode()).hexdigest()
             else:
                 with torch.device("meta"):
                     part = Backbone(row.name, [row.layer], spec.input_size)

@@ -30,6 +30,7 @@ from declip.errors import DatasetError, SpecError
 from declip.files import sha256_of
 from declip.images.mapfiles import empty_masks, warn_of_empty_masks
 from declip.models import checkpoint, resolve
+from declip.nn import own
 from declip.nn.model import DeclipNet, Network, build_network
 from declip.nn.rivals.net import RivalNet
 from declip.results import Sample, check_samples
@@ -175,6 +176,7 @@ def choose_samples(samples: Sequence[Sample], config: TrainConfig) -> list[Sampl
 
 def _first_network(config: TrainConfig, accelerator: Accelerator, start: str | Path | None) -> Network:
     """Return the network with which a training begins, on its device."""
+    own.import_parts(config.model)
     torch.manual_seed(config.seed)
     net = build_network(config.model)
     if config.init_std and isinstance(net, DeclipNet):
