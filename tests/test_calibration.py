@@ -227,6 +227,11 @@ def fakes(folder: Path, count: int = 10) -> list[Sample]:
     return samples
 
 
+def alone(engine: Any) -> Localizer:
+    """A localizer that leaves clues out, as these tests are of the model's evidence."""
+    return Localizer(engine).look_for("none")
+
+
 def evidence(localizer: Localizer, photos: Sequence[Path], threshold: float) -> tuple[float, ...]:
     """Of the strongest part of each, rising."""
     found = (find_parts(localizer(path).scores, threshold).found for path in photos)
@@ -235,7 +240,7 @@ def evidence(localizer: Localizer, photos: Sequence[Path], threshold: float) -> 
 
 def test_without_samples_only_the_untouched_are_new(tmp_path: Path) -> None:
     photos = reals(tmp_path, 120)
-    localizer = Localizer(engine_of())
+    localizer = alone(engine_of())
     outcome = calibration.measure(localizer, photos)
     assert outcome == calibration.Outcome(
         calibration=Calibration(
@@ -251,13 +256,13 @@ def test_without_samples_only_the_untouched_are_new(tmp_path: Path) -> None:
 
 def test_a_planted_miscalibration_is_found(tmp_path: Path) -> None:
     photos, samples = reals(tmp_path, 40), fakes(tmp_path)
-    outcome = calibration.measure(Localizer(engine_of()), photos, rates=(0.05,), samples=samples)
+    outcome = calibration.measure(alone(engine_of()), photos, rates=(0.05,), samples=samples)
     found = outcome.calibration
     assert found.temperature == pytest.approx(3, rel=0.05)
     assert (outcome.fakes, outcome.lost, found.photos) == (10, 0, (40, 0, 0))
     # All else is measured on scores of the new temperature.
     engine = engine_of(calibration=Calibration(temperature=found.temperature))
-    localizer = Localizer(engine)
+    localizer = alone(engine)
     made = [
         Calibration(
             temperature=found.temperature,
@@ -277,17 +282,17 @@ def test_a_temperature_that_is_there_already_changes_nothing(tmp_path: Path) -> 
     photos, samples = reals(tmp_path, 40), fakes(tmp_path)
     engine = engine_of(calibration=Calibration(temperature=2.5, threshold=0.1))
     fresh, again = (
-        calibration.measure(Localizer(each), photos, rates=(0.05,), samples=samples) for each in (engine_of(), engine)
+        calibration.measure(alone(each), photos, rates=(0.05,), samples=samples) for each in (engine_of(), engine)
     )
     assert again.calibration.temperature == pytest.approx(fresh.calibration.temperature, rel=1e-3)
     assert again.calibration.threshold == fresh.calibration.threshold
-    kept = calibration.measure(Localizer(engine), photos, rates=(0.05,)).calibration
+    kept = calibration.measure(alone(engine), photos, rates=(0.05,)).calibration
     assert (kept.temperature, kept.threshold) == (2.5, 0.1)
 
 
 def test_what_cannot_be_read_is_left_out_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     photos, samples = reals(tmp_path, 30), fakes(tmp_path)
-    sound = calibration.measure(Localizer(engine_of()), photos, rates=(0.05,), samples=samples)
+    sound = calibration.measure(alone(engine_of()), photos, rates=(0.05,), samples=samples)
     (tmp_path / "torn.png").write_bytes(photos[0].read_bytes()[:-60])
     again = tmp_path / "again.png"
     again.write_bytes(photos[3].read_bytes())
@@ -300,7 +305,7 @@ def test_what_cannot_be_read_is_left_out_and_named(tmp_path: Path, caplog: pytes
     caplog.set_level(logging.WARNING)
     caplog.clear()
     real = Sample(image=photos[0], label="real")
-    outcome = calibration.measure(Localizer(engine_of()), given, rates=(0.05,), samples=[*bad, real, *samples])
+    outcome = calibration.measure(alone(engine_of()), given, rates=(0.05,), samples=[*bad, real, *samples])
     assert outcome == dataclasses.replace(sound, unreadable=2, repeated=2, lost=3)
     left_out = [record.getMessage() for record in caplog.records if record.getMessage().startswith("left out")]
     assert len(left_out) == 5
@@ -310,24 +315,24 @@ def test_what_cannot_be_read_is_left_out_and_named(tmp_path: Path, caplog: pytes
 
 def test_the_guarantee_counts_only_what_was_read(tmp_path: Path) -> None:
     photos = reals(tmp_path, 19)
-    assert calibration.measure(Localizer(engine_of()), photos, rates=(0.05,)).calibration.photos == (19, 0, 0)
+    assert calibration.measure(alone(engine_of()), photos, rates=(0.05,)).calibration.photos == (19, 0, 0)
     photos[4].write_text("no picture")
     with pytest.raises(
         DatasetError, match="cannot be guaranteed by 18 untouched photos of one size; it needs at least 19"
     ):
-        calibration.measure(Localizer(engine_of()), photos, rates=(0.05,))
+        calibration.measure(alone(engine_of()), photos, rates=(0.05,))
 
 
 def test_too_few_photos_are_refused_before_any_is_localized(tmp_path: Path) -> None:
     engine = engine_of()
     photos = reals(tmp_path, 18)
     with pytest.raises(DatasetError, match="by 18 untouched photos of one size; it needs at least 19"):
-        calibration.measure(Localizer(engine), photos * 3)
+        calibration.measure(alone(engine), photos * 3)
     for rates in ((), (0.05, 0.1, 0.2)):
         with pytest.raises(SpecError, match="expected one or two"):
-            calibration.measure(Localizer(engine), photos, rates=rates)
+            calibration.measure(alone(engine), photos, rates=rates)
     with pytest.raises(DatasetError, match="needs manipulated pictures"):
-        calibration.measure(Localizer(engine), photos, rates=(0.1,), samples=[Sample(image=photos[0], label="real")])
+        calibration.measure(alone(engine), photos, rates=(0.1,), samples=[Sample(image=photos[0], label="real")])
     assert engine.batches == []
 
 
@@ -336,7 +341,7 @@ def test_few_photos_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 
     def said(count: int, rates: tuple[float, ...]) -> list[str]:
         caplog.clear()
-        calibration.measure(Localizer(engine_of()), photos[:count], rates=rates)
+        calibration.measure(alone(engine_of()), photos[:count], rates=rates)
         lines = [record.getMessage() for record in caplog.records]
         assert lines[-2:] == [
             f"photos {size} get no verdict: there are only 0 untouched photos" for size in ("0.5 to 3 MP", "over 3 MP")
@@ -353,7 +358,7 @@ def test_few_photos_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 def test_pieces_of_large_photos_are_compared_with_as_well(tmp_path: Path) -> None:
     photos = reals(tmp_path, 20)
     large = save(tmp_path / "large.png", np.random.default_rng(3).integers(0, 200, (900, 1800), np.uint8))
-    found = calibration.measure(Localizer(engine_of()), [*photos, large], rates=(0.05,), pieces=4).calibration
+    found = calibration.measure(alone(engine_of()), [*photos, large], rates=(0.05,), pieces=4).calibration
     assert found.photos == (20, 1, 0)
     assert [len(values) for values in found.untouched] == [20, 3, 0]  # the photo, and its halves
 
@@ -361,7 +366,7 @@ def test_pieces_of_large_photos_are_compared_with_as_well(tmp_path: Path) -> Non
 def test_limits_hold_for_what_is_cut_into_pieces(tmp_path: Path) -> None:
     photos = reals(tmp_path, 20)
     large = save(tmp_path / "large.png", np.random.default_rng(3).integers(0, 200, (900, 1800), np.uint8))
-    limited = Localizer(engine_of(), max_pixels=900 * 1800 - 1)
+    limited = Localizer(engine_of(), max_pixels=900 * 1800 - 1).look_for("none")
     found = calibration.measure(limited, [*photos, large], rates=(0.05,), pieces=4)
     assert (found.calibration.photos, found.unreadable) == ((20, 0, 0), 1)
 
@@ -387,7 +392,7 @@ def test_the_file_gives_verdicts(tiny_model: tuple[Path, Path], tmp_path: Path, 
     photos = reals(tmp_path / "photos", 60, size=100)
     assert words([declip.load(source)(photos[0])]) == [None]
     out = tmp_path / f"mine{source.suffix}"
-    outcome = calibration.calibrate(source, photos, out, rates=(0.1, 0.05))
+    outcome = calibration.calibrate(source, photos, out, rates=(0.1, 0.05), clues=False)
     localizer = declip.load(out)
     assert localizer.spec == dataclasses.replace(open_engine(source).spec, calibration=outcome.calibration)
     assert localizer.sha256 == sha256_of(out) != sha256_of(source)
@@ -401,7 +406,7 @@ def test_the_file_gives_verdicts(tiny_model: tuple[Path, Path], tmp_path: Path, 
     assert (found.count("manipulated"), found.count("inconclusive")) == (2, 3)
     assert results[0].model == "mine"
     assert words([declip.load(out, mode="whole")(photos[0])]) == [None]
-    calibration.calibrate(source, photos[:20], out, rates=(0.05,), mode="whole", force=True)
+    calibration.calibrate(source, photos[:20], out, rates=(0.05,), mode="whole", clues=False, force=True)
     assert words([declip.load(out)(photos[0])]) == [None] != words([declip.load(out, mode="whole")(photos[0])])
 
 
@@ -421,7 +426,7 @@ def test_a_target_that_cannot_be_is_refused_first(tiny_model: tuple[Path, Path],
 @pytest.mark.skipif(not (MINI.is_file() and PHOTOS.is_dir()), reason="needs the embedded model and ../shared")
 def test_mini_keeps_the_rates_over_200_splits_of_real_photos(tmp_path: Path) -> None:
     out = tmp_path / "mine.onnx"
-    found = calibration.calibrate("mini", sorted(PHOTOS.iterdir()), out).calibration
+    found = calibration.calibrate("mini", sorted(PHOTOS.iterdir()), out, clues=False).calibration
     # These are the photos that the embedded model was calibrated on.
     shipped = declip.load().spec.calibration
     assert shipped is not None
