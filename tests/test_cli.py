@@ -103,15 +103,15 @@ def test_json_is_one_line_per_image(tmp_path: Path, fake: dict[str, Any], run: R
     assert "3 localized to " in done.err and "0 failed, 0 other files, 1 hidden name skipped" in done.err
     assert len(list((tmp_path / "out").iterdir())) == 9
     expected = {"model": "mini", "mode": None, "threshold": None, "precision": "exact", "offline": False}
-    assert fake == expected | LIMITS
+    assert fake == expected | {"clues": True} | LIMITS
 
 
 def test_options_reach_the_library(tmp_path: Path, fake: dict[str, Any], run: Run) -> None:
     arguments = ("localize", picture(tmp_path / "a.png"), "--out", tmp_path / "out")
     options = ("--model", "m.onnx", "--tile", "--threshold", 0.25, "--precision", "fast", "--offline", "--json")
-    done = run(*arguments, *options, "--batch-size", 2)
+    done = run(*arguments, *options, "--batch-size", 2, "--no-clues")
     expected = {"model": "m.onnx", "mode": "tiled", "threshold": 0.25, "precision": "fast", "offline": True}
-    assert done.code == 0 and fake == expected | LIMITS
+    assert done.code == 0 and fake == expected | {"clues": False} | LIMITS
     row = json.loads(done.out)
     assert row["threshold"] == 0.25 and row["verdict"] is None  # neither mode nor precision are the calibration's
     assert run(*arguments, "--force", "--whole").code == 0 and fake["mode"] == "whole"
@@ -299,7 +299,7 @@ def test_evaluate_prints_figures_and_protocol_and_writes_them(tmp_path: Path, fa
     out = tmp_path / "out"
     arguments = ("evaluate", samples(tmp_path), "--out", out)
     done = run(*arguments, "--threshold", 0.5, "--whole")
-    assert fake == {"model": None, "mode": "whole", "precision": "exact", "offline": False} | LIMITS
+    assert fake == {"model": None, "mode": "whole", "precision": "exact", "clues": True, "offline": False} | LIMITS
     assert done.code == 0 and done.err == "" and "WARNING" not in done.out
     assert all(word in done.out for word in ("IoU", "oracle", "32×32 px", "scores >= 0.5 (given)"))
     figures = json.loads((out / "summary.json").read_text(encoding="utf-8"))["overall"]["figures"]
@@ -390,6 +390,7 @@ def test_calibrate_passes_its_settings_on(tmp_path: Path, monkeypatch: pytest.Mo
     manifest, out = samples(tmp_path / "data"), tmp_path / "mine.onnx"
     photos = [picture(tmp_path / "photos" / "b" / "2.png"), picture(tmp_path / "1.png")]
     options = ("--data", manifest, "--split", "test", "--whole", "--batch-size", 3, "--offline", "--force")
+    options += ("--saves", 2, "--no-clues")
     arguments = ("calibrate", tmp_path / "photos", tmp_path / "1.png", "--out", out)
     done = run(*arguments, *options, "--precision", "fast", "--model", "m.onnx")
     assert (done.code, done.err) == (1, "declip: 1 samples of --data were left out\n")
@@ -399,6 +400,7 @@ def test_calibrate_passes_its_settings_on(tmp_path: Path, monkeypatch: pytest.Mo
     assert chosen == [("a.png", "fake", "test"), ("b.png", "fake", "test")]
     expected = {"model": "m.onnx", "photos": photos, "out": out, "rates": [0.01, 0.05], "mode": "whole", "pieces": 0}
     expected |= {"precision": "fast", "batch_size": 3, "offline": True, "force": True, "progress": False}
+    expected |= {"saves": 2, "clues": False}
     assert seen == expected | LIMITS
     assert run(*arguments).code == 1
     assert (seen["model"], seen["samples"], seen["mode"], seen["force"]) == ("mini", None, None, False)
