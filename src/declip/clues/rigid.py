@@ -49,7 +49,7 @@ class RepeatedGrain:
                         rate=rate,
                         reason=(
                             "Two parts of the photo show the same to the grain, moved by "
-                            f"{abs(right):.0f} px across and {abs(down):.0f} px along, as copies do."
+                            f"{abs(right):.0f} px sideways and {abs(down):.0f} px up or down, as copies do."
                         ),
                     )
                 )
