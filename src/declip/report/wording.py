@@ -36,7 +36,13 @@ _UNSAID = (
 
 
 # What clues look for, by their kind.
-_LOOKED_FOR = {"copy-move": "copied parts"}
+_LOOKED_FOR = {
+    "copy-move": "copied parts",
+    "exemplar-fill": "parts filled from elsewhere in the photo",
+    "foreign-grid": "parts on another grid of JPEG",
+    "repeated-grain": "repeated grain",
+    "saved-once": "parts that were saved less often than the rest",
+}
 _LEARNT = (
     "In some part of the picture, noise, compression or sharpness differ from the rest in the way that the model "
     "learnt from manipulated photos."
