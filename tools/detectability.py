@@ -4,7 +4,7 @@
     python tools/detectability.py --data … --alone    # one edit at a time, on photos of 3 to 4 MP
 
 → docs/detectability.json and the table of docs/detectability.md. `declip.detectability` puts up to eight edits of each
-kind into every sixth photo of the folder, as its file is and saved as JPEG of quality 90 and 75 (4:2:0). `--alone`
+kind into every photo of 0.15 to 0.9 MP, as its file is and saved as JPEG of quality 90 and 75 (4:2:0). `--alone`
 compares photos with several edits at once with photos with one.
 """
 
@@ -27,16 +27,16 @@ from declip.localize.localizer import Localizer
 ROOT = Path(__file__).resolve().parents[1]
 MADE, PAGE = ROOT / "docs" / "detectability.json", ROOT / "docs" / "detectability.md"
 FORMS = {"as they are": None, "saved as JPEG 90": 90, "saved as JPEG 75": 75}
-STEP = 6
-MEDIUM = (3_000_000, 4_200_000)
+SMALL, MEDIUM = (150_000, 900_000), (3_000_000, 4_200_000)  # px
 
 
 def measure(localizer: Localizer, photos: list[Path]) -> dict[str, Any]:
     """Return for each form how many edits of each kind were found and tried, and in how many photos none was."""
     rows: dict[str, Any] = {}
+    small = of_size(localizer, photos, SMALL)
     for form, quality in FORMS.items():
         tried, found, photos_tried, none = Counter[str](), Counter[str](), 0, 0
-        for path in photos:
+        for path in small:
             photo = path if quality is None else encode_jpeg(localizer.read(path).pixels, quality)
             try:
                 result = declip.detectability(localizer, photo)
@@ -55,7 +55,7 @@ def measure(localizer: Localizer, photos: list[Path]) -> dict[str, Any]:
 
 def compare(localizer: Localizer, photos: list[Path]) -> dict[str, Any]:
     """Return how often an edit is judged the same alone and together with others, and how many copies both take."""
-    medium = [path for path in photos if MEDIUM[0] <= localizer.read(path).pixels.size // 3 <= MEDIUM[1]]
+    medium = of_size(localizer, photos, MEDIUM)
     same, edits, copies = 0, 0, [0, 0]
     for path in medium:
         together = declip.detectability(localizer, path)
@@ -73,6 +73,10 @@ def compare(localizer: Localizer, photos: list[Path]) -> dict[str, Any]:
         "copies_together": copies[0],
         "copies_alone": copies[1],
     }
+
+
+def of_size(localizer: Localizer, photos: list[Path], pixels: tuple[int, int]) -> list[Path]:
+    return [path for path in photos if pixels[0] <= localizer.read(path).pixels.size // 3 <= pixels[1]]
 
 
 def table(rows: dict[str, Any]) -> str:
@@ -95,7 +99,7 @@ def main() -> None:
     asked = parser.parse_args()
     localizer, photos = declip.load(), sorted(asked.data.iterdir())
     made = json.loads(MADE.read_text()) if MADE.exists() else {}
-    made |= {"alone": compare(localizer, photos)} if asked.alone else {"forms": measure(localizer, photos[::STEP])}
+    made |= {"alone": compare(localizer, photos)} if asked.alone else {"forms": measure(localizer, photos)}
     MADE.write_text(json.dumps(made, indent=1) + "\n")
     if "forms" in made:
         before, mark, rest = PAGE.read_text(encoding="utf-8").partition("<!-- measured -->\n")

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+import declip
 from declip import serve
 from declip.errors import SpecError
 from declip.images.mapfiles import mask_png, scores_png
@@ -302,8 +303,27 @@ def test_the_report_is_the_page_of_the_command_line(client: TestClient) -> None:
     assert "GPSLatitudeRef" in ask(client, "/v1/report", named, position="true").text
 
 
-@pytest.mark.parametrize("path", ["/v1/metadata", "/v1/report"])
-def test_metadata_and_report_have_the_limits_of_localize(client: TestClient, path: str) -> None:
+def dark(seed: int = 0) -> bytes:
+    """Dark noise, in which the fake engine finds nothing."""
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 90, (80, 96, 3)).astype(np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_edits_are_those_of_the_library(client: TestClient) -> None:
+    body = ask(client, "/v1/detectability", ("a.png", dark())).json()
+    schemas.DetectabilityBody.model_validate(body)
+    expected = declip.detectability(Localizer(FakeEngine()), dark()).to_dict()
+    same = ("kinds", "edits", "sentences", "control", "rounds", "seed", "width", "height")
+    assert {key: body[key] for key in same} == json.loads(json.dumps({key: expected[key] for key in same}))
+    assert (body["image"], value(client, "declip_held_bytes")) == ("a.png", 0)
+    refused = problem(ask(client, "/v1/detectability", dark(), mode="tiled"), 422)
+    assert "there is no verdict on such a photo" in refused["detail"]
+    problem(ask(client, "/v1/detectability", dark(), threshold="0.5"), 422)
+
+
+@pytest.mark.parametrize("path", ["/v1/metadata", "/v1/report", "/v1/detectability"])
+def test_metadata_report_and_edits_have_the_limits_of_localize(client: TestClient, path: str) -> None:
     body = problem(ask(client, path, ("b.jpg", b"no picture")), 415)
     assert body["errors"][0]["kind"] == "format" and body["detail"].startswith("b.jpg: not a picture")
     problem(ask(client, path, picture()[:300]), 422)
@@ -326,8 +346,8 @@ def test_a_token_is_asked_for() -> None:
             assert problem(client.get(path), 401)["title"] == "Unauthorized"
             assert client.head(path).status_code == 401
         wrong = ("", "Bearer", "Bearer x", "Basic cMOkc3Mgd29yZA==", "Bearer päss wor".encode(), "Bearer pass word")
-        paths = ("/v1/localize", "/v1/metadata", "/v1/report")
-        for given, path in zip(wrong, 2 * paths, strict=True):
+        paths = ("/v1/localize", "/v1/metadata", "/v1/report", "/v1/detectability")
+        for given, path in zip(wrong, (*paths, *paths[:2]), strict=True):
             response = client.post(path, files=files(picture()), headers={"Authorization": given})
             problem(response, 401)
             assert response.headers["www-authenticate"] == "Bearer"
@@ -424,10 +444,10 @@ def test_head_of_what_is_not_there(client: TestClient) -> None:
         assert head.headers["content-type"] == "application/problem+json"
 
 
-@pytest.mark.parametrize("path", [*GETS, "/v1/localize", "/v1/metadata", "/v1/report"])
+@pytest.mark.parametrize("path", [*GETS, "/v1/localize", "/v1/metadata", "/v1/report", "/v1/detectability"])
 def test_options_tell_the_methods_and_allow_no_other_site_anything(client: TestClient, path: str) -> None:
     response = client.options(path)
-    methods = "OPTIONS, POST" if path in ("/v1/localize", "/v1/metadata", "/v1/report") else "GET, HEAD, OPTIONS"
+    methods = "GET, HEAD, OPTIONS" if path in GETS else "OPTIONS, POST"
     assert (response.status_code, response.headers["allow"], response.content) == (204, methods, b"")
     preflight = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
     response = client.options(path, headers=preflight)

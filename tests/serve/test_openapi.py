@@ -45,7 +45,7 @@ CHECKS = [
 # Too many files are 413, which Schemathesis does not count as a refusal by itself.
 CONFIG = {"checks": {"negative_data_rejection": {"expected-statuses": [400, 401, 403, 406, 413, 415, 422]}}}
 TOKEN = "schemathesis"
-ASKED = ("/v1/localize", "/v1/metadata", "/v1/report")
+ASKED = ("/v1/localize", "/v1/metadata", "/v1/report", "/v1/detectability")
 
 schemathesis.openapi.format("binary", st.sampled_from([picture(1, (8, 8)), picture()[:200]]) | st.binary(max_size=64))
 

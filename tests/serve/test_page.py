@@ -356,6 +356,31 @@ def test_what_the_file_says_stands_above_what_the_pixels_show(visit: Visit) -> N
 
 
 @pytest.mark.slow
+def test_it_tells_whether_an_edit_could_have_been_seen(browser: Any, fake_url: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 90, (80, 96, 3)).astype(np.uint8)
+    data = saved_as(noise, "PNG")
+    expected = declip.detectability(Localizer(FakeEngine()), data)
+    with visiting(browser, fake_url) as visit:
+        visit.give(("a.png", data), ("b.png", saved_as(bright(), "PNG")))
+        visit.done()
+        assert visit.text("#verdict-title") == "Nothing found"
+        visit.page.click("#edits-ask")
+        visit.page.wait_for_selector("#edits-found table")
+        cells = [row.inner_text().split("\t") for row in visit.page.query_selector_all("#edits-found tbody tr")]
+        assert [(kind, count) for kind, count, _ in cells] == [
+            (row.kind, f"{row.found} of {row.tried}") for row in expected.shares
+        ]
+        for said in expected.sentences:
+            assert said in visit.text("#edits-found")
+        assert not visit.page.is_visible("#edits-ask")
+        visit.page.click("#photos .photo >> nth=1")
+        visit.done()
+        assert visit.text("#verdict-title") != "Nothing found" and not visit.page.is_visible("#edits")
+        visit.page.click("#photos .photo >> nth=0")
+        visit.done()
+        assert visit.page.is_visible("#edits-found table")
+
+
 def test_hostile_names_are_text(visit: Visit) -> None:
     visit.give((HOSTILE, picture()), ('"><svg onload=alert(2)>\u202e\x07.jpg', b"no picture"))
     visit.until("document.querySelectorAll('#photos li:is([data-state=done], [data-state=failed])').length === 2")

@@ -4,6 +4,7 @@
     POST /v1/localize   pictures → rows and maps; see `answers` for the forms of the answer
     POST /v1/metadata   a picture → what its file says of itself
     POST /v1/report     a picture → the self-contained page of `declip report`
+    POST /v1/detectability   a picture → which small edits would have been found in it
     GET  /v1/models     what is served, and the limits of a request
     GET  /healthz       the process answers
     GET  /readyz        it takes pictures
@@ -51,7 +52,7 @@ __all__ = ["create_app"]
 # Counted by name in the metrics.
 _PATHS = (
     *("/", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"),
-    *("/v1/localize", "/v1/metadata", "/v1/report", "/v1/models"),
+    *("/v1/localize", "/v1/metadata", "/v1/report", "/v1/detectability", "/v1/models"),
 )
 _HERE = Path(__file__).parent
 
@@ -181,6 +182,13 @@ def _add_uploads(app: FastAPI, service: Service) -> None:
         responses={200: {"content": {"text/html": {}}}, **refused},
         openapi_extra=describe("report", models),
     )(taking(service.report))
+    app.post(
+        "/v1/detectability",
+        name="try_edits",
+        summary="Put small known edits into one picture, and tell which of them are found: it is no verdict on it.",
+        responses={200: {"model": schemas.DetectabilityBody}, **refused},
+        openapi_extra=describe("detectability", models),
+    )(taking(service.detectability))
 
 
 def _add_facts(app: FastAPI, service: Service) -> None:

@@ -28,11 +28,11 @@ __all__ = ["FIELDS", "Form", "MapName", "Options", "Upload", "describe", "discar
 MapName: TypeAlias = Literal["scores", "mask", "overlay", "photo"]
 MAPS: tuple[MapName, ...] = get_args(MapName)
 
-# By the last part of the path.
-FIELDS: Mapping[str, tuple[str, ...]] = {
+FIELDS: Mapping[str, tuple[str, ...]] = {  # by the last part of the path
     "localize": ("model", "mode", "threshold", "maps", "words"),
     "report": ("model", "mode", "threshold", "position"),
     "metadata": ("position",),
+    "detectability": ("model", "mode"),
 }
 _FLAG = {"type": "string", "enum": ["true", "false"]}
 _DESCRIBED: Mapping[str, Mapping[str, Any]] = {

@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from declip import provenance
+from declip.report.probes import Kind
 from declip.report.wording import Tone
 from declip.results import Verdict
 from declip.spec import Found, Mode, Precision
 
-__all__ = ["ErrorRow", "MetadataBody", "Models", "Problem", "Results", "Row", "State"]
+__all__ = ["DetectabilityBody", "ErrorRow", "MetadataBody", "Models", "Problem", "Results", "Row", "State"]
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -220,6 +221,56 @@ class MetadataBody(_Schema):
     thumbnail: tuple[int, int] | None = Field(description="height, width of the small picture in the file")
     credentials: CredentialsBody
     preview: str | None = Field(description="that small picture, base64 of a JPEG of at most 320 px")
+
+
+class ShareBody(_Schema):
+    """How many edits of a kind were found."""
+
+    kind: Kind
+    found: Count
+    tried: Positive
+    low: Share = Field(description="end of the exact binomial interval of the share")
+    high: Share = Field(description="its other end")
+
+
+class EditBody(_Schema):
+    """One edit that was put into the picture, and what came of it."""
+
+    kind: Kind
+    box: tuple[int, int, int, int] = Field(description="x0, y0, x1, y1 in px, half-open")
+    area: Share = Field(description="share of the photo")
+    iou: Share = Field(description="of its place with the flagged parts that touch it")
+    found: bool
+
+
+class ControlBody(_Schema):
+    """A copy of the picture that was saved without any edit."""
+
+    verdict: Verdict
+    area: Share = Field(description="share that is flagged")
+
+
+class DetectabilityBody(_Schema):
+    """Which small known edits would have been found in the picture. It is a test of the method, and no verdict."""
+
+    image: str = Field(description="the file name as it was sent")
+    width: Positive = Field(description="px, upright")
+    height: Positive = Field(description="px, upright")
+    sentences: list[str] = Field(description="what was found, what follows from it, and what does not")
+    kinds: list[ShareBody]
+    confidence: Share = Field(description="of the intervals")
+    least_iou: Share = Field(description="from which an edit counts as found")
+    area: Share = Field(description="mean share of the photo that an edit has")
+    edits: list[EditBody]
+    control: ControlBody
+    rounds: Positive = Field(description="how many copies with edits were localized")
+    seed: str = Field(description="SHA-256 of the file, from which all that is random follows")
+    model: str
+    sha256: str = Field(description="of the weight file")
+    mode: Mode
+    precision: Precision
+    declip: str
+    seconds: float = Field(ge=0)
 
 
 class State(_Schema):

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 from fastapi import Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials
 from starlette.requests import ClientDisconnect
 
@@ -23,7 +23,7 @@ from declip import report
 from declip.errors import ImageError, SpecError
 from declip.localize.folder import error_row
 from declip.localize.localizer import Localizer
-from declip.report import metadata
+from declip.report import detectability, metadata
 from declip.results import Photo, check_type
 from declip.serve import answers, queue
 from declip.serve.forms import FIELDS, Options, Upload, parse_options, read_form
@@ -72,7 +72,7 @@ class Service:
         self.keep = keep
         self.workers = queue.Workers(self.localizers, limits, self.monitor, workers)
         # One thread for each, beside the queue of pictures: a report takes as long as many pictures.
-        self.threads = {path: ThreadPoolExecutor(1, f"declip-{path}") for path in ("metadata", "report")}
+        self.threads = {path: ThreadPoolExecutor(1, f"declip-{path}") for path in FIELDS if path != "localize"}
         self.ready = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._over = asyncio.Event()
@@ -148,21 +148,41 @@ class Service:
 
     async def report(self, request: Request) -> Response:
         """Answer POST /v1/report. Raises as `localize`."""
-        (file,), options, claim = await self._asked(request, "report", self._one_file)
+
+        def made(localizer: Localizer, photo: Photo, options: Options) -> Response:
+            found = report.examine(photo, localizer, date=datetime.now(UTC), position=options.position)
+            tested = detectability.for_report(localizer, photo, found.result)
+            page = dataclasses.replace(found, detectability=tested).to_html()
+            return HTMLResponse(page, headers={"Content-Disposition": 'attachment; filename="report.html"'})
+
+        return await self._examined("report", request, made)
+
+    async def detectability(self, request: Request) -> Response:
+        """Answer POST /v1/detectability. Raises as `localize`."""
+
+        def made(localizer: Localizer, photo: Photo, _: Options) -> Response:
+            return JSONResponse(detectability.detectability(localizer, photo).to_dict())
+
+        return await self._examined("detectability", request, made)
+
+    async def _examined(
+        self, path: str, request: Request, made: Callable[[Localizer, Photo, Options], Response]
+    ) -> Response:
+        """Return what is made of one picture in the thread for this path; it ends soon where nobody waits any more."""
+        (file,), options, claim = await self._asked(request, path, self._one_file)
         served, dropped = self.localizers[options.model], threading.Event()
         stoppable = queue.Stoppable(served.engine, dropped.is_set)
         localizer = served.variant(engine=stoppable, mode=options.mode, threshold=options.threshold)
 
         def work() -> Response:
-            photo, now = queue.read(file, self.limits), datetime.now(UTC)
-            page = report.examine(photo, localizer, date=now, position=options.position).to_html().encode()
-            claim.take(len(page))
-            return HTMLResponse(page, headers={"Content-Disposition": 'attachment; filename="report.html"'})
+            response = made(localizer, queue.read(file, self.limits), options)
+            claim.take(len(response.body))
+            return response
 
         try:
-            return await self._in_thread("report", request, file.name, work)
+            return await self._in_thread(path, request, file.name, work)
         finally:
-            dropped.set()  # nobody waits for it any more
+            dropped.set()
 
     async def _asked(self, request: Request, path: str, limits: Limits) -> tuple[tuple[Upload, ...], Options, Claim]:
         """Count a request as in flight until its answer is sent, and read its form. Raises ProblemError."""

@@ -52,6 +52,13 @@ export async function report(file, options, signal) {
   return answer.blob();
 }
 
+/** Which small edits would have been found in a file: the answer of /v1/detectability. waiting(seconds): it is busy. */
+export async function detectability(file, { model, mode }, signal, waiting) {
+  const body = form(file, { model, mode });
+  const answer = await patiently(signal, waiting, () => send("v1/detectability", body, "application/json", { signal }));
+  return answer.json();
+}
+
 function form(file, fields) {
   const body = new FormData();
   for (const [name, value] of Object.entries(fields)) body.set(name, value);

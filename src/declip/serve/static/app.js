@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { maskPng, overlayPng, rawScores, save, stem } from "./downloads.js";
 import { ScoreMap, TOP, firstFlagged, marked, paint } from "./map.js";
-import { percent, showMetadata, showRegions, showVerdict, visible } from "./panels.js";
+import { percent, showEdits, showMetadata, showRegions, showVerdict, visible } from "./panels.js";
 import { readGrey16 } from "./png.js";
 import { Queue } from "./queue.js";
 import { Viewer } from "./viewer.js";
@@ -158,6 +158,7 @@ async function open(entry) {
   const map = new ScoreMap(scores, row.width, row.height);
   shown = { entry, map, own: mask ? marked(map, mask, row.threshold) : map, regions: row.regions, chosen: -1 };
   showVerdict($("verdict"), entry);
+  showTried(entry);
   $("no-probability").textContent = entry.words.no_probability;
   await show(entry, map);
   if (turn !== opening) return;
@@ -195,6 +196,42 @@ function message(text) {
   $("view-message").textContent = text;
   $("view-message").hidden = !text;
 }
+
+// --- could an edit have been seen? --------------------------------------------------------------------------------------
+
+function showTried(entry) {
+  $("edits").hidden = entry.row.verdict !== "nothing found";
+  $("edits-ask").hidden = Boolean(entry.edits);
+  $("edits-ask").disabled = Boolean(entry.trying);
+  $("edits-said").textContent = entry.trying ?? entry.untried ?? (entry.edits ? "" : "Puts small known edits into this photo, and looks for them.");
+  if (entry.edits) showEdits($("edits-found"), entry.edits);
+  else $("edits-found").replaceChildren();
+}
+
+$("edits-ask").addEventListener("click", async () => {
+  if (!shown) return;
+  const { entry } = shown;
+  const started = performance.now();
+  const say = (text) => {
+    entry.trying = text;
+    if (entry === shown?.entry) showTried(entry);
+  };
+  const said = () => say(`Trying edits, ${Math.round((performance.now() - started) / 1000)} s…`);
+  const timer = setInterval(said, 1000);
+  entry.untried = null;
+  said();
+  try {
+    entry.edits = await api.detectability(entry.file, entry.options, entry.stop.signal, (seconds) =>
+      say(`The service is busy; again in ${seconds} s.`),
+    );
+  } catch (error) {
+    entry.untried = `It could not be tried: ${error.message}`;
+  } finally {
+    clearInterval(timer);
+    say(null);
+  }
+  if (entry.edits && entry === shown?.entry) tell(entry.edits.sentences[1]);
+});
 
 // --- how the map looks ------------------------------------------------------------------------------------------------
 

@@ -37,6 +37,29 @@ export function showVerdict(card, { row, words }) {
   fill(card.querySelector(".limits"), words.limits);
 }
 
+/** Which small edits would have been found; found: the answer of /v1/detectability. */
+export function showEdits(place, found) {
+  const head = (textContent) => element("th", { scope: "col", textContent });
+  const rows = found.kinds.map(({ kind, found, tried, low, high }) =>
+    element(
+      "tr",
+      {},
+      element("th", { scope: "row", textContent: kind }),
+      element("td", { textContent: `${found} of ${tried}` }),
+      element("td", { textContent: `${Math.round(100 * low)} to ${Math.round(100 * high)} %` }),
+    ),
+  );
+  const top = element("thead", {}, element("tr", {}, head("Edit"), head("Found"), head("Range")));
+  const caption = element("caption", { textContent: "The range is where the share lies with 95 % confidence." });
+  const [counted, meaning, ...rest] = found.sentences;
+  place.replaceChildren(
+    element("p", {}, element("b", { textContent: meaning })),
+    element("p", { textContent: counted }),
+    element("table", {}, caption, top, element("tbody", {}, ...rows)),
+    ...rest.map((textContent) => element("p", { className: "soft small-text", textContent })),
+  );
+}
+
 function fill(list, texts) {
   list.replaceChildren(...texts.map((textContent) => element("li", { textContent })));
 }
