@@ -18,7 +18,7 @@ from declip import testing
 from declip.errors import ImageError
 from declip.images.encode import encode_jpeg
 from declip.localize.localizer import Localizer
-from declip.report.detectability import for_report
+from declip.report.detectability import Share, _meaning, for_report
 from declip.report.probes import KINDS, Probe, in_rounds, make_probes
 from declip.report.trials import judge
 from tests.fakes import calibration
@@ -60,14 +60,35 @@ def test_what_is_found_is_counted_with_exact_intervals(found: declip.report.Dete
     assert (painted.low, painted.high) == (pytest.approx(0.025**0.125), 1)
     assert (copied.low, copied.high) == (0, pytest.approx(1 - 0.025**0.125))
     assert 1 <= foreign.found <= 8 == foreign.tried
-    total = 8 + foreign.found
     assert found.sentences[0] == (
         "In this file, at its size and compression, simple edits of 2 % of the picture would have been found: "
         f"in-painting 8 of 8, foreign parts {foreign.found} of 8, copies within the photo 0 of 8."
     )
-    assert found.sentences[1].startswith("Most of them were found" if total > 12 else "Most of them were missed")
+    seen, missed = "in-painting and foreign parts", "copies within the photo"
+    if foreign.found <= 4:
+        seen, missed = "in-painting", "foreign parts and copies within the photo"
+    said = f"In this file, “nothing found” says something about such {seen}, and little about {missed}."
+    assert found.sentences[1] == said
     assert "never a verdict on the photo" in found.sentences[2]
     assert found.control.verdict == "nothing found" and found.rounds >= 3
+
+
+@pytest.mark.parametrize(
+    ("found", "meaning"),
+    [
+        ((0, 0), "None was found: of edits like these, “nothing found” says next to nothing in this file."),
+        ((8, 8), "All of them were found: edits like these would probably have been seen in this file."),
+        ((8, 5), "Most of them were found, but not all: many edits like these would have been seen in this file."),
+        ((4, 1), "Most of them were missed: “nothing found” says little about edits like these in this file."),
+        (
+            (1, 7),
+            "In this file, “nothing found” says something about such foreign parts, and little about in-painting.",
+        ),
+    ],
+)
+def test_what_follows(found: tuple[int, int], meaning: str) -> None:
+    shares = [Share(kind=kind, found=n, tried=8, low=0, high=1) for kind, n in zip(KINDS, found, strict=False)]
+    assert _meaning(shares) == meaning
 
 
 def test_the_facts_are_json(found: declip.report.Detectability) -> None:

@@ -99,12 +99,11 @@ class Detectability:
     @property
     def sentences(self) -> tuple[str, ...]:
         """What was found, what follows from it, and what does not."""
-        tried, found = len(self.trials), sum(trial.found for trial in self.trials)
         each = ", ".join(f"{_NAMES[row.kind]} {row.found} of {row.tried}" for row in self.shares)
         said = [
             "In this file, at its size and compression, simple edits of "
             f"{percent(round(self.area, 3) or self.area)} of the picture would have been found: {each}.",
-            _meaning(found, tried),
+            _meaning(self.shares),
         ]
         if self.control.verdict != "nothing found":
             said.append(f"A copy that was saved without any edit gets “{self.control.verdict}”, too.")
@@ -239,11 +238,23 @@ def _share(kind: Kind, trials: Sequence[Trial]) -> Share:
     return Share(kind=kind, found=found, tried=len(trials), low=float(interval.low), high=float(interval.high))
 
 
-def _meaning(found: int, tried: int) -> str:
+def _meaning(shares: Sequence[Share]) -> str:
+    found, tried = sum(row.found for row in shares), sum(row.tried for row in shares)
     if not found:
         return "None was found: of edits like these, “nothing found” says next to nothing in this file."
     if found == tried:
         return "All of them were found: edits like these would probably have been seen in this file."
-    if 2 * found > tried:
-        return "Most of them were found: many edits like these would have been seen in this file, but not all."
-    return "Most of them were missed: that nothing was found says little about edits like these in this file."
+    seen, missed = (
+        [_NAMES[row.kind] for row in shares if (2 * row.found > row.tried) is most] for most in (True, False)
+    )
+    if not missed:
+        return "Most of them were found, but not all: many edits like these would have been seen in this file."
+    if not seen:
+        return "Most of them were missed: “nothing found” says little about edits like these in this file."
+    return (
+        f"In this file, “nothing found” says something about such {_listed(seen)}, and little about {_listed(missed)}."
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(names)

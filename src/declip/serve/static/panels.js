@@ -53,8 +53,9 @@ export function showEdits(place, found) {
   const caption = element("caption", { textContent: "The range is where the share lies with 95 % confidence." });
   const [counted, meaning, ...rest] = found.sentences;
   place.replaceChildren(
-    element("p", {}, element("b", { textContent: meaning })),
+    element("h3", { textContent: "Could it have been seen?" }),
     element("p", { textContent: counted }),
+    element("p", {}, element("b", { textContent: meaning })),
     element("table", {}, caption, top, element("tbody", {}, ...rows)),
     ...rest.map((textContent) => element("p", { className: "soft small-text", textContent })),
   );
