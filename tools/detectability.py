@@ -1,21 +1,23 @@
 """Measure which small edits would have been found in untouched photos, as they are and saved again.
 
     python tools/detectability.py --data ../shared/data/photos/valid
-    python tools/detectability.py --data … --alone    # one edit at a time, on photos of 3 to 4 MP
+    python tools/detectability.py --data … --order
 
 → docs/detectability.json and the table of docs/detectability.md. `declip.detectability` puts up to eight edits of each
-kind into every second photo of 0.15 to 0.9 MP, as its file is and saved as JPEG of quality 90 and 75 (4:2:0). `--alone`
-compares photos with several edits at once with photos with one.
+kind into photos of 0.15 to 0.9 MP, as their files are and saved as JPEG of quality 90 and 75 (4:2:0). `--order` asks
+whether edits in a saved photo tell of edits that were made before: of the PNG among them, one copy gets its edits and
+is saved, the other is saved, gets the same edits, and is saved again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
+import numpy as np
 from scipy import stats
 
 import declip
@@ -26,14 +28,14 @@ from declip.localize.localizer import Localizer
 ROOT = Path(__file__).resolve().parents[1]
 MADE, PAGE = ROOT / "docs" / "detectability.json", ROOT / "docs" / "detectability.md"
 FORMS = {"as they are": None, "saved as JPEG 90": 90, "saved as JPEG 75": 75}
-SMALL, MEDIUM = (150_000, 900_000), (3_000_000, 4_200_000)  # px
-STEP = 2
+SMALL = (150_000, 900_000)  # px
+STEP, MOST = 2, 10  # every second of them, up to so many
 
 
 def measure(localizer: Localizer, photos: list[Path]) -> dict[str, Any]:
     """Return for each form how many edits of each kind were found and tried, and in how many photos none was."""
     rows: dict[str, Any] = {form: {"photos": 0, "none_found": 0, "kinds": {}} for form in FORMS}
-    for path in of_size(localizer, photos, SMALL)[::STEP]:
+    for path in of_size(localizer, photos, SMALL)[::STEP][:MOST]:
         for form, quality in FORMS.items():
             photo = path if quality is None else encode_jpeg(localizer.read(path).pixels, quality)
             try:
@@ -52,25 +54,27 @@ def measure(localizer: Localizer, photos: list[Path]) -> dict[str, Any]:
 
 
 def compare(localizer: Localizer, photos: list[Path]) -> dict[str, Any]:
-    """Return how often an edit is judged the same alone and together with others, and how many copies both take."""
-    medium = of_size(localizer, photos, MEDIUM)
-    same, edits, copies = 0, 0, [0, 0]
-    for path in medium:
-        together = declip.detectability(localizer, path)
-        with mock.patch("declip.report.detectability.in_rounds", lambda edits, gap: [[edit] for edit in edits]):
-            alone = declip.detectability(localizer, path)
-        judged = {(trial.kind, trial.box): trial.found for trial in alone.trials}
-        same += sum(judged[trial.kind, trial.box] == trial.found for trial in together.trials)
-        edits += len(together.trials)
-        copies = [copies[0] + together.rounds, copies[1] + alone.rounds]
-        print(path.name, same, edits, copies, flush=True)
-    return {
-        "photos": len(medium),
-        "edits": edits,
-        "same": same,
-        "copies_together": copies[0],
-        "copies_alone": copies[1],
-    }
+    """Return how many edits are found that were made before a photo was saved for the first time, and after it."""
+    probes, judge = import_module("declip.report.probes"), import_module("declip.report.trials").judge
+    rows: dict[str, Any] = {}
+    for path in [path for path in of_size(localizer, photos, SMALL) if path.suffix == ".png"]:
+        pixels = localizer.read(path).pixels
+        for quality in (90, 75):
+            after = localizer.read(encode_jpeg(pixels, quality)).pixels
+            for order, base in (("before", pixels), ("after", after)):
+                row = rows.setdefault(f"{order} JPEG {quality}", {kind: [0, 0] for kind in probes.KINDS})
+                nowhere = np.zeros(base.shape[:2], dtype=bool)
+                edits = probes.make_probes(base, nowhere, np.random.default_rng(0))
+                for members in probes.in_rounds(edits, localizer.spec.input_size):
+                    made = base.copy()
+                    for edit in members:
+                        x0, y0, x1, y1 = edit.box
+                        made[y0:y1, x0:x1][edit.mask] = edit.patch[edit.mask]
+                    mask = localizer(encode_jpeg(made, quality)).mask
+                    for trial in judge(members, made, mask):
+                        row[trial.kind] = [row[trial.kind][0] + trial.found, row[trial.kind][1] + 1]
+        print(path.name, rows, flush=True)
+    return rows
 
 
 def of_size(localizer: Localizer, photos: list[Path], pixels: tuple[int, int]) -> list[Path]:
@@ -93,11 +97,11 @@ def table(rows: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--alone", action="store_true")
+    parser.add_argument("--order", action="store_true")
     asked = parser.parse_args()
     localizer, photos = declip.load(), sorted(asked.data.iterdir())
     made = json.loads(MADE.read_text()) if MADE.exists() else {}
-    made |= {"alone": compare(localizer, photos)} if asked.alone else {"forms": measure(localizer, photos)}
+    made |= {"order": compare(localizer, photos)} if asked.order else {"forms": measure(localizer, photos)}
     MADE.write_text(json.dumps(made, indent=1) + "\n")
     if "forms" in made:
         before, mark, rest = PAGE.read_text(encoding="utf-8").partition("<!-- measured -->\n")

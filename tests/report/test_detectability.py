@@ -67,7 +67,7 @@ def test_what_is_found_is_counted_with_exact_intervals(found: declip.report.Dete
     seen, missed = "in-painting and foreign parts", "copies within the photo"
     if foreign.found <= 4:
         seen, missed = "in-painting", "foreign parts and copies within the photo"
-    said = f"In this file, “nothing found” says something about such {seen}, and little about {missed}."
+    said = f"In this file, “nothing found” says something about simple {seen}, and little about {missed}."
     assert found.sentences[1] == said
     assert "never a verdict on the photo" in found.sentences[2]
     assert found.control.verdict == "nothing found" and found.rounds >= 3
@@ -82,7 +82,7 @@ def test_what_is_found_is_counted_with_exact_intervals(found: declip.report.Dete
         ((4, 1), "Most of them were missed: “nothing found” says little about edits like these in this file."),
         (
             (1, 7),
-            "In this file, “nothing found” says something about such foreign parts, and little about in-painting.",
+            "In this file, “nothing found” says something about simple foreign parts, and little about in-painting.",
         ),
     ],
 )
@@ -129,6 +129,21 @@ def test_edits_can_be_seen_and_keep_apart() -> None:
 
 def gap(one: Any, other: Any) -> int:
     return max(one[0] - other[2], other[0] - one[2], one[1] - other[3], other[1] - one[3])
+
+
+def test_edits_are_found_alone_as_they_are_together(
+    found: declip.report.Detectability, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("declip.report.detectability.in_rounds", lambda edits, gap: [[edit] for edit in edits])
+    alone = declip.detectability(localizer_of(), encode_jpeg(photo(), 90, "4:4:4"))
+    assert (alone.rounds, found.rounds) == (24, 6)
+    assert [trial.found for trial in alone.trials] == [trial.found for trial in found.trials]
+    assert [trial.iou for trial in alone.trials] == [trial.iou for trial in found.trials]
+
+
+def test_edits_that_crowd_each_other_out_are_tried_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("declip.report.detectability.MOST", 1)  # a result lists as many parts
+    assert declip.detectability(localizer_of(), encode_jpeg(photo(), 90, "4:4:4")).rounds == 21  # one has no part
 
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 3000), (3000, 64)])

@@ -7,7 +7,7 @@ The edits (`probes`) are put into the decoded photo, which is then saved as its 
 quantization tables and chroma subsampling, anything else without loss. The whole photo is localized each time, since a
 part of it would be compared with untouched photos of another size. A tiled model sees several edits at once, as far
 apart as its tiles are wide: no tile has two of them, and each is judged by itself. A model that looks at the photo as a
-whole gets one edit at a time.
+whole gets one edit at a time, and so do edits of whose copy more parts are flagged than a result lists.
 
 An edit is found if the flagged parts that touch its place overlap with it by an IoU of at least 0.2. One copy
 without any edit is saved and localized as well; what is flagged in it already is no place for an edit.
@@ -35,6 +35,7 @@ from declip.files import Content, write_together
 from declip.images.encode import encode_png
 from declip.images.jpeg import save_again
 from declip.localize.localizer import Localizer
+from declip.regions import MOST
 from declip.report.pictures import Tile, contact_sheet
 from declip.report.probes import KINDS, Kind, Probe, in_rounds, make_probes
 from declip.report.trials import LEAST_IOU, Trial, judge
@@ -51,8 +52,9 @@ _NAMES: dict[Kind, str] = {
     "copy-move": "copies within the photo",
 }
 _CAUTION = (
-    "This is a test of the method on this file, and never a verdict on the photo. It tries simple edits only: careful "
-    "ones, smaller ones, those of newer generators, and those from before an earlier saving can be harder to see."
+    "This is a test of the method on this file, and never a verdict on the photo. The edits are simple: where they are "
+    "missed, others will be missed, too; where they are found, careful edits, smaller ones, and those of newer "
+    "generators may still be missed."
 )
 _NO_VERDICT = (
     "there is no verdict on such a photo, so that “found” would mean nothing: what untouched photos show is flagged, "
@@ -201,13 +203,15 @@ def detectability(localizer: Localizer, picture: PictureLike) -> Detectability:
             photo.name, "input", "no place was found in it where a test edit could be seen; nothing to try"
         )
     rounds = in_rounds(edits, localizer.spec.input_size if localizer.mode == "tiled" else math.inf)
-    trials = [trial for members in _localized(localizer, photo, rounds) for trial in members]
-    trials.sort(key=lambda trial: KINDS.index(trial.kind))
+    judged = list(_localized(localizer, photo, rounds))
+    trials = [trial for members in judged for trial in members]
+    order = [(probe.kind, probe.box) for probe in edits]
+    trials.sort(key=lambda trial: order.index((trial.kind, trial.box)))
     return Detectability(
         saving=saving,
         control=control,
         trials=tuple(trials),
-        rounds=len(rounds),
+        rounds=len(judged),
         seed=seed,
         seconds=time.perf_counter() - start,
     )
@@ -229,7 +233,11 @@ def _localized(localizer: Localizer, photo: Photo, rounds: Sequence[Sequence[Pro
     for members, result in zip(rounds, localizer.map(made()), strict=True):
         if isinstance(result, ImageError):
             raise result
-        yield judge(members, copies.pop(0).pixels, result.mask)
+        copy = copies.pop(0)
+        if len(members) > 1 and len(result.regions) >= MOST:  # there may be further parts, which the others crowd out
+            yield from _localized(localizer, photo, [[probe] for probe in members])
+        else:
+            yield judge(members, copy.pixels, result.mask)
 
 
 def _share(kind: Kind, trials: Sequence[Trial]) -> Share:
@@ -251,10 +259,5 @@ def _meaning(shares: Sequence[Share]) -> str:
         return "Most of them were found, but not all: many edits like these would have been seen in this file."
     if not seen:
         return "Most of them were missed: “nothing found” says little about edits like these in this file."
-    return (
-        f"In this file, “nothing found” says something about such {_listed(seen)}, and little about {_listed(missed)}."
-    )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(names)
+    one, other = " and ".join(seen), " and ".join(missed)
+    return f"In this file, “nothing found” says something about simple {one}, and little about {other}."
