@@ -5,8 +5,8 @@
 
 → docs/detectability.json and the table of docs/detectability.md. `declip.detectability` puts up to eight edits of each
 kind into photos of 0.15 to 0.9 MP, as their files are and saved as JPEG of quality 90 and 75 (4:2:0). `--order` asks
-whether edits in a saved photo tell of edits that were made before: of the PNG among them, one copy gets its edits and
-is saved, the other is saved, gets the same edits, and is saved again.
+whether edits in a saved photo tell of edits that were made before: of the first four PNG among them, one copy gets its
+edits and is saved, the other is saved, gets the same edits, and is saved again.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def compare(localizer: Localizer, photos: list[Path]) -> dict[str, Any]:
     """Return how many edits are found that were made before a photo was saved for the first time, and after it."""
     probes, judge = import_module("declip.report.probes"), import_module("declip.report.trials").judge
     rows: dict[str, Any] = {}
-    for path in [path for path in of_size(localizer, photos, SMALL) if path.suffix == ".png"]:
+    for path in [path for path in of_size(localizer, photos, SMALL) if path.suffix == ".png"][:4]:
         pixels = localizer.read(path).pixels
         for quality in (90, 75):
             after = localizer.read(encode_jpeg(pixels, quality)).pixels

@@ -32,9 +32,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "declip"
 # What was reached. Lower a limit when a figure gets better; only a new feature may raise those of lines.
 LIMITS = {
-    "lines of src": 29_950,
+    "lines of src": 30_050,
     "lines of tools and bench": 4_800,
-    "lines of tests": 26_400,
+    "lines of tests": 26_500,
     "rooms": 27,
     "floors": 12,
     "arrows": 169,

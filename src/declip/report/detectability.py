@@ -7,7 +7,8 @@ The edits (`probes`) are put into the decoded photo, which is then saved as its 
 quantization tables and chroma subsampling, anything else without loss. The whole photo is localized each time, since a
 part of it would be compared with untouched photos of another size. A tiled model sees several edits at once, as far
 apart as its tiles are wide: no tile has two of them, and each is judged by itself. A model that looks at the photo as a
-whole gets one edit at a time, and so do edits of whose copy more parts are flagged than a result lists.
+whole, or measures against the whole, gets one edit at a time, and so do edits of whose copy more parts are flagged than
+a result lists.
 
 An edit is found if the flagged parts that touch its place overlap with it by an IoU of at least 0.2. One copy
 without any edit is saved and localized as well; what is flagged in it already is no place for an edit.
@@ -202,7 +203,8 @@ def detectability(localizer: Localizer, picture: PictureLike) -> Detectability:
         raise ImageError(
             photo.name, "input", "no place was found in it where a test edit could be seen; nothing to try"
         )
-    rounds = in_rounds(edits, localizer.spec.input_size if localizer.mode == "tiled" else math.inf)
+    by_itself = localizer.mode == "tiled" and localizer.spec.statistics == "tile"
+    rounds = in_rounds(edits, localizer.spec.input_size if by_itself else math.inf)
     judged = list(_localized(localizer, photo, rounds))
     trials = [trial for members in judged for trial in members]
     order = [(probe.kind, probe.box) for probe in edits]
