@@ -33,7 +33,7 @@ SOURCE = ROOT / "src" / "declip"
 # What was reached. Lower a limit when a figure gets better; only a new feature may raise those of lines.
 LIMITS = {
     "lines of src": 30_050,
-    "lines of tools and bench": 4_800,
+    "lines of tools and bench": 4_950,
     "lines of tests": 26_500,
     "rooms": 27,
     "floors": 12,
