@@ -34,7 +34,7 @@ SOURCE = ROOT / "src" / "declip"
 LIMITS = {
     "lines of src": 30_050,
     "lines of tools and bench": 4_950,
-    "lines of tests": 26_500,
+    "lines of tests": 26_600,
     "rooms": 27,
     "floors": 12,
     "arrows": 169,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.layers import Conv2dSame, Mlp, QuickGELU, ScaledStdConv2d, StdConv2d
 from torch import nn
+from torch.nn.utils import parametrizations, weight_norm
 
 from declip.models import probe
 from declip.nn import cpu
@@ -226,6 +229,96 @@ def test_two_layers_of_a_backbone_stay_what_they_were(name: str) -> None:
         expected = net(image)
         assert cpu.fold(net, cpu.watch(net, image)) > 0
         assert float((net(image) - expected).abs().max()) <= 3e-5 * float(expected.std())
+
+
+# --- layers that are none of torch's own ------------------------------------------------------------------------------
+
+
+class Doubling(nn.Conv2d):
+    """A convolution with a forward pass of its own."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(input)
+
+
+class Offset(nn.BatchNorm2d):
+    """A BatchNorm with a forward pass of its own."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input) + 1
+
+
+class Squared(nn.Linear):
+    """A linear layer that makes its weight in each call."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return F.linear(input, self.weight.square(), self.bias)
+
+
+def replaced_forward(conv: nn.Conv2d) -> nn.Conv2d:
+    conv.forward = lambda input: conv._conv_forward(input, conv.weight.square(), None)  # type: ignore[method-assign]
+    return conv
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    "make",
+    [
+        Doubling,
+        lambda *sizes, **rest: StdConv2d(*sizes, **rest, bias=True),
+        ScaledStdConv2d,
+        lambda *sizes, **rest: weight_norm(nn.Conv2d(*sizes, **rest)),
+        lambda *sizes, **rest: parametrizations.spectral_norm(nn.Conv2d(*sizes, **rest)),
+        lambda *sizes, **rest: replaced_forward(nn.Conv2d(*sizes, **rest)),
+    ],
+    ids=["derived", "StdConv2d", "ScaledStdConv2d", "weight_norm", "spectral_norm", "replaced"],
+)
+def test_convolutions_that_make_their_weight_anew_stay(make: Callable[..., nn.Conv2d]) -> None:
+    torch.manual_seed(0)
+    large = make(64, 64, 5, padding=2)  # that Winograd's algorithm pays for, were it torch's
+    last = make(64, 1, 1, padding=0)
+    net = nn.Sequential(nn.Conv2d(3, 64, 1), large, nn.BatchNorm2d(64), nn.Upsample(scale_factor=2), last).eval()
+    nn.init.uniform_(net[2].running_var, 2, 3)
+    image = torch.randn(1, 3, 8, 8)
+    with torch.no_grad():
+        expected = net(image)
+        calls = cpu.watch(net, image)
+        assert (cpu.fold(net, calls), cpu.narrow(net), cpu.replace_convs(net, calls)) == (0, 0, 0)
+        assert torch.equal(net(image), expected)
+        cpu.use_bf16(net)
+        assert (net[0].weight.dtype, last.weight.dtype) == (torch.bfloat16, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("parts", "folded"),
+    [
+        ((Conv2dSame(3, 4, 3, stride=2), nn.BatchNorm2d(4)), 1),
+        ((nn.Conv2d(3, 4, 3), Offset(4)), 0),
+        ((nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)), 0),
+        ((nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False)), 1),
+        ((Mlp(8, act_layer=QuickGELU),), 1),
+        ((Mlp(8, act_layer=QuickGELU, bias=False),), 0),
+    ],
+    ids=["same", "derived-norm", "no-statistics", "no-gains", "mlp", "mlp-without-bias"],
+)
+def test_only_what_is_known_is_folded(parts: tuple[nn.Module, ...], folded: int) -> None:
+    torch.manual_seed(0)
+    net = copy.deepcopy(nn.Sequential(*parts)).eval()
+    image = torch.randn(1, 3, 8, 8)
+    with torch.no_grad():
+        expected = net(image)
+        assert cpu.fold(net, cpu.watch(net, image)) == folded
+        assert float((net(image) - expected).abs().max()) < 1e-5
+
+
+def test_a_linear_layer_of_ones_own_in_an_mlp_stays() -> None:
+    mlp = Mlp(8, act_layer=QuickGELU).eval()
+    mlp.fc1 = Squared(8, 8)
+    features = torch.randn(2, 8)
+    with torch.no_grad():
+        expected = mlp(features)
+        assert cpu.fold(mlp, []) == 0
+        assert torch.equal(mlp(features), expected)
 
 
 # --- Winograd's algorithm, against the plain convolution in double precision ---

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from timm.layers import QuickGELU
+from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.mlp import Mlp
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
@@ -33,6 +34,9 @@ TAPS = 5
 POINTS = {2: (0.0, 0.75, -0.75, 1.5, -1.5), 4: (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)}
 # Channels, in and out, from which it is faster, and from which the more exact of the two tiles is fast enough.
 FEWEST, MANY = 64, 512
+# Classes whose computation is known, and that may be changed. What is derived from them may compute something else:
+# StdConv2d, ScaledStdConv2d and torch's parametrizations make the weight anew in each call.
+KNOWN = (nn.Conv2d, Conv2dSame, nn.BatchNorm2d, BatchNormAct2d, nn.Linear, Mlp)
 # Channels whose kernels are made at once: all of them in double precision would fill hundreds of megabytes.
 AT_ONCE = 32
 # Least bytes between two steps of a piece. With more, what lies between would leave the processor's cache.
@@ -59,7 +63,7 @@ def use_bf16(net: Network, *, compiled: bool = False) -> Callable[..., Tensor]:
     """
     kept = {module.residuals for module in net.modules() if isinstance(module, Stem)}
     for module in net.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d) and module not in kept:
+        if isinstance(module, nn.Linear | nn.Conv2d) and _is_known(module) and module not in kept:
             module.to(torch.bfloat16)  # once, where autocast would do it in every call
     net.to(memory_format=torch.channels_last)
     return torch.compile(net) if compiled else net
@@ -110,8 +114,12 @@ def watch(net: nn.Module, image: Tensor) -> list[Call]:
 
 
 def _is_known(module: nn.Module) -> bool:
-    """Return whether a class does what its base in torch does: those of other packages may do anything else."""
-    return type(module).__module__.partition(".")[0] in ("torch", "timm", "declip")
+    """Return whether a module computes what its class does: none derived from it, and no hooks or functions of its own.
+
+    weight_norm and spectral_norm, for instance, are hooks that make the weight.
+    """
+    hooks = module._forward_pre_hooks or module._forward_hooks
+    return type(module) in KNOWN and not hooks and not {"forward", "_conv_forward"} & vars(module).keys()
 
 
 def _count_uses(last: Any) -> Counter[Any]:
@@ -139,7 +147,8 @@ def fold(net: nn.Module, calls: Sequence[Call]) -> int:
         conv, norm = call.source, call.module
         if conv is None or not isinstance(norm, nn.BatchNorm2d) or homes[conv][0] is not homes[norm][0]:
             continue
-        assert norm.running_mean is not None and norm.running_var is not None
+        if norm.running_mean is None or norm.running_var is None:  # it takes the statistics of each picture
+            continue
         conv.weight, conv.bias = fuse_conv_bn_weights(
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
@@ -148,9 +157,10 @@ def fold(net: nn.Module, calls: Sequence[Call]) -> int:
         folded += 1
     with torch.no_grad():
         for mlp in list(net.modules()):
-            if not (isinstance(mlp, Mlp) and isinstance(mlp.act, QuickGELU) and isinstance(mlp.norm, nn.Identity)):
+            if not (isinstance(mlp, Mlp) and type(mlp.act) is QuickGELU and type(mlp.norm) is nn.Identity):
                 continue
-            if isinstance(mlp.fc1, nn.Linear) and isinstance(mlp.fc2, nn.Linear):
+            linear = isinstance(mlp.fc1, nn.Linear) and isinstance(mlp.fc2, nn.Linear)
+            if linear and mlp.fc1.bias is not None and all(map(_is_known, (mlp, mlp.fc1, mlp.fc2))):
                 mlp.fc1.weight.mul_(QUICK)
                 mlp.fc1.bias.mul_(QUICK)
                 mlp.fc2.weight.div_(QUICK)
@@ -193,14 +203,9 @@ def narrow(net: nn.Module) -> int:
     """Move each convolution to one map before the enlargement that it follows, in place. Return how many were moved."""
     found = 0
     for parent in list(net.modules()):
-        children = list(parent.named_children()) if isinstance(parent, nn.Sequential) else []
+        children = list(parent.named_children()) if type(parent) is nn.Sequential else []
         for (before, enlarge), (after, conv) in itertools.pairwise(children):
-            if (
-                isinstance(enlarge, nn.Upsample)
-                and isinstance(conv, nn.Conv2d)
-                and _is_known(conv)
-                and _is_narrow(conv)
-            ):
+            if type(enlarge) is nn.Upsample and type(conv) is nn.Conv2d and _is_known(conv) and _is_narrow(conv):
                 setattr(parent, before, NarrowConv(enlarge, conv))
                 setattr(parent, after, nn.Identity())
                 found += 1
@@ -284,7 +289,7 @@ def replace_convs(net: nn.Module, calls: Sequence[Call]) -> int:
     replaced = 0
     for parent in list(net.modules()):
         for name, conv in list(parent.named_children()):
-            if not isinstance(conv, nn.Conv2d) or not _is_plain(conv, TAPS):
+            if type(conv) is not nn.Conv2d or not _is_known(conv) or not _is_plain(conv, TAPS):
                 continue
             conv.to(memory_format=torch.channels_last)
             channels = min(conv.in_channels, conv.out_channels)
