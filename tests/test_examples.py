@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(path.name for path in (ROOT / "examples").glob("*.py") if path.name != "demo.py")
 PRINTED = {
-    "own_parts.py": "8 evaluated; (512, 512) scores\n",
+    "own_parts.py": "2 epochs tracked, 8 evaluated\n(512, 512) scores\n",
 }
 
 

@@ -123,6 +123,24 @@ def test_a_small_run_learns_and_its_best_checkpoint_localizes(data: Data, tmp_pa
     assert saved["version"]
 
 
+def test_each_epoch_is_told_once_its_files_are_written(data: Data, tmp_path: Path) -> None:
+    train, valid = data
+    out, told = tmp_path / "run", []
+
+    def track(row: dict[str, Any]) -> None:
+        assert rows_of(out)[-1] == row
+        told.append(row)
+        if row["epoch"] == 2:
+            raise ConnectionError("the tracker is away")
+
+    with pytest.raises(ConnectionError, match="away"):
+        training.train(config_of(epochs=3), train=train, valid=valid, out=out, on_epoch=track)
+    assert [row["epoch"] for row in told] == [1, 2]
+    training.train(config_of(epochs=3), train=train, valid=valid, out=out, on_epoch=told.append, resume=True)
+    assert told == rows_of(out)
+    assert told[0]["loss"] > told[2]["loss"] > 0
+
+
 def tensors_of(value: Any, path: str = "") -> dict[str, torch.Tensor]:
     """Every tensor of a nested state, by its path."""
     if isinstance(value, torch.Tensor):

@@ -14,7 +14,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +65,7 @@ def train(
     resume: bool = False,
     cache: str | Path | None = None,
     start: str | Path | None = None,
+    on_epoch: Callable[[dict[str, Any]], object] | None = None,
 ) -> Run:
     """Train as the recipe says, into the folder `out`.
 
@@ -74,6 +75,9 @@ def train(
     resume: continue the run in `out`, which must be of the same recipe and data. Without it `out` must hold no run.
     cache: folder of frozen features, shared by runs; None = "features" in the folder of downloaded weights.
     start: a checkpoint of the same model, whose decoder is the starting point, instead of random weights.
+    on_epoch: called in the main process after each epoch, once its files are written, with its line of metrics.jsonl:
+        epoch, loss, valid_loss, iou, ap, lr, phase, best, seconds (None: not defined). What it raises ends the
+        training, which `resume` continues.
 
     Raises DatasetError for empty parts, SpecError for a folder of another recipe, ImageError for a picture that cannot
     be read, TrainingError at the first loss that is not finite; then the files are those of the last good epoch.
@@ -111,7 +115,7 @@ def train(
     loop = Loop(config, net, state, data["train"], data["valid"], accelerator)
     with _sigterm(accelerator), loop.progress(console):
         while not state.finished:
-            _run_epoch(loop, out, console)
+            _run_epoch(loop, out, console, on_epoch)
     accelerator.end_training()
     epoch, iou, ap = state.best_numbers
     if not epoch:
@@ -213,8 +217,8 @@ def _open_views(
     return data
 
 
-def _run_epoch(loop: Loop, out: Path, console: Console) -> None:
-    """Train and validate one epoch, and write and print what came of it."""
+def _run_epoch(loop: Loop, out: Path, console: Console, on_epoch: Callable[[dict[str, Any]], object] | None) -> None:
+    """Train and validate one epoch; write, print and tell what came of it."""
     config, state, accelerator = loop.config, loop.state, loop.accelerator
     began, rate, phase = time.perf_counter(), state.rate(), state.phase
     loss = loop.epoch(out / "state.pt")
@@ -241,6 +245,8 @@ def _run_epoch(loop: Loop, out: Path, console: Console) -> None:
         f"epoch {state.epoch:3d}  loss {loss:.4f}  valid IoU {iou:.4f}  AP {ap:.4f}  "
         f"rate {rate:.1e}  {row['seconds']:.0f} s{'  best' if improved else ''}"
     )
+    if on_epoch is not None and accelerator.is_main_process:
+        on_epoch(row)
 
 
 def _check_masks(parts: Mapping[str, Views]) -> None:
