@@ -59,6 +59,7 @@ examples: $(VENV)/.all
 
 readme: $(VENV)/.all
 	$(BIN)/python tools/model_page.py
+	$(BIN)/python tools/recipe_page.py
 
 bench: $(VENV)/.all
 	$(BIN)/python bench/speed.py $(ARGS)

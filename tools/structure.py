@@ -33,8 +33,8 @@ SOURCE = ROOT / "src" / "declip"
 # What was reached. Lower a limit when a figure gets better; only a new feature may raise those of lines.
 LIMITS = {
     "lines of src": 30_050,
-    "lines of tools and bench": 4_950,
-    "lines of tests": 26_600,
+    "lines of tools and bench": 5_050,
+    "lines of tests": 26_650,
     "rooms": 27,
     "floors": 12,
     "arrows": 169,

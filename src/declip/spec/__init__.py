@@ -148,12 +148,14 @@ class DecoderSpec:
 class ModelSpec:
     """Everything needed to rebuild a model and to feed it, as saved in every weight file.
 
+    format_version: of the description; leave it out.
     architecture: "declip" has backbones and a decoder. The rivals learn all of their network and have no decoder:
         "patch-forensics" names its Xception as the backbone (name "legacy_xception", layer = the block it is cut
         behind, 1-5, weights to start from), so does "grad-cam" (layer 4, timm's index of the whole), "pscc-net" and
         "cat-net" name none.
     width: of cat-net, channels of its finest branch (all others follow), a multiple of 4; None = the published 48.
     backbones: several = fusion; their features are resized to the first one's grid and concatenated in order.
+    decoder: the learnt part; None for a rival.
     input_size, output_size: sides of the square input and of the square map of logits, px.
     mean, std: of RGB in [0, 1]; applied in `to_input`, never inside the network.
     mode: "whole" squashes the photo to the input (the paper); "tiled" slides over it at native resolution.
@@ -163,6 +165,7 @@ class ModelSpec:
     image_score: "mean" of the scores | "mean-logit" = sigmoid of the mean logit | "top" = mean of the highest 1 %,
         at least 64 values; always on the network's own grid, before any resizing.
     threshold: scores at or above it are in the mask, where there is no calibration.
+    calibration: what `declip calibrate` found, which writes it; None before.
     """
 
     format_version: int = FORMAT_VERSION

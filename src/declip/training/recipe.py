@@ -48,21 +48,24 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
 class TrainConfig:
     """A recipe. The defaults are the paper's (paper §4): BCE on soft masks, AdamW, no augmentation.
 
+    model: the network, which is written to every checkpoint.
     seed: of everything random.
     target: "mask" = every pixel. "image" = whole pictures: BCE on the mean of the pixel logits against real or fake. It
         needs real samples, a model in whole mode with image_score = "mean-logit" (the score that is trained must be the
         one that is given later), and select = "ap", which then is the AP of the scores of whole pictures.
     epochs: the most epochs. batch_size: over all processes.
-    optimizer: "adamw" (without weight decay it is Adam), or "sgd" with `momentum`. lr, weight_decay: of the optimizer.
+    optimizer: "adamw" (without weight decay it is Adam), or "sgd". momentum: of "sgd".
+    lr: the learning rate at the start. weight_decay: of the optimizer.
     schedule: "plateau" = divide the rate by 10 after `patience` epochs, and at least `patience_steps` optimizer steps,
         without a gain of 0.001 percent points of the selection metric (0.002 in later phases), and stop after `phases`
         phases. "cosine" and "poly" (power 0.9) = fall to zero over `epochs`. "step" = halve every `step_epochs`.
+    patience, patience_steps, phases: of the schedule "plateau". step_epochs: of the schedule "step".
     init_std: of the normal distribution of every decoder weight, BatchNorm's included; 0 = torch's own start.
     norm_momentum: of BatchNorm's running statistics, in (0, 1]; None = the network's own. With the rivals' 0.01 the
         statistics mean nothing in the first hundred steps.
     reals: real samples per manipulated one, drawn from those there are.
-    augment: names of `views.AUGMENTATIONS`. Each but "flip" is applied with probability augment_share. The paper's are
-        "blur", "jitter" and "jpeg".
+    augment: names of `views.AUGMENTATIONS`. The paper's are "blur", "jitter" and "jpeg".
+    augment_share: probability of each augmentation but "flip".
     views: n >= 1 = compute the features of n views (crops, augmented versions) of each sample once and keep them.
         0 = keep nothing: each epoch draws new views and runs the backbones. None = 1, or 0 with augmentation.
     compile: where nothing is kept, run the backbones through torch.compile. It takes a minute at first and is then
