@@ -308,7 +308,7 @@ def test_measuring_lets_clues_take_part_unless_they_are_left_out(tmp_path: Path)
         for each in ("calibrated", "none")
     }
     known = made["calibrated"].calibration
-    assert (known.clues, known.saves, known.photos) == (("copy-move",), 1, (19, 0, 0))
+    assert (known.clues, known.saves, known.photos) == (("copy-move", "repeated-grain"), 1, (19, 0, 0))
     assert known.scales[0] == SCALES[0] and known.scales[1] == Scale("copy-move", *scale_of("copy-move"))
     assert made["none"].calibration.scales == ()
 

@@ -3,17 +3,16 @@
     python tools/clues.py rates --data ../shared/data     writes src/declip/assets/clues.json
     python tools/clues.py table --data ../shared/data     writes the tables of the clues' pages in docs
 
-The rates are those of photos/calibrate and photos/valid: each photo as it is, saved again as JPEG once, and twice. The
-qualities, 75 to 95, and what is cropped off before each saving, nothing or one to seven pixels of each side, are drawn
-by its name. The strongest of the three counts. The tables are of forged/dev, on which nothing is chosen.
+The rates are those of photos/calibrate and photos/valid: each photo as it is and saved again as JPEG once, twice and so
+on up to --saves times (`calibration.saved_again`). The strongest of these counts. The tables are of forged/dev, on
+which nothing is chosen.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date
 from functools import partial
@@ -25,6 +24,7 @@ from card_cases import Case, published
 from model_page import ROOT, between
 from numpy.typing import NDArray
 
+from declip.calibration import saved_again
 from declip.clues import Clue, CopyMove, ExemplarFill, ForeignGrid, RepeatedGrain, SavedOnce
 from declip.clues.copies import find_copies
 from declip.clues.exemplar_fill import find_fills
@@ -69,42 +69,34 @@ def evidence(kind: Kind, photo: Photo) -> float:
     return max(found, default=0.0)
 
 
-def versions(photo: Photo, name: str) -> Iterator[Photo]:
-    """Yield a photo as it is, saved again, and saved once more."""
-    yield photo
-    rng = np.random.default_rng(zlib.crc32(name.encode()))
-    for _ in range(2):
-        y, x = rng.integers(1, 8, 2) if rng.random() < 0.5 else (0, 0)
-        photo = saved(np.ascontiguousarray(photo.pixels[y:, x:]), int(rng.integers(75, 96)))
-        yield photo
-
-
 def saved(pixels: NDArray[np.uint8], quality: int) -> Photo:
     """Return a picture as the JPEG file it becomes."""
     return read_photo(encode_jpeg(pixels, quality), max_pixels=pixels.size)
 
 
-def strongest(path: Path, kinds: tuple[Kind, ...]) -> list[float]:
+def strongest(path: Path, kinds: tuple[Kind, ...], saves: int) -> list[float]:
     """Return the strongest evidence of each clue in an untouched photo, as it is or saved again."""
     cv2.setNumThreads(1)
-    every = [[evidence(kind, photo) for kind in kinds] for photo in versions(read_photo(path), path.name)]
+    photo = read_photo(path)
+    versions = (saved_again(photo, times) for times in range(saves + 1))
+    every = [[evidence(kind, photo) for kind in kinds] for photo in versions]
     return [max(values) for values in zip(*every, strict=True)]
 
 
-def rates(data: Path, kinds: tuple[Kind, ...], every: int, workers: int) -> None:
+def rates(data: Path, kinds: tuple[Kind, ...], every: int, saves: int, workers: int) -> None:
     """Write the strongest evidence of all untouched photos; of clues that are not measured, what is there stays."""
     folders = [data / "photos" / name for name in ("calibrate", "valid")]
     photos = sorted(path for folder in folders for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
     photos = photos[::every]
     found = []
     with ProcessPoolExecutor(workers) as pool:
-        for path, values in zip(photos, pool.map(partial(strongest, kinds=kinds), photos), strict=True):
+        for path, values in zip(photos, pool.map(partial(strongest, kinds=kinds, saves=saves), photos), strict=True):
             found.append(values)
             print(path.name, " ".join(f"{value:.1f}" for value in values), flush=True)
     facts = json.loads(RATES.read_text(encoding="utf-8"))
     for kind, values in zip(kinds, zip(*found, strict=True), strict=True):
         rising = sorted(round(float(value), 2) for value in values)
-        facts[kind] = {"date": date.today().isoformat(), "strongest": rising}
+        facts[kind] = {"date": date.today().isoformat(), "saves": saves, "strongest": rising}
     RATES.write_text(json.dumps(facts) + "\n", encoding="utf-8")
 
 
@@ -151,10 +143,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data")
     parser.add_argument("--kinds", nargs="+", choices=tuple(PAGES), default=tuple(PAGES))
     parser.add_argument("--every", type=int, default=1, help="measure every so many pictures only")
+    parser.add_argument("--saves", type=int, default=2, help="rates: how often photos are saved again")
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
     if arguments.what == "rates":
-        rates(arguments.data, tuple(arguments.kinds), arguments.every, arguments.workers)
+        rates(arguments.data, tuple(arguments.kinds), arguments.every, arguments.saves, arguments.workers)
         return
     for kind in arguments.kinds:
         text = table(arguments.data, kind, arguments.every)

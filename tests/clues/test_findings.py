@@ -5,19 +5,36 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from declip.clues import CopyMove
+from declip.clues import CLUES, CopyMove
 from declip.clues.copy_move import _change
-from declip.clues.findings import rate_of, strongest_of_untouched
+from declip.clues.findings import Finding, rate_of, strongest_of_untouched, without_doubles
 from declip.results import Photo
 from tests.clues.test_copies import copied, scene
 
 
 def test_rates_count_the_photo_itself() -> None:
     untouched = strongest_of_untouched("copy-move")
-    assert list(untouched) == sorted(untouched) and len(untouched) > 300
+    for kind in CLUES:
+        assert list(strongest_of_untouched(kind)) == sorted(strongest_of_untouched(kind))
+        assert len(strongest_of_untouched(kind)) > 300
     assert rate_of("copy-move", 0.0) == 1.0
     assert rate_of("copy-move", untouched[-1]) == pytest.approx(2 / (len(untouched) + 1))
     assert rate_of("copy-move", untouched[-1] + 1) == pytest.approx(1 / (len(untouched) + 1))
+
+
+@pytest.mark.parametrize(
+    ("second", "rates", "kept"), [(0, (0.02, 0.01), [1]), (0, (0.01, 0.02), [0]), (30, (0.02, 0.01), [1, 0])]
+)
+def test_of_two_findings_of_one_copy_the_rarer_one_is_kept(
+    second: int, rates: tuple[float, float], kept: list[int]
+) -> None:
+    findings = []
+    for kind, start, rate in zip(("copy-move", "repeated-grain"), (0, second), rates, strict=True):
+        parts = tuple(np.zeros((60, 60), bool) for _ in range(2))
+        parts[0][start : start + 20, :20] = parts[1][start : start + 20, 40:] = True
+        mask = parts[0] | parts[1]
+        findings.append(Finding(kind=kind, mask=mask, evidence=9.0, rate=rate, reason="", parts=parts))
+    assert without_doubles(findings) == [findings[i] for i in kept]
 
 
 def test_a_copy_is_a_finding_with_both_parts_and_a_reason() -> None:

@@ -76,7 +76,7 @@ def test_a_copy_within_the_photo_is_told_beside_the_verdict(fake: Localizer) -> 
     made, source, target = copied(scene())
     report = examine(made, fake, date=DATE)
     (clue,) = report.to_dict()["findings"]
-    assert clue["kind"] == "copy-move" and clue["rate"] <= 0.01
+    assert clue["kind"] == "repeated-grain" and clue["rate"] <= 0.01
     assert clue["area"] == pytest.approx((source | target).mean(), rel=0.25)
     found = sorted(clue["boxes"], key=lambda box: box[1])
     for box, (y, x) in zip(found, (FROM, TO), strict=True):

@@ -44,5 +44,5 @@ __all__ = [
 ]
 
 # What is looked for in every photo, by its kind.
-CLUES: dict[Kind, Clue] = {"copy-move": CopyMove()}
+CLUES: dict[Kind, Clue] = {clue.kind: clue for clue in (CopyMove(), RepeatedGrain())}
 BASELINES: dict[str, type[Baseline]] = {kind.name: kind for kind in (ErrorLevel, NoiseLevel, JpegGhost, DoubleJpeg)}

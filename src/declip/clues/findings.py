@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.resources
 import json
 from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any, Protocol
 
 from declip.regions import Finding, Kind, Region
 from declip.results import Photo
 
-__all__ = ["Clue", "Finding", "Kind", "facts_of", "rate_of", "scale_of", "strongest_of_untouched"]
+__all__ = ["Clue", "Finding", "Kind", "facts_of", "rate_of", "scale_of", "strongest_of_untouched", "without_doubles"]
 
 
 class Clue(Protocol):
@@ -46,6 +47,19 @@ def scale_of(kind: Kind) -> tuple[float, float]:
     common, rare = (untouched[-max(1, round(share * len(untouched)))] for share in (0.05, 0.01))
     common = max(common, 1.0)
     return common, max(rare, 2 * common)
+
+
+def without_doubles(findings: Iterable[Finding], beside: Sequence[Finding] = ()) -> list[Finding]:
+    """Return findings, the rarest first, without a part and its repetition that another clue shows.
+
+    Of two such findings the rarer one is kept; those in `beside` go first.
+    """
+    kept: list[Finding] = []
+    for one in sorted(findings, key=lambda finding: finding.rate):
+        others = (there for there in (*beside, *kept) if there.kind != one.kind and there.parts and one.parts)
+        if not any((one.mask & there.mask).sum() > 0.5 * (one.mask | there.mask).sum() for there in others):
+            kept.append(one)
+    return kept
 
 
 def facts_of(finding: Finding, region: Region) -> dict[str, Any]:

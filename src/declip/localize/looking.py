@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from declip.clues import Clue
+from declip.clues.findings import without_doubles
 from declip.files import printable
 from declip.process import PerProcess, cores
 from declip.regions import Finding
@@ -55,4 +56,4 @@ def look(photo: Photo, clues: Sequence[Clue]) -> Looked:
             )
         else:
             kinds.append(clue.kind)
-    return Looked(tuple(findings), tuple(kinds), tuple(notes))
+    return Looked(tuple(without_doubles(findings)), tuple(kinds), tuple(notes))

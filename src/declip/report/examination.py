@@ -24,7 +24,7 @@ from PIL import Image
 
 from declip import clues
 from declip._version import __version__
-from declip.clues.findings import facts_of
+from declip.clues.findings import facts_of, without_doubles
 from declip.errors import ImageError, MissingExtraError
 from declip.evaluation import metrics
 from declip.files import write_atomic
@@ -189,7 +189,7 @@ def examine(
         localizer=localizer,
         stability=_stability(photo, found, localizer),
         opinions=tuple(_opinions(photo, found)),
-        findings=found.findings + looked.findings,
+        findings=(*found.findings, *without_doubles(looked.findings, found.findings)),
         notes=looked.notes,
         metadata=metadata.read(photo, position=position),
         date=date.astimezone(UTC),
