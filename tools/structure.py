@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "declip"
 # What was reached. Lower a limit when a figure gets better; only a new feature may raise those of lines.
 LIMITS = {
-    "lines of src": 30_050,
+    "lines of src": 30_100,
     "lines of tools and bench": 5_050,
     "lines of tests": 26_650,
     "rooms": 27,
