@@ -220,7 +220,8 @@ def false_alarms(work: Path, found: Calibration, kinds: Sequence[str]) -> Iterat
                     rank = found.rank(max(found.strength(each, row[each]) for each in (MODEL, *kinds)), i)
                     words.append(next((s.word for s in found.steps(i) if rank >= 1 - s.rate - 1e-9), "nothing found"))
             counts = (words.count("manipulated"), words.count("inconclusive"))
-            yield f"| {size}, {saved} | {len(words)} | {counts[0]} | {counts[1]} |"
+            if words:
+                yield f"| {size}, {saved} | {len(words)} | {counts[0]} | {counts[1]} |"
 
 
 def truth(data: Path, key: tuple[str, str, int]) -> NDArray[np.bool_]:
