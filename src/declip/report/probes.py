@@ -64,7 +64,8 @@ def make_probes(pixels: Pixels, taken: Mask, rng: np.random.Generator) -> list[P
         for cell in _cells(taken.shape[0], taken.shape[1]):
             for _ in range(_ATTEMPTS):
                 box, mask = _place(cell, taken.size, rng)
-                if taken[_window(box)][mask].any():
+                window = taken[_window(box)]
+                if window.shape != mask.shape or window[mask].any():  # it leaves the photo, or covers what is taken
                     continue
                 probe = _edited(kind, pixels, box, mask, rng)
                 if probe is not None and _is_visible(pixels, probe):
