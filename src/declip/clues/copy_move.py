@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from declip.clues.copies import Copy, find_copies
 from declip.clues.findings import Finding, Kind, rate_of
 from declip.results import Photo
 
-__all__ = ["CopyMove"]
+__all__ = ["CopyMove", "findings_of"]
 
 # Findings that more untouched photos than this show are not worth a word.
 _MOST = 0.05
@@ -27,30 +29,31 @@ class CopyMove:
 
     def examine(self, photo: Photo) -> list[Finding]:
         """Return the copies, the strongest evidence first: those that at most 5 % of untouched photos match."""
-        from declip.clues.copies import find_copies
-
-        found = []
-        for copy in find_copies(photo.pixels):
-            rate = rate_of(self.kind, copy.evidence)
-            if rate <= _MOST:
-                reason = _reason(copy.matches, copy.transform)
-                found.append(
-                    Finding(
-                        kind=self.kind,
-                        mask=copy.mask,
-                        parts=(copy.one, copy.other),
-                        transform=copy.transform,
-                        evidence=copy.evidence,
-                        rate=rate,
-                        reason=reason,
-                    )
-                )
-        return found
+        return findings_of(self.kind, find_copies(photo.pixels), _reason)
 
 
-def _reason(matches: int, transform: NDArray[np.float64]) -> str:
-    change = _change(transform)
-    return f"Two parts of the photo show the same: {matches} details agree{f', if one is {change}' if change else ''}."
+def findings_of(kind: Kind, copies: Iterable[Copy], reason: Callable[[Copy], str]) -> list[Finding]:
+    """Return the copies that at most 5 % of untouched photos match, each with its reason in words."""
+    rates = [(copy, rate_of(kind, copy.evidence)) for copy in copies]
+    return [
+        Finding(
+            kind=kind,
+            mask=copy.mask,
+            parts=(copy.one, copy.other),
+            transform=copy.transform,
+            evidence=copy.evidence,
+            rate=rate,
+            reason=reason(copy),
+        )
+        for copy, rate in rates
+        if rate <= _MOST
+    ]
+
+
+def _reason(copy: Copy) -> str:
+    change = _change(copy.transform)
+    condition = f", if one is {change}" if change else ""
+    return f"Two parts of the photo show the same: {copy.matches} details agree{condition}."
 
 
 def _change(transform: NDArray[np.float64]) -> str:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declip.clues.copies import Copy, enlarged, without_repeats
-from declip.clues.findings import Finding, Kind, rate_of
+from declip.clues.copy_move import findings_of
+from declip.clues.findings import Finding, Kind
 from declip.clues.pieces import Pieces, find_pieces, luma_of
 from declip.clues.repeating import repeating
 from declip.results import Photo
@@ -19,7 +20,6 @@ __all__ = ["RepeatedGrain", "find_rigid_copies"]
 _MOST_SHIFTS = 8
 _NEAR = 1  # px between the shifts of pieces of one copy
 _LEAST = 3.0  # digits
-_MOST = 0.05  # of untouched photos; what more of them show is not worth a word
 _SMALLEST = 200  # px, of a part
 
 
@@ -34,26 +34,15 @@ class RepeatedGrain:
 
     def examine(self, photo: Photo) -> list[Finding]:
         """Return the copies, the strongest evidence first: those that at most 5 % of untouched photos match."""
-        found = []
-        for copy in find_rigid_copies(photo.pixels):
-            rate = rate_of(self.kind, copy.evidence)
-            if rate <= _MOST:
-                right, down = copy.transform[:, 2]
-                found.append(
-                    Finding(
-                        kind=self.kind,
-                        mask=copy.mask,
-                        parts=(copy.one, copy.other),
-                        transform=copy.transform,
-                        evidence=copy.evidence,
-                        rate=rate,
-                        reason=(
-                            "Two parts of the photo show the same to the grain, moved by "
-                            f"{abs(right):.0f} px sideways and {abs(down):.0f} px up or down, as copies do."
-                        ),
-                    )
-                )
-        return found
+        return findings_of(self.kind, find_rigid_copies(photo.pixels), _reason)
+
+
+def _reason(copy: Copy) -> str:
+    right, down = copy.transform[:, 2]
+    return (
+        f"Two parts of the photo show the same to the grain, moved by {abs(right):.0f} px sideways "
+        f"and {abs(down):.0f} px up or down, as copies do."
+    )
 
 
 def find_rigid_copies(pixels: NDArray[np.uint8]) -> list[Copy]:
